@@ -1,0 +1,85 @@
+"""Data selection as datatrove steps: every method writes a score, every selection is one exact cut of a score.
+
+    reader -> scorer -> score store -> cut -> filter (documents) or Selection (a bitmap for training)
+
+Scorers    AskLLMScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge); your own: BaseScorer
+Filters    TopKFilter, IPSFilter, RandomFilter
+Stores     ScoreStore, and Selection made by `select(store, Cut(...))`
+Readers    InstalledDocsReader: the documentation of the installed Python packages, a corpus on every machine
+
+Importing this package is light: torch loads when a model does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pipeline_steps.ask_llm_scorer import AskLLMScorer
+    from pipeline_steps.cuts import Cut, select
+    from pipeline_steps.density import DensityMerge, DensityScorer, DensitySketch
+    from pipeline_steps.embedder import Embedder
+    from pipeline_steps.errors import WinnowError
+    from pipeline_steps.models import EMBEDDED_PROXY
+    from pipeline_steps.prompts import ASK_LLM, Prompt
+    from pipeline_steps.readers import InstalledDocsReader
+    from pipeline_steps.score_store import ScoreStore
+    from pipeline_steps.scorer import BaseScorer
+    from pipeline_steps.selection import Selection
+    from pipeline_steps.selection_filters import IPSFilter, RandomFilter, TopKFilter
+
+_HOME = {
+    "ASK_LLM": "prompts",
+    "AskLLMScorer": "ask_llm_scorer",
+    "BaseScorer": "scorer",
+    "Cut": "cuts",
+    "DensityMerge": "density",
+    "DensityScorer": "density",
+    "DensitySketch": "density",
+    "EMBEDDED_PROXY": "models",
+    "Embedder": "embedder",
+    "IPSFilter": "selection_filters",
+    "InstalledDocsReader": "readers",
+    "Prompt": "prompts",
+    "RandomFilter": "selection_filters",
+    "ScoreStore": "score_store",
+    "Selection": "selection",
+    "TopKFilter": "selection_filters",
+    "WinnowError": "errors",
+    "select": "cuts",
+}
+
+__all__ = [  # a test keeps it equal to _HOME
+    "ASK_LLM",
+    "AskLLMScorer",
+    "BaseScorer",
+    "Cut",
+    "DensityMerge",
+    "DensityScorer",
+    "DensitySketch",
+    "EMBEDDED_PROXY",
+    "Embedder",
+    "IPSFilter",
+    "InstalledDocsReader",
+    "Prompt",
+    "RandomFilter",
+    "ScoreStore",
+    "Selection",
+    "TopKFilter",
+    "WinnowError",
+    "select",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name in _HOME:
+        return getattr(import_module(f"pipeline_steps.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'pipeline_steps' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Public names, for tab completion."""
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,92 @@
+"""AskLLMScorer: how sure an instruction-tuned model is that a document is worth training on (paper Sec. 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datatrove.data import Document
+from datatrove.utils.logging import logger
+
+from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
+from pipeline_steps.prompts import ASK_LLM, Prompt
+from pipeline_steps.proxies import load_proxy
+from pipeline_steps.scorer import BaseScorer
+from pipeline_steps.source_store import Columns
+
+
+_HEALTHY_MASS = 0.5  # a proxy that puts less than half its probability on yes and no answers another question
+
+
+class AskLLMScorer(BaseScorer):
+    """Scores every document with log P("yes") to the paper's question, in nats: higher = more worth training on.
+
+    The store gets an extra column `log_no` (float32, log P("no")); `tokens` are the proxy's, before truncation.
+
+    Args:
+        scores: folder of the score store, any fsspec path.
+        model: Hub id or folder of an encoder-decoder, e.g. "google/flan-t5-xl" (paper Sec. 4.1).
+        revision: Hub revision; the resolved commit is recorded in the store.
+        prompt: what is asked (Fig. 3).
+        max_tokens: of prompt and document together; the document is cut, never the question.
+        dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
+        metadata_key: metadata key the score is written to.
+        window_size: documents scored and committed together; what a killed task can lose.
+
+    Raises:
+        ModelError: the model cannot be loaded or cannot answer with one token.
+    """
+
+    name = "🙋 Ask-LLM"
+    extra_fields = (pa.field("log_no", pa.float32()),)
+
+    def __init__(
+        self,
+        scores: str,
+        model: str,
+        revision: str | None = None,
+        prompt: Prompt = ASK_LLM,
+        max_tokens: int = 512,
+        dtype: str = "auto",
+        metadata_key: str = "ask_llm",
+        window_size: int = 4096,
+    ) -> None:
+        super().__init__(scores, metadata_key, window_size)
+        self.model = str(model)
+        self.revision = revision
+        self.prompt = prompt
+        self.max_tokens = max_tokens
+        self.dtype = dtype
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the scores."""
+        return {
+            "scorer": "AskLLMScorer",
+            "unit": "log P(yes), nats",
+            "proxy": model_identity(self.model, self.revision),
+            "prompt": asdict(self.prompt),
+            "max_tokens": self.max_tokens,
+            "dtype": str(pick_dtype(self.dtype, pick_device())),
+            "versions": library_versions("torch", "transformers", "tokenizers"),
+        }
+
+    def score_batch(self, docs: list[Document]) -> Columns:
+        """Log-probabilities and token counts of one window."""
+        proxy = load_proxy(self.model, self.revision, self.dtype)
+        answers = proxy.answer([doc.text for doc in docs], self.prompt, self.max_tokens)
+        self._check_health(docs, np.exp(answers.log_yes) + np.exp(answers.log_no), proxy.name)
+        self.stat_update("tokens", value=int(answers.tokens.sum()), unit="window")
+        return {"score": answers.log_yes, "log_no": answers.log_no, "tokens": answers.tokens}
+
+    def _check_health(self, docs: list[Document], mass: np.ndarray, name: str) -> None:
+        self.stat_update("yes_no_mass", value=float(mass.mean()), unit="window")
+        if mass.mean() >= _HEALTHY_MASS:
+            return
+        worst = ", ".join(f"{docs[row].id} ({mass[row]:.3f})" for row in np.argsort(mass)[:3])
+        logger.warning(
+            f"{name} does not answer the question: P({self.prompt.yes}) + P({self.prompt.no}) is {mass.mean():.3f} "
+            f"on average over {len(docs)} documents, lowest for {worst}. Its scores mean little; use an "
+            "instruction-tuned model or another prompt"
+        )

@@ -1,0 +1,127 @@
+"""Drive a datatrove step that computes columns per document into a SourceStore, window by window.
+
+Windows never straddle a source file, so what is computed together, hence every last bit, does not depend on the
+number of tasks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.batching import batched
+
+from pipeline_steps.errors import CorpusError, StoreMismatch
+from pipeline_steps.numerics.keys import document_key
+from pipeline_steps.source_store import Columns, SourceStore
+
+
+class DocumentColumns(PipelineStep):
+    """Base of every step that stores something per document and passes documents through unchanged, in order.
+
+    A subclass gives `schema` (after `key`), `fingerprint` and `compute`, and may override `annotate`.
+
+    Args:
+        store: folder of the SourceStore, any fsspec path.
+        window_size: documents computed and committed together; what a killed task can lose.
+    """
+
+    type = "📏 - SCORER"
+    schema: pa.Schema
+
+    def __init__(self, store: str, window_size: int = 4096) -> None:
+        super().__init__()
+        if window_size < 1:
+            raise ValueError(f"window_size must be at least 1, not {window_size}")
+        self.store = str(store)
+        self.window_size = window_size
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the values, as JSON types; a store made with another one is refused."""
+
+    @abstractmethod
+    def compute(self, docs: list[Document]) -> Columns:
+        """The columns of one window of documents, in order, without `key`."""
+
+    def annotate(self, docs: list[Document], columns: Columns) -> None:
+        """Put values into the documents' metadata. Default: nothing."""
+
+    def _full_schema(self) -> pa.Schema:
+        return pa.schema([pa.field("key", pa.uint64()), *self.schema])
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yield every document of `data`, computed or read back from the store."""
+        store = SourceStore(self.store, self._full_schema())
+        store.claim(self.fingerprint() | {"window_size": self.window_size})
+        rows: dict[str, int] = {}
+        for source, docs in groupby(data, key=_source):
+            if source in rows:
+                raise CorpusError(
+                    f"documents of {source} reach {type(self).__name__} in more than one run: a shuffling step before "
+                    "it breaks the order of the source; put this step before the shuffle"
+                )
+            rows[source] = 0
+            for window in self._run_source(store, source, docs):
+                rows[source] += len(window)
+                yield from window
+        store.finish_task(rank, world_size, rows)
+
+    def _run_source(self, store: SourceStore, source: str, docs: Iterator[Document]) -> Iterator[list[Document]]:
+        sealed, parts = store.read(source), []
+        position = 0
+        for number, window in enumerate(batched(docs, self.window_size)):
+            keys = np.array([document_key(doc.id, doc.text) for doc in window], dtype=np.uint64)
+            columns: Columns | None
+            if sealed is not None:
+                columns = {name: values[position : position + len(window)] for name, values in sealed.items()}
+            else:
+                columns = store.read_window(source, number)
+            if columns is None:
+                with self.track_time("window"):
+                    columns = {"key": keys, **self.compute(window)}
+                store.commit_window(source, number, columns)
+                self.stat_update("computed", value=len(window), unit="window")
+            else:
+                _check_keys(columns["key"], keys, window, source, store.path)
+                self.stat_update("already_stored", value=len(window), unit="window")
+            position += len(window)
+            self.annotate(window, columns)
+            if sealed is None:
+                parts.append(columns)
+            yield window
+        if sealed is None:
+            store.seal(source, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        elif position != len(sealed["key"]):
+            raise StoreMismatch(
+                f"{source} has {position:,} documents, but {store.path} holds {len(sealed['key']):,} for it: "
+                "the file has changed or was read with a limit; use another store"
+            )
+
+
+def _source(doc: Document) -> str:
+    try:
+        return str(doc.metadata["file_path"])
+    except KeyError:
+        raise CorpusError(
+            f"document {doc.id} does not say which file it is from (metadata 'file_path'): read with a file-based "
+            "reader, e.g. ParquetReader('hf://datasets/...') instead of HuggingFaceDatasetReader"
+        ) from None
+
+
+def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], source: str, store: str) -> None:
+    if len(stored) == len(keys) and (stored == keys).all():
+        return
+    same = min(len(stored), len(keys))
+    wrong = np.flatnonzero(stored[:same] != keys[:same])
+    where = f"document {docs[wrong[0]].id}" if wrong.size else f"a window of {len(keys)} documents"
+    raise StoreMismatch(
+        f"{store} was made from another {source}: {where} is not what is stored there; use another store, "
+        "or restore the file"
+    )

@@ -1,0 +1,48 @@
+"""Every error a user can meet, drawn once.
+
+    WinnowError                  catch this to catch them all
+    ├── CorpusError              a source file is empty, unreadable, or holds a document without text
+    ├── StoreMismatch            an artefact was made from other inputs or with another configuration
+    ├── StoreIncomplete          a score store or token store does not cover what was asked of it
+    ├── MissingScore             a document that is to be filtered has no score, or its text has changed
+    ├── InvalidScore             a scorer returned NaN or infinity
+    ├── InvalidCut               the asked number of documents or tokens cannot be selected
+    └── ModelError               a model or tokenizer cannot do what the step needs
+
+Messages name what was asked, what was found, the file and document, and the next action.
+"""
+
+
+class WinnowError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class CorpusError(WinnowError, ValueError):
+    """A source file is empty, unreadable, or holds a document without text: mend or exclude the named file."""
+
+
+class StoreMismatch(WinnowError, ValueError):
+    """An artefact was made from other inputs or another configuration: use another folder, or the same settings."""
+
+
+class StoreIncomplete(WinnowError, ValueError):
+    """A store does not cover what was asked of it: run the step that fills it to the end."""
+
+
+class MissingScore(WinnowError, KeyError):
+    """A document has no score or its text has changed since it was scored: score this corpus first."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show the message's repr
+
+
+class InvalidScore(WinnowError, ValueError):
+    """A scorer returned NaN or infinity for the named document."""
+
+
+class InvalidCut(WinnowError, ValueError):
+    """The asked number of documents or tokens cannot be selected from this store."""
+
+
+class ModelError(WinnowError, ValueError):
+    """A model or tokenizer cannot do what the step needs of it."""

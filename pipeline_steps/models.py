@@ -1,0 +1,100 @@
+"""What every step that loads a model shares: where it comes from, on which device it runs, in which precision."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from pipeline_steps.errors import ModelError
+
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED_PROXY = str(Path(__file__).parent / "resources" / "askllm-proxy")
+"""Folder of the small T5 that ships with the package: a default for demonstrations, not for studies."""
+
+
+def require(package: str, extra: str) -> None:
+    """Raise ModelError with the pip line unless an optional package is installed."""
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise ModelError(f"this step needs {package}: pip install 'winnow-llm[{extra}]'")
+
+
+def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
+    """What pins a model down: the resolved commit of a Hub id, or a digest of a local folder's files.
+
+    Raises:
+        ModelError: the folder has no config.json, or the Hub cannot be asked.
+    """
+    if os.path.isdir(model):
+        if not os.path.isfile(f"{model}/config.json") and not os.path.isfile(f"{model}/modules.json"):
+            raise ModelError(f"{model} holds no model: it has no config.json")
+        return {"model": Path(model).name, "digest": _folder_digest(os.path.abspath(model))}
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        config = hf_hub_download(model, "config.json", revision=revision)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{model} is neither a local folder nor to be had from the Hub ({reason}): check the spelling, the "
+            "network, or download it once where there is one"
+        ) from error
+    return {"model": model, "revision": Path(config).parent.name}
+
+
+@lru_cache(maxsize=8)
+def _folder_digest(folder: str) -> str:
+    digest = xxhash.xxh3_64()
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix in {".json", ".safetensors", ".model", ".txt"}:
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def library_versions(*packages: str) -> dict[str, str]:
+    """Installed versions, for fingerprints."""
+    return {package: version(package) for package in packages}
+
+
+def pick_device() -> torch.device:
+    """This process's CUDA device, or the CPU.
+
+    Slurm and Ray give each task its own CUDA_VISIBLE_DEVICES. Among the workers of one LocalPipelineExecutor,
+    which share all devices, the worker's own number decides: consecutive, so free of collisions.
+    """
+    import multiprocess
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    identity = multiprocess.current_process()._identity
+    worker = identity[0] if identity else 0
+    return torch.device("cuda", worker % torch.cuda.device_count())
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Resolve "auto": bfloat16 on CUDA, float32 on the CPU. Raises ModelError on float16: T5 overflows in it."""
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in ("float32", "bfloat16"):
+        raise ModelError(f"dtype {dtype!r} is not supported: choose auto, float32 or bfloat16 (T5 overflows float16)")
+    return getattr(torch, dtype)
+
+
+def tokenizer_digest(tokenizer_json: str) -> str:
+    """Digest of a fast tokenizer's serialisation, whatever its formatting."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(json.loads(tokenizer_json), sort_keys=True))

@@ -1,0 +1,42 @@
+"""Document keys and the counter-based random numbers drawn from them.
+
+Randomness here is a function of (key, seed) alone: never of rank, order, shard or a generator's state.
+Shapes: N documents.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xxhash
+
+
+Array = np.ndarray
+
+# splitmix64: Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+
+
+def document_key(id: str, text: str) -> int:
+    """The 64-bit identity of a document: xxh3 of its id and text."""
+    return xxhash.xxh3_64_intdigest(f"{id}\x00{text}".encode("utf-8", "surrogatepass"))
+
+
+def keys_digest(key_N: Array) -> str:
+    """A hex digest of document keys in corpus order: equal exactly if the documents and their order are."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(key_N, dtype="<u8").tobytes())
+
+
+def mix(value_N: Array, seed: int) -> Array:
+    """Splitmix64 of uint64 values, a different bijection for every seed (0 <= seed < 2**64)."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
+        x = value_N.astype(np.uint64) + _GAMMA * (np.uint64(seed) + np.uint64(1))
+        x = (x ^ (x >> np.uint64(30))) * _MIX1
+        x = (x ^ (x >> np.uint64(27))) * _MIX2
+        return x ^ (x >> np.uint64(31))
+
+
+def uniform(value_N: Array, seed: int) -> Array:
+    """Uniform float64 in the open interval (0, 1), 53 random bits each."""
+    return ((mix(value_N, seed) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

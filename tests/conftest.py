@@ -1,0 +1,53 @@
+"""What several parts' tests share: a small corpus on disk, and executors without noise."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+WORDS = [
+    "the",
+    "crawl",
+    "holds",
+    "pages",
+    "of",
+    "every",
+    "kind",
+    "and",
+    "we",
+    "keep",
+    "those",
+    "worth",
+    "reading",
+    "again",
+    "for",
+    "training",
+    "models",
+]
+
+
+def document(number: int) -> dict:
+    """A document whose text differs from every other in words and length."""
+    length = 20 + 7 * number % 60
+    text = " ".join(WORDS[(number * 5 + step * (1 + number % 3)) % len(WORDS)] for step in range(length))
+    return {"id": f"doc-{number}", "text": f"{text} {number}."}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Four JSONL files of 5, 40, 1 and 54 documents; the first and last hold three documents in common."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    number = 0
+    for name, size in {"a": 5, "b": 40, "c": 1, "d": 54}.items():
+        docs = [document(number + i) for i in range(size)]
+        if name == "d":
+            docs[10:13] = [document(i) for i in range(3)]
+        number += size
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    return folder
