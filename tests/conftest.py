@@ -10,25 +10,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-WORDS = [
-    "the",
-    "crawl",
-    "holds",
-    "pages",
-    "of",
-    "every",
-    "kind",
-    "and",
-    "we",
-    "keep",
-    "those",
-    "worth",
-    "reading",
-    "again",
-    "for",
-    "training",
-    "models",
-]
+TEXT = "the crawl holds pages of every kind and we keep those worth reading again for training models"
+WORDS = TEXT.split()
 
 
 def document(number: int) -> dict:

@@ -1,0 +1,9 @@
+"""`python -m launch` is `winnow`."""
+
+import sys
+
+from launch.cli import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""`winnow`: the front door."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+
+from rich.console import Console
+
+from launch.processes import StageFailed
+from launch.quickstart import run_quickstart
+from launch.report import build_report
+from launch.stages import Settings
+from pipeline_steps import __version__
+from pipeline_steps.errors import WinnowError
+
+
+_EPILOG = """
+examples:
+  winnow quickstart --output runs/quickstart
+  winnow quickstart --output runs/c4 --limit 20000 \\
+      --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz
+  winnow quickstart --output runs/flan --proxy google/flan-t5-small \\
+      --embedder sentence-transformers/sentence-t5-base
+
+Kill it at any time; the same command goes on where it was, with the same results.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command: 0 done, 1 a stage died, 2 the input is at fault, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    errors = Console(stderr=True)
+    try:
+        return _quickstart(args)
+    except WinnowError as error:
+        errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except StageFailed as error:
+        errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        errors.print("winnow: interrupted; the same command goes on from here", highlight=False)
+        return 130
+
+
+def _quickstart(args: argparse.Namespace) -> int:
+    chosen = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    run = run_quickstart(args.output, Settings(**chosen), args.workers)
+    report = build_report(run)
+    report.show(Console())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="winnow", description="Choose the documents a language model is trained on.")
+    parser.add_argument("--version", action="version", version=f"winnow {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    quick = commands.add_parser(
+        "quickstart",
+        help="score, select, pre-train, evaluate and report on one machine, in minutes",
+        description="Score a corpus with Ask-LLM and Density, keep a fraction of it by random, by Ask-LLM and by "
+        "Density, pre-train one tiny T5 on each and on everything for the same number of tokens, and compare them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = Settings()
+    quick.add_argument(
+        "--output", required=True, metavar="DIR", help="everything the run writes; resumed if it exists"
+    )
+    quick.add_argument(
+        "--corpus",
+        metavar="PATH",
+        help="file, folder or glob of .jsonl, .parquet or .warc files, local, s3:// or hf://datasets/... "
+        "(default: the documentation of the installed Python packages)",
+    )
+    quick.add_argument(
+        "--limit",
+        type=int,
+        default=default.limit,
+        metavar="N",
+        help="read at most N documents of --corpus (%(default)s)",
+    )
+    quick.add_argument(
+        "--proxy",
+        default=default.proxy,
+        metavar="MODEL",
+        help="Ask-LLM proxy: Hub id or folder of an encoder-decoder (default: the embedded one)",
+    )
+    quick.add_argument(
+        "--embedder",
+        default=default.embedder,
+        metavar="MODEL",
+        help="Hub id or folder of a sentence-transformers model (default: %(default)s, which needs no weights)",
+    )
+    quick.add_argument("--rate", type=float, default=default.rate, help="fraction of documents to keep (%(default)s)")
+    quick.add_argument(
+        "--train-tokens",
+        type=int,
+        default=default.train_tokens,
+        metavar="N",
+        help="encoder tokens each model is trained for (%(default)s)",
+    )
+    quick.add_argument("--seed", type=int, default=default.seed, help="of sampling, order and masks (%(default)s)")
+    quick.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes at a time (%(default)s); changes the speed, nothing else",
+    )
+    quick.set_defaults(command=" ".join(["winnow", *sys.argv[1:]]))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Read a user's corpus without losing a row: JSONL, Parquet and WARC, local or behind any fsspec protocol."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+import orjson
+import pyarrow as pa
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.readers import JsonlReader, ParquetReader, WarcReader
+from fsspec.core import has_magic
+
+from pipeline_steps.errors import CorpusError
+from pipeline_steps.files import write_atomically
+from pipeline_steps.models import require
+
+
+_COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",  # one object a line, as C4 on the Hub
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".warc": "warc",
+    ".wet": "warc",
+}
+_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise CorpusError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+
+
+class StrictJsonlReader(JsonlReader):
+    """JsonlReader that raises CorpusError, naming file and row, where datatrove warns and goes on."""
+
+    def read_file(self, filepath: str) -> DocumentsPipeline:
+        """Yield one document per line; blank lines at the end of the file are not rows."""
+        path = self.data_folder.resolve_paths(filepath)
+        with _named(path), self.data_folder.open(filepath, "rb", compression=self.compression) as file:
+            for row, line in enumerate(file):
+                if not line.strip():
+                    continue
+                try:
+                    values = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise CorpusError(f"{path}, row {row + 1}, is not JSON: {error}") from error
+                if not isinstance(values, dict):
+                    raise CorpusError(f"{path}, row {row + 1}, is not a JSON object but {type(values).__name__}")
+                yield self.get_document_from_dict(values, filepath, row)
+
+
+class StrictParquetReader(ParquetReader):
+    """ParquetReader that raises CorpusError, naming the file."""
+
+    def read_file(self, filepath: str) -> DocumentsPipeline:
+        """Yield one document per row."""
+        with _named(self.data_folder.resolve_paths(filepath)):
+            yield from super().read_file(filepath)
+
+
+class StrictWarcReader(WarcReader):
+    """WarcReader that raises CorpusError, naming the file."""
+
+    def read_file(self, filepath: str) -> DocumentsPipeline:
+        """Yield one document per page."""
+        from warcio.exceptions import ArchiveLoadFailed
+
+        path = self.data_folder.resolve_paths(filepath)
+        try:
+            with _named(path):
+                yield from super().read_file(filepath)
+        except ArchiveLoadFailed as error:
+            raise CorpusError(f"{path} cannot be read: {error}") from error
+
+
+def _with_text(reader: Any, data: dict[str, Any], path: str, id_in_file: int | str) -> dict[str, Any]:
+    """Reader adapter: datatrove's own, but a row without text is an error instead of a skipped row."""
+    row, keys = int(id_in_file) + 1, sorted(data)
+    document = reader._default_adapter(data, path, id_in_file)
+    if not isinstance(document["text"], str) or not document["text"].strip():
+        raise CorpusError(
+            f"{reader.data_folder.resolve_paths(path)}, row {row}, has no text under {reader.text_key!r} "
+            f"(its keys: {', '.join(keys)})"
+        )
+    return document | {"id": str(document["id"])}
+
+
+def open_corpus(path: str, paths_file: str, limit: int = -1) -> list[PipelineStep]:
+    """The steps that read a corpus: a reader, and for WARC the text extraction.
+
+    Args:
+        path: a file, a folder or a glob of .jsonl/.json, .parquet or .warc/.wet files, compressed or not; any
+            fsspec path, e.g. s3://bucket/crawl or hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz.
+        paths_file: where to write the list of files, in the order they are read.
+        limit: at most this many documents; -1 for all.
+
+    Raises:
+        CorpusError: nothing is there, or files of no or of more than one known format.
+    """
+    folder, names = _list(path)
+    by_format: dict[str, list[str]] = {}
+    for name in names:
+        if kind := _format(name):
+            by_format.setdefault(kind, []).append(name)
+    if len(by_format) != 1:
+        found = f"{len(names)} files, {' and '.join(sorted(by_format)) or 'none of a known format'}"
+        raise CorpusError(f"{path} is not one corpus ({found}): give .jsonl, .parquet or .warc files of one kind")
+    ((kind, files),) = by_format.items()
+    write_atomically(paths_file, "".join(f"{name}\n" for name in files).encode())
+    if kind == "jsonl":
+        return [StrictJsonlReader(folder, paths_file=paths_file, adapter=_with_text, limit=limit)]
+    if kind == "parquet":
+        return [StrictParquetReader(folder, paths_file=paths_file, adapter=_with_text, limit=limit)]
+    require("trafilatura", "warc")
+    from datatrove.pipeline.extractors import Trafilatura
+
+    return [StrictWarcReader(folder, paths_file=paths_file, limit=limit), Trafilatura()]
+
+
+def _list(path: str) -> tuple[str, list[str]]:
+    """A folder, and the files of the corpus in it, sorted."""
+    try:
+        fs, root = fsspec.core.url_to_fs(path)
+        if has_magic(root):
+            files, folder = fs.glob(root), root[: root.rindex("/", 0, re.search(r"[*?\[]", root).start())]  # type: ignore[union-attr]
+        elif fs.isdir(root):
+            files, folder = fs.find(root), root
+        elif fs.exists(root):
+            files, folder = [root], root.rsplit("/", 1)[0]
+        else:
+            raise CorpusError(f"{path} does not exist")
+    except CorpusError:
+        raise
+    except Exception as error:  # whatever the file system behind the protocol raises
+        raise CorpusError(f"{path} cannot be listed: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    return fs.unstrip_protocol(folder), sorted(file[len(folder) :].lstrip("/") for file in files)
+
+
+def _format(name: str) -> str | None:
+    for compression in _COMPRESSIONS:
+        name = name.removesuffix(compression)
+    return next((kind for suffix, kind in _FORMATS.items() if name.endswith(suffix)), None)

@@ -1,0 +1,91 @@
+"""How far a stage is, read from the files it writes; and the bars that show it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+
+Fraction = Callable[[], float | None]
+"""Share of a stage that is done, from 0 to 1; None while nobody knows."""
+
+
+class StageProgress:
+    """One line per stage: a live bar on a terminal, elsewhere one line when a stage is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description:<34}"),
+            BarColumn(bar_width=32),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> StageProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def update(self, title: str, fraction: float | None) -> None:
+        """Show a stage at a fraction of its work."""
+        if title not in self._tasks:
+            self._tasks[title] = self._bars.add_task(title, total=None)
+        if fraction is not None:
+            self._bars.update(self._tasks[title], total=1.0, completed=min(fraction, 1.0))
+
+    def finish(self, title: str, seconds: float | None) -> None:
+        """Show a stage as done; `seconds` is None if there was nothing to do."""
+        self.update(title, 1.0)
+        self._bars.stop_task(self._tasks[title])
+        if not self._live:
+            self._console.print(f"{title:<34} {'already done' if seconds is None else f'{seconds:6.1f} s'}")
+
+
+class StoreRows:
+    """Fraction of a corpus that a SourceStore holds, windows of unfinished sources included."""
+
+    def __init__(self, store: Path, documents: int) -> None:
+        self._store, self._documents = store, max(documents, 1)
+        self._rows: dict[Path, int] = {}
+
+    def __call__(self) -> float:
+        """Rows in the store per document of the corpus."""
+        files = [*self._store.glob("shards/*.parquet"), *self._store.glob("windows/*/*.parquet")]
+        rows = 0
+        for file in files:
+            if file not in self._rows:
+                try:
+                    self._rows[file] = pq.read_metadata(file).num_rows
+                except FileNotFoundError:  # a window that was sealed away between listing and reading
+                    continue
+            rows += self._rows[file]
+        return rows / self._documents
+
+
+class TrainedTokens:
+    """Fraction of its token budget that a training run has consumed."""
+
+    def __init__(self, run_dir: Path, total_tokens: int) -> None:
+        self._metrics, self._total = run_dir / "metrics.jsonl", total_tokens
+
+    def __call__(self) -> float:
+        """Encoder tokens of the last logged step per token of the budget."""
+        if not self._metrics.exists():
+            return 0.0
+        lines = self._metrics.read_bytes().splitlines()
+        return json.loads(lines[-1])["encoder_tokens"] / self._total if lines else 0.0

@@ -1,0 +1,161 @@
+"""Embed, sketch, merge, look up: the same densities for any number of tasks, and near-copies come out dense."""
+
+import json
+
+import numpy as np
+import pytest
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
+
+from pipeline_steps import DensityMerge, DensityScorer, DensitySketch, Embedder, IPSFilter, ScoreStore
+from pipeline_steps.embedder import HASHED_NGRAMS
+from pipeline_steps.errors import MissingScore, ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import load_tensors, save_tensors
+from pipeline_steps.numerics.cuts import priority
+from pipeline_steps.source_store import SourceStore
+
+
+@pytest.fixture
+def crowded(tmp_path):
+    """Three files: 60 strangers, 30 near-copies of one text, 10 strangers more."""
+    rng = np.random.default_rng(5)
+    words = [f"word{i}" for i in range(4000)]
+    stranger = lambda: " ".join(rng.choice(words, 60))  # noqa: E731
+    pattern = stranger().split()
+    folder = tmp_path / "crowded"
+    folder.mkdir()
+    for name, size in {"a": 60, "b": 30, "c": 10}.items():
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for i in range(size):
+                text = " ".join([*pattern[:-2], f"copy{i}", "end"]) if name == "b" else stranger()
+                file.write(json.dumps({"id": f"{name}{i}", "text": text}) + "\n")
+    return folder
+
+
+def density(corpus, folder, tasks, rows=300):
+    """All four steps by hand, every task of each."""
+    embeddings, sketch, scores = (str(folder / name) for name in ("embeddings", "sketch", "scores"))
+    for rank in range(tasks):
+        docs = JsonlReader(str(corpus)).run(None, rank, tasks)
+        list(Embedder(embeddings, HASHED_NGRAMS, window_size=16).run(docs, rank, tasks))
+    for rank in range(tasks):
+        list(DensitySketch(embeddings, sketch, rows=rows, buckets=2000).run(None, rank, tasks))
+    list(DensityMerge(embeddings, sketch).run())
+    for rank in range(tasks):
+        docs = JsonlReader(str(corpus)).run(None, rank, tasks)
+        list(DensityScorer(scores, embeddings, sketch, window_size=16).run(docs, rank, tasks))
+    return ScoreStore.open(scores)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 5])
+def test_densities_do_not_depend_on_the_number_of_tasks(crowded, tmp_path, tasks):
+    one = density(crowded, tmp_path / "one", 1)
+    many = density(crowded, tmp_path / "many", tasks)
+    np.testing.assert_array_equal(one.keys, many.keys)
+    np.testing.assert_array_equal(one.scores, many.scores)
+
+
+def test_near_copies_are_dense_and_sampled_less(crowded, tmp_path):
+    scores = density(crowded, tmp_path / "d", 1).scores
+    copies, strangers = scores[60:90], np.delete(scores, slice(60, 90))
+    assert copies.min() > strangers.max()
+    kept = [doc.id for doc in IPSFilter(str(tmp_path / "d" / "scores"), k=20).run(JsonlReader(str(crowded)).run())]
+    assert len(kept) == 20
+    keys = ScoreStore.open(str(tmp_path / "d" / "scores")).keys
+    first = [priority("ips", scores, keys, seed).argmax() for seed in range(2000)]
+    share = np.isin(first, np.arange(60, 90)).mean()
+    weight = np.exp(-scores.astype(float))
+    assert share == pytest.approx(weight[60:90].sum() / weight.sum(), abs=4.5 * (0.25 / 2000) ** 0.5)  # 4.5 sd
+    assert share < 0.1  # 30 of the 100 documents
+
+
+def test_in_real_executors_with_processes(crowded, tmp_path):
+    embeddings, sketch, scores = (str(tmp_path / name) for name in ("embeddings", "sketch", "scores"))
+    reader = JsonlReader(str(crowded))
+    stages = [
+        ([reader, Embedder(embeddings, HASHED_NGRAMS, window_size=16)], 3),
+        ([DensitySketch(embeddings, sketch, rows=300, buckets=2000)], 2),
+        ([DensityMerge(embeddings, sketch)], 1),
+        ([reader, DensityScorer(scores, embeddings, sketch, window_size=16)], 3),
+    ]
+    for number, (pipeline, tasks) in enumerate(stages):
+        LocalPipelineExecutor(pipeline, tasks=tasks, workers=2, logging_dir=str(tmp_path / f"logs{number}")).run()
+    by_hand = density(crowded, tmp_path / "by-hand", 1)
+    np.testing.assert_array_equal(ScoreStore.open(scores).scores, by_hand.scores)
+
+
+def test_what_is_missing_is_named(crowded, tmp_path):
+    embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
+    with pytest.raises(StoreIncomplete, match="embeddings"):
+        list(DensitySketch(embeddings, sketch).run())
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    with pytest.raises(StoreIncomplete, match="no complete set of partial sketches"):
+        list(DensityMerge(embeddings, sketch).run())
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, 0, 2))
+    with pytest.raises(StoreIncomplete, match="no complete set of partial sketches"):
+        list(DensityMerge(embeddings, sketch).run())
+    with pytest.raises(StoreIncomplete, match="holds no sketch"):
+        list(DensityScorer(str(tmp_path / "s"), embeddings, sketch).run(JsonlReader(str(crowded)).run()))
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, 1, 2))
+    list(DensityMerge(embeddings, sketch).run())
+    (crowded / "b.jsonl").write_text('{"id": "b0", "text": "changed"}\n')
+    with pytest.raises(MissingScore, match="b0"):
+        list(DensityScorer(str(tmp_path / "s"), embeddings, sketch).run(JsonlReader(str(crowded)).run()))
+
+
+def test_partial_sketches_of_other_hashes_are_refused(crowded, tmp_path):
+    embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50, seed=0).run(None, 0, 2))
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50, seed=1).run(None, 1, 2))
+    with pytest.raises(StoreMismatch, match="other hashes"):
+        list(DensityMerge(embeddings, sketch).run())
+
+
+def test_a_source_counted_twice_is_refused(crowded, tmp_path):
+    embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    for rank in range(2):
+        list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, rank, 2))
+    first = f"{sketch}/partials/2/00000.safetensors"
+    tensors, header = load_tensors(f"{sketch}/partials/2/00001.safetensors")
+    save_tensors(first, tensors, header)
+    with pytest.raises(StoreMismatch, match="sketch again"):
+        list(DensityMerge(embeddings, sketch).run())
+
+
+# -- a real sentence-transformers model ------------------------------------------------------------------------------
+
+
+def test_sentence_transformers_from_a_local_folder(crowded, tmp_path):
+    """The layout of sentence-t5: a T5 encoder, mean pooling, a dense layer, normalisation."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+    from test_ask_llm_scorer import tiny_tokenizer
+    from transformers import T5Config, T5EncoderModel
+
+    vocab = tiny_tokenizer(tmp_path / "t5")
+    torch.manual_seed(0)
+    T5EncoderModel(T5Config(vocab_size=vocab, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)).save_pretrained(
+        tmp_path / "t5"
+    )
+    transformer = Transformer(str(tmp_path / "t5"))
+    layers = [transformer, Pooling(32, pooling_mode="mean"), Dense(32, 24, bias=False), Normalize()]
+    model = sentence_transformers.SentenceTransformer(modules=layers, device="cpu")
+    model.save(str(tmp_path / "st"))
+
+    embeddings = str(tmp_path / "embeddings")
+    embedder = Embedder(embeddings, str(tmp_path / "st"), window_size=16)
+    texts = [doc.text for doc in embedder.run(JsonlReader(str(crowded)).run())]
+    stored = SourceStore(embeddings).column("embedding")
+    alone = np.concatenate([model.encode([text]) for text in texts])
+    assert stored.shape == (100, 24)
+    assert stored.dtype == np.float16
+    np.testing.assert_allclose(stored, alone, atol=2e-3)  # float16
+    np.testing.assert_allclose(np.linalg.norm(stored.astype(float), axis=1), 1, atol=2e-3)
+
+
+def test_an_embedder_that_is_not_there(crowded, tmp_path):
+    with pytest.raises(ModelError, match="neither a local folder nor"):
+        list(Embedder(str(tmp_path / "e"), "nobody/nothing").run(JsonlReader(str(crowded)).run()))

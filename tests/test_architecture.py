@@ -1,0 +1,101 @@
+"""Who may import whom, what is public, and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline_steps
+
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("pipeline_steps", "train", "evaluate_suite", "launch")
+MAY_IMPORT = {
+    "pipeline_steps": set(),
+    "train": {"pipeline_steps"},
+    "evaluate_suite": {"pipeline_steps", "train"},
+    "launch": {"pipeline_steps", "train", "evaluate_suite"},
+}
+NUMERICS_MAY_IMPORT = {"__future__", "collections", "dataclasses", "functools", "math", "numpy", "typing", "xxhash"}
+OURS_FOR_NUMERICS = ("pipeline_steps.numerics", "pipeline_steps.errors", "pipeline_steps.paper")
+
+
+def imported(file):
+    """Modules a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def strangers(file, package):
+    """Packages of ours that a file of `package` imports and may not."""
+    ours = {name.split(".")[0] for name in imported(file)} & set(PACKAGES)
+    return ours - MAY_IMPORT[package] - {package}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_arrows_between_packages(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    assert {str(file): names for file in files if (names := strangers(file, package))} == {}
+
+
+def test_the_arrow_test_can_fail(tmp_path):
+    (tmp_path / "bad.py").write_text("def f():\n    from train.replay import Replay\n")
+    assert strangers(tmp_path / "bad.py", "pipeline_steps") == {"train"}
+
+
+def test_numerics_know_numbers_only():
+    for file in (ROOT / "pipeline_steps" / "numerics").glob("*.py"):
+        for name in imported(file):
+            assert name.split(".")[0] in NUMERICS_MAY_IMPORT or name.startswith(OURS_FOR_NUMERICS), (file, name)
+
+
+def test_public_names_are_listed_documented_and_there():
+    assert set(pipeline_steps.__all__) == set(pipeline_steps._HOME)
+    for name in pipeline_steps.__all__:
+        public = getattr(pipeline_steps, name)
+        assert isinstance(public, str) or public.__doc__, name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_is_light(package):
+    """A login node builds pipelines: no torch, no transformers."""
+    heavy = "{'torch', 'transformers', 'datatrove', 'matplotlib'} & set(sys.modules)"
+    code = f"import sys, {package}; print({heavy} or 'light')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "light"
+
+
+@pytest.mark.parametrize("step", ["AskLLMScorer", "TopKFilter", "DensitySketch", "Embedder"])
+def test_building_a_step_needs_no_torch(step):
+    code = f"import sys, pipeline_steps; pipeline_steps.{step}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_explains_itself(package):
+    shown = subprocess.run([sys.executable, "-m", package, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert len(shown.stdout.split()) > 20
+
+
+def test_files_and_folders_stay_small():
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            assert len(file.read_text().splitlines()) <= 300, file
+            assert len(file.relative_to(ROOT).parts) <= 3, file
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    assert node.end_lineno - node.lineno < 60, f"{file}:{node.lineno} {node.name}"
+                    arguments = [a for a in [*node.args.args, *node.args.kwonlyargs] if a.arg not in ("self", "cls")]
+                    assert len(arguments) <= 8, f"{file}:{node.lineno} {node.name}"
+
+
+def test_changelog_and_version_agree():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {pipeline_steps.__version__}" in changelog
+    assert f"version: {pipeline_steps.__version__}" in (ROOT / "CITATION.cff").read_text()
