@@ -9,9 +9,10 @@ from dataclasses import fields
 
 from rich.console import Console
 
+from evaluate_suite.report import terminal_table
 from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
-from launch.report import build_report
+from launch.report import write_report
 from launch.stages import Settings
 from pipeline_steps import __version__
 from pipeline_steps.errors import WinnowError
@@ -49,8 +50,13 @@ def main(argv: list[str] | None = None) -> int:
 def _quickstart(args: argparse.Namespace) -> int:
     chosen = {field.name: getattr(args, field.name) for field in fields(Settings)}
     run = run_quickstart(args.output, Settings(**chosen), args.workers)
-    report = build_report(run)
-    report.show(Console())
+    report = write_report(run, args.command)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(terminal_table(report))
+    for task, title in report.tasks.items():
+        for sentence in report.verdicts[task]:
+            console.print(f"  {title}: {sentence}", highlight=False, markup=False)
+    console.print(f"report   {run.path('report.html')}\nresults  {run.path('results.jsonl')}", highlight=False)
     return 0
 
 

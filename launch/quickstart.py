@@ -10,13 +10,14 @@ import fcntl
 import gzip
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from evaluate_suite.results import read_results, write_results
 from launch.processes import Job, run_jobs
 from launch.progress import Fraction, StageProgress, StoreRows, TrainedTokens
 from launch.splits import SPLITS
@@ -82,11 +83,6 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
     return run
 
 
-def stage_seconds(run: Run, name: str) -> float:
-    """Seconds a stage has taken over all its attempts, times the processes it used."""
-    return read_json(run.path("stages", f"{name}.json"))["process_seconds"]
-
-
 def _run_stage(run: Run, stage: Stage, workers: int, progress: StageProgress) -> None:
     marker = run.path("stages", f"{stage.name}.json")
     spent = read_json(marker) if os.path.exists(marker) else {"process_seconds": 0.0, "done": False}
@@ -119,11 +115,17 @@ def _stage(run: Run, name: str, title: str, parts: int, progress: Fraction = lam
         Job(
             "launch.stages",
             (name, str(run.folder), "--part", f"{part}/{parts}"),
-            run.folder / "logs" / (name if parts == 1 else f"{name}-{part}").__add__(".log"),
+            run.folder / "logs" / (f"{name}.log" if parts == 1 else f"{name}-{part}.log"),
         )
         for part in range(parts)
     )
     return Stage(name, title, jobs, progress)
+
+
+def _stages(run: Run, workers: int) -> Iterator[Stage]:
+    """In order; each is made when those before it are done, because it may need to know what they wrote."""
+    for make in (_corpus, _ask_llm, _embed, _sketch, _merge, _density, _tokenize, _select, _train, _evaluate):
+        yield make(run, workers)
 
 
 def _corpus(run: Run, workers: int) -> Stage:
@@ -223,7 +225,30 @@ def _train(run: Run, workers: int) -> Stage:
 
 
 def _evaluate(run: Run, workers: int) -> Stage:
-    raise NotImplementedError
+    """Measure the runs side by side, then gather what was measured into results.jsonl."""
+    tokens = tuple(f"{split}={run.path('tokens', split)}" for split in SPLITS[1:])
+    cache = ("--cache", run.path("evaluation"))
+
+    def job(samplers: Sequence[str], output: str) -> Job:
+        runs = tuple(f"{sampler}={run.path('training', sampler)}" for sampler in samplers)
+        words = ("perplexity", "--runs", *runs, "--tokens", *tokens, *cache, "--output", run.path(output))
+        return Job("evaluate_suite", words, run.folder / "logs" / f"evaluate-{samplers[0]}.log")
+
+    jobs = tuple(job([sampler], f"evaluation/{sampler}.jsonl") for sampler in SAMPLERS)
+    total = len(SAMPLERS) * CHECKPOINTS * len(tokens)
+    measured = run.folder / "evaluation"
+    return Stage(
+        "evaluate",
+        "Evaluate every checkpoint",
+        jobs,
+        lambda: len(list(measured.glob("*/*.safetensors"))) / total,
+        lambda: _gather(run),
+    )
+
+
+def _gather(run: Run) -> None:
+    rows = [row for sampler in SAMPLERS for row in read_results(run.path("evaluation", f"{sampler}.jsonl"))]
+    write_results(run.path("results.jsonl"), rows)
 
 
 def _claim(run: Run) -> None:

@@ -15,7 +15,7 @@ from pipeline_steps.prompts import Prompt
 
 
 # Padded encoder tokens in one forward pass: small enough to stay in a CPU's cache, large enough to fill a GPU.
-_BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+_BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 
 
 @dataclass(frozen=True)

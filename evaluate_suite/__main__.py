@@ -1,0 +1,53 @@
+"""Measure training runs.
+
+    python -m evaluate_suite perplexity --runs full=RUN random=RUN --tokens in_distribution=DIR --output results.jsonl
+
+Every checkpoint of every run is measured on every split; what was measured before is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from evaluate_suite.perplexity import HeldOut, evaluate_run
+from evaluate_suite.results import write_results
+from pipeline_steps.errors import WinnowError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line: 0 done, 2 the input is at fault."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluate_suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    ppl = commands.add_parser("perplexity", help="span-corruption perplexity on held-out splits")
+    ppl.add_argument("--runs", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="run folders of train")
+    ppl.add_argument(
+        "--tokens", nargs="+", type=_named, required=True, metavar="TASK=DIR", help="held-out token stores"
+    )
+    ppl.add_argument("--output", required=True, metavar="FILE", help="results, as JSON lines")
+    ppl.add_argument("--cache", metavar="DIR", help="where measurements are kept (default: beside the output)")
+    ppl.add_argument("--max-windows", type=int, default=256, help="windows of each split, evenly spaced (%(default)s)")
+    ppl.add_argument("--seed", type=int, default=0, help="of the masks (%(default)s)")
+    args = parser.parse_args(argv)
+    cache = Path(args.cache or Path(args.output).parent / "evaluation")
+    splits = [HeldOut(task, folder, args.max_windows, args.seed) for task, folder in args.tokens]
+    try:
+        write_results(args.output, [row for n, run in args.runs for row in evaluate_run(Path(run), n, splits, cache)])
+    except WinnowError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, separator, folder = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

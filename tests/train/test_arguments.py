@@ -1,0 +1,72 @@
+"""Arguments: defaults < file < flags, converted alike, and mistakes named."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipeline_steps.errors import InvalidCut
+from train.arguments import parse
+from train.token_budget import TokenBudget
+
+
+@dataclass(frozen=True)
+class Example:
+    tokens: str = field(metadata={"help": "where"})
+    total_tokens: int = field(default=5, metadata={"help": "how many"})
+    rate: float = field(default=0.5, metadata={"help": "how fast"})
+    selection: str | None = field(default=None, metadata={"help": "which"})
+
+
+def run(*argv):
+    return parse(Example, list(argv), "prog", "about")
+
+
+def test_flags_over_file_over_defaults(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("tokens: there\ntotal-tokens: 7\nrate: 1e-3\nselection: null\n")
+    assert run("--config", str(config), "--total-tokens", "8") == Example("there", 8, 0.001, None)
+    assert run("--tokens", "here") == Example("here")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tokens: x\ntotal_token: 1\n", "no argument 'total_token'; there are tokens, total_tokens, rate, selection"),
+        ("tokens: x\ntotal_tokens: 5e3\n", "invalid int value: '5e3'"),
+        ("tokens: [1, 2]\n", "tokens must be one value, not a list"),
+        ("- tokens\n", "must hold keys and values, not list"),
+        ("rate: 1\n", "missing --tokens"),
+        ("tokens: 'x\n", "cannot be read as YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, capsys, text, message):
+    config = tmp_path / "c.yaml"
+    config.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        run("--config", str(config))
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_says_everything(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("where", "how many (default 5)", "how fast (default 0.5)", "which"))
+
+
+def test_the_papers_budget():
+    budget = TokenBudget(524_288_000_000, 1024, 512)
+    assert budget.steps == 1_000_000  # Sec. 4.1
+    assert budget.grid(4) == [250_000, 500_000, 750_000, 1_000_000]
+
+
+def test_grid_of_few_steps():
+    assert TokenBudget(3 * 8, 2, 4).grid(5) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("total", "nearest"), [(12_345, "8192 or 16384"), (1, "8192"), (0, "8192"), (-5, "8192")])
+def test_a_total_that_does_not_divide_names_its_neighbours(total, nearest):
+    with pytest.raises(InvalidCut, match=f"ask for {nearest}$"):
+        TokenBudget(total, 64, 128)

@@ -1,0 +1,90 @@
+"""A checkpoint must load as it lies, be whole or absent, and be passed over when damaged."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from train import folders
+from train.checkpoints import latest_checkpoint, load_checkpoint, load_optimizer, save_checkpoint, sweep
+from train.model import PRESETS, build_model, token_losses
+from train.optimizer import Adafactor
+from train.run_directory import Metrics, list_checkpoints
+
+
+@pytest.fixture
+def save(tmp_path, tokenizer_folder):
+    """Save the same tiny model as the checkpoint of a step."""
+    model = build_model("t5-tiny", 500, init_seed=0)
+    optimizer = Adafactor(model.named_parameters()).state_dict()
+    return lambda step: save_checkpoint(tmp_path, model, optimizer, tokenizer_folder, {"step": step})
+
+
+@pytest.mark.parametrize("family", ["t5-small", "t5-v1_1-small"])
+def test_loads_as_it_lies(tmp_path, tokenizer_folder, monkeypatch, family):
+    small = PRESETS[family] | {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    monkeypatch.setitem(PRESETS, "small", small)
+    model = build_model("small", 500, init_seed=0).eval()
+    folder = save_checkpoint(tmp_path, model, {}, tokenizer_folder, {"step": 3})
+    assert folder.name == "step-00000003"
+    inputs, targets = torch.randint(3, 400, (2, 40)), torch.randint(3, 400, (2, 12))
+    expected = token_losses(model, inputs, targets)[0]
+    ours, tokenizer, state = load_checkpoint(folder)
+    theirs = T5ForConditionalGeneration.from_pretrained(folder)
+    for loaded in (ours, theirs):
+        assert not loaded.training
+        assert torch.equal(token_losses(loaded, inputs, targets)[0], expected)
+        assert (loaded.lm_head.weight is loaded.shared.weight) == (family == "t5-small")
+    assert state["step"] == 3
+    assert tokenizer("ban gar").input_ids == AutoTokenizer.from_pretrained(tokenizer_folder)("ban gar").input_ids
+
+
+def test_the_newest_valid_one_is_taken(tmp_path, save):
+    assert latest_checkpoint(tmp_path) is None
+    saved = [save(step) for step in (5, 10, 100)]
+    assert latest_checkpoint(tmp_path) == saved[2]
+    weights = saved[2] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (saved[1] / "optimizer.safetensors").unlink()
+    assert latest_checkpoint(tmp_path) == saved[0]
+    with pytest.raises(StoreMismatch, match="step-00000100 is damaged"):
+        load_checkpoint(saved[2])
+    sweep(tmp_path, 5)
+    assert list_checkpoints(tmp_path) == saved[:1]
+
+
+def test_not_a_checkpoint(tmp_path):
+    with pytest.raises(StoreIncomplete, match="has no state.json"):
+        load_checkpoint(tmp_path)
+
+
+def test_optimizer_comes_back(tmp_path, save):
+    stored = load_optimizer(save(1))
+    assert stored.keys() == Adafactor(build_model("t5-tiny", 500, 0).named_parameters()).state_dict().keys()
+
+
+def test_disk_full_leaves_the_last_one(tmp_path, save, monkeypatch):
+    good = save(5)
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folders, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(10)
+    assert latest_checkpoint(tmp_path) == good
+    assert [path.name for path in good.parent.iterdir()] == [good.name]
+
+
+def test_metrics_are_cut_after_the_step(tmp_path):
+    rows = [{"step": step, "nll": step / 3} for step in (10, 20, 30)]
+    metrics = Metrics(tmp_path, 0)
+    for row in rows:
+        metrics.append(row)
+    metrics.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 4')  # killed while writing
+    Metrics(tmp_path, 20).close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]

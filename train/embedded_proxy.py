@@ -1,0 +1,226 @@
+"""Make the embedded Ask-LLM proxy and its tokenizer: a small T5 that answers the paper's question with yes or no.
+
+    python -m train.embedded_proxy --output pipeline_steps/resources/askllm-proxy
+
+Needs the installed packages and nothing else; about 20 minutes on two cores. Trained on the documentation strings of
+the standard library and of packages under permissive licences, see `train.embedded_proxy_data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from pipeline_steps.prompts import ASK_LLM
+from pipeline_steps.readers import InstalledDocsReader
+from train.embedded_proxy_data import Pool, example, is_permissive, sentences
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import T5ForConditionalGeneration
+
+VOCABULARY = 8192  # small enough for an 8 MB proxy and for a tiny model's softmax
+SENTINELS = 100  # T5's
+MAX_TOKENS = 256  # of prompt and document, in training as in the quickstart
+BATCH = 32
+HELD_OUT = 7  # one distribution in seven is only tested on
+LEARNING_RATE = 1e-3
+
+
+def read_documents() -> dict[str, tuple[list[str], list[str]]]:
+    """(prose, parameter dumps) of every distribution whose licence is permissive.
+
+    Prose has three words in five in whole sentences, a dump fewer than one in five.
+    """
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for doc in InstalledDocsReader(min_words=40).run():
+        if not is_permissive(doc.metadata["license"]):
+            continue
+        prose, dumps = found.setdefault(doc.metadata["distribution"], ([], []))
+        words = len(doc.text.split())
+        whole = [s for s in sentences(doc.text) if s[:1].isupper() and s[-1:] in ".!?" and 5 <= len(s.split()) <= 40]
+        share = sum(len(sentence.split()) for sentence in whole) / words
+        if share > 0.6:
+            prose.append(doc.text)
+        elif share < 0.2:
+            dumps.append(doc.text)
+    return dict(sorted(found.items()))
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
+    """A T5-style Unigram tokenizer: <pad> 0, </s> 1, <unk> 2, sentinels on top; yes and no are one piece each."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.Unigram())
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), spaces, normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=VOCABULARY - SENTINELS,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    state = json.loads(tokenizer.to_str())
+    pieces = state["model"]["vocab"]
+    known = {piece for piece, _ in pieces}
+    wanted = [f"▁{word}" for word in dict.fromkeys(["yes", "no", *(ASK_LLM.prefix + ASK_LLM.suffix).split()])]
+    for place, piece in enumerate(piece for piece in wanted if piece not in known):
+        pieces[-1 - place] = [piece, -10.0]  # the rarest pieces make room; the fixed prompt gets one token a word
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.add_special_tokens(sentinels)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=sentinels, **names).save_pretrained(
+        folder
+    )
+
+
+def new_model(seed: int) -> T5ForConditionalGeneration:
+    """A T5 v1.0 of 1.1M parameters: two encoder layers, one decoder layer, tied embeddings."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=VOCABULARY,
+        d_model=96,
+        d_kv=32,
+        d_ff=384,
+        num_heads=3,
+        num_layers=2,
+        num_decoder_layers=1,
+        decoder_start_token_id=0,
+        dropout_rate=0.1,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+class Batches:
+    """Examples as tensors: the exact prompt around a document, and yes or no."""
+
+    def __init__(self, folder: Path, pool: Pool, seed: int) -> None:
+        from transformers import AutoTokenizer
+
+        self._encoder: Any = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+        self._pool, self._rng = pool, random.Random(seed)
+        ids = lambda text: self._encoder.encode(text, add_special_tokens=False).ids  # noqa: E731
+        self._prefix, self._suffix = ids(ASK_LLM.prefix), [*ids(ASK_LLM.suffix), 1]
+        self.answers = [ids(ASK_LLM.no)[0], ids(ASK_LLM.yes)[0]]
+
+    def draw(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """input_ids [size, T], attention_mask [size, T], labels [size, 2]."""
+        import torch
+
+        texts, good = zip(*(example(self._rng, self._pool) for _ in range(size)), strict=True)
+        room = MAX_TOKENS - len(self._prefix) - len(self._suffix)
+        documents = self._encoder.encode_batch(list(texts), add_special_tokens=False)
+        rows = [torch.tensor(self._prefix + document.ids[:room] + self._suffix) for document in documents]
+        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        return input_ids, mask, torch.tensor([[self.answers[label], 1] for label in good])
+
+
+def train_model(model: T5ForConditionalGeneration, batches: Batches, steps: int) -> None:
+    """AdamW, linear warm-up over a tenth of the steps, then linear decay."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    ramp = lambda step: min((step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps))  # noqa: E731
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, ramp)
+    model.train()
+    start = time.monotonic()
+    for step in range(1, steps + 1):
+        input_ids, mask, labels = batches.draw(BATCH)
+        loss = model(input_ids=input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == steps:
+            sys.stderr.write(f"step {step}/{steps}  loss {loss.item():.3f}  {time.monotonic() - start:.0f} s\n")
+
+
+def auc(good: np.ndarray, bad: np.ndarray) -> float:
+    """Probability that a good text scores above a bad one; ties count half."""
+    order = np.concatenate([good, bad])
+    ranks = np.empty(order.size)
+    ranks[np.argsort(order, kind="stable")] = np.arange(order.size)
+    for value in np.unique(order):
+        same = order == value
+        ranks[same] = ranks[same].mean()
+    return float((ranks[: good.size].mean() - (good.size - 1) / 2) / bad.size)
+
+
+def held_out_auc(model: T5ForConditionalGeneration, batches: Batches, count: int) -> float:
+    """AUC of log P(yes) on examples of distributions that were not trained on."""
+    import torch
+
+    model.eval()
+    scores, labels = [], []
+    with torch.inference_mode():
+        for _ in range(count // BATCH):
+            input_ids, mask, answer = batches.draw(BATCH)
+            start = torch.zeros((BATCH, 1), dtype=torch.long)
+            logits = model(input_ids=input_ids, attention_mask=mask, decoder_input_ids=start, use_cache=False).logits
+            scores.append(torch.log_softmax(logits[:, 0].float(), -1)[:, batches.answers[1]].numpy())
+            labels.append((answer[:, 0] == batches.answers[1]).numpy())
+    score, label = np.concatenate(scores), np.concatenate(labels)
+    return auc(score[label], score[~label])
+
+
+def make_proxy(output: Path, steps: int, seed: int = 0) -> dict[str, Any]:
+    """Train tokenizer and model, write both to `output`, and return what was measured."""
+    import torch
+
+    documents = read_documents()
+    held = {name for name in documents if xxhash.xxh3_64_intdigest(name) % HELD_OUT == 0}
+    pools = {}
+    for split, names in {"train": documents.keys() - held, "test": held}.items():
+        chosen = sorted(names)
+        pools[split] = Pool([t for n in chosen for t in documents[n][0]], [t for n in chosen for t in documents[n][1]])
+    output.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(seed)
+    sample = rng.sample(pools["train"].documents, min(8000, len(pools["train"].documents)))
+    mixed = [example(rng, pools["train"])[0] for _ in range(len(sample) // 2)]
+    train_tokenizer([*sample, *mixed, *[ASK_LLM.prefix + ASK_LLM.suffix + " yes no"] * 200], output)
+    model = new_model(seed)
+    train_model(model, Batches(output, pools["train"], seed), steps)
+    measured = {
+        "documents": {split: len(pool.documents) for split, pool in pools.items()},
+        "distributions": {"train": sorted(documents.keys() - held), "test": sorted(held)},
+        "held_out_auc": round(held_out_auc(model, Batches(output, pools["test"], seed + 1), 4096), 4),
+        "steps": steps,
+        "seed": seed,
+    }
+    model.to(torch.float16).save_pretrained(output)
+    (output / "recipe.json").write_text(json.dumps(measured, indent=2) + "\n")
+    return measured
+
+
+def main() -> None:
+    """Run the recipe from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer, model and recipe.json")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of 32 texts (%(default)s)")
+    args = parser.parse_args()
+    sys.stderr.write(json.dumps(make_proxy(args.output, args.steps), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

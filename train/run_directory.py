@@ -1,0 +1,88 @@
+"""The files of a run, where they stand and the small ones among them.
+
+<run>/resolved.json     all that decides the outcome; another run is refused by the names of what differs
+<run>/environment.json  command, versions and machine of the last start; never compared
+<run>/metrics.jsonl     one row per `log_every` steps
+<run>/checkpoints/      see `train.checkpoints`
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.files import read_json, write_atomically, write_json
+
+
+def checkpoint_folder(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """Folders of a run's checkpoints, by step."""
+    return sorted((run_dir / "checkpoints").glob("step-*"))
+
+
+def is_finished(run_dir: Path, steps: int) -> bool:
+    """Whether the checkpoint of the last step stands."""
+    return (checkpoint_folder(run_dir, steps) / "state.json").exists()
+
+
+def refuse_differences(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
+    """Raise StoreMismatch naming every key whose value is not the wanted one, with both values."""
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if differing:
+        said = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)
+        raise StoreMismatch(f"{where} is of another run ({said}): use another run directory, or the same settings")
+
+
+def claim(run_dir: Path, resolved: dict[str, Any]) -> None:
+    """Write resolved.json, or check that what is there says the same."""
+    path = run_dir / "resolved.json"
+    if path.exists():
+        refuse_differences(read_json(str(path)), json.loads(json.dumps(resolved)), str(run_dir))
+    else:
+        write_json(str(path), resolved)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    return {name: version(name) for name in ("accelerate", "numpy", "torch", "transformers")}
+
+
+def write_environment(run_dir: Path, **facts: Any) -> None:
+    """Record the command, versions and `facts` of this start."""
+    environment = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": versions(),
+        **facts,
+    }
+    write_json(f"{run_dir}/environment.json", environment)
+
+
+class Metrics:
+    """metrics.jsonl, continued after a step: later rows are dropped, so that no step appears twice."""
+
+    def __init__(self, run_dir: Path, after_step: int) -> None:
+        path = run_dir / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= after_step]
+        write_atomically(str(path), "".join(kept).encode())
+        self._file = path.open("a")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row through to the file."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
