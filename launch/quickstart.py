@@ -26,9 +26,10 @@ from pipeline_steps.errors import CorpusError, StoreMismatch
 from pipeline_steps.files import read_json, write_json
 
 
-# The tiny T5: the paper's 512-token inputs, few enough a step for a core's cache
-BATCH_SIZE = 8
-INPUT_LENGTH = 512
+# Shape of the tiny T5's training, by trial on one CPU thread: of the lengths from 64 to 512 and batches from 8 to 64
+# tried, 128 and 16 reached the lowest held-out loss within a minute
+INPUT_LENGTH = 128
+BATCH_SIZE = 16
 CHECKPOINTS = 5
 
 

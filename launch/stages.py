@@ -61,7 +61,7 @@ class Settings:
     proxy: str = EMBEDDED_PROXY
     embedder: str = "hashed-ngrams"
     rate: float = 0.2
-    train_tokens: int = 2_048_000
+    train_tokens: int = 768_000
     seed: int = 0
 
 

@@ -36,7 +36,7 @@ class PretrainArguments:
     preset: str = field(
         default="t5-tiny", metadata={"help": "architecture: t5-{tiny,small,base,large}, t5-v1_1-{small,base,large}"}
     )
-    batch_size: int = field(default=64, metadata={"help": "rows per step, over all processes"})
+    batch_size: int = field(default=16, metadata={"help": "rows per step, over all processes"})
     input_length: int = field(default=128, metadata={"help": "encoder positions of a row; the paper: 512"})
     checkpoints: int = field(
         default=5, metadata={"help": "checkpoints to keep, evenly spaced, the last step included"}

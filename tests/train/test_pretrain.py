@@ -147,6 +147,8 @@ def test_two_processes_see_the_same_samples(whole, store, tmp_path):
     for one, two in zip(rows(whole), rows(tmp_path), strict=True):
         assert one["samples"] == two["samples"]
         assert one["nll"] == pytest.approx(two["nll"], abs=1e-5 if one["step"] < 10 else 1e-3)
+        if one["step"] < 10:  # Adafactor forgives a wrong scale of the gradient; its norm tells
+            assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
 
 
 def test_sigterm_saves_and_the_rest_is_the_same(whole, store, tmp_path, monkeypatch):

@@ -1,0 +1,79 @@
+"""The README's examples run as they stand, one after the other, in an empty folder with a corpus in it."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import document
+
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three source files of 30 documents."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "corpus").mkdir()
+    for number in range(3):
+        docs = [document(30 * number + i) for i in range(30)]
+        (folder / "corpus" / f"{number}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    return folder
+
+
+def run(command, folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_examples_run_in_order(folder):
+    runnable = [block for block in blocks("python") if "import" in block]
+    assert len(runnable) == 5
+    for number, block in enumerate(runnable):
+        script = folder / f"example{number}.py"
+        script.write_text(block)
+        run([sys.executable, str(script)], folder)
+    kept = subprocess.run(f"zcat {folder}/kept/*.gz | wc -l", shell=True, capture_output=True, text=True)
+    assert int(kept.stdout) == 18  # a fifth of 90
+    dropped = subprocess.run(f"zcat {folder}/dropped/*.gz | wc -l", shell=True, capture_output=True, text=True)
+    assert int(dropped.stdout) == 72
+
+    (launch,) = [block for block in blocks("bash") if block.startswith("accelerate launch")]
+    words = shlex.split(launch.replace("\\\n", " "))
+    run([sys.executable, "-m", "accelerate.commands.launch", *words[2:]], folder)
+    state = json.loads(sorted((folder / "runs/ask-llm/checkpoints").glob("step-*/state.json"))[-1].read_text())
+    assert state["encoder_tokens"] == 65536
+    assert state["selected_documents"] == 45
+
+
+def test_unrunnable_examples_name_what_exists():
+    """Blocks that need the Hub are not run; their calls must still bind."""
+    import inspect
+
+    import pipeline_steps
+
+    (block,) = [block for block in blocks("python") if "import" not in block]
+    for name, arguments in re.findall(r"^(\w+)\((.*)\)", block, flags=re.MULTILINE):
+        keywords = eval(f"dict(a={arguments})")  # noqa: S307 -- our own README
+        first = keywords.pop("a")
+        inspect.signature(getattr(pipeline_steps, name)).bind(first, **keywords)
+
+
+def test_files_and_commands_it_names_exist():
+    text = README.read_text()
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        assert (README.parent / target).exists(), target
+    makefile = (README.parent / "Makefile").read_text()
+    for goal in re.findall(r"^make (\w+)", text, flags=re.MULTILINE):
+        assert f"\n{goal}:" in makefile
