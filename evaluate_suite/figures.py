@@ -82,8 +82,9 @@ def _plain_log_ticks(axes: Any) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = axes.get_ylim()
-    nice = [m * 10.0**e for e in range(-1, 7) for m in (1, 1.5, 2, 3, 5, 7)]
+    nice = [m * 10.0**e for e in range(-1, 7) for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)]
     shown = [tick for tick in nice if low <= tick <= high]
+    shown = shown[:: 1 + len(shown) // 8]
     axes.yaxis.set_major_locator(FixedLocator(shown or [low, high]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -20,7 +20,7 @@ from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.files import load_tensors, read_json, write_atomically
 
 
-TASKS = {"in_distribution": "like the corpus", "high_quality": "written prose"}
+TASKS = {"in_distribution": "in-distribution", "high_quality": "HQ (written prose)"}
 _EXAMPLES = 10
 _SCORING = {"ask-llm": ("ask-llm",), "density": ("embed", "sketch", "merge", "density")}
 _LIBRARIES = ("winnow-llm", "datatrove", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pyarrow")
@@ -133,11 +133,10 @@ def _notes(run: Run) -> list[str]:
     documents = read_json(run.path("corpus", "documents.json"))
     rate = run.settings.rate
     return [
-        f"Held-out text. “{TASKS['in_distribution'].capitalize()}” is a random 5 % of the documents "
-        f"({documents['in_distribution']:,}); “{TASKS['high_quality']}” are {documents['high_quality']:,} documents "
-        "of another 10 % that pass a fixed rule over words, punctuation and layout (launch/splits.py), which knows "
-        "nothing of any scorer. Both are drawn by a hash of a document's first 20 words, so copies that open alike "
-        "are not trained on. Other near-copies may be.",
+        f"Held-out text. In-distribution is a random 5 % of the documents ({documents['in_distribution']:,}); high "
+        f"quality (HQ) are {documents['high_quality']:,} documents of another 10 % that pass a fixed rule over words, "
+        "punctuation and layout (launch/splits.py), which knows nothing of any scorer. Both are drawn by a hash of a "
+        "document's first 20 words, so copies that open alike are not trained on. Other near-copies may be.",
         f"Selections. Each keeps {rate:.0%} of the documents. random: uniform; ask-llm: those with the highest "
         "scores; density: sampled in proportion to one over the density; full: everything.",
         "Perplexity is that of the training objective, span corruption, with the same masks for every model. The "

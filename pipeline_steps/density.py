@@ -36,7 +36,7 @@ class DensitySketch(PipelineStep):
         embeddings: folder of a finished embedding store.
         sketch: folder the sketch is made in, any fsspec path.
         width: of the p-stable hash, in units of distance; None takes it from a sample of the corpus, such that
-            unrelated documents together weigh as much as the document itself.
+            a corpus at the median distance would weigh as much as the document itself.
         rows: R, the number of hash functions: error falls as 1 / sqrt(R).
         buckets: B, counters per row.
         seed: of the hash functions.

@@ -61,7 +61,7 @@ class DocumentColumns(PipelineStep):
         store = SourceStore(self.store, self._full_schema())
         store.claim(self.fingerprint() | {"window_size": self.window_size})
         rows: dict[str, int] = {}
-        for source, docs in groupby(data, key=_source):
+        for source, docs in groupby(data, key=source_of):
             if source in rows:
                 raise CorpusError(
                     f"documents of {source} reach {type(self).__name__} in more than one run: a shuffling step before "
@@ -105,7 +105,8 @@ class DocumentColumns(PipelineStep):
             )
 
 
-def _source(doc: Document) -> str:
+def source_of(doc: Document) -> str:
+    """The file a document was read from. Raises CorpusError if its reader does not say."""
     try:
         return str(doc.metadata["file_path"])
     except KeyError:

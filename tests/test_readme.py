@@ -65,7 +65,7 @@ def test_unrunnable_examples_name_what_exists():
 
     (block,) = [block for block in blocks("python") if "import" not in block]
     for name, arguments in re.findall(r"^(\w+)\((.*)\)", block, flags=re.MULTILINE):
-        keywords = eval(f"dict(a={arguments})")  # noqa: S307 -- our own README
+        keywords = eval(f"dict(a={arguments})")
         first = keywords.pop("a")
         inspect.signature(getattr(pipeline_steps, name)).bind(first, **keywords)
 

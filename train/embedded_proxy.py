@@ -118,9 +118,11 @@ class Batches:
 
         self._encoder: Any = AutoTokenizer.from_pretrained(folder).backend_tokenizer
         self._pool, self._rng = pool, random.Random(seed)
-        ids = lambda text: self._encoder.encode(text, add_special_tokens=False).ids  # noqa: E731
-        self._prefix, self._suffix = ids(ASK_LLM.prefix), [*ids(ASK_LLM.suffix), 1]
-        self.answers = [ids(ASK_LLM.no)[0], ids(ASK_LLM.yes)[0]]
+        self._prefix, self._suffix = self._ids(ASK_LLM.prefix), [*self._ids(ASK_LLM.suffix), 1]
+        self.answers = [self._ids(ASK_LLM.no)[0], self._ids(ASK_LLM.yes)[0]]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def draw(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """input_ids [size, T], attention_mask [size, T], labels [size, 2]."""

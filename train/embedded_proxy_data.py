@@ -198,8 +198,11 @@ def calendar(rng: random.Random, pool: Pool) -> str:
 
 def numbers(rng: random.Random, pool: Pool) -> str:
     """A table without its meaning."""
-    row = lambda: " ".join(f"{rng.uniform(0, 999):.{rng.randint(0, 3)}f}" for _ in range(rng.randint(3, 8)))  # noqa: E731
-    return "\n".join(f"{_title(rng, pool, 2)} {row()}" for _ in range(rng.randint(6, 20)))
+    rows = []
+    for _ in range(rng.randint(6, 20)):
+        cells = [f"{rng.uniform(0, 999):.{rng.randint(0, 3)}f}" for _ in range(rng.randint(3, 8))]
+        rows.append(" ".join([_title(rng, pool, 2), *cells]))
+    return "\n".join(rows)
 
 
 def notices(rng: random.Random, pool: Pool) -> str:

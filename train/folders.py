@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -15,11 +16,16 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """A new folder to fill; on leaving, it is synced and stands at `target`.
 
     If somebody else has put a folder there meanwhile, theirs stays and ours is dropped: writers of the same target
-    write the same bytes. What killed writers of this target left behind is removed.
+    write the same bytes. What killed writers of this target left behind is removed; a lock, which ends with its
+    process, tells it from what a living one is still filling.
     """
-    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
+    unlocked = target.with_name(f".{target.name}.new-{uuid.uuid4().hex}")
+    temporary = unlocked.with_name(unlocked.name.replace(".new-", ".tmp-"))
+    unlocked.mkdir(parents=True)
+    lock = os.open(unlocked, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unlocked.rename(temporary)
         yield temporary
         for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
             _sync(file)
@@ -29,8 +35,23 @@ def whole_folder(target: Path) -> Iterator[Path]:
         _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
     for leftover in sorted(target.parent.glob(f".{target.name}.tmp-*")):
+        _remove_if_dead(leftover)
+
+
+def _remove_if_dead(leftover: Path) -> None:
+    try:
+        lock = os.open(leftover, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(leftover, ignore_errors=True)
+    except BlockingIOError:
+        pass  # its writer is alive
+    finally:
+        os.close(lock)
 
 
 def _rename(temporary: Path, target: Path) -> None:

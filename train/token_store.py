@@ -27,9 +27,11 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
+from pipeline_steps.document_columns import source_of
 from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.numerics.keys import document_key, keys_digest
+from pipeline_steps.source_store import shard_name
 from train.folders import whole_folder
 from train.tokenizers import TextEncoder
 
@@ -154,14 +156,14 @@ class TokenStoreWriter(PipelineStep):
         root, encoder = Path(self.output_dir), TextEncoder(self.tokenizer)
         _claim(root, encoder)
         rows: dict[str, int] = {}
-        for source, docs in groupby(data, key=_source):
+        for source, docs in groupby(data, key=source_of):
             if source in rows:
                 raise CorpusError(
                     f"documents of {source} reach TokenStoreWriter in more than one run: a shuffling step before it "
                     "breaks the order of the source; put this step before the shuffle"
                 )
             rows[source] = 0
-            folder = root / "sources" / _folder_name(source)
+            folder = root / "sources" / shard_name(source)
             step = _compare if folder.exists() else _seal
             for batch in step(folder, source, docs, encoder):
                 rows[source] += len(batch)
@@ -234,20 +236,6 @@ def _compare(folder: Path, source: str, docs: Iterator[Document], _: TextEncoder
             f"{source} has {position:,} documents, but {folder} holds {len(stored):,}: the file has changed or was "
             "read with a limit; use another store"
         )
-
-
-def _source(doc: Document) -> str:
-    try:
-        return str(doc.metadata["file_path"])
-    except KeyError:
-        raise CorpusError(
-            f"document {doc.id} does not say which file it is from (metadata 'file_path'): read with a file-based "
-            "reader, e.g. ParquetReader('hf://datasets/...') instead of HuggingFaceDatasetReader"
-        ) from None
-
-
-def _folder_name(source: str) -> str:
-    return f"{source.rstrip('/').rsplit('/', 1)[-1]}-{xxhash.xxh3_64_hexdigest(source)}"
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:

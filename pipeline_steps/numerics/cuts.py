@@ -16,7 +16,8 @@ from pipeline_steps.numerics.keys import mix, uniform
 
 Mode = Literal["top", "bottom", "random", "ips", "direct"]
 MODES: tuple[str, ...] = get_args(Mode)
-_TIES = 0x71E5  # any constant: the order of ties must not follow the uniforms of the same seed
+# Any constants: ties, uniform samples and weighted samples of one seed must not follow each other
+_TIES, _WEIGHTED = 0x71E5, 0x1B5
 
 
 def priority(mode: Mode, score_N: np.ndarray, key_N: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -35,7 +36,7 @@ def priority(mode: Mode, score_N: np.ndarray, key_N: np.ndarray, seed: int = 0) 
     if mode == "random":
         return uniform(key_N, seed)
     if mode in ("ips", "direct"):
-        gumbel = -np.log(-np.log(uniform(key_N, seed)))
+        gumbel = -np.log(-np.log(uniform(key_N, seed ^ _WEIGHTED)))
         return gumbel - score_N if mode == "ips" else gumbel + score_N
     raise InvalidCut(f"no selection mode {mode!r}: choose one of {', '.join(MODES)}")
 

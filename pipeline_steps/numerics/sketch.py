@@ -107,22 +107,20 @@ def density(counts_RB: np.ndarray, documents: int, hash: SketchHash, embedding_N
 
 
 def suggest_width(embedding_ND: np.ndarray, documents: int, hash: SketchHash) -> float:
-    """The width at which unrelated documents together weigh as much as the document itself.
+    """The width at which a corpus of documents at the median distance would weigh as much as the document itself.
 
-    Takes a sample of embeddings (N of the order of 1,000), measures its pairwise distances and solves
-    documents * mean of p(c)^m over pairs = 1 by bisection: below it a density says who has near-duplicates, above it
-    every density tends to the same number.
+    Takes a sample of embeddings (N of the order of 1,000) and solves documents * p(median pairwise distance)^m = 1 by
+    bisection. Far below it every density is 1, far above it all tend to the same number. The median, because a few
+    pairs of copies would decide the mean.
     """
     e = embedding_ND.astype(np.float64)
     square = np.maximum(2 - 2 * (e @ e.T), 0)[np.triu_indices(len(e), k=1)]
-    distance, count = np.unique(np.round(np.sqrt(square), 2), return_counts=True)
-    share = count / count.sum()
+    distance = float(np.sqrt(np.median(square)))
     low, high = 1e-3, 16.0
     for _ in range(40):
         middle = sqrt(low * high)
         trial = replace(hash, width=middle)
-        others = documents * sum(s * trial.collision(c) for s, c in zip(share, distance, strict=True))
-        low, high = (low, middle) if others > 1 else (middle, high)
+        low, high = (low, middle) if documents * trial.collision(distance) > 1 else (middle, high)
     return round(low, 4)
 
 

@@ -98,9 +98,10 @@ def test_overlap_is_the_share_of_the_row():
 def test_terminal_table_has_a_row_per_sampler():
     from rich.console import Console
 
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
-    console.print(terminal_table(synthetic_report()))
-    text = console.export_text()
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(terminal_table(synthetic_report()))
+    text = captured.get()
     for sampler in SAMPLERS:
         assert re.search(rf"{sampler}\W.*2,048,000.*190.0, 211.0", text)
 

@@ -82,6 +82,15 @@ def test_random_keeps_every_document_equally_often():
     np.testing.assert_allclose(times / trials, 0.25, atol=4.5 * (0.25 * 0.75 / trials) ** 0.5)  # 4.5 standard errors
 
 
+def test_samples_of_one_seed_are_independent_of_each_other():
+    """A weighted sample of equal weights is a uniform sample, but another one than `random` draws."""
+    keys, equal = np.arange(5000, dtype=np.uint64), np.zeros(5000)
+    uniform_sample = keep_largest(priority("random", equal, keys), keys, 1000)
+    weighted_sample = keep_largest(priority("ips", equal, keys), keys, 1000)
+    # hypergeometric: 200 in common, standard deviation 11.3
+    assert (uniform_sample & weighted_sample).sum() == pytest.approx(200, abs=4.5 * 11.3)
+
+
 def test_hashes_are_pinned():
     """A changed hash silently changes every published selection."""
     assert document_key("a", "b") == 15393423168975819601

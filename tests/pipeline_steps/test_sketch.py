@@ -83,8 +83,16 @@ def test_suggested_width_balances_one_document_against_the_rest():
     points = unit_vectors(500, seed=3)
     width = suggest_width(points, 500, HASH)
     hash = SketchHash(dimension=32, width=width, concatenated=2)
-    others = kernel_sums(points, hash) - 1
-    assert others.mean() == pytest.approx(1, rel=0.05)
+    p = points.astype(float)
+    median = np.median(np.linalg.norm(p[:, None] - p[None], axis=-1)[np.triu_indices(500, 1)])
+    assert 500 * hash.collision(median) == pytest.approx(1, rel=0.02)
+
+
+def test_copies_do_not_decide_the_width():
+    points = unit_vectors(500, seed=3)
+    crowded = points.copy()
+    crowded[:50] = points[0]
+    assert suggest_width(crowded, 500, HASH) == pytest.approx(suggest_width(points, 500, HASH), rel=0.02)
 
 
 def test_the_papers_sketch_takes_the_papers_memory():

@@ -1,0 +1,126 @@
+"""A user's corpus is read whole, or refused in one sentence that names the file and the row."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from launch.corpus import open_corpus
+from pipeline_steps.errors import CorpusError
+
+
+ROWS = [{"id": i, "text": f"text {i}", "url": "u"} for i in range(5)]
+
+
+def read(path, tmp_path, limit=-1):
+    data = None
+    for step in open_corpus(str(path), str(tmp_path / "files.txt"), limit):
+        data = step.run(data)
+    return list(data)
+
+
+def write_jsonl(path, rows=ROWS):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.parquet"])
+def test_one_file_of_any_kind(tmp_path, name):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(ROWS), folder / name)
+    else:
+        write_jsonl(folder / name)
+    write_jsonl(folder / "not-this.jsonl", [{"text": "no"}])
+    docs = read(folder / name, tmp_path)
+    assert [doc.text for doc in docs] == [row["text"] for row in ROWS]
+    assert [doc.id for doc in docs] == ["0", "1", "2", "3", "4"]  # numbers become text
+    assert {doc.metadata["file_path"] for doc in docs} == {str(folder / name)}
+
+
+def test_a_folder_a_glob_and_a_limit(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    write_jsonl(folder / "b.jsonl")
+    write_jsonl(folder / "deep" / "a.jsonl.gz")
+    (folder / "README.md").write_text("not a corpus file")
+    assert len(read(folder, tmp_path)) == 10
+    assert len(read(folder / "*.jsonl", tmp_path)) == 5
+    assert len(read(folder, tmp_path, limit=7)) == 7
+
+
+def test_memory_is_a_file_system_too(tmp_path):
+    import fsspec
+
+    with fsspec.open("memory://crawl/a.jsonl", "w") as file:
+        file.write('{"text": "from memory"}\n')
+    assert [doc.text for doc in read("memory://crawl", tmp_path)] == ["from memory"]
+
+
+def test_warc(tmp_path):
+    pytest.importorskip("trafilatura")
+    from io import BytesIO
+
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    prose = "<p>" + "The river runs through the valley and past the old mill, where people once met. " * 8 + "</p>"
+    page = f"<html><head><title>t</title></head><body><article>{prose * 3}</article></body></html>".encode()
+    with open(tmp_path / "a.warc.gz", "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.0")
+        record = writer.create_warc_record("http://example.com/", "response", BytesIO(page), http_headers=headers)
+        record.rec_headers.add_header("WARC-Identified-Payload-Type", "text/html")
+        writer.write_record(record)
+    (doc,) = read(tmp_path / "a.warc.gz", tmp_path)
+    assert doc.text.startswith("The river runs")
+    assert "<p>" not in doc.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "fine"}\n{"text": ""}\n', r"a\.jsonl, row 2, has no text under 'text'"),
+        ('{"text": "fine"}\n{"content": "x"}\n', r"a\.jsonl, row 2, has no text .*its keys: content"),
+        ('{"text": "fine"}\n{"text": 5}\n', r"a\.jsonl, row 2, has no text"),
+        ('{"text": "fine"}\n\n{"te', r"a\.jsonl, row 3, is not JSON"),
+        ('["text"]\n', r"a\.jsonl, row 1, is not a JSON object but list"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, content, message):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(CorpusError, match=message):
+        read(tmp_path / "a.jsonl", tmp_path)
+
+
+def test_an_empty_text_in_parquet_is_named(tmp_path):
+    pq.write_table(pa.Table.from_pylist([*ROWS, {"id": 9, "text": None, "url": "u"}]), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet, row 6, has no text"):
+        read(tmp_path / "a.parquet", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet", "a.jsonl"])
+def test_damage_is_named(tmp_path, name):
+    if name == "a.jsonl.gz":
+        write_jsonl(tmp_path / name, ROWS * 500)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-40])
+    else:
+        (tmp_path / name).write_bytes(b"\xff\xfe\x00 not what it says")
+    with pytest.raises(CorpusError, match=name.replace(".", r"\.")):
+        read(tmp_path / name, tmp_path)
+
+
+def test_nothing_there_and_mixtures_are_refused(tmp_path):
+    with pytest.raises(CorpusError, match="does not exist"):
+        open_corpus(str(tmp_path / "nowhere"), str(tmp_path / "f"))
+    (tmp_path / "x.txt").write_text("text")
+    with pytest.raises(CorpusError, match="none of a known format"):
+        open_corpus(str(tmp_path), str(tmp_path / "f"))
+    write_jsonl(tmp_path / "a.jsonl")
+    (tmp_path / "b.parquet").write_text("")
+    with pytest.raises(CorpusError, match="jsonl and parquet"):
+        open_corpus(str(tmp_path), str(tmp_path / "f"))

@@ -1,0 +1,190 @@
+"""The whole main job as a user runs it: to the end, killed in every stage, and on input that cannot be used."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from prose import write_prose
+
+from launch.stages import SAMPLERS
+
+
+STAGES = ("corpus", "ask-llm", "embed", "sketch", "merge", "density", "tokenize", "select", "train", "evaluate")
+TOKENS = 40_960  # twenty steps of the tiny model
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prose")
+    write_prose(folder / "prose.jsonl", 900)
+    return folder
+
+
+def command(corpus, output, *more):
+    words = ["quickstart", "--corpus", str(corpus), "--output", str(output), "--train-tokens", str(TOKENS), *more]
+    return [sys.executable, "-m", "launch", *words]
+
+
+def run(words):
+    return subprocess.run(words, capture_output=True, text=True, timeout=220)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = run(command(corpus, output, "--workers", "2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output, done.stdout
+
+
+def test_table_and_files(undisturbed):
+    output, shown = undisturbed
+    for sampler in SAMPLERS:
+        assert re.search(rf"{sampler} .*{TOKENS:,}", shown)
+    for column in ("epochs", "in-distribution", "HQ", "scoring", "training"):
+        assert column in shown
+    page = (output / "report.html").read_text()
+    assert "winnow quickstart" in page or "launch quickstart" in page
+    assert page.count("<details>") == 40  # ten best and ten worst by each of two scorers
+
+
+def test_every_model_is_trained_alike(undisturbed):
+    """Same initial weights, same tokens to the last; a fifth of the documents is repeated five times as often."""
+    output, _ = undisturbed
+    resolved = {s: json.loads((output / "training" / s / "resolved.json").read_text()) for s in SAMPLERS}
+    assert {r["total_tokens"] for r in resolved.values()} == {TOKENS}
+    assert len({(r["init_seed"], r["seed"], r["preset"], r["corpus_digest"]) for r in resolved.values()}) == 1
+    states = {
+        s: json.loads(sorted((output / "training" / s / "checkpoints").glob("step-*/state.json"))[-1].read_text())
+        for s in SAMPLERS
+    }
+    assert {state["encoder_tokens"] for state in states.values()} == {TOKENS}
+    assert states["random"]["selected_documents"] == round(0.2 * states["full"]["selected_documents"])
+    assert states["random"]["epoch"] > 3 * states["full"]["epoch"]
+
+
+def test_results_are_complete(undisturbed):
+    output, _ = undisturbed
+    rows = [json.loads(line) for line in (output / "results.jsonl").open()]
+    assert len(rows) == len(SAMPLERS) * 5 * 2  # checkpoints, splits
+    assert all(row["ci95_low"] < row["value"] < row["ci95_high"] for row in rows)
+    for sampler in SAMPLERS:
+        curve = [row["value"] for row in rows if row["sampler"] == sampler and row["task"] == "in_distribution"]
+        assert curve[-1] < curve[0]
+
+
+def test_run_again_it_does_nothing_and_says_the_same(corpus, undisturbed):
+    output, shown = undisturbed
+    before = (output / "results.jsonl").read_bytes()
+    again = run(command(corpus, output, "--workers", "1"))
+    assert again.returncode == 0
+    assert again.stdout.count("already done") == len(STAGES)
+    assert (output / "results.jsonl").read_bytes() == before
+
+
+def test_killed_in_every_stage_it_comes_to_the_same_results(corpus, undisturbed, tmp_path):
+    """kill -9 of the driver; nothing it started may live on, and the rest is done by another number of workers."""
+    output = tmp_path / "run"
+    for stage in STAGES:
+        job = subprocess.Popen(
+            command(corpus, output, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while job.poll() is None and not list((output / "logs").glob(f"{stage}*.log")):
+            time.sleep(0.05)
+        time.sleep(0.7)  # into the stage
+        job.send_signal(signal.SIGKILL)
+        assert job.wait() == -signal.SIGKILL, f"the run ended before it could be killed in {stage}"
+        time.sleep(0.3)
+        left = subprocess.run(["pgrep", "-f", f"launch.stages .* {output}"], capture_output=True, text=True).stdout
+        assert not left, f"processes of {stage} outlived the driver"
+    done = run(command(corpus, output, "--workers", "2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (output / "results.jsonl").read_bytes() == (undisturbed[0] / "results.jsonl").read_bytes()
+
+
+def test_ctrl_c_says_how_to_go_on(corpus, tmp_path):
+    job = subprocess.Popen(
+        command(corpus, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "logs").exists():
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    assert "same command goes on" in job.communicate(timeout=60)[1]
+    assert job.returncode == 130
+
+
+def test_a_killed_worker_is_noticed_and_named(corpus, tmp_path):
+    """The process a stage runs in dies, as in an out-of-memory kill; the driver must not wait for ever."""
+    job = subprocess.Popen(
+        command(corpus, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    pattern = f"launch.stages ask-llm {tmp_path / 'run'}"
+    while not (found := subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()):
+        assert job.poll() is None
+        time.sleep(0.05)
+    os.kill(int(found[0]), signal.SIGKILL)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 1
+    assert "ask-llm" in said
+    assert "signal 9 (out of memory?)" in said
+
+
+def test_two_at_once_in_one_folder_are_refused(corpus, tmp_path):
+    job = subprocess.Popen(command(corpus, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "logs").exists():
+        time.sleep(0.05)
+    second = run(command(corpus, tmp_path / "run"))
+    job.kill()
+    job.wait()
+    assert second.returncode == 2
+    assert "another quickstart is at work" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b'{"text": "fine"}\n{"text": ""}\n', r"a.jsonl, row 2, has no text"),
+        (b'{"text": "fine"}\n{"te\n', r"a.jsonl, row 2, is not JSON"),
+        (gzip.compress(b'{"text": "fine"}\n' * 100)[:-9], r"a.jsonl.gz cannot be read"),
+        (b'{"id": 1, "text": "one lonely document"}\n', "too small for a comparison"),
+    ],
+)
+def test_unusable_input_is_one_sentence_and_exit_2(tmp_path, content, message):
+    file = tmp_path / ("a.jsonl.gz" if content[:2] == b"\x1f\x8b" else "a.jsonl")
+    file.write_bytes(content)
+    refused = run(command(file, tmp_path / "run"))
+    assert refused.returncode == 2
+    assert re.search(message, refused.stderr)
+    assert "Traceback" not in refused.stdout + refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_other_settings_in_a_used_folder_are_refused(corpus, undisturbed):
+    output, _ = undisturbed
+    refused = run(command(corpus, output, "--rate", "0.5"))
+    assert refused.returncode == 2
+    assert "rate: 0.2 there, 0.5 now" in refused.stderr
+
+
+def test_a_proxy_that_is_not_there(corpus, tmp_path):
+    refused = run(command(corpus, tmp_path / "run", "--proxy", "nobody/no-such-model"))
+    assert refused.returncode == 2
+    assert "neither a local folder nor to be had from the Hub" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_help_teaches(capsys):
+    from launch.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["quickstart", "--help"])
+    shown = capsys.readouterr().out
+    assert "hf://datasets/allenai/c4" in shown
+    assert "google/flan-t5-small" in shown
