@@ -129,7 +129,17 @@ class DensityMerge(PipelineStep):
                 fs.rm(root, recursive=True)
                 self.stat_update("documents", value=header["documents"], unit="sketch")
                 return
+        if self._is_merged():
+            return
         raise StoreIncomplete(f"{self.sketch} has no complete set of partial sketches: run DensitySketch to the end")
+
+    def _is_merged(self) -> bool:
+        """Whether an earlier run, killed after it had written the sketch, has done all the work."""
+        try:
+            _, header = load_tensors(f"{self.sketch}/sketch.safetensors")
+        except FileNotFoundError:
+            return False
+        return header["sources"] == list(SourceStore(self.embeddings).sources)
 
     def _merge(self, names: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
         tensors, merged = load_tensors(names[0])

@@ -143,7 +143,7 @@ def test_two_at_once_in_one_folder_are_refused(corpus, tmp_path):
     job.kill()
     job.wait()
     assert second.returncode == 2
-    assert "another quickstart is at work" in second.stderr
+    assert "another quickstart is running" in second.stderr
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,20 @@ def test_what_is_missing_is_named(crowded, tmp_path):
         list(DensityScorer(str(tmp_path / "s"), embeddings, sketch).run(JsonlReader(str(crowded)).run()))
 
 
+def test_merging_again_after_a_kill_is_no_error(crowded, tmp_path):
+    """The sketch is written, the partial ones are gone or half gone, and nobody knows that it was done."""
+    embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    for rank in range(2):
+        list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, rank, 2))
+    list(DensityMerge(embeddings, sketch).run())
+    merged = (tmp_path / "sketch" / "sketch.safetensors").read_bytes()
+    list(DensityMerge(embeddings, sketch).run())
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, 1, 2))
+    list(DensityMerge(embeddings, sketch).run())
+    assert (tmp_path / "sketch" / "sketch.safetensors").read_bytes() == merged
+
+
 def test_partial_sketches_of_other_hashes_are_refused(crowded, tmp_path):
     embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
