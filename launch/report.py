@@ -22,6 +22,7 @@ from pipeline_steps.files import load_tensors, read_json, write_atomically
 
 TASKS = {"in_distribution": "in-distribution", "high_quality": "HQ (written prose)"}
 _EXAMPLES = 10
+_CANDIDATES = 2000  # copies would crowd the lists: enough to find ten different texts among them
 _SCORING = {"ask-llm": ("ask-llm",), "density": ("embed", "sketch", "merge", "density")}
 _LIBRARIES = ("winnow-llm", "datatrove", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pyarrow")
 
@@ -91,14 +92,13 @@ def _views(run: Run, selections: dict[str, np.ndarray]) -> list[ScoreView]:
         scores = ScoreStore.open(run.path("scores", sampler)).scores
         order = np.argsort(scores, kind="stable")
         picked[sampler] = (scores, order)
-    # Copies would crowd the lists: enough candidates to find ten different texts among them
-    wanted = {int(row) for _, order in picked.values() for row in np.r_[order[:300], order[-300:]]}
+    wanted = {int(row) for _, order in picked.values() for row in np.r_[order[:_CANDIDATES], order[-_CANDIDATES:]]}
     documents = {row: doc for row, doc in enumerate(_documents(run)) if row in wanted}
     views = []
     for sampler, (name, unit, meaning) in said.items():
         scores, order = picked[sampler]
-        highest = _examples(order[::-1][:300], scores, documents)
-        lowest = _examples(order[:300], scores, documents)
+        highest = _examples(order[::-1][:_CANDIDATES], scores, documents)
+        lowest = _examples(order[:_CANDIDATES], scores, documents)
         views.append(ScoreView(name, unit, meaning, sampler, scores, selections[sampler], highest, lowest))
     return views
 

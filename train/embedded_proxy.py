@@ -34,6 +34,7 @@ SENTINELS = 100  # T5's
 MAX_TOKENS = 256  # of prompt and document, in training as in the quickstart
 BATCH = 32
 HELD_OUT = 7  # one distribution in seven is only tested on
+TEST_EXAMPLES = 4096
 LEARNING_RATE = 1e-3
 
 
@@ -79,7 +80,8 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     known = {piece for piece, _ in pieces}
     wanted = [f"▁{word}" for word in dict.fromkeys(["yes", "no", *(ASK_LLM.prefix + ASK_LLM.suffix).split()])]
     for place, piece in enumerate(piece for piece in wanted if piece not in known):
-        pieces[-1 - place] = [piece, -10.0]  # the rarest pieces make room; the fixed prompt gets one token a word
+        # The rarest pieces make room: the fixed prompt gets a token a word, and the answers must not be split
+        pieces[-1 - place] = [piece, -1.0 if piece in ("▁yes", "▁no") else -10.0]
     sentinels = [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.add_special_tokens(sentinels)
@@ -206,7 +208,7 @@ def make_proxy(output: Path, steps: int, seed: int = 0) -> dict[str, Any]:
     measured = {
         "documents": {split: len(pool.documents) for split, pool in pools.items()},
         "distributions": {"train": sorted(documents.keys() - held), "test": sorted(held)},
-        "held_out_auc": round(held_out_auc(model, Batches(output, pools["test"], seed + 1), 4096), 4),
+        "held_out_auc": round(held_out_auc(model, Batches(output, pools["test"], seed + 1), TEST_EXAMPLES), 4),
         "steps": steps,
         "seed": seed,
     }

@@ -1,0 +1,115 @@
+"""Perplexity must be what a plain computation says, on the same masks for every model, and be measured once."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from datatrove.pipeline.readers import JsonlReader
+
+from evaluate_suite.perplexity import HeldOut, evaluate_run, window_losses
+from pipeline_steps import EMBEDDED_PROXY
+from pipeline_steps.errors import InvalidCut, StoreIncomplete
+from train.pretrain import main as pretrain
+from train.token_store import TokenStore, TokenStoreWriter
+
+
+LENGTH = 64
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A held-out split and a model trained for four steps with two checkpoints."""
+    folder = tmp_path_factory.mktemp("perplexity")
+    words = "the river ran past an old mill and on through quiet fields to its harbour by the northern sea".split()
+    with (folder / "a.jsonl").open("w") as file:
+        for i in range(60):
+            text = " ".join(words[(i * 7 + j * (1 + i % 4)) % len(words)] for j in range(50))
+            file.write(json.dumps({"id": str(i), "text": text}) + "\n")
+    list(
+        TokenStoreWriter(str(folder / "tokens"), EMBEDDED_PROXY).run(
+            JsonlReader(str(folder), glob_pattern="*.jsonl").run()
+        )
+    )
+    arguments = {"tokens": folder / "tokens", "run-dir": folder / "run", "total-tokens": 4 * 4 * LENGTH}
+    arguments |= {"batch-size": 4, "input-length": LENGTH, "checkpoints": 2}
+    with pytest.raises(SystemExit) as ended:
+        pretrain([str(word) for name, value in arguments.items() for word in (f"--{name}", value)])
+    assert ended.value.code == 0
+    return folder
+
+
+def checkpoints(folder):
+    return sorted((folder / "run" / "checkpoints").glob("step-*"))
+
+
+def test_equals_a_plain_computation(made, tmp_path):
+    """transformers' own loss, window by window, on a model it loads itself."""
+    from transformers import T5ForConditionalGeneration
+
+    from train.span_corruption import SpanCorruption
+
+    split = HeldOut("t", str(made / "tokens"), max_windows=7, seed=3)
+    measured = window_losses(checkpoints(made)[-1], split, LENGTH, tmp_path)
+    store = TokenStore.open(str(made / "tokens"))
+    corruption = SpanCorruption(LENGTH, store.vocab_size - 1, store.sentinels)
+    model = T5ForConditionalGeneration.from_pretrained(checkpoints(made)[-1]).eval()
+    windows = store.tokens // corruption.raw_length
+    tokens = store.take(np.arange(store.tokens))
+    expected = []
+    for i in range(7):
+        window = i * windows // 7
+        raw = tokens[window * corruption.raw_length : (window + 1) * corruption.raw_length]
+        inputs, targets = corruption.corrupt(raw[None], np.array([window]), 3)
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor(inputs).long(), labels=torch.tensor(targets).long()).loss
+        expected.append(loss.item())
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+
+
+def test_the_same_masks_for_every_model(made, tmp_path):
+    """Two checkpoints differ on a window, but their losses rise and fall together: the targets are the same."""
+    split = HeldOut("t", str(made / "tokens"), max_windows=20)
+    first, second = (window_losses(folder, split, LENGTH, tmp_path) for folder in checkpoints(made))
+    assert (first != second).all()
+    other = window_losses(checkpoints(made)[1], HeldOut("u", str(made / "tokens"), 20, seed=9), LENGTH, tmp_path)
+    assert np.corrcoef(first, second)[0, 1] > np.corrcoef(first, other)[0, 1]
+
+
+def test_measured_once_and_again_if_anything_differs(made, tmp_path, monkeypatch):
+    calls = []
+    from evaluate_suite import perplexity
+
+    real = perplexity._measure
+    monkeypatch.setattr(perplexity, "_measure", lambda *args: calls.append(1) or real(*args))
+    split = HeldOut("t", str(made / "tokens"), max_windows=4)
+    for _ in range(2):
+        rows = evaluate_run(made / "run", "full", [split], tmp_path)
+    assert len(calls) == 2  # two checkpoints
+    assert [row.step for row in rows] == [2, 4]
+    assert rows[-1].rate == 1.0
+    assert rows[-1].encoder_tokens == 4 * 4 * LENGTH
+    evaluate_run(made / "run", "full", [HeldOut("t", str(made / "tokens"), max_windows=4, seed=1)], tmp_path)
+    assert len(calls) == 4
+
+
+def test_command_line(made, tmp_path):
+    command = [sys.executable, "-m", "evaluate_suite", "perplexity", "--runs", f"full={made / 'run'}"]
+    command += ["--tokens", f"held={made / 'tokens'}", "--output", str(tmp_path / "r.jsonl"), "--max-windows", "3"]
+    assert subprocess.run(command).returncode == 0
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 2
+    refused = subprocess.run([*command[:5], "full=/nowhere", *command[6:]], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "/nowhere has no checkpoint" in refused.stderr
+
+
+def test_too_little_text_and_no_checkpoint_are_named(made, tmp_path):
+    split = HeldOut("t", str(made / "tokens"))
+    docs = JsonlReader(str(made), glob_pattern="*.jsonl", limit=5).run()
+    list(TokenStoreWriter(str(made / "short"), EMBEDDED_PROXY).run(docs))
+    with pytest.raises(InvalidCut, match="less than two windows"):
+        window_losses(checkpoints(made)[-1], HeldOut("t", str(made / "short")), 1024, tmp_path)
+    with pytest.raises(StoreIncomplete, match="has no checkpoint"):
+        evaluate_run(tmp_path, "x", [split], tmp_path)

@@ -1,0 +1,118 @@
+"""The embedded proxy is what its card says, and its recipe runs."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline_steps import ASK_LLM, EMBEDDED_PROXY
+from pipeline_steps.proxies import load_proxy
+from train.embedded_proxy import auc, make_proxy
+from train.embedded_proxy_data import BAD, Pool, example, is_permissive
+from train.tokenizers import TextEncoder
+
+
+GOOD = [
+    "A glacier is a body of ice that moves slowly under its own weight. It forms where snow falls "
+    "faster than it melts, so that the lower layers are pressed into ice. Over thousands of years "
+    "glaciers carve valleys into the rock.",
+    "Bread rises because yeast turns sugar into carbon dioxide. The gas is caught in the dough by "
+    "gluten, a network of proteins that forms when flour is kneaded with water. Heat then sets the "
+    "dough, and the bubbles stay as holes.",
+    "The printing press spread through Europe in the fifteenth century. Before it, books were copied "
+    "by hand, which took months. Within fifty years there were presses in more than two hundred "
+    "towns, and the price of books had fallen.",
+    "To sort a list, merge sort divides it into two halves, sorts each of them, and merges the two "
+    "sorted halves. Since every level of division looks at each element once, the time grows as the "
+    "length times its logarithm.",
+    "Tides are caused by the gravity of the moon and the sun. As the earth turns, each coast passes "
+    "through two bulges of water a day, one on the side of the moon and one on the other side. When "
+    "sun and moon line up, tides are highest.",
+    "When a court decides a case, it states the facts, the law that applies, and why the law leads "
+    "to the decision. Later courts read these reasons, because similar cases should be decided alike "
+    "unless there is a good reason not to.",
+]
+JUNK = [
+    "Home | About | Contact | Login | Cart (0)\nHome > Products > Shoes > Sale\nPrev 1 2 3 4 Next\n"
+    "Share Tweet Like Print",
+    "cheap cheap best price buy now online discount casino bonus free free click here cheap loans best price sale",
+    "lol\nfirst!!\nnice pic\nPosted by admin on 3/4/2009\nme too\n+1\ncan u help me plz\nReply Quote Report\nthx",
+    "Red Mug $4.99 Add to cart\nBlue Mug $5.99 Add to cart\nMug Set $12.00 In stock\nLid $1.50 Add to cart 3 reviews",
+    "bread because the yeast dioxide into. gluten flour holes with caught turns gas a bubbles sugar "
+    "stay proteins dough is",
+    "We use cookies. Accept all. Privacy policy. Terms. Copyright 2014 All rights reserved. Sign up "
+    "for our newsletter!",
+]
+
+
+def test_it_separates_texts_a_reader_would_separate():
+    answers = load_proxy(EMBEDDED_PROXY).answer(GOOD + JUNK, ASK_LLM, 256)
+    assert auc(answers.log_yes[: len(GOOD)], answers.log_yes[len(GOOD) :]) >= 0.9
+    assert (np.exp(answers.log_yes) + np.exp(answers.log_no)).min() > 0.8
+
+
+def test_its_tokenizer_follows_t5():
+    encoder = TextEncoder(EMBEDDED_PROXY)
+    assert (encoder.vocab_size, encoder.sentinels, encoder.first_sentinel) == (8192, 100, 8191)
+    proxy = load_proxy(EMBEDDED_PROXY)
+    assert proxy._tokenizer.convert_ids_to_tokens(proxy._ids("yes") + proxy._ids("no")) == ["▁yes", "▁no"]
+    text = "The  river, in 1492, ran\nnorth."
+    assert proxy._tokenizer.decode(encoder.encode([text])[0]) == " ".join(text.split())
+    assert len(proxy._ids(ASK_LLM.prefix + ASK_LLM.suffix)) < 60
+
+
+def test_it_is_small_and_its_card_gives_its_measured_auc():
+    folder = Path(EMBEDDED_PROXY)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 8_000_000
+    measured = json.loads((folder / "recipe.json").read_text())["held_out_auc"]
+    assert f"| {measured:.2f} |" in (folder / "README.md").read_text()
+    assert not list(folder.glob("*.bin"))
+
+
+@pytest.mark.parametrize(
+    ("license", "permitted"),
+    [
+        ("MIT", True),
+        ("BSD License", True),
+        ("Apache-2.0 AND MIT", True),
+        ("GNU General Public License v3 (GPLv3)", False),
+        ("LGPL with MIT parts", False),
+        ("unknown", False),
+        ("MPL-2.0 AND MIT", False),
+    ],
+)
+def test_licences(license, permitted):
+    assert is_permissive(license) is permitted
+
+
+def test_examples_are_a_function_of_the_seed():
+    pool = Pool(GOOD, ["x : int\n    The x.\n" * 20])
+    draw = lambda seed: [example(rng, pool) for rng in [random.Random(seed)] for _ in range(50)]  # noqa: E731
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    for make, _ in BAD:
+        assert make(random.Random(3), pool).strip()
+
+
+def test_auc_against_counting_pairs():
+    rng = np.random.default_rng(0)
+    good, bad = rng.integers(0, 5, 40).astype(float), rng.integers(-2, 4, 30).astype(float)
+    pairs = (good[:, None] > bad).mean() + 0.5 * (good[:, None] == bad).mean()
+    assert auc(good, bad) == pytest.approx(pairs)
+
+
+def test_the_recipe_runs(tmp_path, monkeypatch):
+    """A few steps on a few packages give a folder that answers the question."""
+    from pipeline_steps.readers import installed_packages
+
+    some = [p for p in installed_packages() if p.name in ("numpy", "argparse", "click", "typing", "rich", "fsspec")]
+    monkeypatch.setattr("pipeline_steps.readers.installed_packages", lambda: some)
+    monkeypatch.setattr("train.embedded_proxy.HELD_OUT", 2)
+    monkeypatch.setattr("train.embedded_proxy.VOCABULARY", 3000)
+    monkeypatch.setattr("train.embedded_proxy.TEST_EXAMPLES", 64)
+    measured = make_proxy(tmp_path / "proxy", steps=3)
+    assert 0 <= measured["held_out_auc"] <= 1
+    answers = load_proxy(str(tmp_path / "proxy")).answer(GOOD, ASK_LLM, 256)
+    assert np.isfinite(answers.log_yes).all()
