@@ -64,7 +64,7 @@ def is_written_prose(text: str) -> bool:
 
 def split_of(text: str) -> str:
     """The split a document belongs to."""
-    hash = np.array([xxhash.xxh3_64_intdigest(opening(text))], dtype=np.uint64)
+    hash = np.array([xxhash.xxh3_64_intdigest(opening(text).encode())], dtype=np.uint64)
     draw = float(uniform(hash, _SPLIT_SEED)[0])
     if draw < _IN_DISTRIBUTION:
         return "in_distribution"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import lru_cache
 from importlib.metadata import version
@@ -93,8 +92,3 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"dtype {dtype!r} is not supported: choose auto, float32 or bfloat16 (T5 overflows float16)")
     return getattr(torch, dtype)
-
-
-def tokenizer_digest(tokenizer_json: str) -> str:
-    """Digest of a fast tokenizer's serialisation, whatever its formatting."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(json.loads(tokenizer_json), sort_keys=True))

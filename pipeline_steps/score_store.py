@@ -50,4 +50,4 @@ class ScoreStore(SourceStore):
     @property
     def fingerprint(self) -> str:
         """Digest of what the scores were made with and from."""
-        return xxhash.xxh3_64_hexdigest(json.dumps(self.config, sort_keys=True) + self.corpus_digest)
+        return xxhash.xxh3_64_hexdigest((json.dumps(self.config, sort_keys=True) + self.corpus_digest).encode())

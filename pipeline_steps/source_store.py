@@ -35,7 +35,7 @@ SOURCE_KEY = b"winnow.source"
 
 def shard_name(source: str) -> str:
     """File name of a source's shard: readable, unique, and free of separators."""
-    return f"{source.rstrip('/').rsplit('/', 1)[-1]}-{xxhash.xxh3_64_hexdigest(source)}"
+    return f"{source.rstrip('/').rsplit('/', 1)[-1]}-{xxhash.xxh3_64_hexdigest(source.encode())}"
 
 
 class SourceStore:

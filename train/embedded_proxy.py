@@ -193,7 +193,7 @@ def make_proxy(output: Path, steps: int, seed: int = 0) -> dict[str, Any]:
     import torch
 
     documents = read_documents()
-    held = {name for name in documents if xxhash.xxh3_64_intdigest(name) % HELD_OUT == 0}
+    held = {name for name in documents if xxhash.xxh3_64_intdigest(name.encode()) % HELD_OUT == 0}
     pools = {}
     for split, names in {"train": documents.keys() - held, "test": held}.items():
         chosen = sorted(names)

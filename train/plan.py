@@ -117,7 +117,7 @@ class Plan:
             name: value for name, value in self.resolved.items() if not name.endswith(("digest", "sha256"))
         }
         return {
-            "config": xxhash.xxh3_128_hexdigest(json.dumps(configuration, sort_keys=True)),
+            "config": xxhash.xxh3_128_hexdigest(json.dumps(configuration, sort_keys=True).encode()),
             "corpus": self.store.corpus_digest,
             "selection": self.resolved["selection_digest"] or "all documents",
             "tokenizer": self.store.tokenizer_sha256,
