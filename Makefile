@@ -22,7 +22,7 @@ quickstart: $(READY) ## score, select, pre-train, evaluate and report on this ma
 	$(BIN)/winnow quickstart --output runs/quickstart
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -q
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q
 
 check: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)
