@@ -22,8 +22,12 @@ from launch.processes import Job, run_jobs
 from launch.progress import Fraction, StageProgress, StoreRows, TrainedTokens
 from launch.splits import SPLITS
 from launch.stages import SAMPLERS, SHARDS, Run, Settings
-from pipeline_steps.errors import CorpusError, StoreMismatch
+from pipeline_steps.cuts import Cut
+from pipeline_steps.embedder import HASHED_NGRAMS
+from pipeline_steps.errors import CorpusError, InvalidCut, StoreMismatch
 from pipeline_steps.files import read_json, write_json
+from pipeline_steps.models import model_identity, require
+from train.token_budget import TokenBudget
 
 
 # Shape of the tiny T5's training, by trial on one CPU thread: of the lengths from 64 to 512 and batches from 8 to 64
@@ -64,6 +68,7 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
         WinnowError: the user's input cannot be used; the message says what to do.
         StageFailed: a stage died; its log is named.
     """
+    _check(settings, workers)
     run = Run(Path(folder), settings)
     run.folder.mkdir(parents=True, exist_ok=True)
     with _locked(run.folder), StageProgress(Console()) as progress:
@@ -250,6 +255,18 @@ def _evaluate(run: Run, workers: int) -> Stage:
 def _gather(run: Run) -> None:
     rows = [row for sampler in SAMPLERS for row in read_results(run.path("evaluation", f"{sampler}.jsonl"))]
     write_results(run.path("results.jsonl"), rows)
+
+
+def _check(settings: Settings, workers: int) -> None:
+    """Tell mistakes before minutes are spent on them."""
+    if workers < 1:
+        raise InvalidCut(f"--workers {workers}: at least one process is needed")
+    Cut("top", rate=settings.rate)
+    TokenBudget(settings.train_tokens, BATCH_SIZE, INPUT_LENGTH)
+    model_identity(settings.proxy)
+    if settings.embedder != HASHED_NGRAMS:
+        require("sentence_transformers", "embed")
+        model_identity(settings.embedder)
 
 
 def _claim(run: Run) -> None:

@@ -8,6 +8,7 @@ Every artefact is whole or absent, so a stage that was killed is simply run agai
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -103,8 +104,9 @@ def corpus(run: Run, part: tuple[int, int]) -> None:
         reader: list[PipelineStep] = [InstalledDocsReader()]
         run.execute("corpus", [*reader, *deal], part, skip_completed=True)
     else:
+        shutil.rmtree(partial, ignore_errors=True)  # of an attempt on a file that has been mended since
         reader = open_corpus(settings.corpus, run.path("corpus-files.txt"), settings.limit)
-        run.execute("corpus", [*reader, *deal], part, tasks=1, skip_completed=True)
+        run.execute("corpus", [*reader, *deal], part, tasks=1)
 
 
 def ask_llm(run: Run, part: tuple[int, int]) -> None:

@@ -61,12 +61,7 @@ class DocumentColumns(PipelineStep):
         store = SourceStore(self.store, self._full_schema())
         store.claim(self.fingerprint() | {"window_size": self.window_size})
         rows: dict[str, int] = {}
-        for source, docs in groupby(data, key=source_of):
-            if source in rows:
-                raise CorpusError(
-                    f"documents of {source} reach {type(self).__name__} in more than one run: a shuffling step before "
-                    "it breaks the order of the source; put this step before the shuffle"
-                )
+        for source, docs in by_source(data, type(self).__name__):
             rows[source] = 0
             for window in self._run_source(store, source, docs):
                 rows[source] += len(window)
@@ -105,8 +100,24 @@ class DocumentColumns(PipelineStep):
             )
 
 
-def source_of(doc: Document) -> str:
-    """The file a document was read from. Raises CorpusError if its reader does not say."""
+def by_source(data: DocumentsPipeline, step: str) -> Iterator[tuple[str, Iterator[Document]]]:
+    """Group documents by the file they were read from (`metadata["file_path"]`), in order.
+
+    Raises:
+        CorpusError: a document does not say which file it is from, or a file's documents do not come together.
+    """
+    seen: set[str] = set()
+    for source, docs in groupby(data, key=_source_of):
+        if source in seen:
+            raise CorpusError(
+                f"documents of {source} reach {step} in more than one run: a shuffling step before it breaks the "
+                "order of the source; put this step before the shuffle"
+            )
+        seen.add(source)
+        yield source, docs
+
+
+def _source_of(doc: Document) -> str:
     try:
         return str(doc.metadata["file_path"])
     except KeyError:

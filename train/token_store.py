@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,8 +26,8 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
-from pipeline_steps.document_columns import source_of
-from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
+from pipeline_steps.document_columns import by_source
+from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.numerics.keys import document_key, keys_digest
 from pipeline_steps.source_store import shard_name
@@ -156,12 +155,7 @@ class TokenStoreWriter(PipelineStep):
         root, encoder = Path(self.output_dir), TextEncoder(self.tokenizer)
         _claim(root, encoder)
         rows: dict[str, int] = {}
-        for source, docs in groupby(data, key=source_of):
-            if source in rows:
-                raise CorpusError(
-                    f"documents of {source} reach TokenStoreWriter in more than one run: a shuffling step before it "
-                    "breaks the order of the source; put this step before the shuffle"
-                )
+        for source, docs in by_source(data, type(self).__name__):
             rows[source] = 0
             folder = root / "sources" / shard_name(source)
             step = _compare if folder.exists() else _seal

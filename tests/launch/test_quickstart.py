@@ -173,11 +173,33 @@ def test_other_settings_in_a_used_folder_are_refused(corpus, undisturbed):
     assert "rate: 0.2 there, 0.5 now" in refused.stderr
 
 
-def test_a_proxy_that_is_not_there(corpus, tmp_path):
-    refused = run(command(corpus, tmp_path / "run", "--proxy", "nobody/no-such-model"))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--proxy", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
+        (["--embedder", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
+        (["--rate", "20"], "rate=20.0 is out of range: 0 to 1"),
+        (["--train-tokens", "40961"], "ask for 40960 or 43008"),
+        (["--workers", "0"], "at least one process"),
+    ],
+)
+def test_mistakes_are_told_at_once(corpus, tmp_path, arguments, message):
+    refused = run(command(corpus, tmp_path / "run", *arguments))
     assert refused.returncode == 2
-    assert "neither a local folder nor to be had from the Hub" in refused.stderr
+    assert message in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mended_corpus_leaves_nothing_of_the_broken_one(tmp_path):
+    """The first attempt dies on the last row, after its good rows were written."""
+    write_prose(tmp_path / "a.jsonl", 300)
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write("broken\n")
+    assert run(command(tmp_path / "a.jsonl", tmp_path / "run")).returncode == 2
+    (tmp_path / "a.jsonl").write_text('{"text": "three"}\n{"text": "short"}\n{"text": "texts"}\n')
+    refused = run(command(tmp_path / "a.jsonl", tmp_path / "run"))
+    assert "too small for a comparison (3 train, 0 in_distribution, 0 high_quality)" in refused.stderr
 
 
 def test_help_teaches(capsys):
