@@ -16,7 +16,7 @@ from evaluate_suite.comparison import verdicts
 from evaluate_suite.report import Example, Report, SamplerResult, ScoreView, render
 from evaluate_suite.results import ResultRow, read_results
 from launch.stages import SAMPLERS, Run
-from pipeline_steps import ScoreStore, Selection
+from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
 from pipeline_steps.files import load_tensors, read_json, write_atomically
 
 
@@ -132,7 +132,7 @@ def _corpus(run: Run) -> str:
 def _notes(run: Run) -> list[str]:
     documents = read_json(run.path("corpus", "documents.json"))
     rate = run.settings.rate
-    return [
+    notes = [
         f"Held-out text. In-distribution is a random 5 % of the documents ({documents['in_distribution']:,}); high "
         f"quality (HQ) are {documents['high_quality']:,} documents of another 10 % that pass a fixed rule over words, "
         "punctuation and layout (launch/splits.py), which knows nothing of any scorer. Both are drawn by a hash of a "
@@ -140,9 +140,15 @@ def _notes(run: Run) -> list[str]:
         f"Selections. Each keeps {rate:.0%} of the documents. random: uniform; ask-llm: those with the highest "
         "scores; density: sampled in proportion to one over the density; full: everything.",
         "Perplexity is that of the training objective, span corruption, with the same masks for every model. The "
-        "models are tiny and the training short: which sampler wins here says nothing about a large model on a crawl. "
-        "The embedded proxy was trained on documentation of the same kind, see its model card.",
+        "models are tiny and the training short: which sampler wins here says nothing about a large model on a crawl.",
     ]
+    if run.settings.proxy == EMBEDDED_PROXY:
+        notes.append(
+            "The embedded Ask-LLM proxy was trained to prefer prose over its damaged forms and over the furniture of web "
+            "pages, on documentation like that of the embedded corpus. What it calls good and what the rule for high "
+            "quality calls good are related by that; its model card says what it cannot do."
+        )
+    return notes
 
 
 def _facts(run: Run, command: str) -> dict[str, str]:
