@@ -144,7 +144,7 @@ def _notes(run: Run) -> list[str]:
     ]
     if run.settings.proxy == EMBEDDED_PROXY:
         notes.append(
-            "The embedded Ask-LLM proxy was trained to prefer prose over its damaged forms and over the furniture of web "
+            "The embedded Ask-LLM proxy was trained to prefer prose over damaged prose and over the furniture of web "
             "pages, on documentation like that of the embedded corpus. What it calls good and what the rule for high "
             "quality calls good are related by that; its model card says what it cannot do."
         )
