@@ -152,9 +152,10 @@ def test_two_at_once_in_one_folder_are_refused(corpus, tmp_path):
         (b"", "is empty"),
         (b'{"text": "fine"}\n{"text": ""}\n', r"a.jsonl, row 2, has no text"),
         (b'{"text": "fine"}\n{"te\n', r"a.jsonl, row 2, is not JSON"),
-        (gzip.compress(b'{"text": "fine"}\n' * 100)[:-9], r"a.jsonl.gz cannot be read"),
+        (gzip.compress(b'{"text": "fine"}\n' * 100, mtime=0)[:-9], r"a.jsonl.gz cannot be read"),
         (b'{"id": 1, "text": "one lonely document"}\n', "too small for a comparison"),
     ],
+    ids=["empty", "no-text", "not-json", "truncated-gzip", "too-small"],  # the same in every test process
 )
 def test_unusable_input_is_one_sentence_and_exit_2(tmp_path, content, message):
     file = tmp_path / ("a.jsonl.gz" if content[:2] == b"\x1f\x8b" else "a.jsonl")
