@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from evaluate_suite.bootstrap import perplexity_interval
 from evaluate_suite.results import ResultRow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from dataclasses import fields
@@ -10,6 +11,7 @@ from dataclasses import fields
 from rich.console import Console
 
 from evaluate_suite.report import terminal_table
+from launch.inspect import inspect, show
 from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
 from launch.report import write_report
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     errors = Console(stderr=True)
     try:
-        return _quickstart(args)
+        return args.run(args)
     except WinnowError as error:
         errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 2
@@ -60,10 +62,35 @@ def _quickstart(args: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(args: argparse.Namespace) -> int:
+    facts = inspect(args.path)
+    if args.json:
+        sys.stdout.write(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    else:
+        show(facts, Console())
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="winnow", description="Choose the documents a language model is trained on.")
     parser.add_argument("--version", action="version", version=f"winnow {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_quickstart(commands)
+    look = commands.add_parser(
+        "inspect",
+        help="what a score store holds: counts, quantiles, histogram, how it was made, what is missing",
+        description="Print how many documents a score store holds, how their scores are distributed (exactly), what "
+        "made them, and which sources are unfinished. Works while scoring is still running.",
+    )
+    look.add_argument(
+        "path", metavar="PATH", help="folder of the score store, local or e.g. s3://bucket/scores/ask-llm"
+    )
+    look.add_argument("--json", action="store_true", help="print one JSON object instead")
+    look.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     quick = commands.add_parser(
         "quickstart",
         help="score, select, pre-train, evaluate and report on one machine, in minutes",
@@ -117,8 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes at a time (%(default)s); changes the speed, nothing else",
     )
-    quick.set_defaults(command=" ".join(["winnow", *sys.argv[1:]]))
-    return parser
+    quick.set_defaults(run=_quickstart, command=" ".join(["winnow", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

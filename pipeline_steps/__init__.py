@@ -2,9 +2,11 @@
 
     reader -> scorer -> score store -> cut -> filter (documents) or Selection (a bitmap for training)
 
-Scorers    AskLLMScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge); your own: BaseScorer
-Filters    TopKFilter, IPSFilter, RandomFilter
-Stores     ScoreStore, and Selection made by `select(store, Cut(...))`
+Scorers    AskLLMScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge), MetadataScorer;
+           your own: BaseScorer; several made into one: `combine`
+Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
+           stores the categories to cut by
+Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
 Readers    InstalledDocsReader: the documentation of the installed Python packages, a corpus on every machine
 
 Importing this package is light: torch loads when a model does.
@@ -18,23 +20,27 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pipeline_steps.ask_llm_scorer import AskLLMScorer
-    from pipeline_steps.cuts import Cut, select
+    from pipeline_steps.combine import combine
+    from pipeline_steps.cuts import Cut, cascade, select
     from pipeline_steps.density import DensityMerge, DensityScorer, DensitySketch
     from pipeline_steps.embedder import Embedder
     from pipeline_steps.errors import WinnowError
+    from pipeline_steps.labels import LabelStore, MetadataLabels
+    from pipeline_steps.metadata_scorer import MetadataScorer
     from pipeline_steps.models import EMBEDDED_PROXY
     from pipeline_steps.prompts import ASK_LLM, Prompt
     from pipeline_steps.readers import InstalledDocsReader
     from pipeline_steps.score_store import ScoreStore
     from pipeline_steps.scorer import BaseScorer
     from pipeline_steps.selection import Selection
-    from pipeline_steps.selection_filters import IPSFilter, RandomFilter, TopKFilter
+    from pipeline_steps.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
 
 _HOME = {
     "ASK_LLM": "prompts",
     "AskLLMScorer": "ask_llm_scorer",
     "BaseScorer": "scorer",
     "Cut": "cuts",
+    "CutFilter": "selection_filters",
     "DensityMerge": "density",
     "DensityScorer": "density",
     "DensitySketch": "density",
@@ -42,12 +48,18 @@ _HOME = {
     "Embedder": "embedder",
     "IPSFilter": "selection_filters",
     "InstalledDocsReader": "readers",
+    "LabelStore": "labels",
+    "MetadataLabels": "labels",
+    "MetadataScorer": "metadata_scorer",
     "Prompt": "prompts",
     "RandomFilter": "selection_filters",
+    "ScoreSelector": "selection_filters",
     "ScoreStore": "score_store",
     "Selection": "selection",
     "TopKFilter": "selection_filters",
     "WinnowError": "errors",
+    "cascade": "cuts",
+    "combine": "combine",
     "select": "cuts",
 }
 
@@ -56,6 +68,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "AskLLMScorer",
     "BaseScorer",
     "Cut",
+    "CutFilter",
     "DensityMerge",
     "DensityScorer",
     "DensitySketch",
@@ -63,12 +76,18 @@ __all__ = [  # a test keeps it equal to _HOME
     "Embedder",
     "IPSFilter",
     "InstalledDocsReader",
+    "LabelStore",
+    "MetadataLabels",
+    "MetadataScorer",
     "Prompt",
     "RandomFilter",
+    "ScoreSelector",
     "ScoreStore",
     "Selection",
     "TopKFilter",
     "WinnowError",
+    "cascade",
+    "combine",
     "select",
 ]
 

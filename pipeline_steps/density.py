@@ -68,7 +68,7 @@ class DensitySketch(PipelineStep):
         counts, documents = empty_counts(hash), 0
         sources = list(store.sources)[rank::world_size]
         for source in sources:
-            embeddings = _embeddings(store, source)["embedding"]
+            embeddings = store.read(source)["embedding"]
             with self.track_time("source"):
                 add(counts, hash, embeddings)
             documents += len(embeddings)
@@ -84,7 +84,7 @@ class DensitySketch(PipelineStep):
         chosen[np.argsort(mix(keys, self.seed), kind="stable")[:_SAMPLE]] = True
         sample, start = [], 0
         for source in store.sources:
-            embeddings = _embeddings(store, source)["embedding"]
+            embeddings = store.read(source)["embedding"]
             sample.append(embeddings[chosen[start : start + len(embeddings)]])
             start += len(embeddings)
         vectors = np.concatenate(sample)
@@ -218,7 +218,7 @@ class DensityScorer(BaseScorer):
     def _vectors(self, docs: list[Document]) -> np.ndarray:
         source = docs[0].metadata["file_path"]
         if self._rows[0] != source:
-            stored = _embeddings(SourceStore(self.embeddings), source)
+            stored = SourceStore(self.embeddings).read(source)
             self._rows = (source, {key: row for row, key in enumerate(stored["key"].tolist())}, stored["embedding"])
         _, rows, vectors = self._rows
         try:
@@ -229,10 +229,3 @@ class DensityScorer(BaseScorer):
                 f"document {lost} of {source} has no embedding in {self.embeddings}, or its text has changed: "
                 "embed this corpus first"
             ) from None
-
-
-def _embeddings(store: SourceStore, source: str) -> dict[str, np.ndarray]:
-    columns = store.read(source)
-    if columns is None:
-        raise MissingScore(f"{store.path} holds no embeddings of {source}: embed this file first")
-    return columns

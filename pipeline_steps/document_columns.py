@@ -60,16 +60,15 @@ class DocumentColumns(PipelineStep):
         """Yield every document of `data`, computed or read back from the store."""
         store = SourceStore(self.store, self._full_schema())
         store.claim(self.fingerprint() | {"window_size": self.window_size})
-        rows: dict[str, int] = {}
+        sources = []
         for source, docs in by_source(data, type(self).__name__):
-            rows[source] = 0
+            sources.append(source)
             for window in self._run_source(store, source, docs):
-                rows[source] += len(window)
                 yield from window
-        store.finish_task(rank, world_size, rows)
+        store.finish_task(rank, world_size, sources)
 
     def _run_source(self, store: SourceStore, source: str, docs: Iterator[Document]) -> Iterator[list[Document]]:
-        sealed, parts = store.read(source), []
+        sealed, parts = store.read_to_continue(source), []
         position = 0
         for number, window in enumerate(batched(docs, self.window_size)):
             keys = np.array([document_key(doc.id, doc.text) for doc in window], dtype=np.uint64)

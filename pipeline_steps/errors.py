@@ -4,6 +4,7 @@
     ├── CorpusError              a source file is empty, unreadable, or holds a document without text
     ├── StoreMismatch            an artefact was made from other inputs or with another configuration
     ├── StoreIncomplete          a score store or token store does not cover what was asked of it
+    ├── StoreDamaged             a file of a store is truncated or holds other bytes than were written
     ├── MissingScore             a document that is to be filtered has no score, or its text has changed
     ├── InvalidScore             a scorer returned NaN or infinity
     ├── InvalidCut               the asked number of documents or tokens cannot be selected
@@ -27,6 +28,10 @@ class StoreMismatch(WinnowError, ValueError):
 
 class StoreIncomplete(WinnowError, ValueError):
     """A store does not cover what was asked of it: run the step that fills it to the end."""
+
+
+class StoreDamaged(WinnowError, ValueError):
+    """A file of a store is not what was written: delete it and run the step that wrote it again."""
 
 
 class MissingScore(WinnowError, KeyError):

@@ -11,6 +11,8 @@ import fsspec
 import numpy as np
 from safetensors.numpy import load, save
 
+from pipeline_steps.errors import StoreDamaged
+
 
 def write_atomically(path: str, blob: bytes) -> None:
     """Put `blob` at an fsspec path so that a reader sees all of it or nothing, whatever is killed when.
@@ -41,9 +43,14 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """Read JSON from an fsspec path."""
+    """Read JSON from an fsspec path. Raises StoreDamaged, naming the file, if it is not JSON."""
     with fsspec.open(path, "rb") as file:
-        return json.load(file)
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise StoreDamaged(
+                f"{path} is damaged ({error}): delete it and run the step that wrote it again"
+            ) from error
 
 
 def save_tensors(path: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> None:

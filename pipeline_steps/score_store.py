@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
-import xxhash
+import pyarrow as pa
 
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.source_store import SourceStore
@@ -18,18 +16,22 @@ class ScoreStore(SourceStore):
     """
 
     @classmethod
-    def open(cls, path: str) -> ScoreStore:
-        """A finished store.
+    def open(cls, path: str, partial: bool = False) -> ScoreStore:
+        """A finished store; with `partial`, the sources that a running or stopped job has finished so far.
 
         Raises:
             StoreIncomplete: it is not a store, is half written, or holds nothing.
+        StoreMismatch: it holds files that its last finished run did not read.
         """
         store = cls(str(path))
         if "scorer" not in store.config:
             raise StoreIncomplete(f"{path} holds no scores: its config.json names no scorer")
-        store.check_complete()
-        if not store.sources:
-            raise StoreIncomplete(f"{path} is empty: the corpus that was scored had no documents")
+        if partial:
+            store.manifest = store.sealed()
+        if not store.manifest:
+            raise StoreIncomplete(
+                f"{path} is empty: {'no source is finished' if partial else 'no documents were read'}"
+            )
         return store
 
     @property
@@ -47,7 +49,11 @@ class ScoreStore(SourceStore):
         """uint32 [N]; 0 where the scorer counts none."""
         return self.column("tokens")
 
-    @property
-    def fingerprint(self) -> str:
-        """Digest of what the scores were made with and from."""
-        return xxhash.xxh3_64_hexdigest((json.dumps(self.config, sort_keys=True) + self.corpus_digest).encode())
+    def to_arrow(self) -> pa.Table:
+        """All columns of the corpus as one table, with each document's `source`; `.to_pandas()` makes a DataFrame."""
+        shards = []
+        for index, source in enumerate(self.sources):
+            columns = self.read(source)
+            index_N = pa.array(np.full(len(columns["key"]), index, dtype=np.int32))
+            shards.append(pa.table({"source": pa.DictionaryArray.from_arrays(index_N, list(self.sources)), **columns}))
+        return pa.concat_tables(shards)

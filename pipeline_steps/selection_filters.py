@@ -4,23 +4,65 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from pipeline_steps.cuts import Cut, select
+from pipeline_steps.cuts import Cut, FoundCut, select
 from pipeline_steps.errors import MissingScore
+from pipeline_steps.labels import LabelStore
 from pipeline_steps.numerics.keys import document_key
+from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.score_store import ScoreStore
 
 
+class ScoreSelector(PipelineStep):
+    """Finds a cut before the tasks that filter by it start: one task, no documents needed.
+
+    The filters find and publish a missing cut by themselves; over more than some fifty million documents it is
+    better done once, ahead of them.
+
+    Args:
+        scores: folder of the score store.
+        cut: what to keep.
+        labels: folder of a label store; each of its strata is cut by itself.
+        selection: where to write the Selection (a bitmap over the corpus, for training); None writes none.
+
+    Raises:
+        StoreIncomplete: the store is half written.
+        InvalidCut: the asked amount cannot be selected.
+    """
+
+    type = "✂️ - SELECTOR"
+    name = "✂️ Cut"
+
+    def __init__(self, scores: str, cut: Cut, labels: str | None = None, selection: str | None = None) -> None:
+        super().__init__()
+        self.scores, self.cut = str(scores), cut
+        self.labels = None if labels is None else str(labels)
+        self.selection = None if selection is None else str(selection)
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Publish the cut, and the Selection if asked for; documents pass through."""
+        if rank == 0:
+            store, labels = ScoreStore.open(self.scores), self.labels and LabelStore.open(self.labels)
+            with self.track_time("cut"):
+                if self.selection:
+                    select(store, self.cut, labels or None).save(self.selection)
+                else:
+                    FoundCut(store, self.cut, labels or None)
+        if data:
+            yield from data
+
+
 class CutFilter(BaseFilter):
-    """Keeps the documents of one cut of a finished score store; every task comes to the same cut by itself.
+    """Keeps the documents of one cut of a finished score store.
 
     Args:
         scores: folder of the score store the corpus was scored into.
         cut: what to keep.
+        labels: folder of a label store; each of its strata is cut by itself.
         exclusion_writer: writes the dropped documents, so that drops can be audited.
 
     Raises:
@@ -31,15 +73,17 @@ class CutFilter(BaseFilter):
     name = "✂️ Cut"
     _reason = "not_in_cut"
 
-    def __init__(self, scores: str, cut: Cut, exclusion_writer: DiskWriter = None) -> None:
+    def __init__(
+        self, scores: str, cut: Cut, labels: str | None = None, exclusion_writer: DiskWriter | None = None
+    ) -> None:
         super().__init__(exclusion_writer)
-        self.scores = str(scores)
-        self.cut = cut
+        self.scores, self.cut = str(scores), cut
+        self.labels = None if labels is None else str(labels)
         self._rows: _KeptRows | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield the kept documents, in order."""
-        self._rows = _KeptRows(ScoreStore.open(self.scores), self.cut)  # anew: Slurm reuses a step for many ranks
+        self._rows = self._find_cut()  # anew: Slurm reuses a step for many ranks
         try:
             yield from super().run(data, rank, world_size)
         finally:
@@ -48,8 +92,12 @@ class CutFilter(BaseFilter):
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Whether the document is in the cut."""
         if self._rows is None:
-            self._rows = _KeptRows(ScoreStore.open(self.scores), self.cut)
+            self._rows = self._find_cut()
         return self._rows.keeps(doc) or (False, self._reason)
+
+    def _find_cut(self) -> _KeptRows:
+        labels = None if self.labels is None else LabelStore.open(self.labels)
+        return _KeptRows(FoundCut(ScoreStore.open(self.scores), self.cut, labels))
 
 
 class TopKFilter(CutFilter):
@@ -62,6 +110,7 @@ class TopKFilter(CutFilter):
         token_budget: tokens to keep.
         order: "top" keeps the largest scores, "bottom" the smallest.
         seed: decides among equal scores.
+        labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
         exclusion_writer: writes the dropped documents.
     """
 
@@ -76,9 +125,10 @@ class TopKFilter(CutFilter):
         token_budget: int | None = None,
         order: Literal["top", "bottom"] = "top",
         seed: int = 0,
-        exclusion_writer: DiskWriter = None,
+        labels: str | None = None,
+        exclusion_writer: DiskWriter | None = None,
     ) -> None:
-        super().__init__(scores, Cut(order, k, rate, token_budget, seed), exclusion_writer)
+        super().__init__(scores, Cut(order, k, rate, token_budget, seed), labels, exclusion_writer)
 
 
 class IPSFilter(CutFilter):
@@ -91,8 +141,11 @@ class IPSFilter(CutFilter):
         k: documents to keep; or
         rate: fraction of the documents to keep; or
         token_budget: tokens to keep.
-        weight: "inverse" samples rare documents more often; "direct" in proportion to exp(score), for log weights.
+        method: "inverse" draws one document after the other, in proportion to 1 / exp(score) among those left;
+            "direct" in proportion to exp(score), for log weights; "poisson" decides about each document by itself,
+            with probability min(1, c / exp(score)), and meets the amount in expectation (Thm. A.2's estimator).
         seed: another seed, another sample; one seed gives nested samples across rates.
+        labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
         exclusion_writer: writes the dropped documents.
     """
 
@@ -105,12 +158,13 @@ class IPSFilter(CutFilter):
         k: int | None = None,
         rate: float | None = None,
         token_budget: int | None = None,
-        weight: Literal["inverse", "direct"] = "inverse",
+        method: Literal["inverse", "direct", "poisson"] = "inverse",
         seed: int = 0,
-        exclusion_writer: DiskWriter = None,
+        labels: str | None = None,
+        exclusion_writer: DiskWriter | None = None,
     ) -> None:
-        cut = Cut("ips" if weight == "inverse" else "direct", k, rate, token_budget, seed)
-        super().__init__(scores, cut, exclusion_writer)
+        mode: Mode = "ips" if method == "inverse" else method
+        super().__init__(scores, Cut(mode, k, rate, token_budget, seed), labels, exclusion_writer)
 
 
 class RandomFilter(CutFilter):
@@ -122,6 +176,7 @@ class RandomFilter(CutFilter):
         rate: fraction of the documents to keep; or
         token_budget: tokens to keep.
         seed: another seed, another sample; one seed gives nested samples across rates.
+        labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
         exclusion_writer: writes the dropped documents.
     """
 
@@ -135,52 +190,61 @@ class RandomFilter(CutFilter):
         rate: float | None = None,
         token_budget: int | None = None,
         seed: int = 0,
-        exclusion_writer: DiskWriter = None,
+        labels: str | None = None,
+        exclusion_writer: DiskWriter | None = None,
     ) -> None:
-        super().__init__(scores, Cut("random", k, rate, token_budget, seed), exclusion_writer)
+        super().__init__(scores, Cut("random", k, rate, token_budget, seed), labels, exclusion_writer)
 
 
 class _KeptRows:
-    """Looks documents up in the cut of a store.
+    """Looks documents up in a cut, source by source.
 
-    Documents that are identical to the byte share a key; of theirs, as many are kept as the cut keeps in the same
-    source, in the order they come.
+    Documents usually come in the order they were scored in, so the next row is tried first. Of documents that are
+    identical to the byte, as many are kept as the cut keeps in the same source, in the order they come.
     """
 
-    def __init__(self, store: ScoreStore, cut: Cut) -> None:
-        self._store = store
-        mask, key_N = select(store, cut).mask, store.keys
-        sizes = [len(store.read(source)["key"]) for source in store.sources]  # type: ignore[index]
-        starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        self._slices = {
-            source: (key_N[start:end], mask[start:end])
-            for source, start, end in zip(store.sources, starts, starts[1:], strict=False)
-        }
+    def __init__(self, found: FoundCut) -> None:
+        self._found = found
         self._source: str | None = None
-        self._pending: dict[int, list[bool]] = {}
+        self._keys: list[int] = []
+        self._kept: list[bool] = []
+        self._next = 0
+        self._used = bytearray()
+        self._rows_of: dict[int, list[int]] | None = None
 
     def keeps(self, doc: Document) -> bool:
         source = doc.metadata.get("file_path")
         if source != self._source:
-            self._source = source
-            self._pending = self._decisions(doc, source)
-        try:
-            return self._pending[document_key(doc.id, doc.text)].pop()
-        except (KeyError, IndexError):
-            raise MissingScore(
-                f"document {doc.id} of {source} has no score in {self._store.path}, or its text has changed since: "
-                "score this corpus first"
-            ) from None
+            self._load(doc, source)
+        key, row = document_key(doc.id, doc.text), self._next
+        if row >= len(self._keys) or self._keys[row] != key or self._used[row]:
+            row = self._search(doc, key)
+        self._used[row] = True
+        self._next = row + 1
+        return self._kept[row]
 
-    def _decisions(self, doc: Document, source: str | None) -> dict[int, list[bool]]:
-        """For each key of a source, its decisions, the first one last so that `pop` gives them in order."""
-        if source not in self._slices:
+    def _load(self, doc: Document, source: str | None) -> None:
+        scored_as = self._found.store.locate(str(source))
+        if source is None or scored_as is None:
             raise MissingScore(
-                f"{self._store.path} holds no scores of {source} (document {doc.id}): score this file first, or "
-                "read the corpus from where it was scored"
+                f"{self._found.store.path} holds no scores of {source} (document {doc.id}): score this file first"
             )
-        keys, kept = self._slices[source]
-        decisions: dict[int, list[bool]] = {}
-        for key, keep in zip(keys[::-1].tolist(), kept[::-1].tolist(), strict=True):
-            decisions.setdefault(key, []).append(keep)
-        return decisions
+        key_N, kept_N = self._found.keeps(scored_as)
+        self._source, self._keys, self._kept = source, key_N.tolist(), kept_N.tolist()
+        self._next, self._used, self._rows_of = 0, bytearray(len(self._keys)), None
+
+    def _search(self, doc: Document, key: int) -> int:
+        """The first row of this document that has not been asked for."""
+        if self._rows_of is None:
+            self._rows_of = {}
+            for row in range(len(self._keys) - 1, -1, -1):
+                self._rows_of.setdefault(self._keys[row], []).append(row)
+        rows = self._rows_of.get(key, [])
+        while rows and self._used[rows[-1]]:
+            rows.pop()
+        if not rows:
+            raise MissingScore(
+                f"document {doc.id} of {self._source} has no score in {self._found.store.path}, or its text has "
+                "changed since: score this corpus first"
+            )
+        return rows.pop()

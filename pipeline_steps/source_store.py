@@ -3,7 +3,8 @@
     <path>/config.json                      what made the columns; a store is never mixed
     <path>/windows/<source>/000007.parquet  a committed window of a source that is still being written
     <path>/shards/<source>.parquet          a finished source: rows in document order
-    <path>/tasks/<world_size>/<rank>.json   what each task of a finished run covered
+    <path>/tasks/<world_size>/<rank>.json   the sources that a task has read to the end
+    <path>/manifest.json                    the sources of the last run whose tasks have all finished
 
 A *source* is the file a document was read from (`metadata["file_path"]`), never a rank, so the content does not
 depend on the number of tasks. Every file is written whole or not at all; two tasks that write the same source
@@ -12,25 +13,26 @@ write the same bytes. A killed task loses at most one window.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
+from datatrove.utils.logging import logger
 
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import MissingScore, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import read_json, write_atomically, write_json
-from pipeline_steps.numerics.keys import keys_digest
+from pipeline_steps.sealed_parquet import SealedFile, encode
 
 
 Columns = Mapping[str, np.ndarray]
-SOURCE_KEY = b"winnow.source"
+_BATCH = 1 << 17  # rows read at a time: 2 MB of scores
 
 
 def shard_name(source: str) -> str:
@@ -43,13 +45,16 @@ class SourceStore:
 
     Args:
         path: the folder.
-        schema: Arrow fields of the columns; the first is `key` (uint64, `document_key`).
+        schema: Arrow fields of the columns, to write; the first is `key` (uint64, `document_key`).
     """
 
     def __init__(self, path: str, schema: pa.Schema | None = None) -> None:
         self.path = path.rstrip("/")
         self.schema = schema
-        self.fs, self.root = fsspec.core.url_to_fs(self.path)
+        # A listing that is remembered hides what other tasks have written since
+        self.fs, self.root = fsspec.core.url_to_fs(self.path, use_listings_cache=False)
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._retracted = False
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -71,33 +76,64 @@ class SourceStore:
 
     def commit_window(self, source: str, window: int, columns: Columns) -> None:
         """Publish the `window`-th run of rows of a source."""
+        self._retract_manifest()
         self._write(f"windows/{shard_name(source)}/{window:06d}.parquet", source, columns)
 
     def read_window(self, source: str, window: int) -> dict[str, np.ndarray] | None:
-        """A committed window, or None."""
-        name = f"windows/{shard_name(source)}/{window:06d}.parquet"
-        return self._read(name) if self.fs.exists(f"{self.root}/{name}") else None
+        """A committed window; None if there is none, or (with a warning) if it is damaged."""
+        return self._read_own(f"windows/{shard_name(source)}/{window:06d}.parquet", source)
+
+    def read_to_continue(self, source: str) -> dict[str, np.ndarray] | None:
+        """All columns of a sealed source; None if it is not sealed, or (with a warning) if its shard is damaged."""
+        return self._read_own(f"shards/{shard_name(source)}.parquet", source)
 
     def seal(self, source: str, columns: Columns) -> None:
         """Publish all rows of a finished source and drop its windows."""
-        self._write(f"shards/{shard_name(source)}.parquet", source, columns)
-        windows = f"{self.root}/windows/{shard_name(source)}"
-        if self.fs.exists(windows):
-            self.fs.rm(windows, recursive=True)
-        self.__dict__.pop("sources", None)
+        self._retract_manifest()
+        name = f"shards/{shard_name(source)}.parquet"
+        self._write(name, source, columns)
+        self._remove(f"windows/{shard_name(source)}")
+        with SealedFile(self.fs, f"{self.root}/{name}") as shard:
+            self._entries[source] = _entry(shard)
 
-    def finish_task(self, rank: int, world_size: int, rows: Mapping[str, int]) -> None:
-        """Record that a task has read all its input: the rows of each source it covered."""
-        write_json(f"{self.path}/tasks/{world_size}/{rank:05d}.json", dict(rows))
+    def finish_task(self, rank: int, world_size: int, sources: Iterable[str]) -> None:
+        """Record that a task has read all its input. The last task of a run publishes the manifest."""
+        write_json(
+            f"{self.path}/tasks/{world_size}/{rank:05d}.json", {source: self._entries[source] for source in sources}
+        )
+        names = self.fs.glob(f"{self.root}/tasks/{world_size}/*.json")
+        if len(names) == world_size:
+            records = map(json.loads, self.fs.cat(names).values())
+            merged = {source: entry for record in records for source, entry in record.items()}
+            write_json(f"{self.path}/manifest.json", merged)
+
+    def _retract_manifest(self) -> None:
+        """Once there is something to write, the corpus is not the one that the last finished run has read."""
+        if not self._retracted:
+            self._remove("manifest.json")
+            self._retracted = True
 
     def _write(self, name: str, source: str, columns: Columns) -> None:
         if self.schema is None:
             raise ValueError(f"{self.path} was opened for reading: pass a schema to write")
-        arrays = [_to_arrow(columns[field.name], field.type) for field in self.schema]
-        table = pa.Table.from_arrays(arrays, schema=self.schema.with_metadata({SOURCE_KEY: source.encode()}))
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        write_atomically(f"{self.path}/{name}", buffer.getvalue())
+        write_atomically(f"{self.path}/{name}", encode(self.schema, columns, {"source": source}))
+
+    def _read_own(self, name: str, source: str) -> dict[str, np.ndarray] | None:
+        """What an earlier task wrote; the step can make it again, so damage is no reason to stop."""
+        try:
+            with self._open(name, source) as file:
+                columns = file.read()
+                self._entries[source] = _entry(file)
+                return columns
+        except FileNotFoundError:
+            return None
+        except StoreDamaged as error:
+            logger.warning(f"{error} (done now)")
+            return None
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):  # another task was faster, or there is none
+            self.fs.rm(f"{self.root}/{name}", recursive=True)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -110,62 +146,141 @@ class SourceStore:
             raise StoreIncomplete(f"{self.path} is not a store: it has no config.json; run its step first") from None
 
     @cached_property
-    def sources(self) -> dict[str, str]:
-        """Sealed sources, sorted by name, with the file that holds each."""
-        found = {}
-        for name in self.fs.glob(f"{self.root}/shards/*.parquet"):
-            with self.fs.open(name, "rb") as file:
-                found[pq.read_schema(file).metadata[SOURCE_KEY].decode()] = name[len(self.root) + 1 :]
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """Of each source, sorted by name: `documents`, `keys` (digest of the keys), `columns` (digest of them all).
+
+        Raises:
+            StoreIncomplete: no run over all its tasks has finished since documents were last added.
+            StoreMismatch: the store holds a source that the last run did not read.
+        """
+        try:
+            found = read_json(f"{self.path}/manifest.json")
+        except FileNotFoundError:
+            raise StoreIncomplete(f"{self.path} is {self._state()}: run its step to the end") from None
+        sealed = {name.rsplit("/", 1)[-1] for name in self.fs.glob(f"{self.root}/shards/*.parquet")}
+        expected = {f"{shard_name(source)}.parquet": source for source in found}
+        if strange := sorted(sealed - expected.keys()):
+            raise StoreMismatch(
+                f"{self.path} holds {len(strange)} files that its last finished run did not read, first "
+                f"shards/{strange[0]}: delete them if they were taken out of the corpus, or keep one store per corpus"
+            )
+        if lost := sorted(expected.keys() - sealed):
+            raise StoreIncomplete(f"{self.path} has lost shards/{lost[0]} of {expected[lost[0]]}: run its step again")
         return dict(sorted(found.items()))
 
-    def read(self, source: str) -> dict[str, np.ndarray] | None:
-        """All columns of a sealed source in document order, or None if it is not sealed."""
-        name = f"shards/{shard_name(source)}.parquet"
-        return self._read(name) if self.fs.exists(f"{self.root}/{name}") else None
+    def sealed(self) -> dict[str, dict[str, Any]]:
+        """What `manifest` would say of the sources that are finished, whether or not a run is."""
+        found = {}
+        for name in self.fs.glob(f"{self.root}/shards/*.parquet"):
+            with SealedFile(self.fs, name) as shard:
+                found[shard.header["source"]] = _entry(shard)
+        return dict(sorted(found.items()))
+
+    def begun(self) -> dict[str, int]:
+        """Windows of each source that has not been sealed, by `shard_name`."""
+        names = [name.split("/")[-2] for name in self.fs.glob(f"{self.root}/windows/*/*.parquet")]
+        return {name: names.count(name) for name in sorted(set(names))}
+
+    def _state(self) -> str:
+        if begun := list(self.begun()):
+            return f"half written ({len(begun)} sources, first {begun[0]})"
+        done: dict[int, int] = {}
+        for name in self.fs.glob(f"{self.root}/tasks/*/*.json"):
+            size = int(name.split("/")[-2])
+            done[size] = done.get(size, 0) + 1
+        tasks = "; ".join(f"{ranks} of {size} tasks" for size, ranks in sorted(done.items())) or "no task"
+        return f"incomplete ({tasks} finished)"
+
+    def check_complete(self) -> None:
+        """Raise what `manifest` raises."""
+        _ = self.manifest
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """Documents of each source, sorted by name: corpus order."""
+        return {source: entry["documents"] for source, entry in self.manifest.items()}
+
+    @property
+    def documents(self) -> int:
+        """How many rows all sources have."""
+        return sum(self.sources.values())
+
+    def read(self, source: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Columns of a source in document order. Raises MissingScore if the store does not hold it."""
+        with self._shard(source) as shard:
+            return shard.read(columns)
+
+    def categories(self, source: str, column: str) -> tuple[list[str], np.ndarray]:
+        """A string column of a source: its different values, and the index of each row's (int32 [N])."""
+        with self._shard(source) as shard:
+            return shard.categories(column)
+
+    def batches(self, source: str, columns: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Columns of a source, some rows at a time."""
+        with self._shard(source) as shard:
+            yield from shard.batches(columns, _BATCH)
 
     def column(self, name: str) -> np.ndarray:
         """One column over the whole corpus: sources sorted by name, rows in document order."""
-        parts = [self._read(file, [name])[name] for file in self.sources.values()]
+        parts = [self.read(source, [name])[name] for source in self.manifest]
         return np.concatenate(parts) if parts else np.empty(0)
 
     @cached_property
     def corpus_digest(self) -> str:
-        """Digest of all document keys in corpus order."""
-        return keys_digest(self.column("key"))
+        """`keys_digest` of all document keys in corpus order."""
+        digest = xxhash.xxh3_128()
+        for source in self.manifest:
+            for batch in self.batches(source, ["key"]):
+                digest.update(batch["key"].tobytes())
+        return digest.hexdigest()
 
-    def check_complete(self) -> None:
-        """Raise StoreIncomplete unless some run over all its tasks has finished and no window is left open."""
-        sealed = {shard_name(source) for source in self.sources}
-        begun = {name.split("/")[-2] for name in self.fs.glob(f"{self.root}/windows/*/*.parquet")}
-        if unfinished := sorted(begun - sealed):
-            raise StoreIncomplete(
-                f"{self.path} is half written ({len(unfinished)} sources, first {unfinished[0]}): "
-                "run its step to the end"
-            )
-        done: dict[str, set[int]] = {}
-        for name in self.fs.glob(f"{self.root}/tasks/*/*.json"):
-            *_, world_size, rank = name.split("/")
-            done.setdefault(world_size, set()).add(int(rank.removesuffix(".json")))
-        if not any(ranks == set(range(int(world_size))) for world_size, ranks in done.items()):
-            state = "; ".join(f"{len(ranks)} of {size} tasks" for size, ranks in sorted(done.items())) or "no task"
-            raise StoreIncomplete(f"{self.path} is incomplete ({state} finished): run its step to the end")
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the columns were made with, and of every value."""
+        return xxhash.xxh3_64_hexdigest(json.dumps([self.config, self.manifest], sort_keys=True).encode())
 
-    def _read(self, name: str, columns: list[str] | None = None) -> dict[str, np.ndarray]:
-        with self.fs.open(f"{self.root}/{name}", "rb") as file:
-            table = pq.read_table(file, columns=columns)
-        return {field: _to_numpy(table.column(field)) for field in table.column_names}
+    def check_same_corpus(self, other: SourceStore) -> None:
+        """Raise StoreMismatch unless both stores are of the same documents; names the first source that differs."""
+        for source in sorted(self.manifest.keys() | other.manifest.keys()):
+            here, there = self.manifest.get(source, {}), other.manifest.get(source, {})
+            if here.get("keys") != there.get("keys"):
+                raise StoreMismatch(
+                    f"{self.path} and {other.path} are not of the same documents: {source} has "
+                    f"{here.get('documents', 0):,} in the one and {there.get('documents', 0):,} in the other"
+                    f"{', with other ids or texts' if here.get('documents') == there.get('documents') else ''}"
+                )
+
+    def locate(self, source: str) -> str | None:
+        """The stored source that this file is: of the same path or, if the corpus has moved, of the one like it most.
+
+        Alike are paths that end in the same folders and name; None if there is none, or no single best one.
+        """
+        if source in self.manifest:
+            return source
+        alike: dict[int, list[str]] = {}
+        for other in self.manifest:
+            pairs = zip(reversed(source.split("/")), reversed(other.split("/")), strict=False)
+            alike.setdefault(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []).append(other)
+        best = max(alike, default=0)
+        return alike[best][0] if best and len(alike[best]) == 1 else None
+
+    def _shard(self, source: str) -> SealedFile:
+        if source not in self.manifest:
+            raise MissingScore(f"{self.path} holds nothing of {source}: run its step over this file first")
+        shard = self._open(f"shards/{shard_name(source)}.parquet", source)
+        if _entry(shard) != self.manifest[source]:
+            shard.close()
+            raise StoreDamaged(f"{shard.path} is not the file the manifest speaks of: run the step again")
+        return shard
+
+    def _open(self, name: str, source: str) -> SealedFile:
+        file = SealedFile(self.fs, f"{self.root}/{name}")
+        if file.header != {"source": source}:
+            file.close()
+            raise StoreDamaged(f"{file.path} is of {file.header}, not of {source}: delete it and run the step again")
+        return file
 
 
-def _to_arrow(values: np.ndarray, type: pa.DataType) -> pa.Array:
-    if not pa.types.is_fixed_size_list(type):
-        return pa.array(values, type=type)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=type.value_type)
-    return pa.FixedSizeListArray.from_arrays(flat, type.list_size)
-
-
-def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    if not pa.types.is_fixed_size_list(column.type):
-        return column.to_numpy()
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    flat = np.concatenate(chunks) if chunks else np.empty(0, column.type.value_type.to_pandas_dtype())
-    return flat.reshape(-1, column.type.list_size)
+def _entry(shard: SealedFile) -> dict[str, Any]:
+    every = xxhash.xxh3_64_hexdigest(json.dumps(shard.digests, sort_keys=True).encode())
+    return {"documents": shard.rows, "keys": shard.digests["key"], "columns": every}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json

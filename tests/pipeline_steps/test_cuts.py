@@ -1,4 +1,6 @@
-"""A cut keeps exactly what it says: against a brute-force sort, nested across rates, in the promised proportions."""
+"""A cut keeps exactly what it says: against a brute-force sort, nested across amounts, in the promised proportions."""
+
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -7,88 +9,162 @@ from hypothesis import strategies as st
 
 from pipeline_steps.cuts import Cut
 from pipeline_steps.errors import InvalidCut
-from pipeline_steps.numerics.cuts import MODES, documents_within, keep_largest, priority
-from pipeline_steps.numerics.keys import document_key, mix, uniform
+from pipeline_steps.numerics import threshold
+from pipeline_steps.numerics.keys import document_key, uniform
+from pipeline_steps.numerics.priority import MODES, order_code, priority_code, tie_hash
+from pipeline_steps.numerics.threshold import find_thresholds, keeps
+
+
+EXACT = [mode for mode in MODES if mode != "poisson"]
+
+
+@pytest.fixture(autouse=True, params=[3, 1 << 20], ids=["sorts-few", "sorts-many"])
+def few(request, monkeypatch):
+    """With hardly anything sorted in memory, every digit is counted, down to the last of the tie."""
+    monkeypatch.setattr(threshold, "_FEW", request.param)
 
 
 @st.composite
-def scored_documents(draw):
+def corpora(draw, strata=(1,)):
     """Scores with heavy ties, and keys of which some stand for byte-identical documents."""
-    n = draw(st.integers(1, 60))
-    scores = np.array(draw(st.lists(st.sampled_from([-2.5, 0.0, 0.25, 3.0]), min_size=n, max_size=n)), np.float32)
-    keys = np.array(
-        draw(st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([5, 6]), min_size=n, max_size=n)), np.uint64
-    )
-    return scores, keys
+    n, s = draw(st.integers(1, 60)), draw(st.sampled_from(strata))
+
+    def column(values, dtype):
+        return np.array(draw(st.lists(values, min_size=n, max_size=n)), dtype)
+
+    columns = {
+        "score": column(st.sampled_from([-2.5, -0.0, 0.0, 0.25, 3.0]) | st.floats(-1e6, 1e6, width=32), np.float32),
+        "key": column(st.integers(0, 2**64 - 1) | st.sampled_from([5, 6]), np.uint64),
+        "tokens": column(st.integers(1, 300), np.uint32),
+    }
+    return columns | ({"stratum": column(st.integers(0, s - 1), np.intp)} if s > 1 else {}), s
 
 
-def brute_force(priorities, keys, k, seed):
-    """Sort everything by (priority, hash of the key, place in the corpus) and take k."""
-    hashes = mix(keys, seed ^ 0x71E5)
-    order = sorted(range(len(keys)), key=lambda i: (-priorities[i], int(hashes[i]), i))
-    return set(order[:k])
+def reader(columns, size=7):
+    """Chunks of a few documents; without those that hold none of the rows asked for."""
+
+    def read(names, rows):
+        for start in range(0, len(columns["key"]), size):
+            if rows is None or ((rows >= start) & (rows < start + size)).any():
+                yield start, {name: columns[name][start : start + size] for name in names}
+
+    return read
 
 
-@given(scored_documents(), st.sampled_from(MODES), st.integers(0, 2**32), st.data())
-def test_exactly_k_as_a_full_sort_would_have_it(documents, mode, seed, data):
-    scores, keys = documents
-    k = data.draw(st.integers(0, len(keys)))
-    priorities = priority(mode, scores, keys, seed)
-    kept = set(np.flatnonzero(keep_largest(priorities, keys, k, seed)))
-    assert kept == brute_force(priorities, keys, k, seed)
+def kept(columns, mode, amounts, seed=0, weight=None):
+    found = find_thresholds(reader(columns), mode, amounts, seed, weight)
+    return keeps(found, priority_code(mode, columns, seed), columns["key"], 0, seed, columns.get("stratum", 0))
 
 
-@given(scored_documents(), st.sampled_from(MODES), st.integers(0, 99), st.data())
-def test_a_smaller_cut_is_inside_a_larger_one(documents, mode, seed, data):
-    scores, keys = documents
-    large = data.draw(st.integers(0, len(keys)))
+def brute_force(columns, mode, amounts, seed, weight):
+    """Sort everything by (priority, hash of the key, place in the corpus) and take what fits."""
+    code, tie = priority_code(mode, columns, seed).tolist(), tie_hash(columns["key"], seed).tolist()
+    left, keep = list(amounts), np.zeros(len(code), dtype=bool)
+    stopped = set()
+    for i in sorted(range(len(code)), key=lambda i: (-code[i], -tie[i], i)):
+        stratum = int(columns["stratum"][i]) if "stratum" in columns else 0
+        left[stratum] -= int(columns[weight][i]) if weight else 1
+        if left[stratum] < 0:
+            stopped.add(stratum)
+        keep[i] = stratum not in stopped
+    return keep
+
+
+@given(corpora((1, 3, 20)), st.sampled_from(EXACT), st.integers(0, 2**32), st.data())
+def test_exactly_what_a_full_sort_would_keep(corpus, mode, seed, data):
+    columns, strata = corpus
+    weight = data.draw(st.sampled_from([None, "tokens"]))
+    most = int(columns["tokens"].sum()) if weight else len(columns["key"])
+    amounts = data.draw(st.lists(st.integers(0, most), min_size=strata, max_size=strata))
+    mask = kept(columns, mode, amounts, seed, weight)
+    np.testing.assert_array_equal(mask, brute_force(columns, mode, amounts, seed, weight))
+    if strata == 1 and weight is None:
+        assert mask.sum() == amounts[0]
+
+
+@given(corpora(), st.sampled_from(MODES), st.integers(0, 99), st.data())
+def test_a_smaller_cut_is_inside_a_larger_one(corpus, mode, seed, data):
+    columns, _ = corpus
+    large = data.draw(st.integers(0, len(columns["key"])))
     small = data.draw(st.integers(0, large))
-    priorities = priority(mode, scores, keys, seed)
-    assert not (keep_largest(priorities, keys, small, seed) & ~keep_largest(priorities, keys, large, seed)).any()
+    assert not (kept(columns, mode, [small], seed) & ~kept(columns, mode, [large], seed)).any()
 
 
-@given(scored_documents(), st.sampled_from(MODES), st.randoms())
-def test_order_of_the_corpus_does_not_matter_but_for_identical_documents(documents, mode, random):
-    scores, keys = documents
-    scores = np.array([scores[np.flatnonzero(keys == key)[0]] for key in keys])  # identical documents score the same
+@given(corpora(), st.sampled_from(EXACT), st.randoms())
+def test_order_of_the_corpus_does_not_matter_but_for_identical_documents(corpus, mode, random):
+    columns, _ = corpus
+    keys = columns["key"]
+    columns["score"] = np.array([columns["score"][np.flatnonzero(keys == key)[0]] for key in keys])
     order = np.array(random.sample(range(len(keys)), len(keys)))
+    shuffled = {name: values[order] for name, values in columns.items()}
     k = len(keys) // 2
-    here = keys[keep_largest(priority(mode, scores, keys), keys, k)]
-    there = keys[order][keep_largest(priority(mode, scores[order], keys[order]), keys[order], k)]
+    here, there = keys[kept(columns, mode, [k])], shuffled["key"][kept(shuffled, mode, [k])]
     assert sorted(here) == sorted(there)
 
 
-@given(scored_documents(), st.integers(0, 5000), st.data())
-def test_token_budget_is_the_longest_prefix_that_fits(documents, budget, data):
-    scores, keys = documents
-    tokens = np.array(data.draw(st.lists(st.integers(1, 300), min_size=len(keys), max_size=len(keys))), np.uint32)
-    k = documents_within(budget, priority("top", scores, keys), keys, tokens)
-    assert tokens[keep_largest(priority("top", scores, keys), keys, k)].sum() <= budget
-    if k < len(keys):
-        assert tokens[keep_largest(priority("top", scores, keys), keys, k + 1)].sum() > budget
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=9))
+def test_codes_sort_as_the_numbers_do(values):
+    values = np.array(values, np.float32)
+    np.testing.assert_array_equal(np.sort(values)[::-1], values[np.argsort(~order_code(values), kind="stable")])
+    assert order_code(np.float32([-0.0]))[0] == order_code(np.float32([0.0]))[0]
 
 
-@pytest.mark.parametrize(("mode", "shares"), [("ips", [4, 2, 1]), ("direct", [1, 2, 4])])
-def test_first_draw_is_in_proportion_to_the_weight(mode, shares):
-    log_density, keys, trials = np.log([1.0, 2.0, 4.0]), np.array([11, 22, 33], np.uint64), 20_000
-    first = [priority(mode, log_density, keys, seed).argmax() for seed in range(trials)]
-    share = np.bincount(first, minlength=3) / trials
-    np.testing.assert_allclose(share, np.array(shares) / 7, atol=4 * 0.5 / trials**0.5)  # 4 standard errors
+@pytest.mark.parametrize(("mode", "sign"), [("ips", -1), ("direct", 1)])
+def test_inclusion_is_that_of_successive_sampling(mode, sign):
+    """Against the exact probabilities: all orders of five documents, drawn in proportion to their weights."""
+    scores, k, trials = np.log(np.float32([1, 2, 4, 8, 16])), 2, 2_000
+    weight = np.exp(sign * scores.astype(float))
+    exact = np.zeros(5)
+    for order in permutations(range(5), k):
+        left, chance = weight.sum(), 1.0
+        for i in order:
+            chance *= weight[i] / left
+            left -= weight[i]
+        exact[list(order)] += chance
+    columns = {"score": scores, "key": np.arange(11, 66, 11, dtype=np.uint64)}
+    times = sum(kept(columns, mode, [k], seed).astype(int) for seed in range(trials))
+    sigma = np.sqrt(exact * (1 - exact) / trials)
+    assert (np.abs(times / trials - exact) < 4 * sigma).all(), (times / trials, exact)
 
 
-def test_random_keeps_every_document_equally_often():
-    keys, trials = np.arange(40, dtype=np.uint64), 4_000
-    times = sum(keep_largest(priority("random", keys, keys, seed), keys, 10).astype(int) for seed in range(trials))
-    np.testing.assert_allclose(times / trials, 0.25, atol=4.5 * (0.25 * 0.75 / trials) ** 0.5)  # 4.5 standard errors
+def test_random_keeps_every_place_of_the_corpus_equally_often():
+    columns, k, trials = {"key": np.arange(40, dtype=np.uint64)}, 10, 2_000
+    times = sum(kept(columns, "random", [k], seed).astype(int) for seed in range(trials))
+    expected = trials * k / 40
+    chi2 = ((times - expected) ** 2).sum() / (expected * (1 - k / 40)) * (39 / 40)
+    assert chi2 < 73  # 39 degrees of freedom: one in a thousand
+
+
+def test_poisson_meets_the_amount_in_expectation_and_each_probability():
+    rng = np.random.default_rng(5)
+    columns = {"score": rng.normal(0, 2, 300).astype(np.float32), "key": rng.integers(0, 2**64, 300, np.uint64)}
+    k, trials = 90, 2_000
+    masks = np.array([kept(columns, "poisson", [k], seed) for seed in range(trials)])
+    inverse = np.exp(-columns["score"].astype(float))
+    low, high = 0.0, 1e6  # c by bisection
+    for _ in range(200):
+        c = (low + high) / 2
+        low, high = (c, high) if np.minimum(1, c * inverse).sum() < k else (low, c)
+    chance = np.minimum(1, c * inverse)
+    assert (chance == 1).any(), "some documents must saturate for this to test anything"
+    assert abs(masks.sum(axis=1).mean() - k) < 4 * np.sqrt((chance * (1 - chance)).sum() / trials)
+    sigma = np.sqrt(chance * (1 - chance) / trials)
+    assert (np.abs(masks.mean(axis=0) - chance) <= 4.5 * sigma + 1e-12).all()
+
+
+@given(corpora((1, 3)), st.data())
+def test_poisson_takes_nothing_and_everything(corpus, data):
+    columns, strata = corpus
+    weight = data.draw(st.sampled_from([None, "tokens"]))
+    assert not kept(columns, "poisson", [0] * strata, 0, weight).any()
+    assert kept(columns, "poisson", [int(columns["tokens"].sum())] * strata, 0, weight).all()
 
 
 def test_samples_of_one_seed_are_independent_of_each_other():
     """A weighted sample of equal weights is a uniform sample, but another one than `random` draws."""
-    keys, equal = np.arange(5000, dtype=np.uint64), np.zeros(5000)
-    uniform_sample = keep_largest(priority("random", equal, keys), keys, 1000)
-    weighted_sample = keep_largest(priority("ips", equal, keys), keys, 1000)
-    # hypergeometric: 200 in common, standard deviation 11.3
-    assert (uniform_sample & weighted_sample).sum() == pytest.approx(200, abs=4.5 * 11.3)
+    columns = {"key": np.arange(5000, dtype=np.uint64), "score": np.zeros(5000, np.float32)}
+    in_common = kept(columns, "random", [1000]) & kept(columns, "ips", [1000])
+    assert in_common.sum() == pytest.approx(200, abs=4.5 * 11.3)  # hypergeometric: sd 11.3
 
 
 def test_hashes_are_pinned():
@@ -105,7 +181,9 @@ def test_hashes_are_pinned():
         ({}, "exactly one"),
         ({"k": 1, "rate": 0.1}, "exactly one"),
         ({"rate": 1.1}, "rate=1.1"),
+        ({"rate": float("nan")}, "rate=nan"),
         ({"k": -1}, "k=-1"),
+        ({"k": 1, "seed": -1}, "seed=-1"),
         ({"mode": "topk", "k": 1}, "'topk'"),
     ],
 )

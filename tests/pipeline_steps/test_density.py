@@ -11,7 +11,7 @@ from pipeline_steps import DensityMerge, DensityScorer, DensitySketch, Embedder,
 from pipeline_steps.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import MissingScore, ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors, save_tensors
-from pipeline_steps.numerics.cuts import priority
+from pipeline_steps.numerics.priority import priority_code
 from pipeline_steps.source_store import SourceStore
 
 
@@ -62,7 +62,7 @@ def test_near_copies_are_dense_and_sampled_less(crowded, tmp_path):
     kept = [doc.id for doc in IPSFilter(str(tmp_path / "d" / "scores"), k=20).run(JsonlReader(str(crowded)).run())]
     assert len(kept) == 20
     keys = ScoreStore.open(str(tmp_path / "d" / "scores")).keys
-    first = [priority("ips", scores, keys, seed).argmax() for seed in range(2000)]
+    first = [priority_code("ips", {"score": scores, "key": keys}, seed).argmax() for seed in range(2000)]
     share = np.isin(first, np.arange(60, 90)).mean()
     weight = np.exp(-scores.astype(float))
     assert share == pytest.approx(weight[60:90].sum() / weight.sum(), abs=4.5 * (0.25 / 2000) ** 0.5)  # 4.5 sd

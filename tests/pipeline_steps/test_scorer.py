@@ -1,22 +1,20 @@
 """Scores must not depend on tasks, kills or reruns, and nothing may be lost or mixed."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datatrove.executor import LocalPipelineExecutor
-from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.readers import HuggingFaceDatasetReader, JsonlReader
+from datatrove.utils.logging import logger
 from word_count import WordCountScorer, score
 
-from pipeline_steps import ScoreStore
-from pipeline_steps.errors import CorpusError, InvalidScore, StoreIncomplete, StoreMismatch
+from pipeline_steps import MetadataScorer, ScoreStore, TopKFilter
+from pipeline_steps.errors import CorpusError, InvalidScore, StoreDamaged, StoreIncomplete, StoreMismatch
 
 
 def contents(store: Path) -> dict:
@@ -64,38 +62,118 @@ def test_a_task_that_dies_loses_at_most_one_window(corpus, tmp_path):
     assert contents(tmp_path / "s") == contents(tmp_path / "undisturbed")
 
 
-KILLED = """
-    import sys, time
-    from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.readers import JsonlReader
-    sys.path.insert(0, {tests!r})
-    from word_count import WordCountScorer
+def test_kill_9_at_random_moments_loses_at_most_a_window_each(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for file in range(12):
+        rows = [{"id": f"{file}-{i}", "text": f"word {i} " * (1 + i % 9)} for i in range(300)]
+        (corpus / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "logs").mkdir()
+    script = Path(__file__).parent / "kill_loop.py"
+    paths = [str(tmp_path / name) for name in ("corpus", "killed", "logs")]
+    done = subprocess.run([sys.executable, str(script), *paths, "20"], check=True, capture_output=True, text=True)
+    killed = int(done.stdout.splitlines()[-1])
+    scored = (tmp_path / "logs" / "windows").read_text().splitlines()
+    assert killed == 20, "the job ended before it could be killed as often"
+    assert len(set(scored)) == 12 * 38
+    assert len(scored) - len(set(scored)) <= killed
+    score(corpus, tmp_path / "undisturbed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
-    class Slow(WordCountScorer):
-        def score_batch(self, docs):
-            time.sleep(0.2)
-            return super().score_batch(docs)
 
-    corpus, scores, logs = sys.argv[1:]
-    LocalPipelineExecutor(
-        [JsonlReader(corpus), Slow(scores, window_size=8)], tasks=1, logging_dir=logs, skip_completed=False
-    ).run()
-"""
-
-
-def test_kill_9_in_a_real_executor_then_rerun_gives_the_same_bytes(corpus, tmp_path):
-    script = tmp_path / "job.py"
-    script.write_text(textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent))))
-    command = [sys.executable, str(script), str(corpus), str(tmp_path / "s"), str(tmp_path / "logs")]
-    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    windows = tmp_path / "s" / "windows"
-    while job.poll() is None and len(list(windows.glob("*/000001.parquet"))) < 1:
-        pass
-    os.killpg(job.pid, signal.SIGKILL)
-    assert job.wait() == -signal.SIGKILL, "the job ended before it could be killed"
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "of another source"])
+@pytest.mark.parametrize("kind", ["windows", "shards"])
+def test_a_damaged_file_is_named_and_scored_again(corpus, tmp_path, kind, damage):
+    scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
+    docs = scorer.run(JsonlReader(str(corpus)).run())
+    for _ in range(5 + 20):  # the first file is sealed, two windows of the second are committed
+        next(docs)
+    docs.close()
+    victim = sorted((tmp_path / "s" / kind).rglob("*.parquet"))[0]
+    blob = bytearray(victim.read_bytes())
+    if damage == "bit flipped":
+        blob[len(blob) // 8] ^= 16
+    victim.write_bytes(blob[:-20] if damage == "truncated" else blob)
+    if damage == "of another source":
+        other = "shards" if kind == "windows" else "windows"
+        victim.write_bytes(sorted((tmp_path / "s" / other).rglob("*.parquet"))[0].read_bytes())
+    before, said = WordCountScorer.calls, []
+    sink = logger.add(said.append, level="WARNING")
+    score(corpus, tmp_path / "s")
+    logger.remove(sink)
+    rescored = 8 if kind == "windows" else 5
+    assert WordCountScorer.calls - before == 100 - 5 - 24 + rescored
+    assert victim.name in said[0]
+    assert len(said) == 1
     score(corpus, tmp_path / "undisturbed")
     assert contents(tmp_path / "s") == contents(tmp_path / "undisturbed")
+
+
+def test_a_damaged_shard_is_refused_by_readers_and_mended_by_the_scorer(corpus, tmp_path):
+    score(corpus, tmp_path / "s")
+    victim = next((tmp_path / "s" / "shards").glob("b.jsonl*"))
+    whole = victim.read_bytes()
+    damaged = bytearray(whole)
+    damaged[40] ^= 1
+    victim.write_bytes(damaged)
+    with pytest.raises(StoreDamaged, match=victim.name):
+        list(TopKFilter(str(tmp_path / "s"), k=5).run(JsonlReader(str(corpus)).run()))
+    with pytest.raises(StoreDamaged, match=victim.name):
+        _ = ScoreStore.open(str(tmp_path / "s")).keys
+    score(corpus, tmp_path / "s")
+    assert victim.read_bytes() == whole
+    victim.unlink()
+    with pytest.raises(StoreIncomplete, match=r"lost shards/b\.jsonl"):
+        ScoreStore.open(str(tmp_path / "s"))
+
+
+def test_two_tasks_race_on_every_source(corpus, tmp_path):
+    """In turns, one window each: whoever seals first, the bytes are the same."""
+
+    def task(size):
+        scorer = WordCountScorer(str(tmp_path / "raced"), window_size=8)
+        return scorer.run(JsonlReader(str(corpus)).run(), 0, size)
+
+    slow, fast = task(1), task(2)
+    for turn in range(100):
+        next(fast)
+        if turn % 3 == 0:
+            next(slow)
+    for task_left in (fast, slow):
+        list(task_left)
+    score(corpus, tmp_path / "undisturbed")
+    assert contents(tmp_path / "raced") == contents(tmp_path / "undisturbed")
+    assert len(ScoreStore.open(str(tmp_path / "raced")).scores) == 100
+
+
+def test_a_store_is_of_the_corpus_that_was_read_last(corpus, tmp_path):
+    score(corpus, tmp_path / "s", tasks=2)
+    (corpus / "e.jsonl").write_text('{"id": "new", "text": "a new document"}\n')
+    scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
+    list(scorer.run(JsonlReader(str(corpus)).run(None, 0, 3), 0, 3))
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100  # nothing new yet
+    list(scorer.run(JsonlReader(str(corpus)).run(None, 1, 3), 1, 3))
+    with pytest.raises(StoreIncomplete, match="2 of 2 tasks; 2 of 3 tasks"):
+        ScoreStore.open(str(tmp_path / "s"))
+    list(scorer.run(JsonlReader(str(corpus)).run(None, 2, 3), 2, 3))
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 101
+
+
+def test_a_file_taken_out_of_the_corpus_is_not_silently_kept(corpus, tmp_path):
+    score(corpus, tmp_path / "s")
+    (corpus / "a.jsonl").unlink()
+    score(corpus, tmp_path / "s")
+    with pytest.raises(StoreMismatch, match=r"shards/a\.jsonl.*delete"):
+        ScoreStore.open(str(tmp_path / "s"))
+    next((tmp_path / "s" / "shards").glob("a.jsonl*")).unlink()
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 95
+
+
+def test_a_reader_that_names_no_files_is_refused(corpus, tmp_path):
+    options = {"data_files": [str(path) for path in sorted(corpus.iterdir())], "split": "train"}
+    reader = HuggingFaceDatasetReader("json", dataset_options=options)
+    with pytest.raises(CorpusError, match="does not say which file.*file-based"):
+        list(WordCountScorer(str(tmp_path / "s")).run(reader.run()))
 
 
 def test_executor_stats_survive(corpus, tmp_path):
@@ -162,3 +240,30 @@ def test_token_counts_come_from_the_metadata(corpus, tmp_path):
         doc.metadata["token_count"] = len(doc.text)
     list(WordCountScorer(str(tmp_path / "s")).run(iter(docs)))
     assert ScoreStore.open(str(tmp_path / "s")).tokens.tolist() == [len(doc.text) for doc in docs]
+
+
+def test_arrow_and_pandas_get_the_whole_corpus(corpus, tmp_path):
+    score(corpus, tmp_path / "s")
+    store = ScoreStore.open(str(tmp_path / "s"))
+    frame = store.to_arrow().to_pandas()
+    assert frame["score"].tolist() == store.scores.tolist()
+    assert frame.groupby("source", observed=True).size().to_dict() == store.sources
+
+
+def test_a_number_in_the_metadata_is_adopted(corpus, tmp_path):
+    docs = list(JsonlReader(str(corpus)).run())
+    values = [len(docs) - place for place, _ in enumerate(docs)]
+    for doc, value in zip(docs, values, strict=True):
+        doc.metadata["fasttext"] = np.float32(value) if value % 2 else value
+    assert len(list(MetadataScorer(str(tmp_path / "s"), "fasttext").run(iter(docs)))) == 100
+    assert ScoreStore.open(str(tmp_path / "s")).scores.tolist() == values
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True])
+def test_metadata_that_is_no_number_is_refused_by_name(corpus, tmp_path, value):
+    docs = list(JsonlReader(str(corpus)).run())
+    docs[7].metadata["q"] = value
+    for doc in docs[:7] + docs[8:]:
+        doc.metadata["q"] = 1
+    with pytest.raises(InvalidScore, match=f"document doc-7 of .*b.jsonl has q={value!r}"):
+        list(MetadataScorer(str(tmp_path / "s"), "q").run(iter(docs)))

@@ -1,15 +1,31 @@
 """Filters keep exactly the cut, for any number of tasks, and never pass or drop a document they know nothing of."""
 
 import json
+import os
+from collections import Counter
 
+import numpy as np
 import pytest
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 from word_count import WordCountScorer, score
 
-from pipeline_steps import Cut, IPSFilter, RandomFilter, ScoreStore, Selection, TopKFilter, select
-from pipeline_steps.errors import InvalidCut, MissingScore, StoreIncomplete, StoreMismatch
+from pipeline_steps import (
+    Cut,
+    IPSFilter,
+    LabelStore,
+    MetadataLabels,
+    RandomFilter,
+    ScoreSelector,
+    ScoreStore,
+    Selection,
+    TopKFilter,
+    cascade,
+    select,
+)
+from pipeline_steps import cuts as cuts_module
+from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreIncomplete, StoreMismatch
 
 
 FILTERS = {
@@ -17,8 +33,10 @@ FILTERS = {
     "bottom": lambda scores, **kwargs: TopKFilter(scores, order="bottom", **kwargs),
     "random": lambda scores, **kwargs: RandomFilter(scores, **kwargs),
     "ips": lambda scores, **kwargs: IPSFilter(scores, **kwargs),
-    "direct": lambda scores, **kwargs: IPSFilter(scores, weight="direct", **kwargs),
+    "direct": lambda scores, **kwargs: IPSFilter(scores, method="direct", **kwargs),
+    "poisson": lambda scores, **kwargs: IPSFilter(scores, method="poisson", **kwargs),
 }
+EXACT = [name for name in FILTERS if name != "poisson"]
 
 
 @pytest.fixture
@@ -35,7 +53,7 @@ def kept(corpus, step, tasks=1):
     ]
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("k", [0, 1, 37, 100])
 def test_exactly_k_for_any_number_of_tasks(corpus, scores, name, k):
     one = kept(corpus, FILTERS[name](scores, k=k))
@@ -96,6 +114,144 @@ def test_more_documents_than_there_are(corpus, scores):
 def test_a_token_budget_needs_token_counts(corpus, scores):
     with pytest.raises(InvalidCut, match="100 documents.*TokensCounter"):
         kept(corpus, TopKFilter(scores, token_budget=500))
+
+
+def test_a_cut_is_found_once_and_published(corpus, scores, tmp_path, monkeypatch):
+    selection = tmp_path / "selection.safetensors"
+    list(ScoreSelector(scores, Cut("top", k=20), selection=str(selection)).run())
+    published = list((tmp_path / "scores" / "cuts").iterdir())
+    assert len(published) == 1
+    assert published[0].stat().st_size < 1024
+
+    def never(*_):
+        raise AssertionError("found again")
+
+    monkeypatch.setattr(cuts_module, "find_thresholds", never)
+    ids = kept(corpus, TopKFilter(scores, k=20), tasks=3)
+    assert len(ids) == Selection.load(str(selection)).documents == 20
+    with pytest.raises(AssertionError, match="found again"):
+        kept(corpus, TopKFilter(scores, k=21))
+
+
+def test_a_damaged_cut_is_made_again(corpus, scores, tmp_path):
+    before = kept(corpus, RandomFilter(scores, k=20))
+    (published,) = (tmp_path / "scores" / "cuts").iterdir()
+    whole = published.read_text()
+    for damaged in (
+        whole[:100],
+        "",
+        "[]",
+        whole.replace('"row": ', '"row": 1'),
+        whole.replace('"code": 3', '"code": 4'),
+    ):
+        published.write_text(damaged)
+        assert kept(corpus, RandomFilter(scores, k=20)) == before
+        assert published.read_text() == whole
+
+
+def test_a_cut_of_other_scores_is_not_used(corpus, scores, tmp_path):
+    """The same folder, scored anew with another scorer: another cut."""
+    kept(corpus, TopKFilter(scores, k=20))
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / "scores" / name).unlink()
+    for shard in (tmp_path / "scores" / "shards").iterdir():
+        shard.unlink()
+    score(corpus, scores, salt=1)
+    kept(corpus, TopKFilter(scores, k=20))
+    assert len(list((tmp_path / "scores" / "cuts").iterdir())) == 2
+
+
+def test_scores_in_a_folder_one_may_only_read(corpus, scores, tmp_path, monkeypatch):
+    def refuse(path, value):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(cuts_module, "write_json", refuse)
+    assert len(kept(corpus, TopKFilter(scores, k=20), tasks=2)) == 20
+
+
+def test_a_moved_corpus_finds_its_scores(corpus, scores, tmp_path):
+    before = kept(corpus, TopKFilter(scores, k=20))
+    os.rename(corpus, tmp_path / "elsewhere")
+    assert kept(tmp_path / "elsewhere", TopKFilter(scores, k=20)) == before
+
+
+def test_shuffled_and_thinned_documents_get_the_same_decisions(corpus, scores):
+    docs = list(JsonlReader(str(corpus)).run())
+    before = Counter(kept(corpus, TopKFilter(scores, k=40)))
+    order = np.random.default_rng(0).permutation(len(docs))
+    assert Counter(doc.id for doc in TopKFilter(scores, k=40).run(iter([docs[i] for i in order]))) == before
+    thinned = [doc.id for doc in TopKFilter(scores, k=40).run(iter(docs[1::2]))]
+    assert thinned == [doc.id for doc in docs[1::2] if doc.id in before]
+
+
+def test_more_copies_of_a_document_than_were_scored(corpus, scores):
+    docs = list(JsonlReader(str(corpus)).run())
+    with pytest.raises(MissingScore, match="doc-7"):
+        list(TopKFilter(scores, k=40).run(iter([*docs[:8], docs[7]])))
+
+
+def label(corpus, folder, of=lambda doc: f"class {len(doc.text) % 3}", **kwargs):
+    docs = list(JsonlReader(str(corpus)).run())
+    for doc in docs:
+        if of(doc) is not None:
+            doc.metadata["class"] = of(doc)
+    list(MetadataLabels(str(folder), "class", window_size=16, **kwargs).run(iter(docs)))
+    return [doc.metadata.get("class") for doc in docs]
+
+
+@pytest.mark.parametrize("name", ["top", "random", "ips"])
+def test_each_stratum_is_cut_by_itself(corpus, scores, tmp_path, name):
+    labels = label(corpus, tmp_path / "labels")
+    mask = select(ScoreStore.open(scores), Cut(name, rate=0.3), LabelStore.open(str(tmp_path / "labels"))).mask
+    for value, size in Counter(labels).items():
+        assert sum(keep for keep, own in zip(mask, labels, strict=True) if own == value) == round(0.3 * size)
+    docs = list(JsonlReader(str(corpus)).run())
+    expected = [doc.id for doc, keep in zip(docs, mask, strict=True) if keep]
+    for tasks in (1, 3):
+        ids = kept(corpus, FILTERS[name](scores, rate=0.3, labels=str(tmp_path / "labels")), tasks)
+        assert sorted(ids) == sorted(expected)
+
+
+def test_k_of_each_stratum(corpus, scores, tmp_path):
+    labels = label(corpus, tmp_path / "labels")
+    ids = kept(corpus, TopKFilter(scores, k=5, labels=str(tmp_path / "labels")))
+    assert len(ids) == 5 * len(set(labels))
+    smallest, size = Counter(labels).most_common()[-1]
+    with pytest.raises(InvalidCut, match=f"of '{smallest}', but .* holds {size}"):
+        kept(corpus, TopKFilter(scores, k=size + 1, labels=str(tmp_path / "labels")))
+
+
+def test_labels_that_are_missing_or_of_another_corpus(corpus, scores, tmp_path):
+    with pytest.raises(CorpusError, match="doc-3 .*no 'class'"):
+        label(corpus, tmp_path / "none", of=lambda doc: None if doc.id == "doc-3" else "a")
+    label(corpus, tmp_path / "some", of=lambda doc: None if doc.id == "doc-3" else "a", default="unknown")
+    assert LabelStore.open(str(tmp_path / "some")).counts["unknown"] in (1, 2)
+    (corpus / "c.jsonl").write_text('{"id": "doc-45", "text": "changed"}\n')
+    label(corpus, tmp_path / "other")
+    with pytest.raises(StoreMismatch, match=r"not of the same documents: .*c\.jsonl"):
+        kept(corpus, TopKFilter(scores, k=5, labels=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_cascade_scores_what_is_left_and_selects_in_the_whole(corpus, scores, tmp_path, tasks):
+    """A cheap score halves the corpus, a dear one is computed for that half only."""
+    before = WordCountScorer.calls
+    for rank in range(tasks):
+        docs = JsonlReader(str(corpus)).run(None, rank, tasks)
+        docs = TopKFilter(scores, rate=0.5).run(docs, rank, tasks)
+        list(WordCountScorer(str(tmp_path / "dear"), salt=9, window_size=16).run(docs, rank, tasks))
+    assert WordCountScorer.calls - before == 50
+    cheap, dear = ScoreStore.open(scores), ScoreStore.open(str(tmp_path / "dear"))
+    first, second = select(cheap, Cut("top", rate=0.5)), select(dear, Cut("bottom", k=7))
+    both = cascade(cheap, first, second)
+    docs = list(JsonlReader(str(corpus)).run())
+    filtered = TopKFilter(scores, rate=0.5).run(iter(docs))
+    filtered = TopKFilter(str(tmp_path / "dear"), k=7, order="bottom").run(filtered)
+    assert [doc.id for doc in filtered] == [doc.id for doc, keep in zip(docs, both.mask, strict=True) if keep]
+    assert both.documents == 7
+    both.check_corpus(cheap.corpus_digest, "the corpus")
+    with pytest.raises(StoreMismatch, match="what the first cut keeps"):
+        cascade(cheap, select(cheap, Cut("top", rate=0.4)), second)
 
 
 def test_selection_survives_the_disk_and_knows_its_corpus(scores, tmp_path):

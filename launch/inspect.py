@@ -1,0 +1,95 @@
+"""`winnow inspect`: what a score store holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from pipeline_steps.errors import StoreIncomplete
+from pipeline_steps.numerics.summary import summarise
+from pipeline_steps.score_store import ScoreStore
+
+
+FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+
+def inspect(path: str) -> dict[str, Any]:
+    """Facts about a score store, finished or not, as JSON types.
+
+    Raises:
+        StoreIncomplete: there is no score store, or none of its sources is finished.
+        StoreDamaged: one of its files is; names it.
+    """
+    problem = None
+    try:
+        store = ScoreStore.open(path)
+    except StoreIncomplete as error:
+        problem = str(error)
+        store = ScoreStore.open(path, partial=True)
+
+    def scores() -> Iterator[np.ndarray]:
+        for source in store.sources:
+            for batch in store.batches(source, ["score"]):
+                yield batch["score"]
+
+    def tokens() -> int:
+        return sum(int(b["tokens"].sum(dtype=np.int64)) for s in store.sources for b in store.batches(s, ["tokens"]))
+
+    summary = summarise(scores, FRACTIONS)
+    return {
+        "path": path,
+        "complete": problem is None,
+        "problem": problem,
+        "documents": summary.documents,
+        "sources": len(store.sources),
+        "unfinished_sources": store.begun() if problem else {},
+        "tokens": tokens(),
+        "mean": summary.mean,
+        "standard_deviation": summary.deviation,
+        "quantiles": {str(fraction): value for fraction, value in summary.quantiles.items()},
+        "histogram": {"edges": summary.edges.tolist(), "counts": summary.counts.tolist()},
+        "config": store.config,
+    }
+
+
+def show(facts: dict[str, Any], console: Console) -> None:
+    """Print what `inspect` found."""
+    scorer = facts["config"]["scorer"] + (f", {facts['config']['unit']}" if "unit" in facts["config"] else "")
+    counts = Table.grid(padding=(0, 2))
+    counts.add_row("made by", scorer)
+    counts.add_row("documents", f"{facts['documents']:,} in {facts['sources']:,} source files")
+    counts.add_row("tokens", f"{facts['tokens']:,}" if facts["tokens"] else "not counted")
+    counts.add_row("score", f"mean {facts['mean']:.5g}, standard deviation {facts['standard_deviation']:.5g}")
+    state = Text("complete", "green") if facts["complete"] else Text(f"not complete: {facts['problem']}", "bold red")
+    counts.add_row("state", state)
+    for name, windows in facts["unfinished_sources"].items():
+        counts.add_row("", f"unfinished: {name}, {windows} windows")
+    console.print(Panel(Group(counts), title=f"[bold]{facts['path']}", title_align="left"))
+    console.print(_quantiles(facts["quantiles"]), _histogram(facts["histogram"]))
+    config = json.dumps(facts["config"], indent=2, ensure_ascii=False, sort_keys=True)
+    console.print(Panel(Text(config), title="config", title_align="left"))
+
+
+def _quantiles(quantiles: dict[str, float]) -> RenderableType:
+    table = Table(title="documents with at most this score", title_justify="left", title_style="", box=None)
+    for fraction in quantiles:
+        label = {"0.0": "lowest", "0.5": "median", "1.0": "highest"}.get(fraction, f"{float(fraction):.0%}")
+        table.add_column(label, justify="right", no_wrap=True)
+    table.add_row(*(f"{value:.4g}" for value in quantiles.values()))
+    return table
+
+
+def _histogram(histogram: dict[str, list[float]]) -> RenderableType:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    most = max(histogram["counts"])
+    for low, high, count in zip(histogram["edges"], histogram["edges"][1:], histogram["counts"], strict=False):
+        bar = "█" * round(40 * count / most) if round(40 * count / most) else ("▏" if count else "")
+        table.add_row(f"{low:.4g}", "to", f"{high:.4g}", Text(bar, "cyan"), f"{int(count):,}")
+    return table
