@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pipeline_steps.ask_llm_scorer import AskLLMScorer
-    from pipeline_steps.combine import combine
+    from pipeline_steps.combined_scores import combine
     from pipeline_steps.cuts import Cut, cascade, select
     from pipeline_steps.density import DensityMerge, DensityScorer, DensitySketch
     from pipeline_steps.embedder import Embedder
@@ -59,7 +59,7 @@ _HOME = {
     "TopKFilter": "selection_filters",
     "WinnowError": "errors",
     "cascade": "cuts",
-    "combine": "combine",
+    "combine": "combined_scores",
     "select": "cuts",
 }
 

@@ -77,7 +77,6 @@ class AskLLMScorer(BaseScorer):
         proxy = load_proxy(self.model, self.revision, self.dtype)
         answers = proxy.answer([doc.text for doc in docs], self.prompt, self.max_tokens)
         self._check_health(docs, np.exp(answers.log_yes) + np.exp(answers.log_no), proxy.name)
-        self.stat_update("tokens", value=int(answers.tokens.sum()), unit="window")
         return {"score": answers.log_yes, "log_no": answers.log_no, "tokens": answers.tokens}
 
     def _check_health(self, docs: list[Document], mass: np.ndarray, name: str) -> None:

@@ -6,6 +6,7 @@ number of tasks.
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import groupby
@@ -78,10 +79,14 @@ class DocumentColumns(PipelineStep):
             else:
                 columns = store.read_window(source, number)
             if columns is None:
+                begun = time.perf_counter()
                 with self.track_time("window"):
                     columns = {"key": keys, **self.compute(window)}
                 store.commit_window(source, number, columns)
                 self.stat_update("computed", value=len(window), unit="window")
+                self.stat_update(
+                    "computed_per_second", value=len(window) / (time.perf_counter() - begun), unit="window"
+                )
             else:
                 _check_keys(columns["key"], keys, window, source, store.path)
                 self.stat_update("already_stored", value=len(window), unit="window")

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline_steps.errors import ModelError
 from pipeline_steps.models import model_identity, pick_device, pick_dtype, require
+from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.prompts import Prompt
 
 
@@ -67,7 +68,7 @@ class Seq2SeqProxy:
         ]
         inputs = [prefix + ids[:room] + suffix for ids in documents]
         log_probabilities = np.empty((len(texts), 2), dtype=np.float32)
-        for rows in self._batches([len(ids) for ids in inputs]):
+        for rows in batches_by_length([len(ids) for ids in inputs], _BATCH_TOKENS[self.model.device.type]):
             log_probabilities[rows] = self._forward([inputs[row] for row in rows], pair)
         tokens = np.array([len(ids) for ids in documents], dtype=np.uint32)
         return Answers(log_probabilities[:, 0], log_probabilities[:, 1], tokens)
@@ -81,16 +82,6 @@ class Seq2SeqProxy:
             pieces = self._tokenizer.convert_ids_to_tokens(ids)
             raise ModelError(f"the answer {answer!r} is {pieces} for {self.name}'s tokenizer, not one known token")
         return ids[0]
-
-    def _batches(self, lengths: list[int]) -> list[list[int]]:
-        """Row numbers by falling length, each batch within the token budget once padded."""
-        budget = _BATCH_TOKENS[self.model.device.type]
-        batches: list[list[int]] = []
-        for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-            if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-                batches.append([])
-            batches[-1].append(row)
-        return batches
 
     def _forward(self, inputs: list[list[int]], pair: list[int]) -> np.ndarray:
         import torch

@@ -68,8 +68,10 @@ class BaseScorer(DocumentColumns):
                 f"{scores[bad[0]]}: look at its text, or exclude it before scoring"
             )
         counted = columns.get("tokens", np.zeros(len(docs), dtype=np.uint32))
-        tokens = [doc.metadata.get("token_count", own) for doc, own in zip(docs, counted, strict=True)]
-        return columns | {"score": scores, "tokens": np.asarray(tokens, dtype=np.uint32)}
+        known = [doc.metadata.get("token_count", own) for doc, own in zip(docs, counted, strict=True)]
+        tokens = np.asarray(known, dtype=np.uint32)
+        self.stat_update("tokens", value=int(tokens.sum(dtype=np.int64)), unit="window")
+        return columns | {"score": scores, "tokens": tokens}
 
     def annotate(self, docs: list[Document], columns: Columns) -> None:
         """Set the score on every document, as a Python float: datatrove's writers and stats need one."""

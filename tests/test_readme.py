@@ -26,6 +26,8 @@ def folder(tmp_path_factory):
     (folder / "corpus").mkdir()
     for number in range(3):
         docs = [document(30 * number + i) for i in range(30)]
+        for doc in docs:
+            doc |= {"words": len(doc["text"].split()), "host": f"host-{len(doc['id']) % 2}.example"}
         (folder / "corpus" / f"{number}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     return folder
 
@@ -39,7 +41,7 @@ def run(command, folder):
 
 def test_the_examples_run_in_order(folder):
     runnable = [block for block in blocks("python") if "import" in block and "Slurm" not in block]
-    assert len(runnable) == 5
+    assert len(runnable) == 6
     for number, block in enumerate(runnable):
         script = folder / f"example{number}.py"
         script.write_text(block)
@@ -48,6 +50,8 @@ def test_the_examples_run_in_order(folder):
     assert int(kept.stdout) == 18  # a fifth of 90
     dropped = subprocess.run(f"zcat {folder}/dropped/*.gz | wc -l", shell=True, capture_output=True, text=True)
     assert int(dropped.stdout) == 72
+    by_host = subprocess.run(f"zcat {folder}/kept-by-host/*.gz | wc -l", shell=True, capture_output=True, text=True)
+    assert int(by_host.stdout) == 18  # 2 of the 10 with one digit, 16 of the 80 with two
 
     (launch,) = [block for block in blocks("bash") if block.startswith("accelerate launch")]
     words = shlex.split(launch.replace("\\\n", " "))

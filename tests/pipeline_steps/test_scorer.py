@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import HuggingFaceDatasetReader, JsonlReader
+from datatrove.pipeline.tokens import TokensCounter
 from datatrove.utils.logging import logger
 from word_count import WordCountScorer, score
 
-from pipeline_steps import MetadataScorer, ScoreStore, TopKFilter
+from pipeline_steps import EMBEDDED_PROXY, MetadataScorer, ScoreStore, TopKFilter
 from pipeline_steps.errors import CorpusError, InvalidScore, StoreDamaged, StoreIncomplete, StoreMismatch
 
 
@@ -178,13 +179,17 @@ def test_a_reader_that_names_no_files_is_refused(corpus, tmp_path):
 
 def test_executor_stats_survive(corpus, tmp_path):
     """NumPy scalars in stats would fail the task after its work is done."""
-    stats = LocalPipelineExecutor(
-        [JsonlReader(str(corpus)), WordCountScorer(str(tmp_path / "s"))],
-        tasks=2,
-        workers=1,
-        logging_dir=str(tmp_path / "l"),
-    ).run()
-    assert stats.stats[1]["computed"].total == 100
+    steps = [
+        JsonlReader(str(corpus)),
+        TokensCounter(f"{EMBEDDED_PROXY}/tokenizer.json"),
+        WordCountScorer(str(tmp_path / "s")),
+    ]
+    stats = LocalPipelineExecutor(steps, tasks=2, workers=1, logging_dir=str(tmp_path / "l")).run().stats[2]
+    assert stats["computed"].total == 100
+    assert stats["computed_per_second"].mean > 0
+    assert stats["tokens"].total == ScoreStore.open(str(tmp_path / "s")).tokens.sum() > 2000
+    again = LocalPipelineExecutor(steps, tasks=4, workers=1, logging_dir=str(tmp_path / "m")).run().stats[2]
+    assert again["already_stored"].total == 100
 
 
 def test_another_configuration_is_refused_by_name(corpus, tmp_path):

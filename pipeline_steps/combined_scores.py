@@ -53,7 +53,7 @@ def combine(target: str, weights: Mapping[str, float], how: Literal["rank", "pro
             columns = {path: store.read(source, ["score", "tokens"]) for path, store in stores.items()}
             score = np.zeros(first.sources[source])
             for path, weight in weights.items():
-                own = columns[path]["score"]
+                own = columns[path]["score"].astype(np.float64)
                 score += weight * own if how == "product" else _rank(ranked[path], own, weight) / total
             counted = [own["tokens"] for own in columns.values() if own["tokens"].any()]
             key = first.read(source, ["key"])["key"]
@@ -70,7 +70,8 @@ def _rank(sorted_N: np.ndarray, score_N: np.ndarray, weight: float) -> np.ndarra
 
 
 def _finite(score_N: np.ndarray, source: str) -> np.ndarray:
-    score = score_N.astype(np.float32)
+    with np.errstate(over="ignore"):
+        score = score_N.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(score))
     if bad.size:
         raise InvalidScore(f"document {bad[0]} of {source} gets the score {score_N[bad[0]]}: use smaller weights")
