@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline_steps.labels import LabelStore, MetadataLabels
     from pipeline_steps.metadata_scorer import MetadataScorer
     from pipeline_steps.models import EMBEDDED_PROXY
-    from pipeline_steps.prompts import ASK_LLM, Prompt
+    from pipeline_steps.prompts import ASK_LLM, EDITOR, RUBRIC, Prompt
     from pipeline_steps.readers import InstalledDocsReader
     from pipeline_steps.score_store import ScoreStore
     from pipeline_steps.scorer import BaseScorer
@@ -44,6 +44,7 @@ _HOME = {
     "DensityMerge": "density",
     "DensityScorer": "density",
     "DensitySketch": "density",
+    "EDITOR": "prompts",
     "EMBEDDED_PROXY": "models",
     "Embedder": "embedder",
     "IPSFilter": "selection_filters",
@@ -52,6 +53,7 @@ _HOME = {
     "MetadataLabels": "labels",
     "MetadataScorer": "metadata_scorer",
     "Prompt": "prompts",
+    "RUBRIC": "prompts",
     "RandomFilter": "selection_filters",
     "ScoreSelector": "selection_filters",
     "ScoreStore": "score_store",
@@ -72,6 +74,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "DensityMerge",
     "DensityScorer",
     "DensitySketch",
+    "EDITOR",
     "EMBEDDED_PROXY",
     "Embedder",
     "IPSFilter",
@@ -80,6 +83,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "MetadataLabels",
     "MetadataScorer",
     "Prompt",
+    "RUBRIC",
     "RandomFilter",
     "ScoreSelector",
     "ScoreStore",

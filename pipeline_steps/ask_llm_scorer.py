@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
 from pipeline_steps.prompts import ASK_LLM, Prompt
-from pipeline_steps.proxies import load_proxy
+from pipeline_steps.proxies import Questions, load_proxy
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
 
@@ -23,14 +24,18 @@ _HEALTHY_MASS = 0.5  # a proxy that puts less than half its probability on yes a
 class AskLLMScorer(BaseScorer):
     """Scores every document with log P("yes") to the paper's question, in nats: higher = more worth training on.
 
+    One forward pass per document, no generation, the full vocabulary's softmax in float32. On the CPU in float32 a
+    score is the same to the last bit for the same window, and to 1e-5 for any other company in the batch.
+
     The store gets an extra column `log_no` (float32, log P("no")); `tokens` are the proxy's, before truncation.
 
     Args:
         scores: folder of the score store, any fsspec path.
-        model: Hub id or folder of an encoder-decoder, e.g. "google/flan-t5-xl" (paper Sec. 4.1).
+        model: Hub id or folder of a T5, e.g. "google/flan-t5-xl" (paper Sec. 4.1), or of a decoder-only model, e.g.
+            "google/gemma-7b-it", which is asked in its chat template and may answer "yes" or "Yes".
         revision: Hub revision; the resolved commit is recorded in the store.
-        prompt: what is asked (Fig. 3).
-        max_tokens: of prompt and document together; the document is cut, never the question.
+        prompt: what is asked (Fig. 3); of several, e.g. RUBRIC, the log-probabilities are averaged.
+        max_tokens: of prompt and document together, special tokens included; the document is cut, never the question.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
         metadata_key: metadata key the score is written to.
         window_size: documents scored and committed together; what a killed task can lose.
@@ -47,7 +52,7 @@ class AskLLMScorer(BaseScorer):
         scores: str,
         model: str,
         revision: str | None = None,
-        prompt: Prompt = ASK_LLM,
+        prompt: Prompt | Sequence[Prompt] = ASK_LLM,
         max_tokens: int = 512,
         dtype: str = "auto",
         metadata_key: str = "ask_llm",
@@ -56,7 +61,7 @@ class AskLLMScorer(BaseScorer):
         super().__init__(scores, metadata_key, window_size)
         self.model = str(model)
         self.revision = revision
-        self.prompt = prompt
+        self.prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
         self.max_tokens = max_tokens
         self.dtype = dtype
 
@@ -66,26 +71,43 @@ class AskLLMScorer(BaseScorer):
             "scorer": "AskLLMScorer",
             "unit": "log P(yes), nats",
             "proxy": model_identity(self.model, self.revision),
-            "prompt": asdict(self.prompt),
+            "prompts": [asdict(prompt) for prompt in self.prompts],
             "max_tokens": self.max_tokens,
             "dtype": str(pick_dtype(self.dtype, pick_device())),
             "versions": library_versions("torch", "transformers", "tokenizers"),
         }
 
+    def prepare(self, docs: list[Document]) -> list[Questions]:
+        """Tokenise one window, for every prompt."""
+        proxy = load_proxy(self.model, self.revision, self.dtype)
+        return [proxy.ask([doc.text for doc in docs], prompt, self.max_tokens) for prompt in self.prompts]
+
     def score_batch(self, docs: list[Document]) -> Columns:
         """Log-probabilities and token counts of one window."""
-        proxy = load_proxy(self.model, self.revision, self.dtype)
-        answers = proxy.answer([doc.text for doc in docs], self.prompt, self.max_tokens)
-        self._check_health(docs, np.exp(answers.log_yes) + np.exp(answers.log_no), proxy.name)
-        return {"score": answers.log_yes, "log_no": answers.log_no, "tokens": answers.tokens}
+        return self.score_prepared(docs, self.prepare(docs))
 
-    def _check_health(self, docs: list[Document], mass: np.ndarray, name: str) -> None:
+    def score_prepared(self, docs: list[Document], prepared: list[Questions]) -> Columns:
+        """The same, of a window that has been tokenised."""
+        proxy = load_proxy(self.model, self.revision, self.dtype)
+        log_yes, log_no = np.zeros(len(docs)), np.zeros(len(docs))
+        for prompt, questions in zip(self.prompts, prepared, strict=True):
+            answers = proxy.answer(questions)
+            self._check_health(docs, prompt, np.exp(answers.log_yes) + np.exp(answers.log_no), proxy.name)
+            log_yes += answers.log_yes
+            log_no += answers.log_no
+        return {
+            "score": log_yes / len(self.prompts),
+            "log_no": log_no / len(self.prompts),
+            "tokens": prepared[0].tokens,
+        }
+
+    def _check_health(self, docs: list[Document], prompt: Prompt, mass: np.ndarray, name: str) -> None:
         self.stat_update("yes_no_mass", value=float(mass.mean()), unit="window")
         if mass.mean() >= _HEALTHY_MASS:
             return
         worst = ", ".join(f"{docs[row].id} ({mass[row]:.3f})" for row in np.argsort(mass)[:3])
         logger.warning(
-            f"{name} does not answer the question: P({self.prompt.yes}) + P({self.prompt.no}) is {mass.mean():.3f} "
-            f"on average over {len(docs)} documents, lowest for {worst}. Its scores mean little; use an "
-            "instruction-tuned model or another prompt"
+            f"{name} does not answer the question {prompt.name!r}: P({prompt.yes}) + P({prompt.no}) is "
+            f"{mass.mean():.3f} on average over {len(docs)} documents, lowest for {worst}. Its scores mean little; "
+            "use an instruction-tuned model or another prompt"
         )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -47,9 +49,12 @@ class DocumentColumns(PipelineStep):
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the values, as JSON types; a store made with another one is refused."""
 
+    def prepare(self, docs: list[Document]) -> Any:
+        """What can be done ahead for one window, in a thread, while another is computed: tokenising. Default: None."""
+
     @abstractmethod
-    def compute(self, docs: list[Document]) -> Columns:
-        """The columns of one window of documents, in order, without `key`."""
+    def compute(self, docs: list[Document], prepared: Any) -> Columns:
+        """The columns of one window of documents, in order, without `key`; `prepared` is what `prepare` returned."""
 
     def annotate(self, docs: list[Document], columns: Columns) -> None:
         """Put values into the documents' metadata. Default: nothing."""
@@ -71,30 +76,19 @@ class DocumentColumns(PipelineStep):
     def _run_source(self, store: SourceStore, source: str, docs: Iterator[Document]) -> Iterator[list[Document]]:
         sealed, parts = store.read_to_continue(source), []
         position = 0
-        for number, window in enumerate(batched(docs, self.window_size)):
-            keys = np.array([document_key(doc.id, doc.text) for doc in window], dtype=np.uint64)
-            columns: Columns | None
-            if sealed is not None:
-                columns = {name: values[position : position + len(window)] for name, values in sealed.items()}
-            else:
-                columns = store.read_window(source, number)
+        for window in self._windows_ahead(store, source, docs, sealed):
+            columns = window.columns
             if columns is None:
-                begun = time.perf_counter()
-                with self.track_time("window"):
-                    columns = {"key": keys, **self.compute(window)}
-                store.commit_window(source, number, columns)
-                self.stat_update("computed", value=len(window), unit="window")
-                self.stat_update(
-                    "computed_per_second", value=len(window) / (time.perf_counter() - begun), unit="window"
-                )
+                columns = self._compute(window)
+                store.commit_window(source, window.number, columns)
             else:
-                _check_keys(columns["key"], keys, window, source, store.path)
-                self.stat_update("already_stored", value=len(window), unit="window")
-            position += len(window)
-            self.annotate(window, columns)
+                _check_keys(columns["key"], window.keys, window.docs, source, store.path)
+                self.stat_update("already_stored", value=len(window.docs), unit="window")
+            position += len(window.docs)
+            self.annotate(window.docs, columns)
             if sealed is None:
                 parts.append(columns)
-            yield window
+            yield window.docs
         if sealed is None:
             store.seal(source, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
         elif position != len(sealed["key"]):
@@ -102,6 +96,46 @@ class DocumentColumns(PipelineStep):
                 f"{source} has {position:,} documents, but {store.path} holds {len(sealed['key']):,} for it: "
                 "the file has changed or was read with a limit; use another store"
             )
+
+    def _windows_ahead(
+        self, store: SourceStore, source: str, docs: Iterator[Document], sealed: Columns | None
+    ) -> Iterator[_Window]:
+        """Windows of a source; while one is being computed, the next is read and prepared in a thread."""
+        pending: deque[_Window] = deque()
+        start = 0
+        with ThreadPoolExecutor(1) as pool:
+            for number, window in enumerate(batched(docs, self.window_size)):
+                keys = np.array([document_key(doc.id, doc.text) for doc in window], dtype=np.uint64)
+                columns: Columns | None
+                if sealed is not None:
+                    columns = {name: values[start : start + len(window)] for name, values in sealed.items()}
+                else:
+                    columns = store.read_window(source, number)
+                prepared = pool.submit(self.prepare, window) if columns is None else None
+                pending.append(_Window(number, window, keys, columns, prepared))
+                start += len(window)
+                if len(pending) > 1:
+                    yield pending.popleft()
+            yield from pending
+
+    def _compute(self, window: _Window) -> Columns:
+        begun = time.perf_counter()
+        with self.track_time("window"):
+            prepared = window.prepared.result() if window.prepared else None
+            columns = {"key": window.keys, **self.compute(window.docs, prepared)}
+        self.stat_update("computed", value=len(window.docs), unit="window")
+        self.stat_update("computed_per_second", value=len(window.docs) / (time.perf_counter() - begun), unit="window")
+        return columns
+
+
+class _Window(NamedTuple):
+    """Documents that are computed together, and what is known of them: columns if they are stored already."""
+
+    number: int
+    docs: list[Document]
+    keys: np.ndarray
+    columns: Columns | None
+    prepared: Future[Any] | None
 
 
 def by_source(data: DocumentsPipeline, step: str) -> Iterator[tuple[str, Iterator[Document]]]:

@@ -60,7 +60,7 @@ class Embedder(DocumentColumns):
         versions = library_versions("sentence-transformers", "transformers", "torch")
         return {"embedder": model_identity(self.model, self.revision), "versions": versions}
 
-    def compute(self, docs: list[Document]) -> Columns:
+    def compute(self, docs: list[Document], prepared: None) -> Columns:
         """Embeddings of one window."""
         embed = load_embedding(self.model, self.revision)
         return {"embedding": embed([doc.text for doc in docs]).astype(np.float16)}

@@ -43,7 +43,7 @@ class MetadataLabels(DocumentColumns):
         """What decides the labels."""
         return {"labels": self.key, "default": self.default}
 
-    def compute(self, docs: list[Document]) -> Columns:
+    def compute(self, docs: list[Document], prepared: None) -> Columns:
         """The labels of one window."""
         return {"label": np.array([self._label(doc) for doc in docs], dtype=object)}
 

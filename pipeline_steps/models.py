@@ -71,16 +71,19 @@ def pick_device() -> torch.device:
     """This process's CUDA device, or the CPU.
 
     Slurm and Ray give each task its own CUDA_VISIBLE_DEVICES. Among the workers of one LocalPipelineExecutor,
-    which share all devices, the worker's own number decides: consecutive, so free of collisions.
+    which share all devices, the worker's own number decides: consecutive, so free of collisions. Workers that share
+    the CPU get one thread each, unless OMP_NUM_THREADS says otherwise: threads that outnumber the cores wait for
+    each other, tens of times slower.
     """
     import multiprocess
     import torch
 
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
     identity = multiprocess.current_process()._identity
-    worker = identity[0] if identity else 0
-    return torch.device("cuda", worker % torch.cuda.device_count())
+    if torch.cuda.is_available():
+        return torch.device("cuda", (identity[0] if identity else 0) % torch.cuda.device_count())
+    if identity and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    return torch.device("cpu")
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -15,8 +15,25 @@ from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.prompts import Prompt
 
 
-# Padded encoder tokens in one forward pass: small enough to stay in a CPU's cache, large enough to fill a GPU.
-_BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+# Padded tokens in one forward pass of a decoder-only proxy: its activations, not its vocabulary, set the memory.
+_BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """N texts with a question around each, as token ids.
+
+    Attributes:
+        inputs: of each, its ids.
+        tokens: uint32 [N], tokens of the whole text, before truncation and without the question.
+        yes: ids of the first token of the answer "yes"; their probabilities add up.
+        no: the same of "no".
+    """
+
+    inputs: list[list[int]]
+    tokens: np.ndarray
+    yes: list[int]
+    no: list[int]
 
 
 @dataclass(frozen=True)
@@ -26,52 +43,44 @@ class Answers:
     Attributes:
         log_yes: float32 [N], log P(yes) over the full vocabulary.
         log_no: float32 [N], log P(no).
-        tokens: uint32 [N], tokens of the whole text, before truncation.
     """
 
     log_yes: np.ndarray
     log_no: np.ndarray
-    tokens: np.ndarray
 
 
 class Seq2SeqProxy:
-    """An encoder-decoder model of the T5 family with its tokenizer; see `load_proxy`."""
+    """An encoder-decoder of the T5 family with its tokenizer; see `load_proxy`."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        self.model = model
+        from pipeline_steps.t5_engine import PackedT5
+
         self.name = name
+        self._engine = PackedT5(model)
         self._tokenizer = tokenizer
-        self._encoder = tokenizer.backend_tokenizer
-        self._encoder.no_truncation()
-        self._encoder.no_padding()
-        self._encoder.encode_special_tokens = True  # "</s>" in a web page is text, not the end of the input
+        self._encoder = _plain_encoder(tokenizer)
 
-    def answer(self, texts: Sequence[str], prompt: Prompt, max_tokens: int) -> Answers:
-        """Log-probabilities of the prompt's two answers as the first decoded token.
-
-        The document is cut to fit, the question never. Texts are batched by length; results do not depend on the
-        order of the texts beyond rounding.
+    def ask(self, texts: Sequence[str], prompt: Prompt, max_tokens: int) -> Questions:
+        """Put the question around every text. The text is cut to fit, the question never.
 
         Raises:
             ModelError: an answer is not one token of this tokenizer, or the prompt alone exceeds `max_tokens`.
         """
         prefix, suffix = self._ids(prompt.prefix), self._ids(prompt.suffix) + [self._tokenizer.eos_token_id]
         room = max_tokens - len(prefix) - len(suffix)
-        if room < 1:
-            raise ModelError(
-                f"max_tokens={max_tokens} leaves no room for the document: prompt {prompt.name!r} alone takes "
-                f"{len(prefix) + len(suffix)} tokens of {self.name}"
-            )
-        pair = [self._answer_id(prompt.yes), self._answer_id(prompt.no)]
+        _check_room(room, max_tokens, prompt, self.name)
+        yes, no = self._answer_id(prompt.yes), self._answer_id(prompt.no)
+        # Pieces never cross white space, so cutting ids here is cutting the ids of the whole
         documents = [
             encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         ]
-        inputs = [prefix + ids[:room] + suffix for ids in documents]
-        log_probabilities = np.empty((len(texts), 2), dtype=np.float32)
-        for rows in batches_by_length([len(ids) for ids in inputs], _BATCH_TOKENS[self.model.device.type]):
-            log_probabilities[rows] = self._forward([inputs[row] for row in rows], pair)
         tokens = np.array([len(ids) for ids in documents], dtype=np.uint32)
-        return Answers(log_probabilities[:, 0], log_probabilities[:, 1], tokens)
+        return Questions([prefix + ids[:room] + suffix for ids in documents], tokens, [yes], [no])
+
+    def answer(self, questions: Questions) -> Answers:
+        """Log-probabilities of the two answers as the first decoded token."""
+        pair = self._engine.log_probabilities(questions.inputs, questions.yes + questions.no)
+        return Answers(pair[:, 0], pair[:, 1])
 
     def _ids(self, text: str) -> list[int]:
         return list(self._encoder.encode(text, add_special_tokens=False).ids) if text else []
@@ -83,50 +92,148 @@ class Seq2SeqProxy:
             raise ModelError(f"the answer {answer!r} is {pieces} for {self.name}'s tokenizer, not one known token")
         return ids[0]
 
-    def _forward(self, inputs: list[list[int]], pair: list[int]) -> np.ndarray:
+
+class CausalProxy:
+    """A decoder-only model with its tokenizer and chat template; see `load_proxy`.
+
+    The question is a user's turn in the model's own chat template, if it has one. "yes" and "Yes" count together.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.model = model
+        self.name = name
+        self._tokenizer = tokenizer
+        self._encoder = _plain_encoder(tokenizer)
+        self._encoder.encode_special_tokens = False  # the template's own marks are special; the text's are defused
+        self._marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+    def ask(self, texts: Sequence[str], prompt: Prompt, max_tokens: int) -> Questions:
+        """Put the question around every text. The text is cut to fit, the question never.
+
+        Raises:
+            ModelError: no form of an answer is one token, or the prompt alone exceeds `max_tokens`.
+        """
+        before, after = self._template(prompt)
+        room = max_tokens - len(self._ids(before)) - len(self._ids(after))
+        _check_room(room, max_tokens, prompt, self.name)
+        texts = [self._defuse(text) for text in texts]
+        encodings = self._encoder.encode_batch(texts, add_special_tokens=False)
+        tokens = np.array([len(encoding) for encoding in encodings], dtype=np.uint32)
+        whole = [_cut(text, encoding.offsets, room) for text, encoding in zip(texts, encodings, strict=True)]
+        # Byte pairs merge across the seams: it is the assembled text that is tokenised
+        assembled = self._encoder.encode_batch_fast(
+            [before + text + after for text in whole], add_special_tokens=False
+        )
+        return Questions([e.ids for e in assembled], tokens, self._answer_ids(prompt.yes), self._answer_ids(prompt.no))
+
+    def answer(self, questions: Questions) -> Answers:
+        """Log-probabilities of the two answers as the next token."""
         import torch
 
-        longest = max(map(len, inputs))
-        input_ids = torch.full((len(inputs), longest), self._tokenizer.pad_token_id, dtype=torch.long)
-        mask = torch.zeros((len(inputs), longest), dtype=torch.long)
+        found = np.empty((len(questions.inputs), 2), dtype=np.float32)
+        lengths = [len(ids) for ids in questions.inputs]
+        for rows in batches_by_length(lengths, _BATCH_TOKENS[self.model.device.type]):
+            log_p = torch.log_softmax(self._last_logits([questions.inputs[row] for row in rows]).float(), dim=-1)
+            for column, ids in enumerate((questions.yes, questions.no)):
+                found[rows, column] = torch.logsumexp(log_p[:, ids], dim=-1).cpu().numpy()
+        return Answers(found[:, 0], found[:, 1])
+
+    def _last_logits(self, inputs: Sequence[Sequence[int]]) -> Any:
+        """Logits [N, vocabulary] after the last token; padding goes to the left, so that all end together."""
+        import torch
+
+        longest, device = max(map(len, inputs)), self.model.device
+        input_ids = torch.zeros((len(inputs), longest), dtype=torch.long)
+        mask = torch.zeros_like(input_ids)
         for row, ids in enumerate(inputs):
-            input_ids[row, : len(ids)] = torch.tensor(ids)
-            mask[row, : len(ids)] = 1
-        device = self.model.device
-        start = torch.full((len(inputs), 1), self.model.config.decoder_start_token_id, device=device)
+            input_ids[row, longest - len(ids) :] = torch.tensor(ids)
+            mask[row, longest - len(ids) :] = 1
         with torch.inference_mode():
-            logits = self.model(
+            return self.model(
                 input_ids=input_ids.to(device),
                 attention_mask=None if mask.all() else mask.to(device),
-                decoder_input_ids=start,
+                position_ids=(mask.cumsum(-1) - 1).clamp_(min=0).to(device),
                 use_cache=False,
-            ).logits[:, 0]
-            return torch.log_softmax(logits.float(), dim=-1)[:, pair].cpu().numpy()
+                logits_to_keep=1,
+            ).logits[:, -1]
+
+    def _template(self, prompt: Prompt) -> tuple[str, str]:
+        if self._tokenizer.chat_template is None:
+            bos = self._tokenizer.bos_token or ""
+            return bos + prompt.prefix, prompt.suffix + "\n"
+        mark = "\x00document\x00"
+        turn = [{"role": "user", "content": f"{prompt.prefix}{mark}{prompt.suffix}"}]
+        text = self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        before, after = text.split(mark)
+        return before, after
+
+    def _defuse(self, text: str) -> str:
+        """A web page that spells out the template's marks must not end the user's turn."""
+        for mark in self._marks:
+            text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._encoder.encode(text, add_special_tokens=False).ids)
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        forms = [self._ids(form) for form in (answer, answer.capitalize())]
+        ids = sorted({form[0] for form in forms if len(form) == 1 and form[0] != self._tokenizer.unk_token_id})
+        if not ids:
+            raise ModelError(f"neither {answer!r} nor {answer.capitalize()!r} is one token of {self.name}'s tokenizer")
+        return ids
+
+
+Proxy = Seq2SeqProxy | CausalProxy
 
 
 @lru_cache(maxsize=2)
-def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> Seq2SeqProxy:
+def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> Proxy:
     """The proxy on this process's device; loaded once per process and never pickled into an executor.
 
     Raises:
-        ModelError: the model cannot be had, is not an encoder-decoder, or its tokenizer has no fast form.
+        ModelError: the model cannot be had, is an encoder-decoder of another family than T5, would be decoded
+            wrongly by this version of transformers, or its tokenizer has no fast form.
     """
     require("torch", "score")
     require("transformers", "score")
     identity = model_identity(model, revision)
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     config = AutoConfig.from_pretrained(model, revision=revision)
-    if not config.is_encoder_decoder:
-        raise ModelError(f"{model} is a {config.model_type}: AskLLMScorer needs an encoder-decoder such as Flan-T5")
+    if config.is_encoder_decoder and config.model_type not in ("t5", "mt5"):
+        raise ModelError(f"{model} is a {config.model_type}: use a T5 (Flan-T5, mT5) or a decoder-only model")
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
     if not tokenizer.is_fast:
         raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
     device = pick_device()
+    family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        loaded = AutoModelForSeq2SeqLM.from_pretrained(
+        loaded = family.from_pretrained(
             model, revision=revision, dtype=pick_dtype(dtype, device), use_safetensors=True
         )
     except OSError as error:
         raise ModelError(f"cannot load the weights of {model}: {str(error).splitlines()[0]}") from error
-    return Seq2SeqProxy(loaded.to(device).eval(), tokenizer, identity["model"])
+    proxy = Seq2SeqProxy if config.is_encoder_decoder else CausalProxy
+    return proxy(loaded.to(device).eval(), tokenizer, identity["model"])
+
+
+def _plain_encoder(tokenizer: Any) -> Any:
+    encoder = tokenizer.backend_tokenizer
+    encoder.no_truncation()
+    encoder.no_padding()
+    encoder.encode_special_tokens = True  # "</s>" in a web page is text, not the end of the input
+    return encoder
+
+
+def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:
+    """The text of the first tokens."""
+    return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+
+
+def _check_room(room: int, max_tokens: int, prompt: Prompt, name: str) -> None:
+    if room < 1:
+        raise ModelError(
+            f"max_tokens={max_tokens} leaves no room for the document: prompt {prompt.name!r} alone takes "
+            f"{max_tokens - room} tokens of {name}"
+        )

@@ -53,9 +53,13 @@ class BaseScorer(DocumentColumns):
         Either the scores, or columns by name: `score`, optionally `tokens`, and every one of `extra_fields`.
         """
 
-    def compute(self, docs: list[Document]) -> Columns:
+    def score_prepared(self, docs: list[Document], prepared: Any) -> Sequence[float] | Columns:
+        """The same, given what `prepare` returned. Override this one instead if there is something to prepare."""
+        return self.score_batch(docs)
+
+    def compute(self, docs: list[Document], prepared: Any) -> Columns:
         """The window's columns, checked."""
-        result = self.score_batch(docs)
+        result = self.score_prepared(docs, prepared)
         columns: dict[str, Any] = dict(result) if isinstance(result, Mapping) else {"score": result}
         scores = np.asarray(columns["score"], dtype=np.float32)
         if len(scores) != len(docs):

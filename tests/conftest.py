@@ -8,6 +8,7 @@ import pytest
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TEXT = "the crawl holds pages of every kind and we keep those worth reading again for training models"

@@ -48,7 +48,8 @@ JUNK = [
 
 
 def test_it_separates_texts_a_reader_would_separate():
-    answers = load_proxy(EMBEDDED_PROXY).answer(GOOD + JUNK, ASK_LLM, 256)
+    proxy = load_proxy(EMBEDDED_PROXY)
+    answers = proxy.answer(proxy.ask(GOOD + JUNK, ASK_LLM, 256))
     assert auc(answers.log_yes[: len(GOOD)], answers.log_yes[len(GOOD) :]) >= 0.9
     assert (np.exp(answers.log_yes) + np.exp(answers.log_no)).min() > 0.8
 
@@ -114,5 +115,6 @@ def test_the_recipe_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("train.embedded_proxy.TEST_EXAMPLES", 64)
     measured = make_proxy(tmp_path / "proxy", steps=3)
     assert 0 <= measured["held_out_auc"] <= 1
-    answers = load_proxy(str(tmp_path / "proxy")).answer(GOOD, ASK_LLM, 256)
+    proxy = load_proxy(str(tmp_path / "proxy"))
+    answers = proxy.answer(proxy.ask(GOOD, ASK_LLM, 256))
     assert np.isfinite(answers.log_yes).all()
