@@ -47,7 +47,13 @@ class Cut:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InvalidCut unless exactly one amount is given and it makes sense."""
+        """Raise InvalidCut unless exactly one amount is given and it makes sense; take NumPy's numbers as Python's."""
+        for field, kind in {"k": int, "rate": float, "token_budget": int, "seed": int}.items():
+            value = getattr(self, field)
+            if value is not None and type(value) is not kind:
+                if kind(value) != value and value == value:
+                    raise InvalidCut(f"{field}={value} is not a whole number")
+                object.__setattr__(self, field, kind(value))
         amounts = {"k": self.k, "rate": self.rate, "token_budget": self.token_budget}
         given = {name: value for name, value in amounts.items() if value is not None}
         if len(given) != 1:

@@ -37,7 +37,8 @@ _BATCH = 1 << 17  # rows read at a time: 2 MB of scores
 
 def shard_name(source: str) -> str:
     """File name of a source's shard: readable, unique, and free of separators."""
-    return f"{source.rstrip('/').rsplit('/', 1)[-1]}-{xxhash.xxh3_64_hexdigest(source.encode())}"
+    name = source.rstrip("/").rsplit("/", 1)[-1][-48:]  # in any alphabet short of the 255 bytes a name may have
+    return f"{name}-{xxhash.xxh3_64_hexdigest(source.encode())}"
 
 
 class SourceStore:

@@ -184,9 +184,15 @@ def test_hashes_are_pinned():
         ({"rate": float("nan")}, "rate=nan"),
         ({"k": -1}, "k=-1"),
         ({"k": 1, "seed": -1}, "seed=-1"),
+        ({"k": 1.5}, "k=1.5 is not a whole number"),
         ({"mode": "topk", "k": 1}, "'topk'"),
     ],
 )
 def test_senseless_cuts_are_refused_by_name(arguments, message):
     with pytest.raises(InvalidCut, match=message):
         Cut(**{"mode": "top", **arguments})
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Cut("top", k=np.int64(3), seed=np.uint8(1)) == Cut("top", k=3, seed=1)
+    assert type(Cut("top", rate=np.float32(0.5)).rate) is float

@@ -247,6 +247,14 @@ def test_token_counts_come_from_the_metadata(corpus, tmp_path):
     assert ScoreStore.open(str(tmp_path / "s")).tokens.tolist() == [len(doc.text) for doc in docs]
 
 
+def test_long_and_foreign_file_names(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    for name in ("文" * 80, "x" * 240, "sp ace%20#1"):
+        (tmp_path / "corpus" / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": name}) + "\n")
+    score(tmp_path / "corpus", tmp_path / "s", tasks=2)
+    assert len(list(TopKFilter(str(tmp_path / "s"), k=2).run(JsonlReader(str(tmp_path / "corpus")).run()))) == 2
+
+
 def test_arrow_and_pandas_get_the_whole_corpus(corpus, tmp_path):
     score(corpus, tmp_path / "s")
     store = ScoreStore.open(str(tmp_path / "s"))
