@@ -2,8 +2,8 @@
 
     reader -> scorer -> score store -> cut -> filter (documents) or Selection (a bitmap for training)
 
-Scorers    AskLLMScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge), MetadataScorer;
-           your own: BaseScorer; several made into one: `combine`
+Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
+           MetadataScorer; your own: BaseScorer; several made into one: `combine`
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
            stores the categories to cut by
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline_steps.labels import LabelStore, MetadataLabels
     from pipeline_steps.metadata_scorer import MetadataScorer
     from pipeline_steps.models import EMBEDDED_PROXY
+    from pipeline_steps.perplexity_scorer import PerplexityScorer
     from pipeline_steps.prompts import ASK_LLM, EDITOR, RUBRIC, Prompt
     from pipeline_steps.readers import InstalledDocsReader
     from pipeline_steps.score_store import ScoreStore
@@ -52,6 +53,7 @@ _HOME = {
     "LabelStore": "labels",
     "MetadataLabels": "labels",
     "MetadataScorer": "metadata_scorer",
+    "PerplexityScorer": "perplexity_scorer",
     "Prompt": "prompts",
     "RUBRIC": "prompts",
     "RandomFilter": "selection_filters",
@@ -82,6 +84,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "LabelStore",
     "MetadataLabels",
     "MetadataScorer",
+    "PerplexityScorer",
     "Prompt",
     "RUBRIC",
     "RandomFilter",

@@ -93,15 +93,25 @@ class PackedT5:
         rounding (1e-5 in float32) only.
         """
         found = np.empty((len(inputs), len(token_ids)), dtype=np.float32)
-        lengths = [len(ids) for ids in inputs]
         with torch.inference_mode():
-            if max(lengths, default=0) > self._bias_1HLL.shape[-1]:
-                self._bias_1HLL = self._positions.compute_bias(max(lengths), max(lengths)).contiguous()
-            for rows in batches_by_length(lengths, _DECODER_TOKENS[self.device.type]):
-                encoded = torch.cat(list(self._encode_in_parts([inputs[row] for row in rows])))
-                logits = self._decode(encoded, [lengths[row] for row in rows])
+            for rows in batches_by_length([len(ids) for ids in inputs], _DECODER_TOKENS[self.device.type]):
+                encoded_NLD, mask_NL = self.encode([inputs[row] for row in rows])
+                logits = self._decode(encoded_NLD, ~mask_NL[:, None])
                 found[rows] = torch.log_softmax(logits.float(), dim=-1)[:, token_ids].cpu().numpy()
         return found
+
+    def encode(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Encoder outputs [N, L, D], zero beyond each text, and where the texts are: bool [N, L].
+
+        The inputs come by falling length. Under `torch.inference_mode()`.
+        """
+        lengths = [len(ids) for ids in inputs]
+        if lengths[0] > self._bias_1HLL.shape[-1]:
+            self._bias_1HLL = self._positions.compute_bias(lengths[0], lengths[0]).contiguous()
+        encoded_TD = torch.cat(list(self._encode_in_parts(inputs)))
+        encoded_NLD = torch.nn.utils.rnn.pad_sequence(list(torch.split(encoded_TD, lengths)), batch_first=True)
+        length_N = torch.tensor(lengths, device=self.device)
+        return encoded_NLD, torch.arange(lengths[0], device=self.device) < length_N[:, None]
 
     # -- encoder -----------------------------------------------------------------------------------------------
 
@@ -159,12 +169,9 @@ class PackedT5:
 
     # -- decoder -----------------------------------------------------------------------------------------------
 
-    def _decode(self, encoded_TD: Tensor, lengths: Sequence[int]) -> Tensor:
+    def _decode(self, encoded_NLD: Tensor, beyond_N1L: Tensor) -> Tensor:
         """Logits [N, vocabulary] of the first decoded token."""
-        texts = len(lengths)
-        encoded_NLD = torch.nn.utils.rnn.pad_sequence(list(torch.split(encoded_TD, list(lengths))), batch_first=True)
-        length_N = torch.tensor(lengths, device=self.device)
-        beyond_N1L = (torch.arange(lengths[0], device=self.device) >= length_N[:, None])[:, None]
+        texts = len(encoded_NLD)
         x_ND = self._start.expand(texts, -1).clone()
         for layer in self._decoder:
             x_ND += layer.self_out(layer.self_value(self._norm(x_ND, layer.self_norm)))

@@ -1,0 +1,101 @@
+"""PerplexityScorer: how surprising a document is to a language model (paper Sec. 4.1, App. B.5)."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+from datatrove.data import Document
+
+from pipeline_steps.errors import ModelError
+from pipeline_steps.likelihoods import Objective, load_likelihood
+from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
+from pipeline_steps.numerics.keys import document_key
+from pipeline_steps.numerics.partition_masks import Example
+from pipeline_steps.scorer import BaseScorer
+from pipeline_steps.source_store import Columns
+
+
+class PerplexityScorer(BaseScorer):
+    """Scores every document with its mean negative log-likelihood per predicted token, in nats: high = surprising.
+
+    The paper keeps the least surprising documents: `TopKFilter(scores, order="bottom")`. Perplexity is exp(score).
+    The sums over a document's windows and masks are divided once, not averaged. A document without a token to predict
+    gets log(vocabulary), the score of knowing nothing.
+
+    Args:
+        scores: folder of the score store, any fsspec path.
+        model: Hub id or folder: a T5, checkpoints of `train` included, or a decoder-only model.
+        revision: Hub revision; the resolved commit is recorded in the store.
+        objective: of a T5, "span_corruption" (seven masks that hide every token exactly once), "single_mask" (one of
+            them, at a seventh of the cost; ranks mostly by the mask's luck) or "prefix_lm" (second half of each window
+            given the first); of a decoder-only model, "causal".
+        max_tokens: of a document; longer ones are cut. In windows of 512 (T5) or of the model's own length.
+        dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
+        metadata_key: metadata key the score is written to.
+        window_size: documents scored and committed together; what a killed task can lose.
+
+    Raises:
+        ModelError: the model cannot be loaded, or does not fit the objective.
+    """
+
+    name = "🤔 Perplexity"
+
+    def __init__(
+        self,
+        scores: str,
+        model: str,
+        revision: str | None = None,
+        objective: Objective = "span_corruption",
+        max_tokens: int = 512,
+        dtype: str = "auto",
+        metadata_key: str = "perplexity",
+        window_size: int = 4096,
+    ) -> None:
+        super().__init__(scores, metadata_key, window_size)
+        if objective not in get_args(Objective):
+            raise ModelError(f"no objective {objective!r}: choose one of {', '.join(get_args(Objective))}")
+        self.model = str(model)
+        self.revision = revision
+        self.objective = objective
+        self.max_tokens = max_tokens
+        self.dtype = dtype
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the scores."""
+        return {
+            "scorer": "PerplexityScorer",
+            "unit": "mean negative log-likelihood, nats a token",
+            "model": model_identity(self.model, self.revision),
+            "objective": self.objective,
+            "max_tokens": self.max_tokens,
+            "dtype": str(pick_dtype(self.dtype, pick_device())),
+            "versions": library_versions("torch", "transformers", "tokenizers"),
+        }
+
+    def prepare(self, docs: list[Document]) -> tuple[list[list[Example]], np.ndarray]:
+        """Tokenise and mask one window: the examples of each document, and its tokens (uint32)."""
+        likelihood = self._likelihood()
+        encoded = likelihood.encoder.encode_batch_fast([doc.text for doc in docs], add_special_tokens=False)
+        examples = [
+            likelihood.examples(encoding.ids[: self.max_tokens], self.objective, document_key(doc.id, doc.text))
+            for doc, encoding in zip(docs, encoded, strict=True)
+        ]
+        return examples, np.array([len(encoding.ids) for encoding in encoded], dtype=np.uint32)
+
+    def score_batch(self, docs: list[Document]) -> Columns:
+        """Scores and token counts of one window."""
+        return self.score_prepared(docs, self.prepare(docs))
+
+    def score_prepared(self, docs: list[Document], prepared: tuple[list[list[Example]], np.ndarray]) -> Columns:
+        """The same, of a window that has been tokenised and masked."""
+        likelihood, (examples, tokens) = self._likelihood(), prepared
+        flat = [example for own in examples for example in own]
+        owner = np.repeat(np.arange(len(docs)), [len(own) for own in examples])
+        nll = np.bincount(owner, likelihood.nll(flat), minlength=len(docs))
+        predicted = np.bincount(owner, [len(targets) for _, targets in flat], minlength=len(docs))
+        nothing = np.log(likelihood.model.config.vocab_size)
+        return {"score": np.where(predicted > 0, nll / np.maximum(predicted, 1), nothing), "tokens": tokens}
+
+    def _likelihood(self) -> Any:
+        return load_likelihood(self.model, self.revision, self.dtype, self.objective == "causal")
