@@ -3,7 +3,8 @@
     reader -> scorer -> score store -> cut -> filter (documents) or Selection (a bitmap for training)
 
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
-           MetadataScorer; your own: BaseScorer; several made into one: `combine`
+           DSIRScorer (after NgramCounts, DSIRFit), QualityClassifierScorer (after QualityClassifierFit or
+           ScoreDistillation), MetadataScorer; your own: BaseScorer; several made into one: `combine`
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
            stores the categories to cut by
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline_steps.combined_scores import combine
     from pipeline_steps.cuts import Cut, cascade, select
     from pipeline_steps.density import DensityMerge, DensityScorer, DensitySketch
+    from pipeline_steps.dsir import DSIRFit, DSIRScorer, NgramCounts
     from pipeline_steps.embedder import Embedder
     from pipeline_steps.errors import WinnowError
     from pipeline_steps.labels import LabelStore, MetadataLabels
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline_steps.models import EMBEDDED_PROXY
     from pipeline_steps.perplexity_scorer import PerplexityScorer
     from pipeline_steps.prompts import ASK_LLM, EDITOR, RUBRIC, Prompt
+    from pipeline_steps.quality_classifier import QualityClassifierFit, QualityClassifierScorer, ScoreDistillation
     from pipeline_steps.readers import InstalledDocsReader
     from pipeline_steps.score_store import ScoreStore
     from pipeline_steps.scorer import BaseScorer
@@ -42,6 +45,8 @@ _HOME = {
     "BaseScorer": "scorer",
     "Cut": "cuts",
     "CutFilter": "selection_filters",
+    "DSIRFit": "dsir",
+    "DSIRScorer": "dsir",
     "DensityMerge": "density",
     "DensityScorer": "density",
     "DensitySketch": "density",
@@ -53,10 +58,14 @@ _HOME = {
     "LabelStore": "labels",
     "MetadataLabels": "labels",
     "MetadataScorer": "metadata_scorer",
+    "NgramCounts": "dsir",
     "PerplexityScorer": "perplexity_scorer",
     "Prompt": "prompts",
+    "QualityClassifierFit": "quality_classifier",
+    "QualityClassifierScorer": "quality_classifier",
     "RUBRIC": "prompts",
     "RandomFilter": "selection_filters",
+    "ScoreDistillation": "quality_classifier",
     "ScoreSelector": "selection_filters",
     "ScoreStore": "score_store",
     "Selection": "selection",
@@ -73,6 +82,8 @@ __all__ = [  # a test keeps it equal to _HOME
     "BaseScorer",
     "Cut",
     "CutFilter",
+    "DSIRFit",
+    "DSIRScorer",
     "DensityMerge",
     "DensityScorer",
     "DensitySketch",
@@ -84,10 +95,14 @@ __all__ = [  # a test keeps it equal to _HOME
     "LabelStore",
     "MetadataLabels",
     "MetadataScorer",
+    "NgramCounts",
     "PerplexityScorer",
     "Prompt",
+    "QualityClassifierFit",
+    "QualityClassifierScorer",
     "RUBRIC",
     "RandomFilter",
+    "ScoreDistillation",
     "ScoreSelector",
     "ScoreStore",
     "Selection",

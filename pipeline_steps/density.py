@@ -22,6 +22,7 @@ from pipeline_steps.files import load_tensors, save_tensors
 from pipeline_steps.numerics.keys import document_key, mix
 from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts, suggest_width
 from pipeline_steps.paper import SKETCH_BUCKETS, SKETCH_ROWS
+from pipeline_steps.partials import complete_partials, write_partial
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import SourceStore
 
@@ -74,7 +75,7 @@ class DensitySketch(PipelineStep):
             documents += len(embeddings)
             self.stat_update("counted", value=len(embeddings), unit="source")
         header = {"hash": asdict(hash), "documents": documents, "sources": sources, "embeddings": store.config}
-        save_tensors(f"{self.sketch}/partials/{world_size}/{rank:05d}.safetensors", {"counts": counts}, header)
+        write_partial(self.sketch, rank, world_size, {"counts": counts}, header)
 
     def _hash(self, store: SourceStore) -> SketchHash:
         keys = store.column("key")
@@ -119,19 +120,17 @@ class DensityMerge(PipelineStep):
             yield from data
         if rank != 0:
             return
-        fs, root = fsspec.core.url_to_fs(f"{self.sketch}/partials")
-        for folder in sorted(fs.glob(f"{root}/*")):
-            world_size = int(folder.rsplit("/", 1)[-1])
-            names = [f"{self.sketch}/partials/{world_size}/{rank:05d}.safetensors" for rank in range(world_size)]
-            if all(fs.exists(f"{root}/{name.split('/partials/')[1]}") for name in names):
-                counts, header = self._merge(names)
-                save_tensors(f"{self.sketch}/sketch.safetensors", {"counts": counts}, header)
-                fs.rm(root, recursive=True)
-                self.stat_update("documents", value=header["documents"], unit="sketch")
+        try:
+            names, *_ = complete_partials(self.sketch)
+        except StoreIncomplete:
+            if self._is_merged():
                 return
-        if self._is_merged():
-            return
-        raise StoreIncomplete(f"{self.sketch} has no complete set of partial sketches: run DensitySketch to the end")
+            raise
+        counts, header = self._merge(names)
+        save_tensors(f"{self.sketch}/sketch.safetensors", {"counts": counts}, header)
+        fs, root = fsspec.core.url_to_fs(f"{self.sketch}/partials")
+        fs.rm(root, recursive=True)
+        self.stat_update("documents", value=header["documents"], unit="sketch")
 
     def _is_merged(self) -> bool:
         """Whether an earlier run, killed after it had written the sketch, has done all the work."""

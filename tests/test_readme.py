@@ -41,7 +41,7 @@ def run(command, folder):
 
 def test_the_examples_run_in_order(folder):
     runnable = [block for block in blocks("python") if "import" in block and "Slurm" not in block]
-    assert len(runnable) == 6
+    assert len(runnable) == 7
     for number, block in enumerate(runnable):
         script = folder / f"example{number}.py"
         script.write_text(block)

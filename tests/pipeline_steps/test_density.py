@@ -89,10 +89,10 @@ def test_what_is_missing_is_named(crowded, tmp_path):
     with pytest.raises(StoreIncomplete, match="embeddings"):
         list(DensitySketch(embeddings, sketch).run())
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
-    with pytest.raises(StoreIncomplete, match="no complete set of partial sketches"):
+    with pytest.raises(StoreIncomplete, match="no complete set of partial results"):
         list(DensityMerge(embeddings, sketch).run())
     list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, 0, 2))
-    with pytest.raises(StoreIncomplete, match="no complete set of partial sketches"):
+    with pytest.raises(StoreIncomplete, match="no complete set of partial results"):
         list(DensityMerge(embeddings, sketch).run())
     with pytest.raises(StoreIncomplete, match="holds no sketch"):
         list(DensityScorer(str(tmp_path / "s"), embeddings, sketch).run(JsonlReader(str(crowded)).run()))

@@ -1,0 +1,160 @@
+"""Data selection with importance resampling (Xie et al. 2023): documents whose n-grams are those of a target.
+
+    NgramCounts (target) ─┐
+    NgramCounts (raw) ────┴─> DSIRFit (one task) ─> DSIRScorer (any tasks) ─> IPSFilter(method="direct")
+
+The importance weight of a document is its probability under the target's bag of hashed n-grams over that under the
+raw corpus's; its log is a sum over n-grams, so it grows with the document's length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.batching import batched
+
+from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.files import load_tensors, save_tensors
+from pipeline_steps.ngram_features import Featurise, Hashing, describe, featuriser
+from pipeline_steps.numerics.hashed_ngrams import sums
+from pipeline_steps.partials import add_up, write_partial
+from pipeline_steps.scorer import BaseScorer
+from pipeline_steps.source_store import Columns
+
+
+_AT_ONCE = 1024  # documents featurised together: speed only
+_FLOOR = 1e-8  # added to probabilities before the log, as the data-selection package does
+
+
+class NgramCounts(PipelineStep):
+    """Counts the hashed unigrams and bigrams of this task's documents; documents pass through unchanged.
+
+    Args:
+        counts: folder the counts are kept in, any fsspec path; one for the target, one for the raw corpus.
+        hashing: "fast", or "compatible" with the data-selection package (a fortieth of the speed).
+        buckets: B, hash buckets (10,000 in the DSIR paper, Sec. 3).
+    """
+
+    type = "🧮 - COUNTS"
+    name = "🧮 N-gram counts"
+
+    def __init__(self, counts: str, hashing: Hashing = "fast", buckets: int = 10_000) -> None:
+        super().__init__()
+        self.counts, self.hashing, self.buckets = str(counts).rstrip("/"), hashing, buckets
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write this task's counts at the end; a killed task counts again."""
+        featurise = featuriser(self.hashing)
+        count, documents = np.zeros(self.buckets, dtype=np.int64), 0
+        for docs in batched(data, _AT_ONCE):
+            with self.track_time("batch"):
+                bucket = featurise([doc.text for doc in docs], self.buckets).bucket
+                count += np.bincount(bucket, minlength=self.buckets)
+            documents += len(docs)
+            self.stat_update("counted", value=len(docs), unit="batch")
+            yield from docs
+        header = {"features": describe(self.hashing, self.buckets), "documents": documents}
+        write_partial(self.counts, rank, world_size, {"counts": count}, header)
+
+
+class DSIRFit(PipelineStep):
+    """Fits the importance weights of n-grams from the counts of both corpora (one task). Passes documents through.
+
+    Args:
+        target: folder NgramCounts wrote to over the corpus that is wanted.
+        raw: folder NgramCounts wrote to over the corpus to choose from.
+        model: folder the fitted model is written to, any fsspec path.
+
+    Raises:
+        StoreIncomplete: a task of NgramCounts has not finished, or a corpus had no n-grams.
+        StoreMismatch: the corpora were counted with other hashings.
+    """
+
+    type = "🧮 - COUNTS"
+    name = "🎯 DSIR fit"
+
+    def __init__(self, target: str, raw: str, model: str) -> None:
+        super().__init__()
+        self.target, self.raw, self.model = (str(path).rstrip("/") for path in (target, raw, model))
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write `dsir.safetensors`."""
+        if rank == 0:
+            target, target_header = add_up(self.target, "counts", same="features")
+            raw, raw_header = add_up(self.raw, "counts", same="features")
+            if target_header["features"] != raw_header["features"]:
+                raise StoreMismatch(
+                    f"{self.target} was counted with {target_header['features']}, {self.raw} with "
+                    f"{raw_header['features']}: count one of them again"
+                )
+            for folder, counts in ((self.target, target), (self.raw, raw)):
+                if not counts.sum():
+                    raise StoreIncomplete(f"{folder} holds no n-grams: its corpus had no text")
+            log_ratio = np.log(target / target.sum() + _FLOOR) - np.log(raw / raw.sum() + _FLOOR)
+            header = {
+                "features": raw_header["features"],
+                "target_documents": target_header["documents"],
+                "raw_documents": raw_header["documents"],
+            }
+            save_tensors(f"{self.model}/dsir.safetensors", {"log_ratio": log_ratio}, header)
+        if data:
+            yield from data
+
+
+class DSIRScorer(BaseScorer):
+    """Log importance weight of every document: high = more like the target, and longer.
+
+    Resample with `IPSFilter(scores, method="direct")`, as DSIR does, or keep the top. The DSIR paper leaves out
+    documents of fewer than 100 tokens beforehand; a scorer drops nothing, so filter them ahead of it. `tokens` are
+    WordPunct's.
+
+    Args:
+        scores: folder of the score store, any fsspec path.
+        model: folder DSIRFit wrote to.
+        metadata_key: metadata key the score is written to.
+        window_size: documents scored and committed together.
+
+    Raises:
+        StoreIncomplete: there is no fitted model.
+    """
+
+    name = "🎯 DSIR"
+
+    def __init__(self, scores: str, model: str, metadata_key: str = "dsir", window_size: int = 4096) -> None:
+        super().__init__(scores, metadata_key, window_size)
+        self.model = str(model).rstrip("/")
+        self._loaded: tuple[np.ndarray, dict[str, Any], Featurise] | None = None
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yield every document with its weight."""
+        self._loaded = None  # Slurm reuses a step for many ranks
+        yield from super().run(data, rank, world_size)
+        self._loaded = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the scores."""
+        log_ratio, header, _ = self._fitted()
+        return {
+            "scorer": "DSIRScorer",
+            "unit": "log importance weight, nats",
+            **header,
+            "checksum": float(np.abs(log_ratio).sum()),
+        }
+
+    def score_batch(self, docs: list[Document]) -> Columns:
+        """Log weights and tokens of one window."""
+        log_ratio, header, featurise = self._fitted()
+        ngrams = featurise([doc.text for doc in docs], header["features"]["buckets"])
+        return {"score": sums(ngrams, log_ratio), "tokens": ngrams.tokens}
+
+    def _fitted(self) -> tuple[np.ndarray, dict[str, Any], Featurise]:
+        if self._loaded is None:
+            try:
+                tensors, header = load_tensors(f"{self.model}/dsir.safetensors")
+            except FileNotFoundError:
+                raise StoreIncomplete(f"{self.model} holds no DSIR model: run DSIRFit first") from None
+            self._loaded = tensors["log_ratio"], header, featuriser(header["features"]["hashing"])
+        return self._loaded

@@ -1,0 +1,151 @@
+"""DSIR's weights equal a plain-Python reading of the paper, in any number of tasks."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import regex
+from datatrove.pipeline.readers import JsonlReader
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_steps import DSIRFit, DSIRScorer, IPSFilter, NgramCounts, ScoreStore
+from pipeline_steps.errors import ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import load_tensors
+from pipeline_steps.ngram_features import CompatibleNgrams
+from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
+
+
+BUCKETS = 10_000
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    """A target about rivers, and a raw corpus of which a third is."""
+    rng = np.random.default_rng(0)
+    topics = {
+        "river": "water flows north past stone banks".split(),
+        "code": "def return class import self None".split(),
+    }
+
+    def text(topic):
+        return " ".join(rng.choice([*topics[topic], "the", "of", "and"], size=rng.integers(30, 80)))
+
+    for name, kinds in {"target": ["river"] * 30, "raw": ["river", "code", "code"] * 30}.items():
+        (tmp_path / name).mkdir()
+        for file in range(3):
+            rows = [{"id": f"{name}-{file}-{i}", "text": text(kind)} for i, kind in enumerate(kinds[file::3])]
+            (tmp_path / name / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def count(corpus, counts, tasks=1, **kwargs):
+    for rank in range(tasks):
+        list(NgramCounts(str(counts), **kwargs).run(JsonlReader(str(corpus)).run(None, rank, tasks), rank, tasks))
+
+
+def fit(folder, tasks=1, **kwargs):
+    for name in ("target", "raw"):
+        count(folder / name, folder / f"counts-{name}", tasks, **kwargs)
+    model = str(folder / "model")
+    list(DSIRFit(str(folder / "counts-target"), str(folder / "counts-raw"), model).run())
+    return model
+
+
+def texts(corpus):
+    return [doc.text for doc in JsonlReader(str(corpus)).run()]
+
+
+def reference_weights(target, raw):
+    """The log importance weights of the raw texts (Xie et al. 2023, Sec. 3), n-gram by n-gram."""
+
+    def counts(text):
+        words = regex.findall(r"\w+|[^\w\s]+", text.lower())
+        grams = words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
+        return Counter(int(hashlib.sha256(gram.encode()).hexdigest(), 16) % BUCKETS for gram in grams)
+
+    def probability(corpus):
+        total = sum(map(counts, corpus), Counter())
+        return {bucket: n / total.total() for bucket, n in total.items()}
+
+    p, q = probability(target), probability(raw)
+    ratio = {bucket: math.log(p.get(bucket, 0) + 1e-8) - math.log(q.get(bucket, 0) + 1e-8) for bucket in p | q}
+    return [sum(n * ratio[bucket] for bucket, n in counts(text).items()) for text in raw]
+
+
+def test_compatible_weights_equal_the_reference(corpora):
+    model = fit(corpora, hashing="compatible")
+    list(DSIRScorer(str(corpora / "s"), model).run(JsonlReader(str(corpora / "raw")).run()))
+    expected = reference_weights(texts(corpora / "target"), texts(corpora / "raw"))
+    np.testing.assert_allclose(ScoreStore.open(str(corpora / "s")).scores, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("hashing", ["fast", "compatible"])
+def test_any_number_of_tasks_fits_the_same_model(corpora, hashing, tmp_path):
+    one = load_tensors(f"{fit(corpora, hashing=hashing)}/dsir.safetensors")
+    for name in ("target", "raw"):
+        count(corpora / name, corpora / f"counts-{name}", 7, hashing=hashing)
+    list(DSIRFit(str(corpora / "counts-target"), str(corpora / "counts-raw"), str(corpora / "many")).run())
+    many = load_tensors(f"{corpora}/many/dsir.safetensors")
+    np.testing.assert_array_equal(one[0]["log_ratio"], many[0]["log_ratio"])
+    assert one[1] == many[1]
+    assert one[1]["raw_documents"] == 90
+
+
+def test_resampling_prefers_the_target(corpora):
+    model = fit(corpora)
+    reader = JsonlReader(str(corpora / "raw"))
+    list(DSIRScorer(str(corpora / "s"), model).run(reader.run()))
+    kept = [doc.text for doc in IPSFilter(str(corpora / "s"), k=30, method="direct").run(reader.run())]
+    assert sum("water" in text for text in kept) >= 29
+
+
+def test_what_is_missing_or_mixed_is_named(corpora):
+    with pytest.raises(StoreIncomplete, match="run DSIRFit first"):
+        list(DSIRScorer(str(corpora / "s"), str(corpora / "none")).run(JsonlReader(str(corpora / "raw")).run()))
+    count(corpora / "target", corpora / "t")
+    reader = JsonlReader(str(corpora / "raw"))
+    list(NgramCounts(str(corpora / "half")).run(reader.run(None, 0, 2), 0, 2))
+    with pytest.raises(StoreIncomplete, match="half has no complete set"):
+        list(DSIRFit(str(corpora / "t"), str(corpora / "half"), str(corpora / "m")).run())
+    count(corpora / "raw", corpora / "other", hashing="compatible")
+    with pytest.raises(StoreMismatch, match="'hashing': 'fast'.*'hashing': 'compatible'"):
+        list(DSIRFit(str(corpora / "t"), str(corpora / "other"), str(corpora / "m")).run())
+    count(corpora / "raw", corpora / "t", 3)
+    with pytest.raises(StoreMismatch, match="saw different documents"):
+        list(DSIRFit(str(corpora / "t"), str(corpora / "t"), str(corpora / "m")).run())
+    with pytest.raises(ModelError, match="no hashing 'slow'"):
+        count(corpora / "raw", corpora / "x", hashing="slow")
+
+
+documents = st.lists(st.text(max_size=60) | st.text("ab c.,\n", max_size=400), max_size=140)
+
+
+@given(documents, st.data())
+def test_a_text_s_ngrams_do_not_depend_on_the_others(batch, data):
+    ngrams = hashed_ngrams(batch, 1 << 20)
+    assert len(ngrams.tokens) == len(batch)
+    if batch:
+        row = data.draw(st.integers(0, len(batch) - 1))
+        alone = hashed_ngrams([batch[row]], 1 << 20)
+        assert sorted(ngrams.bucket[ngrams.text == row]) == sorted(alone.bucket)
+        assert ngrams.tokens[row] == alone.tokens[0]
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=300))
+def test_fast_and_compatible_see_the_same_ngrams_in_ascii(text):
+    """Other buckets, but equal n-grams fall together and the numbers of tokens agree."""
+    fast, compatible = hashed_ngrams([text], 1 << 30), CompatibleNgrams()([text], 1 << 30)
+    assert fast.tokens.tolist() == compatible.tokens.tolist()
+    assert sorted(Counter(fast.bucket.tolist()).values()) == sorted(Counter(compatible.bucket.tolist()).values())
+
+
+def test_buckets_are_pinned():
+    """A changed hash silently changes every fitted model."""
+    assert hashed_ngrams(["The river, the sea."], 10_000).bucket.tolist() == [
+        *(4651, 3858, 2318, 4651, 7155, 8782),
+        *(9956, 8608, 8266, 3520, 9530),
+    ]
