@@ -69,7 +69,7 @@ def test_unrunnable_examples_name_what_exists():
 
     (block,) = [block for block in blocks("python") if "import" not in block]
     for name, arguments in re.findall(r"^(\w+)\((.*)\)", block, flags=re.MULTILINE):
-        keywords = eval(f"dict(a={arguments})")
+        keywords = eval(f"dict(a={arguments})", vars(pipeline_steps) | {"RUBRIC": pipeline_steps.RUBRIC})
         first = keywords.pop("a")
         inspect.signature(getattr(pipeline_steps, name)).bind(first, **keywords)
 
