@@ -4,7 +4,8 @@
 
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
            DSIRScorer (after NgramCounts, DSIRFit), QualityClassifierScorer (after QualityClassifierFit or
-           ScoreDistillation), MetadataScorer; your own: BaseScorer; several made into one: `combine`
+           ScoreDistillation), ClassifierHeadScorer, MetadataScorer; your own: BaseScorer;
+           several made into one: `combine`
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
            stores the categories to cut by
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pipeline_steps.ask_llm_scorer import AskLLMScorer
+    from pipeline_steps.classifier_head_scorer import ClassifierHeadScorer
     from pipeline_steps.combined_scores import combine
     from pipeline_steps.cuts import Cut, cascade, select
     from pipeline_steps.density import DensityMerge, DensityScorer, DensitySketch
@@ -43,6 +45,7 @@ _HOME = {
     "ASK_LLM": "prompts",
     "AskLLMScorer": "ask_llm_scorer",
     "BaseScorer": "scorer",
+    "ClassifierHeadScorer": "classifier_head_scorer",
     "Cut": "cuts",
     "CutFilter": "selection_filters",
     "DSIRFit": "dsir",
@@ -80,6 +83,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "ASK_LLM",
     "AskLLMScorer",
     "BaseScorer",
+    "ClassifierHeadScorer",
     "Cut",
     "CutFilter",
     "DSIRFit",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline_steps.errors import ModelError
-from pipeline_steps.models import model_identity, pick_device, pick_dtype, require
+from pipeline_steps.models import model_identity, padded, pick_device, pick_dtype, require
 from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.numerics.partition_masks import MASKS, Example, mask_out, partition_masks
 
@@ -61,7 +61,7 @@ class T5Likelihood:
             rows.sort(key=lambda row: -len(examples[row][0]))
             with torch.inference_mode():
                 encoded, mask = self.engine.encode([examples[row][0] for row in rows])
-                labels = _padded([examples[row][1] for row in rows], -100).to(self.model.device)
+                labels = padded([examples[row][1] for row in rows], -100).to(self.model.device)
                 start = torch.full_like(labels[:, :1], self.model.config.decoder_start_token_id)
                 logits = self.model(
                     encoder_outputs=(encoded.to(self.model.dtype),),
@@ -95,8 +95,8 @@ class CausalLikelihood:
         found = np.empty(len(examples))
         budget = _LOGITS[self.model.device.type] // self.model.config.vocab_size
         for rows in batches_by_length([len(inputs) for inputs, _ in examples], budget):
-            inputs = _padded([examples[row][0] for row in rows], 0).to(self.model.device)
-            labels = _padded([examples[row][1] for row in rows], -100).to(self.model.device)
+            inputs = padded([examples[row][0] for row in rows], 0).to(self.model.device)
+            labels = padded([examples[row][1] for row in rows], -100).to(self.model.device)
             with torch.inference_mode():  # padding to the right: no token sees what follows it
                 found[rows] = _nll(self.model(input_ids=inputs, use_cache=False).logits, labels)
         return found
@@ -129,15 +129,6 @@ def load_likelihood(
     loaded = family.from_pretrained(model, revision=revision, dtype=pick_dtype(dtype, device), use_safetensors=True)
     likelihood = CausalLikelihood if causal else T5Likelihood
     return likelihood(loaded.to(device).eval(), tokenizer, identity["model"])
-
-
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> Any:
-    import torch
-
-    padded = torch.full((len(rows), max(map(len, rows))), fill, dtype=torch.long)
-    for row, ids in enumerate(rows):
-        padded[row, : len(ids)] = torch.tensor(ids)
-    return padded
 
 
 def _nll(logits: Any, labels: Any) -> np.ndarray:

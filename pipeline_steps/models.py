@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -95,3 +96,13 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in ("float32", "bfloat16"):
         raise ModelError(f"dtype {dtype!r} is not supported: choose auto, float32 or bfloat16 (T5 overflows float16)")
     return getattr(torch, dtype)
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    """Rows of token ids as one int64 tensor, filled up on the right."""
+    import torch
+
+    tensor = torch.full((len(rows), max(map(len, rows))), fill, dtype=torch.long)
+    for row, ids in enumerate(rows):
+        tensor[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+    return tensor
