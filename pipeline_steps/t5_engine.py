@@ -183,7 +183,11 @@ class PackedT5:
             value_NHK = torch.einsum("nhd,hkd->nhk", seen_NHD, layer.value_HKD)
             x_ND += layer.cross_out(value_NHK.reshape(texts, -1))
             x_ND += layer.down(self._activate(layer.up(self._norm(x_ND, layer.feed_forward_norm))))
-        return self._head((self._norm(x_ND, self._decoder_norm) * self._head_scale).to(self.dtype))
+        return self.head(self._norm(x_ND, self._decoder_norm))
+
+    def head(self, decoded: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of decoder outputs [..., D] after the last norm."""
+        return self._head((decoded * self._head_scale).to(self.dtype))
 
     # -- weights -----------------------------------------------------------------------------------------------
 

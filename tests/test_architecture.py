@@ -70,7 +70,7 @@ def test_importing_is_light(package):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "light"
 
 
-@pytest.mark.parametrize("step", ["AskLLMScorer", "TopKFilter", "DensitySketch", "Embedder"])
+@pytest.mark.parametrize("step", ["AskLLMScorer", "PerplexityScorer", "TopKFilter", "DensitySketch", "Embedder"])
 def test_building_a_step_needs_no_torch(step):
     code = f"import sys, pipeline_steps; pipeline_steps.{step}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

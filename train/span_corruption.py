@@ -19,10 +19,9 @@ import numpy as np
 
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.numerics.keys import mix, uniform
+from pipeline_steps.numerics.partition_masks import MEAN_SPAN_LENGTH, NOISE_DENSITY
 
 
-NOISE_DENSITY = 0.15  # Raffel et al. 2020, Sec. 3.3.3
-MEAN_SPAN_LENGTH = 3.0  # Raffel et al. 2020, Sec. 3.3.4
 _SAMPLES, _DRAWS = 0x5A, 0xD4  # any constants: masks must not follow other numbers drawn from the same seed
 
 
