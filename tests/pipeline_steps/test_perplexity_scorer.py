@@ -8,7 +8,7 @@ import torch
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import (
     AutoTokenizer,
@@ -96,6 +96,9 @@ def scores(model, texts, **kwargs):
 
 
 @given(st.integers(0, 600), st.integers(0, 2**64 - 1))
+@example(2, 0)
+@example(3, 0)
+@example(4, 0)
 def test_every_token_is_hidden_exactly_once(tokens, key):
     masks = partition_masks(tokens, key)
     assert masks.size == tokens
