@@ -149,7 +149,7 @@ class FoundCut:
         if unknown := sum(int((columns["tokens"] == 0).sum()) for _, columns in chunks):
             raise InvalidCut(
                 f"{self.store.path} does not know the tokens of {unknown:,} documents: put datatrove's TokensCounter "
-                "before the scorer, or cut by k or rate"
+                "before the scorer and score into another folder, or cut by k or rate"
             )
 
 

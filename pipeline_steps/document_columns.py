@@ -43,7 +43,7 @@ class DocumentColumns(PipelineStep):
         if window_size < 1:
             raise ValueError(f"window_size must be at least 1, not {window_size}")
         self.store = str(store)
-        self.window_size = window_size
+        self.window_size = int(window_size)
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -58,6 +58,9 @@ class DocumentColumns(PipelineStep):
 
     def annotate(self, docs: list[Document], columns: Columns) -> None:
         """Put values into the documents' metadata. Default: nothing."""
+
+    def check(self, docs: list[Document], columns: Columns) -> None:
+        """Raise StoreMismatch if stored columns are not of these documents, beyond ids and texts. Default: nothing."""
 
     def _full_schema(self) -> pa.Schema:
         return pa.schema([pa.field("key", pa.uint64()), *self.schema])
@@ -83,12 +86,15 @@ class DocumentColumns(PipelineStep):
                 store.commit_window(source, window.number, columns)
             else:
                 _check_keys(columns["key"], window.keys, window.docs, source, store.path)
+                self.check(window.docs, columns)
                 self.stat_update("already_stored", value=len(window.docs), unit="window")
             position += len(window.docs)
             self.annotate(window.docs, columns)
             if sealed is None:
                 parts.append(columns)
             yield window.docs
+        if sealed is not None:
+            store.drop_windows(source)  # left by a task that was killed while it sealed
         if sealed is None:
             store.seal(source, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
         elif position != len(sealed["key"]):
@@ -148,21 +154,21 @@ def by_source(data: DocumentsPipeline, step: str) -> Iterator[tuple[str, Iterato
     for source, docs in groupby(data, key=_source_of):
         if source in seen:
             raise CorpusError(
-                f"documents of {source} reach {step} in more than one run: a shuffling step before it breaks the "
-                "order of the source; put this step before the shuffle"
+                f"documents of {source} reach {step} in more than one run: they were shuffled, or rewritten into "
+                "other files since; put this step before that, or read from where they were first"
             )
         seen.add(source)
         yield source, docs
 
 
 def _source_of(doc: Document) -> str:
-    try:
-        return str(doc.metadata["file_path"])
-    except KeyError:
+    source = doc.metadata.get("file_path")
+    if source is None:
         raise CorpusError(
             f"document {doc.id} does not say which file it is from (metadata 'file_path'): read with a file-based "
             "reader, e.g. ParquetReader('hf://datasets/...') instead of HuggingFaceDatasetReader"
-        ) from None
+        )
+    return str(source)
 
 
 def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], source: str, store: str) -> None:

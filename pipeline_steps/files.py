@@ -24,7 +24,8 @@ def write_atomically(path: str, blob: bytes) -> None:
     if not isinstance(fs, fsspec.implementations.local.LocalFileSystem):
         fs.pipe_file(target, blob)
         return
-    temporary = f"{target}.tmp-{uuid.uuid4().hex}"
+    folder, name = os.path.split(target)
+    temporary = f"{folder}/.{name}.tmp-{uuid.uuid4().hex}"  # a dot: readers of a folder pass over what a kill leaves
     try:
         with open(temporary, "wb") as file:
             file.write(blob)
@@ -44,13 +45,12 @@ def write_json(path: str, value: Any) -> None:
 
 def read_json(path: str) -> Any:
     """Read JSON from an fsspec path. Raises StoreDamaged, naming the file, if it is not JSON."""
-    with fsspec.open(path, "rb") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise StoreDamaged(
-                f"{path} is damaged ({error}): delete it and run the step that wrote it again"
-            ) from error
+    fs, name = fsspec.core.url_to_fs(path, use_listings_cache=False)  # a remembered listing hides what is new
+    blob = fs.cat_file(name)
+    try:
+        return json.loads(blob)
+    except ValueError as error:
+        raise StoreDamaged(f"{path} is damaged ({error}): delete it and run the step that wrote it again") from error
 
 
 def save_tensors(path: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> None:

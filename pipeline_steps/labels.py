@@ -47,6 +47,15 @@ class MetadataLabels(DocumentColumns):
         """The labels of one window."""
         return {"label": np.array([self._label(doc) for doc in docs], dtype=object)}
 
+    def check(self, docs: list[Document], columns: Columns) -> None:
+        """Refuse labels that are not those in the store: a document's key does not cover them."""
+        for doc, stored in zip(docs, columns["label"].tolist(), strict=True):
+            if self._label(doc) != stored:
+                raise StoreMismatch(
+                    f"document {doc.id} of {doc.metadata['file_path']} is labelled {self._label(doc)!r} now, and "
+                    f"{stored!r} in {self.store}: use another store for the new labels"
+                )
+
     def _label(self, doc: Document) -> str:
         label = doc.metadata.get(self.key, self.default)
         if label is None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
 from datatrove.data import Document
 
-from pipeline_steps.errors import InvalidScore
+from pipeline_steps.errors import InvalidScore, StoreMismatch
 from pipeline_steps.scorer import BaseScorer
+from pipeline_steps.source_store import Columns
 
 
 class MetadataScorer(BaseScorer):
@@ -33,6 +35,18 @@ class MetadataScorer(BaseScorer):
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
         return {"scorer": "MetadataScorer", "key": self.key}
+
+    def annotate(self, docs: list[Document], columns: Columns) -> None:
+        """Nothing: the number is there, and the store's float32 would round it."""
+
+    def check(self, docs: list[Document], columns: Columns) -> None:
+        """Refuse numbers that are not those in the store: a document's key does not cover them."""
+        here = np.asarray(self.score_batch(docs), dtype=np.float32)
+        for row in np.flatnonzero(here != columns["score"])[:1]:
+            raise StoreMismatch(
+                f"document {docs[row].id} of {docs[row].metadata['file_path']} has {self.key}={here[row]} now, and "
+                f"{columns['score'][row]} in {self.store}: use another store for the new numbers"
+            )
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
         """The numbers of one window."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import numpy as np
 import pyarrow as pa
 
@@ -57,3 +59,17 @@ class ScoreStore(SourceStore):
             index_N = pa.array(np.full(len(columns["key"]), index, dtype=np.int32))
             shards.append(pa.table({"source": pa.DictionaryArray.from_arrays(index_N, list(self.sources)), **columns}))
         return pa.concat_tables(shards)
+
+    def locate(self, source: str) -> str | None:
+        """The stored source that this file is: of the same path or, if the corpus has moved, of the one like it most.
+
+        Alike are paths that end in the same folders and name; None if there is none, or no single best one.
+        """
+        if source in self.manifest:
+            return source
+        alike: dict[int, list[str]] = {}
+        for other in self.manifest:
+            pairs = zip(reversed(source.split("/")), reversed(other.split("/")), strict=False)
+            alike.setdefault(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []).append(other)
+        best = max(alike, default=0)
+        return alike[best][0] if best and len(alike[best]) == 1 else None

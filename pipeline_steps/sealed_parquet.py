@@ -24,7 +24,7 @@ from pipeline_steps.errors import StoreDamaged
 
 _SEAL, _SEAL_DIGEST = b"winnow.seal", b"winnow.seal.digest"
 # What Arrow and Thrift raise over damaged bytes; a missing file or a refused one is not among them
-_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, MemoryError, OverflowError)
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError)
 
 
 def encode(schema: pa.Schema, columns: Mapping[str, np.ndarray], header: Any) -> bytes:
@@ -127,6 +127,8 @@ class SealedFile:
         try:
             yield
         except _DAMAGE as error:
+            if isinstance(error, OSError) and error.errno:  # the disk's or the network's; Arrow's have no number
+                raise
             raise StoreDamaged(
                 f"{self.path} is damaged or cannot be read ({str(error).splitlines()[0] if str(error) else error!r}): "
                 "delete it and run the step that wrote it again; it makes only this file anew"

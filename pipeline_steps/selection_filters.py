@@ -10,7 +10,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from pipeline_steps.cuts import Cut, FoundCut, select
-from pipeline_steps.errors import MissingScore
+from pipeline_steps.errors import InvalidCut, MissingScore
 from pipeline_steps.labels import LabelStore
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.priority import Mode
@@ -128,6 +128,8 @@ class TopKFilter(CutFilter):
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
     ) -> None:
+        if order not in ("top", "bottom"):
+            raise InvalidCut(f"no order {order!r}: choose top or bottom")
         super().__init__(scores, Cut(order, k, rate, token_budget, seed), labels, exclusion_writer)
 
 
@@ -163,6 +165,8 @@ class IPSFilter(CutFilter):
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
     ) -> None:
+        if method not in ("inverse", "direct", "poisson"):
+            raise InvalidCut(f"no method {method!r}: choose inverse, direct or poisson")
         mode: Mode = "ips" if method == "inverse" else method
         super().__init__(scores, Cut(mode, k, rate, token_budget, seed), labels, exclusion_writer)
 
@@ -210,6 +214,8 @@ class _KeptRows:
         self._kept: list[bool] = []
         self._next = 0
         self._used = bytearray()
+        self._used_of: dict[str, bytearray] = {}  # by source, for when its documents come again
+        self._file_of: dict[str, str] = {}
         self._rows_of: dict[int, list[int]] | None = None
 
     def keeps(self, doc: Document) -> bool:
@@ -229,9 +235,15 @@ class _KeptRows:
             raise MissingScore(
                 f"{self._found.store.path} holds no scores of {source} (document {doc.id}): score this file first"
             )
+        if self._file_of.setdefault(scored_as, source) != source:
+            raise MissingScore(
+                f"{source} (document {doc.id}) and {self._file_of[scored_as]} both look like {scored_as}, which "
+                f"{self._found.store.path} holds scores of: score them apart"
+            )
         key_N, kept_N = self._found.keeps(scored_as)
         self._source, self._keys, self._kept = source, key_N.tolist(), kept_N.tolist()
-        self._next, self._used, self._rows_of = 0, bytearray(len(self._keys)), None
+        self._used = self._used_of.setdefault(source, bytearray(len(self._keys)))
+        self._next, self._rows_of = 0, None
 
     def _search(self, doc: Document, key: int) -> int:
         """The first row of this document that has not been asked for."""

@@ -5,6 +5,7 @@
     <path>/shards/<source>.parquet          a finished source: rows in document order
     <path>/tasks/<world_size>/<rank>.json   the sources that a task has read to the end
     <path>/manifest.json                    the sources of the last run whose tasks have all finished
+    <path>/superseded.json                  the manifest before, while a run adds documents
 
 A *source* is the file a document was read from (`metadata["file_path"]`), never a rank, so the content does not
 depend on the number of tasks. Every file is written whole or not at all; two tasks that write the same source
@@ -17,7 +18,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import takewhile
 from typing import Any
 
 import fsspec
@@ -26,7 +26,7 @@ import pyarrow as pa
 import xxhash
 from datatrove.utils.logging import logger
 
-from pipeline_steps.errors import MissingScore, StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import CorpusError, MissingScore, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import read_json, write_atomically, write_json
 from pipeline_steps.sealed_parquet import SealedFile, encode
 
@@ -38,7 +38,7 @@ _BATCH = 1 << 17  # rows read at a time: 2 MB of scores
 def shard_name(source: str) -> str:
     """File name of a source's shard: readable, unique, and free of separators."""
     name = source.rstrip("/").rsplit("/", 1)[-1][-48:]  # in any alphabet short of the 255 bytes a name may have
-    return f"{name}-{xxhash.xxh3_64_hexdigest(source.encode())}"
+    return f"{name}-{xxhash.xxh3_64_hexdigest(source.encode('utf-8', 'surrogatepass'))}"
 
 
 class SourceStore:
@@ -55,9 +55,7 @@ class SourceStore:
         # A listing that is remembered hides what other tasks have written since
         self.fs, self.root = fsspec.core.url_to_fs(self.path, use_listings_cache=False)
         self._entries: dict[str, dict[str, Any]] = {}
-        self._retracted = False
-
-    # -- writing ---------------------------------------------------------------------------------------------
+        self._retracted, self._after = False, ""
 
     def claim(self, config: dict[str, Any]) -> None:
         """Write `config.json`, or check that what is there says the same.
@@ -65,8 +63,11 @@ class SourceStore:
         Raises:
             StoreMismatch: naming every setting that differs, with both values.
         """
+        self._after = xxhash.xxh3_64_hexdigest(self._last_manifest())  # whose successor this run's manifest will be
         config = json.loads(json.dumps(config, sort_keys=True))
         if not self.fs.exists(f"{self.root}/config.json"):
+            if self.fs.glob(f"{self.root}/shards/*.parquet"):
+                raise StoreMismatch(f"{self.path} holds columns but no config.json: use another folder for these")
             write_json(f"{self.path}/config.json", config)
             return
         found = self.config
@@ -93,26 +94,53 @@ class SourceStore:
         self._retract_manifest()
         name = f"shards/{shard_name(source)}.parquet"
         self._write(name, source, columns)
-        self._remove(f"windows/{shard_name(source)}")
+        self.drop_windows(source)
         with SealedFile(self.fs, f"{self.root}/{name}") as shard:
             self._entries[source] = _entry(shard)
 
+    def drop_windows(self, source: str) -> None:
+        """Remove the windows of a sealed source."""
+        self._remove(f"windows/{shard_name(source)}")
+
     def finish_task(self, rank: int, world_size: int, sources: Iterable[str]) -> None:
-        """Record that a task has read all its input. The last task of a run publishes the manifest."""
-        write_json(
-            f"{self.path}/tasks/{world_size}/{rank:05d}.json", {source: self._entries[source] for source in sources}
-        )
+        """Record that a task has read all its input. The last task of a run publishes the manifest.
+
+        Records of an earlier run do not count: they were made after another manifest.
+
+        Raises:
+            CorpusError: two tasks have read different documents of one source.
+        """
+        folder = f"{self.path}/tasks/{world_size}"
+        record = {"after": self._after, "sources": {source: self._entries[source] for source in sources}}
+        write_json(f"{folder}/{rank:05d}.json", record)
         names = self.fs.glob(f"{self.root}/tasks/{world_size}/*.json")
-        if len(names) == world_size:
-            records = map(json.loads, self.fs.cat(names).values())
-            merged = {source: entry for record in records for source, entry in record.items()}
-            write_json(f"{self.path}/manifest.json", merged)
+        if len(names) < world_size:
+            return
+        records = [read_json(f"{folder}/{name.rsplit('/', 1)[-1]}") for name in names]
+        if any(record["after"] != self._after for record in records):
+            return
+        merged: dict[str, dict[str, Any]] = {}
+        for record in records:
+            for source, entry in record["sources"].items():
+                if merged.setdefault(source, entry) != entry:
+                    raise CorpusError(
+                        f"two tasks have read different documents of {source}: the corpus was rewritten into other "
+                        "files after it was read from that one; write it without 'file_path', or read the original"
+                    )
+        write_json(f"{self.path}/manifest.json", merged)
+
+    def _last_manifest(self) -> bytes:
+        for name in ("manifest.json", "superseded.json"):
+            with suppress(FileNotFoundError):
+                return self.fs.cat_file(f"{self.root}/{name}")
+        return b""
 
     def _retract_manifest(self) -> None:
         """Once there is something to write, the corpus is not the one that the last finished run has read."""
-        if not self._retracted:
+        if not self._retracted and (manifest := self._last_manifest()):
+            write_atomically(f"{self.path}/superseded.json", manifest)
             self._remove("manifest.json")
-            self._retracted = True
+        self._retracted = True
 
     def _write(self, name: str, source: str, columns: Columns) -> None:
         if self.schema is None:
@@ -133,10 +161,8 @@ class SourceStore:
             return None
 
     def _remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):  # another task was faster, or there is none
+        with suppress(OSError):  # there is none, another task was faster, or is writing there
             self.fs.rm(f"{self.root}/{name}", recursive=True)
-
-    # -- reading ---------------------------------------------------------------------------------------------
 
     @property
     def config(self) -> dict[str, Any]:
@@ -250,20 +276,6 @@ class SourceStore:
                     f"{here.get('documents', 0):,} in the one and {there.get('documents', 0):,} in the other"
                     f"{', with other ids or texts' if here.get('documents') == there.get('documents') else ''}"
                 )
-
-    def locate(self, source: str) -> str | None:
-        """The stored source that this file is: of the same path or, if the corpus has moved, of the one like it most.
-
-        Alike are paths that end in the same folders and name; None if there is none, or no single best one.
-        """
-        if source in self.manifest:
-            return source
-        alike: dict[int, list[str]] = {}
-        for other in self.manifest:
-            pairs = zip(reversed(source.split("/")), reversed(other.split("/")), strict=False)
-            alike.setdefault(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []).append(other)
-        best = max(alike, default=0)
-        return alike[best][0] if best and len(alike[best]) == 1 else None
 
     def _shard(self, source: str) -> SealedFile:
         if source not in self.manifest:

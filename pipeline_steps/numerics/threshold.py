@@ -235,35 +235,40 @@ def _same_start(word_N: Array, settled: Array, bits: int) -> Array:
 def _poisson_thresholds(read: Read, amount_S: Sequence[int], weight: str | None) -> list[Threshold]:
     """Where min(1, c * exp(-score)), summed over the documents in units of the weight, is the amount.
 
-    The sum is concave and piecewise linear in c, so Newton's method from below meets the solution exactly, after as
-    many passes as new documents saturate.
+    The sum is concave and piecewise linear in c, so Newton's method from below meets the solution exactly. It takes
+    a pass for every step in which new documents saturate: some ten, a hundred where scores span hundreds of nats.
     """
-    strata, names = (
-        len(amount_S),
-        ["score", *([weight] if weight else []), *(["stratum"] if len(amount_S) > 1 else [])],
-    )
+    strata = len(amount_S)
+    names = ["score", *([weight] if weight else []), *(["stratum"] if strata > 1 else [])]
     amount, log_c = np.array(amount_S, dtype=np.float64), np.full(strata, -np.inf)
-    saturated, lowest = np.full(strata, -1.0), np.full(strata, np.inf)
-    for _, columns in read(names, None):  # the lowest score as reference: exp(-score) alone could overflow
-        if strata == 1:
-            lowest[0] = min(lowest[0], columns["score"].min(initial=np.inf))
-        else:
-            np.minimum.at(lowest, columns["stratum"], columns["score"])
+    saturated = np.full(strata, -1.0)
     while True:
-        certain, rest = np.zeros(strata), np.zeros(strata)
+        certain, log_rest = np.zeros(strata), np.full(strata, -np.inf)
         for _, columns in read(names, None):
             score, stratum = columns["score"].astype(np.float64), _stratum(columns)
+            units = columns[weight].astype(np.float64) if weight else np.ones(score.size)
             sure = score <= log_c[stratum]
-            open_units = np.where(sure, 0.0, np.exp(lowest[stratum] - score))
-            units = columns[weight] if weight else 1
             certain += _sums(sure * units, stratum, strata)
-            rest += _sums(open_units * units, stratum, strata)
-        if (certain == saturated).all():
+            log_rest = np.logaddexp(log_rest, _log_sums(score, units, sure, stratum, strata))
+        if (certain <= saturated).all():  # rounding may let a document go again: what has been reached is kept
             return [Threshold(int(order_code(np.array([-c]))[0]), _LAST_TIE, -1) for c in log_c]
-        saturated = certain
+        saturated = np.maximum(certain, saturated)
         with np.errstate(divide="ignore", invalid="ignore"):  # nothing open: replaced below
-            open_log_c = np.log(np.maximum(amount - certain, 0)) - np.log(rest) + lowest
-        log_c = np.where(rest > 0, open_log_c, np.inf)
+            open_log_c = np.log(np.maximum(amount - certain, 0)) - log_rest
+        log_c = np.maximum(log_c, np.where(log_rest > -np.inf, open_log_c, np.inf))
+
+
+def _log_sums(score_N: Array, units_N: Array, without_N: Array, stratum: Array | int, strata: int) -> Array:
+    """Per stratum, the log of the sum of units * exp(-score), float64 [S]; no score is too small or large for it."""
+    with np.errstate(divide="ignore"):
+        log_N = np.where(without_N, -np.inf, np.log(units_N) - score_N)
+        highest = np.full(strata, -np.inf)
+        if isinstance(stratum, int):
+            highest[0] = log_N.max(initial=-np.inf)
+        else:
+            np.maximum.at(highest, stratum, log_N)
+        reference = np.where(np.isfinite(highest), highest, 0.0)
+        return np.log(_sums(np.exp(log_N - reference[stratum]), stratum, strata)) + reference
 
 
 def _sums(value_N: Array, stratum: Array | int, strata: int) -> Array:

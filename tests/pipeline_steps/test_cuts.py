@@ -160,6 +160,18 @@ def test_poisson_takes_nothing_and_everything(corpus, data):
     assert kept(columns, "poisson", [int(columns["tokens"].sum())] * strata, 0, weight).all()
 
 
+@pytest.mark.parametrize("span", [700.0, 2_000.0, 1e30])
+def test_poisson_with_one_document_far_from_the_others(span):
+    columns = {"score": np.array([-span] + [0.0] * 100, np.float32), "key": np.arange(101, dtype=np.uint64)}
+    assert np.mean([kept(columns, "poisson", [50], seed).sum() for seed in range(50)]) == pytest.approx(50, abs=4)
+
+
+def test_poisson_ends_where_rounding_lets_documents_go_again():
+    scores = np.array([-4.236414909362793] * 29 + [0.0] * 6 + [1e-30] * 28, np.float32)
+    columns = {"score": scores, "key": np.arange(63, dtype=np.uint64)}
+    assert kept(columns, "poisson", [63]).sum() == 63
+
+
 def test_samples_of_one_seed_are_independent_of_each_other():
     """A weighted sample of equal weights is a uniform sample, but another one than `random` draws."""
     columns = {"key": np.arange(5000, dtype=np.uint64), "score": np.zeros(5000, np.float32)}

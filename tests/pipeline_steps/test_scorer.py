@@ -160,6 +160,33 @@ def test_a_store_is_of_the_corpus_that_was_read_last(corpus, tmp_path):
     assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 101
 
 
+def test_records_of_an_earlier_run_do_not_finish_this_one(corpus, tmp_path):
+    score(corpus, tmp_path / "s", tasks=2)
+    for name in "ef":
+        (corpus / f"{name}.jsonl").write_text(f'{{"id": "{name}", "text": "a new document"}}\n')
+    scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
+    list(scorer.run(JsonlReader(str(corpus)).run(None, 0, 2), 0, 2))
+    with pytest.raises(StoreIncomplete):
+        ScoreStore.open(str(tmp_path / "s"))
+    list(scorer.run(JsonlReader(str(corpus)).run(None, 1, 2), 1, 2))
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 102
+
+
+def test_parts_of_a_source_in_two_tasks_are_refused(corpus, tmp_path):
+    """A corpus that was rewritten into other files still says which file each document was first read from."""
+    docs = list(JsonlReader(str(corpus)).run())[5:45]
+
+    def run_both():
+        runs = [WordCountScorer(str(tmp_path / "s"), window_size=8).run(iter(docs[r::2]), r, 2) for r in (0, 1)]
+        for run in [*runs, *runs]:  # in turns: a window each, then the rest
+            next(run)
+        for run in runs:
+            list(run)
+
+    with pytest.raises((CorpusError, StoreMismatch), match=r"b\.jsonl"):
+        run_both()
+
+
 def test_a_file_taken_out_of_the_corpus_is_not_silently_kept(corpus, tmp_path):
     score(corpus, tmp_path / "s")
     (corpus / "a.jsonl").unlink()
@@ -279,4 +306,15 @@ def test_metadata_that_is_no_number_is_refused_by_name(corpus, tmp_path, value):
     for doc in docs[:7] + docs[8:]:
         doc.metadata["q"] = 1
     with pytest.raises(InvalidScore, match=f"document doc-7 of .*b.jsonl has q={value!r}"):
+        list(MetadataScorer(str(tmp_path / "s"), "q").run(iter(docs)))
+
+
+def test_metadata_that_has_changed_is_refused_and_never_rounded(corpus, tmp_path):
+    docs = list(JsonlReader(str(corpus)).run())
+    for doc in docs:
+        doc.metadata["q"] = 16777217
+    (out, *_) = MetadataScorer(str(tmp_path / "s"), "q").run(iter(docs))
+    assert out.metadata["q"] == 16777217
+    docs[7].metadata["q"] = 3
+    with pytest.raises(StoreMismatch, match=r"doc-7 .*q=3\.0 now, and 16777216\.0"):
         list(MetadataScorer(str(tmp_path / "s"), "q").run(iter(docs)))

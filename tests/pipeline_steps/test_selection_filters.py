@@ -184,6 +184,32 @@ def test_shuffled_and_thinned_documents_get_the_same_decisions(corpus, scores):
     assert thinned == [doc.id for doc in docs[1::2] if doc.id in before]
 
 
+def test_copies_keep_to_their_number_in_any_order(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    rows = {
+        "a": [{"id": "x", "text": "same words"}] * 4,
+        "b": [{"id": f"b{i}", "text": "w " * i} for i in (1, 2, 3, 4)],
+    }
+    for name, own in rows.items():
+        (tmp_path / "corpus" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    score(tmp_path / "corpus", tmp_path / "s")
+    docs = list(JsonlReader(str(tmp_path / "corpus")).run())
+    mixed = [docs[i] for i in (0, 4, 1, 5, 2, 6, 3, 7)]
+    for k in range(9):
+        assert len(list(TopKFilter(str(tmp_path / "s"), k=k).run(iter(mixed)))) == k
+    (tmp_path / "corpus" / "copy").mkdir()
+    os.link(tmp_path / "corpus" / "a.jsonl", tmp_path / "corpus" / "copy" / "a.jsonl")
+    with pytest.raises(MissingScore, match="both look like"):
+        kept(tmp_path / "corpus", TopKFilter(str(tmp_path / "s"), k=8))
+
+
+def test_methods_of_other_filters_are_refused(scores):
+    with pytest.raises(InvalidCut, match="no method 'top'"):
+        IPSFilter(scores, k=1, method="top")
+    with pytest.raises(InvalidCut, match="no order 'ips'"):
+        TopKFilter(scores, k=1, order="ips")
+
+
 def test_more_copies_of_a_document_than_were_scored(corpus, scores):
     docs = list(JsonlReader(str(corpus)).run())
     with pytest.raises(MissingScore, match="doc-7"):
