@@ -111,7 +111,12 @@ def test_killed_in_every_stage_it_comes_to_the_same_results(corpus, undisturbed,
 
 def test_ctrl_c_says_how_to_go_on(corpus, tmp_path):
     job = subprocess.Popen(
-        command(corpus, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(corpus, tmp_path / "run"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As at a terminal: what a shell starts in the background ignores Ctrl-C, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (tmp_path / "run" / "logs").exists():
         time.sleep(0.05)
