@@ -128,12 +128,6 @@ def _stage(run: Run, name: str, title: str, parts: int, progress: Fraction = lam
     return Stage(name, title, jobs, progress)
 
 
-def _stages(run: Run, workers: int) -> Iterator[Stage]:
-    """In order; each is made when those before it are done, because it may need to know what they wrote."""
-    for make in (_corpus, _ask_llm, _embed, _sketch, _merge, _density, _tokenize, _select, _train, _evaluate):
-        yield make(run, workers)
-
-
 def _corpus(run: Run, workers: int) -> Stage:
     embedded = run.settings.corpus is None
     stage = _stage(run, "corpus", "Read the corpus", workers if embedded else 1)

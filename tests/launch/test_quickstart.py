@@ -16,13 +16,13 @@ from launch.stages import SAMPLERS
 
 
 STAGES = ("corpus", "ask-llm", "embed", "sketch", "merge", "density", "tokenize", "select", "train", "evaluate")
-TOKENS = 40_960  # twenty steps of the tiny model
+TOKENS = 20_480  # ten steps of the tiny model
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prose")
-    write_prose(folder / "prose.jsonl", 900)
+    write_prose(folder / "prose.jsonl", 500)
     return folder
 
 
