@@ -12,6 +12,7 @@ from pipeline_steps.errors import ModelError
 from pipeline_steps.models import model_identity, padded, pick_device, pick_dtype, require
 from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.numerics.partition_masks import MASKS, Example, mask_out, most_spans, partition_masks
+from pipeline_steps.plain_encoder import PlainEncoder
 
 
 Objective = Literal["span_corruption", "single_mask", "prefix_lm", "causal"]
@@ -32,7 +33,7 @@ class T5Likelihood:
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         from pipeline_steps.t5_engine import PackedT5
 
-        self.model, self.engine, self.encoder = model, PackedT5(model), _plain_encoder(tokenizer)
+        self.model, self.engine, self.encoder = model, PackedT5(model), PlainEncoder(tokenizer)
         self.vocabulary: int = model.config.vocab_size
         self.eos = tokenizer.eos_token_id
         self._as_text = np.arange(
@@ -97,7 +98,7 @@ class CausalLikelihood:
     """A decoder-only model: every token given those before it in its window, the first given BOS if there is one."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        self.model, self.encoder, self.bos = model, _plain_encoder(tokenizer), tokenizer.bos_token_id
+        self.model, self.encoder, self.bos = model, PlainEncoder(tokenizer), tokenizer.bos_token_id
         config = model.config.get_text_config()
         self.vocabulary: int = config.vocab_size
         self.window = min(getattr(config, "max_position_embeddings", None) or CAUSAL_WINDOW, CAUSAL_WINDOW)
@@ -179,14 +180,6 @@ def load_likelihood(
     return likelihood(loaded.to(device).eval(), tokenizer, identity["model"])
 
 
-def _plain_encoder(tokenizer: Any) -> Any:
-    encoder = tokenizer.backend_tokenizer
-    encoder.no_truncation()
-    encoder.no_padding()
-    encoder.encode_special_tokens = True  # "</s>" in a web page is text, not the end of the input
-    return encoder
-
-
 def _first_sentinel(tokenizer: Any, count: int, name: str) -> int:
     """Id of `<extra_id_0>`; raises ModelError unless `count` sentinels count downwards from it."""
     ids = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(count)])
@@ -203,7 +196,7 @@ def _windows(ids: Sequence[int], longest: int) -> Iterator[tuple[int, list[int]]
     count = -(-len(ids) // longest)
     for number in range(count):
         start, end = (len(ids) * edge // count for edge in (number, number + 1))
-        yield start, list(ids[start:end])
+        yield start, np.asarray(ids[start:end]).tolist()
 
 
 def _nll(logits_PV: Any, label_P: Any) -> Any:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xxhash
 
 from pipeline_steps.errors import ModelError
@@ -16,6 +17,9 @@ from pipeline_steps.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+
+TokenIds = Sequence[int] | np.ndarray
+"""Token ids of one text."""
 
 EMBEDDED_PROXY = str(Path(__file__).parent / "resources" / "askllm-proxy")
 """Folder of the small T5 that ships with the package: a default for demonstrations, not for studies."""

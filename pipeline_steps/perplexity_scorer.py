@@ -94,12 +94,12 @@ class PerplexityScorer(BaseScorer):
     def prepare(self, docs: list[Document]) -> tuple[list[list[Example]], np.ndarray]:
         """Tokenise and mask one window: the examples of each document, and its tokens (uint32)."""
         likelihood = self._likelihood()
-        encoded = likelihood.encoder.encode_batch_fast([doc.text for doc in docs], add_special_tokens=False)
+        encoded = likelihood.encoder.encode_batch([doc.text for doc in docs])
         examples = [
-            likelihood.examples(encoding.ids[: self.max_tokens], self.objective, document_key(doc.id, doc.text))
-            for doc, encoding in zip(docs, encoded, strict=True)
+            likelihood.examples(ids[: self.max_tokens], self.objective, document_key(doc.id, doc.text))
+            for doc, ids in zip(docs, encoded, strict=True)
         ]
-        return examples, np.array([len(encoding.ids) for encoding in encoded], dtype=np.uint32)
+        return examples, np.array([len(ids) for ids in encoded], dtype=np.uint32)
 
     def score_batch(self, docs: list[Document]) -> Columns:
         """Scores and token counts of one window."""

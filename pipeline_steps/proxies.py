@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline_steps.causal_engine import CausalEngine, VLLMEngine
 from pipeline_steps.errors import ModelError
-from pipeline_steps.models import model_identity, pick_device, pick_dtype, require
-from pipeline_steps.numerics.batches import batches_by_length
+from pipeline_steps.models import TokenIds, model_identity, pick_device, pick_dtype, require
+from pipeline_steps.plain_encoder import PlainEncoder, plain_backend
 from pipeline_steps.prompts import Prompt
 
 
-# Padded tokens in one forward pass of a decoder-only proxy: its activations, not its vocabulary, set the memory.
-_BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
+class Engine(Protocol):
+    """What computes log-probabilities: `PackedT5`, `CausalEngine` or `VLLMEngine`."""
+
+    def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
+        """float32 [N, len(token_ids)] of N inputs: log P(token) of the next token, over the full vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Questions:
         no: the same of "no".
     """
 
-    inputs: list[list[int]]
+    inputs: Sequence[TokenIds]
     tokens: np.ndarray
     yes: list[int]
     no: list[int]
@@ -52,13 +57,11 @@ class Answers:
 class Seq2SeqProxy:
     """An encoder-decoder of the T5 family with its tokenizer; see `load_proxy`."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        from pipeline_steps.t5_engine import PackedT5
-
+    def __init__(self, engine: Engine, tokenizer: Any, name: str) -> None:
         self.name = name
-        self._engine = PackedT5(model)
+        self._engine = engine
         self._tokenizer = tokenizer
-        self._encoder = _plain_encoder(tokenizer)
+        self._encoder = PlainEncoder(tokenizer)
 
     def ask(self, texts: Sequence[str], prompt: Prompt, max_tokens: int) -> Questions:
         """Put the question around every text. The text is cut to fit, the question never.
@@ -71,11 +74,10 @@ class Seq2SeqProxy:
         _check_room(room, max_tokens, prompt, self.name)
         yes, no = self._answer_id(prompt.yes), self._answer_id(prompt.no)
         # Pieces never cross white space, so cutting ids here is cutting the ids of the whole
-        documents = [
-            encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
+        documents = self._encoder.encode_batch(texts)
         tokens = np.array([len(ids) for ids in documents], dtype=np.uint32)
-        return Questions([prefix + ids[:room] + suffix for ids in documents], tokens, [yes], [no])
+        inputs = [np.concatenate([prefix, ids[:room], suffix], dtype=np.int32) for ids in documents]
+        return Questions(inputs, tokens, [yes], [no])
 
     def answer(self, questions: Questions) -> Answers:
         """Log-probabilities of the two answers as the first decoded token."""
@@ -83,7 +85,7 @@ class Seq2SeqProxy:
         return Answers(pair[:, 0], pair[:, 1])
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._encoder.encode(text, add_special_tokens=False).ids) if text else []
+        return self._encoder.encode(text) if text else []
 
     def _answer_id(self, answer: str) -> int:
         ids = self._ids(answer)
@@ -99,11 +101,11 @@ class CausalProxy:
     The question is a user's turn in the model's own chat template, if it has one. "yes" and "Yes" count together.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        self.model = model
+    def __init__(self, engine: Engine, tokenizer: Any, name: str) -> None:
         self.name = name
+        self._engine = engine
         self._tokenizer = tokenizer
-        self._encoder = _plain_encoder(tokenizer)
+        self._encoder = plain_backend(tokenizer)
         self._encoder.encode_special_tokens = False  # the template's own marks are special; the text's are defused
         self._marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
@@ -128,34 +130,9 @@ class CausalProxy:
 
     def answer(self, questions: Questions) -> Answers:
         """Log-probabilities of the two answers as the next token."""
-        import torch
-
-        found = np.empty((len(questions.inputs), 2), dtype=np.float32)
-        lengths = [len(ids) for ids in questions.inputs]
-        for rows in batches_by_length(lengths, _BATCH_TOKENS[self.model.device.type]):
-            log_p = torch.log_softmax(self._last_logits([questions.inputs[row] for row in rows]).float(), dim=-1)
-            for column, ids in enumerate((questions.yes, questions.no)):
-                found[rows, column] = torch.logsumexp(log_p[:, ids], dim=-1).cpu().numpy()
-        return Answers(found[:, 0], found[:, 1])
-
-    def _last_logits(self, inputs: Sequence[Sequence[int]]) -> Any:
-        """Logits [N, vocabulary] after the last token; padding goes to the left, so that all end together."""
-        import torch
-
-        longest, device = max(map(len, inputs)), self.model.device
-        input_ids = torch.zeros((len(inputs), longest), dtype=torch.long)
-        mask = torch.zeros_like(input_ids)
-        for row, ids in enumerate(inputs):
-            input_ids[row, longest - len(ids) :] = torch.tensor(ids)
-            mask[row, longest - len(ids) :] = 1
-        with torch.inference_mode():
-            return self.model(
-                input_ids=input_ids.to(device),
-                attention_mask=None if mask.all() else mask.to(device),
-                position_ids=(mask.cumsum(-1) - 1).clamp_(min=0).to(device),
-                use_cache=False,
-                logits_to_keep=1,
-            ).logits[:, -1]
+        of_each = self._engine.log_probabilities(questions.inputs, questions.yes + questions.no)
+        yes, no = np.split(of_each, [len(questions.yes)], axis=1)
+        return Answers(np.logaddexp.reduce(yes, axis=1), np.logaddexp.reduce(no, axis=1))
 
     def _template(self, prompt: Prompt) -> tuple[str, str]:
         if self._tokenizer.chat_template is None:
@@ -196,16 +173,11 @@ def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> 
             wrongly by this version of transformers, or its tokenizer has no fast form.
     """
     require("torch", "score")
-    require("transformers", "score")
-    identity = model_identity(model, revision)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    config, tokenizer, name = _config_and_tokenizer(model, revision)
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = AutoConfig.from_pretrained(model, revision=revision)
     if config.is_encoder_decoder and config.model_type not in ("t5", "mt5"):
         raise ModelError(f"{model} is a {config.model_type}: use a T5 (Flan-T5, mT5) or a decoder-only model")
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
     device = pick_device()
     family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
@@ -214,16 +186,41 @@ def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> 
         )
     except OSError as error:
         raise ModelError(f"cannot load the weights of {model}: {str(error).splitlines()[0]}") from error
-    proxy = Seq2SeqProxy if config.is_encoder_decoder else CausalProxy
-    return proxy(loaded.to(device).eval(), tokenizer, identity["model"])
+    loaded = loaded.to(device).eval()
+    if config.is_encoder_decoder:
+        from pipeline_steps.t5_engine import PackedT5
+
+        return Seq2SeqProxy(PackedT5(loaded), tokenizer, name)
+    return CausalProxy(CausalEngine(loaded), tokenizer, name)
 
 
-def _plain_encoder(tokenizer: Any) -> Any:
-    encoder = tokenizer.backend_tokenizer
-    encoder.no_truncation()
-    encoder.no_padding()
-    encoder.encode_special_tokens = True  # "</s>" in a web page is text, not the end of the input
-    return encoder
+@lru_cache(maxsize=1)
+def serve_proxy(model: str, revision: str | None, dtype: str, max_tokens: int, options: str) -> CausalProxy:
+    """A decoder-only proxy behind a vLLM server that this process starts once, and stops when it ends.
+
+    `options` are flags of `vllm serve` as JSON.
+
+    Raises:
+        ModelError: the model is an encoder-decoder, which vLLM does not serve, or its tokenizer has no fast form, or
+            vLLM is not installed.
+    """
+    config, tokenizer, name = _config_and_tokenizer(model, revision)
+    if config.is_encoder_decoder:
+        raise ModelError(f"{model} is an encoder-decoder, which vLLM does not serve: leave engine at 'transformers'")
+    flags = {"dtype": dtype} | ({"revision": revision} if revision else {}) | json.loads(options)
+    return CausalProxy(VLLMEngine(model, max_tokens, flags), tokenizer, name)
+
+
+def _config_and_tokenizer(model: str, revision: str | None) -> tuple[Any, Any, str]:
+    require("transformers", "score")
+    identity = model_identity(model, revision)
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    if not tokenizer.is_fast:
+        raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
+    return config, tokenizer, identity["model"]
 
 
 def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:

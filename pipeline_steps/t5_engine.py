@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline_steps.errors import ModelError
+from pipeline_steps.models import TokenIds
 from pipeline_steps.numerics.batches import batches_by_length
 
 
@@ -86,7 +87,7 @@ class PackedT5:
         self._positions = model.encoder.block[0].layer[0].SelfAttention  # all layers share its relative position bias
         self._bias_1HLL = torch.empty((1, self._heads, 0, 0))
 
-    def log_probabilities(self, inputs: Sequence[Sequence[int]], token_ids: Sequence[int]) -> np.ndarray:
+    def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
         """float32 [N, len(token_ids)]: log P(token) over the full vocabulary, of N inputs that end in EOS.
 
         Inputs are batched by length. A result does not depend on the order of the inputs, and on the others beyond
@@ -100,7 +101,7 @@ class PackedT5:
                 found[rows] = torch.log_softmax(logits.float(), dim=-1)[:, token_ids].cpu().numpy()
         return found
 
-    def encode(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def encode(self, inputs: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
         """Encoder outputs [N, L, D], zero beyond each text, and where the texts are: bool [N, L].
 
         The inputs come by falling length. Under `torch.inference_mode()`.
@@ -115,10 +116,10 @@ class PackedT5:
 
     # -- encoder -----------------------------------------------------------------------------------------------
 
-    def _encode_in_parts(self, inputs: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    def _encode_in_parts(self, inputs: Sequence[TokenIds]) -> Iterator[Tensor]:
         """Encoder outputs [T, D] of texts that are sorted by length."""
         for part in batches_by_length([len(ids) for ids in inputs], _ENCODER_TOKENS[self.device.type]):
-            ids_T = torch.tensor([token for row in part for token in inputs[row]], device=self.device)
+            ids_T = torch.from_numpy(np.concatenate([inputs[row] for row in part])).to(self.device)
             yield self._encode(ids_T, [len(inputs[row]) for row in part])
 
     def _encode(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:

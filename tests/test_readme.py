@@ -81,3 +81,15 @@ def test_files_and_commands_it_names_exist():
     makefile = (README.parent / "Makefile").read_text()
     for goal in re.findall(r"^make (\w+)", text, flags=re.MULTILINE):
         assert f"\n{goal}:" in makefile
+
+
+def test_slurm_examples_make_executors(monkeypatch):
+    """They need a cluster to run; their pipelines and settings must be right."""
+    from datatrove.executor import SlurmPipelineExecutor
+
+    made = []
+    monkeypatch.setattr(SlurmPipelineExecutor, "run", lambda executor: made.append(executor))
+    for block in blocks("python"):
+        if "Slurm" in block:
+            exec(block, {})
+    assert [executor.job_name for executor in made] == ["ask-llm", "flan-xl", "gemma"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_steps.errors import ModelError
+from pipeline_steps.plain_encoder import PlainEncoder
 
 
 PAD, EOS, UNKNOWN = 0, 1, 2  # T5's conventions, Raffel et al. 2020, and the layout of every t5 vocabulary
@@ -36,8 +37,8 @@ class TextEncoder:
         from transformers import AutoTokenizer  # seconds to import: only who tokenises pays
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        self._backend: Any = self._tokenizer.backend_tokenizer
-        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        self._encoder = PlainEncoder(self._tokenizer)
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.name = Path(name).name if Path(name).is_dir() else name
         self.vocab_size = max(vocabulary.values()) + 1
         self.sentinels = sum(token.startswith("<extra_id_") for token in vocabulary)
@@ -51,14 +52,10 @@ class TextEncoder:
         ]
         if wrong:
             raise ModelError(f"the tokenizer {name} does not follow T5's conventions ({wrong[0]}): use a T5 tokenizer")
-        self._backend.encode_special_tokens = True
-        self._backend.no_truncation()
-        self._backend.no_padding()
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int64 ids of each text, below the sentinels, without EOS."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self._as_text(np.array(encoding.ids, dtype=np.int64)) for encoding in encodings]
+        return [self._as_text(np.array(ids, dtype=np.int64)) for ids in self._encoder.encode_batch(texts)]
 
     def _as_text(self, ids: np.ndarray) -> np.ndarray:
         control = (ids == PAD) | (ids == EOS) | (ids > self.first_sentinel - self.sentinels)

@@ -1,5 +1,9 @@
 """Scores must equal what a plain, unpadded, one-by-one forward pass of the same model says."""
 
+import subprocess
+import time
+from importlib.util import find_spec
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +23,7 @@ from transformers import (
 
 from pipeline_steps import ASK_LLM, EMBEDDED_PROXY, RUBRIC, AskLLMScorer, InstalledDocsReader, Prompt, ScoreStore
 from pipeline_steps.errors import ModelError, StoreMismatch
-from pipeline_steps.proxies import load_proxy
+from pipeline_steps.proxies import load_proxy, serve_proxy
 from pipeline_steps.t5_engine import PackedT5
 
 
@@ -107,11 +111,11 @@ def tiny_llama(tmp_path_factory):
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=tokenizer.get_vocab_size(),
-            hidden_size=32,
+            hidden_size=64,
             intermediate_size=64,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            num_attention_heads=2,  # of 32 dimensions, the smallest vLLM computes
+            num_key_value_heads=1,
         )
     ).save_pretrained(folder)
     return str(folder)
@@ -312,3 +316,29 @@ def test_float16_is_refused(tiny_t5, corpus, tmp_path):
 def test_the_embedded_proxy_answers_the_question():
     text = "The sun is a star at the centre of our planetary system."
     assert np.exp(ask(EMBEDDED_PROXY, [text], 256)).sum() > 0.9
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: it needs an environment of its own")
+def test_vllm_gives_the_same_scores_and_leaves_no_server(tiny_llama, corpus, tmp_path):
+    for engine in ("vllm", "transformers"):
+        scorer = AskLLMScorer(str(tmp_path / engine), tiny_llama, dtype="float32", engine=engine)
+        LocalPipelineExecutor(
+            [JsonlReader(str(corpus)), scorer], tasks=2, logging_dir=str(tmp_path / "logs" / engine), workers=2
+        ).run()
+    served, ours = (ScoreStore.open(str(tmp_path / engine)) for engine in ("vllm", "transformers"))
+    for column in ("score", "log_no", "tokens"):
+        np.testing.assert_allclose(served.column(column), ours.column(column), atol=1e-4)
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-f", f"vllm serve {tiny_llama}"], capture_output=True).stdout:
+        assert time.monotonic() < deadline, "a server has outlived the workers"
+        time.sleep(0.5)
+
+
+def test_vllm_where_it_cannot_work(tiny_t5, tmp_path):
+    with pytest.raises(ModelError, match="encoder-decoder, which vLLM does not serve"):
+        serve_proxy(tiny_t5, None, "auto", 512, "{}")
+    with pytest.raises(ModelError, match="no engine 'sglang': choose one of transformers, vllm"):
+        AskLLMScorer(str(tmp_path), tiny_t5, engine="sglang")
+    if find_spec("vllm") is None:
+        with pytest.raises(ModelError, match="pip install vllm, in an environment of its own"):
+            AskLLMScorer(str(tmp_path), tiny_t5, engine="vllm").fingerprint()
