@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,6 @@ from datatrove.data import Document
 from datatrove.utils.logging import logger
 
 from pipeline_steps.causal_engine import vllm_version
-from pipeline_steps.errors import ModelError
 from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
 from pipeline_steps.prompts import ASK_LLM, Prompt
 from pipeline_steps.proxies import Proxy, Questions, load_proxy, serve_proxy
@@ -21,7 +20,6 @@ from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
 
 
-EngineName = Literal["transformers", "vllm"]
 _HEALTHY_MASS = 0.5  # a proxy that puts less than half its probability on yes and no answers another question
 
 
@@ -41,9 +39,9 @@ class AskLLMScorer(BaseScorer):
         prompt: what is asked (Fig. 3); of several, e.g. RUBRIC, the log-probabilities are averaged.
         max_tokens: of prompt and document together, special tokens included; the document is cut, never the question.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU; of a vLLM, the checkpoint's), "float32" or "bfloat16".
-        engine: "transformers", in this process, or "vllm": a server that this process starts, for decoder-only
-            models, in an environment that has vLLM.
-        vllm_options: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}.
+        vllm: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}, or {}: decoder-only models
+            are then asked through a server that each worker starts; needs an environment with vLLM. By default the
+            model runs in this process.
         metadata_key: metadata key the score is written to.
         window_size: documents scored and committed together; what a killed task can lose.
 
@@ -62,8 +60,7 @@ class AskLLMScorer(BaseScorer):
         prompt: Prompt | Sequence[Prompt] = ASK_LLM,
         max_tokens: int = 512,
         dtype: str = "auto",
-        engine: EngineName = "transformers",
-        vllm_options: dict[str, Any] | None = None,
+        vllm: dict[str, Any] | None = None,
         metadata_key: str = "ask_llm",
         window_size: int = 4096,
     ) -> None:
@@ -73,9 +70,7 @@ class AskLLMScorer(BaseScorer):
         self.prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
         self.max_tokens = max_tokens
         self.dtype = dtype
-        if engine not in get_args(EngineName):
-            raise ModelError(f"no engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
-        self.engine, self.vllm_options = engine, dict(vllm_options or {})
+        self.vllm = vllm
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
@@ -89,18 +84,17 @@ class AskLLMScorer(BaseScorer):
         }
 
     def _engine_fingerprint(self) -> dict[str, Any]:
-        if self.engine == "vllm":
+        if self.vllm is not None:
             versions = {"vllm": vllm_version()} | library_versions("tokenizers")
-            return {"dtype": self.dtype, "vllm_options": self.vllm_options, "versions": versions}
+            return {"dtype": self.dtype, "vllm": self.vllm, "versions": versions}
         return {
             "dtype": str(pick_dtype(self.dtype, pick_device())),
             "versions": library_versions("torch", "transformers", "tokenizers"),
         }
 
     def _proxy(self) -> Proxy:
-        if self.engine == "vllm":
-            options = json.dumps(self.vllm_options)
-            return serve_proxy(self.model, self.revision, self.dtype, self.max_tokens, options)
+        if self.vllm is not None:
+            return serve_proxy(self.model, self.revision, self.dtype, self.max_tokens, json.dumps(self.vllm))
         return load_proxy(self.model, self.revision, self.dtype)
 
     def prepare(self, docs: list[Document]) -> list[Questions]:

@@ -132,7 +132,7 @@ def vllm_version() -> str:
     except PackageNotFoundError:
         raise ModelError(
             "vLLM is not installed here: pip install vllm, in an environment of its own (it pins torch and "
-            "transformers), or score in this process with engine='transformers'"
+            "transformers), or score in this process (vllm=None)"
         ) from None
 
 

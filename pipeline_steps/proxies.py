@@ -206,7 +206,7 @@ def serve_proxy(model: str, revision: str | None, dtype: str, max_tokens: int, o
     """
     config, tokenizer, name = _config_and_tokenizer(model, revision)
     if config.is_encoder_decoder:
-        raise ModelError(f"{model} is an encoder-decoder, which vLLM does not serve: leave engine at 'transformers'")
+        raise ModelError(f"{model} is an encoder-decoder, which vLLM does not serve: leave vllm at None")
     flags = {"dtype": dtype} | ({"revision": revision} if revision else {}) | json.loads(options)
     return CausalProxy(VLLMEngine(model, max_tokens, flags), tokenizer, name)
 

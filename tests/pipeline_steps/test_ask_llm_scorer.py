@@ -320,8 +320,8 @@ def test_the_embedded_proxy_answers_the_question():
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: it needs an environment of its own")
 def test_vllm_gives_the_same_scores_and_leaves_no_server(tiny_llama, corpus, tmp_path):
-    for engine in ("vllm", "transformers"):
-        scorer = AskLLMScorer(str(tmp_path / engine), tiny_llama, dtype="float32", engine=engine)
+    for engine, flags in (("vllm", {}), ("transformers", None)):
+        scorer = AskLLMScorer(str(tmp_path / engine), tiny_llama, dtype="float32", vllm=flags)
         LocalPipelineExecutor(
             [JsonlReader(str(corpus)), scorer], tasks=2, logging_dir=str(tmp_path / "logs" / engine), workers=2
         ).run()
@@ -337,8 +337,6 @@ def test_vllm_gives_the_same_scores_and_leaves_no_server(tiny_llama, corpus, tmp
 def test_vllm_where_it_cannot_work(tiny_t5, tmp_path):
     with pytest.raises(ModelError, match="encoder-decoder, which vLLM does not serve"):
         serve_proxy(tiny_t5, None, "auto", 512, "{}")
-    with pytest.raises(ModelError, match="no engine 'sglang': choose one of transformers, vllm"):
-        AskLLMScorer(str(tmp_path), tiny_t5, engine="sglang")
     if find_spec("vllm") is None:
         with pytest.raises(ModelError, match="pip install vllm, in an environment of its own"):
-            AskLLMScorer(str(tmp_path), tiny_t5, engine="vllm").fingerprint()
+            AskLLMScorer(str(tmp_path), tiny_t5, vllm={}).fingerprint()
