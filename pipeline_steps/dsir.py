@@ -9,7 +9,7 @@ raw corpus's; its log is a sum over n-grams, so it grows with the document's len
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
@@ -18,12 +18,15 @@ from datatrove.utils.batching import batched
 
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors, save_tensors
-from pipeline_steps.ngram_features import Featurise, Hashing, describe, featuriser
-from pipeline_steps.numerics.hashed_ngrams import sums
+from pipeline_steps.models import require
+from pipeline_steps.numerics.ngram_buckets import sums
 from pipeline_steps.partials import add_up, write_partial
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
 
+
+if TYPE_CHECKING:
+    from pipeline_steps.numerics.dsir_ngrams import DSIRNgrams
 
 _AT_ONCE = 1024  # documents featurised together: speed only
 _FLOOR = 1e-8  # added to probabilities before the log, as the data-selection package does
@@ -32,31 +35,33 @@ _FLOOR = 1e-8  # added to probabilities before the log, as the data-selection pa
 class NgramCounts(PipelineStep):
     """Counts the hashed unigrams and bigrams of this task's documents; documents pass through unchanged.
 
+    Tokens, n-grams and buckets are those of the data-selection package 1.0.3.
+
     Args:
         counts: folder the counts are kept in, any fsspec path; one for the target, one for the raw corpus.
-        hashing: "fast", or "compatible" with the data-selection package (a fortieth of the speed).
         buckets: B, hash buckets (10,000 in the DSIR paper, Sec. 3).
     """
 
     type = "🧮 - COUNTS"
     name = "🧮 N-gram counts"
 
-    def __init__(self, counts: str, hashing: Hashing = "fast", buckets: int = 10_000) -> None:
+    def __init__(self, counts: str, buckets: int = 10_000) -> None:
         super().__init__()
-        self.counts, self.hashing, self.buckets = str(counts).rstrip("/"), hashing, buckets
+        self.counts, self.buckets = str(counts).rstrip("/"), buckets
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write this task's counts at the end; a killed task counts again."""
-        featurise = featuriser(self.hashing)
+        featurise = _featuriser(self.buckets)
         count, documents = np.zeros(self.buckets, dtype=np.int64), 0
         for docs in batched(data, _AT_ONCE):
             with self.track_time("batch"):
-                bucket = featurise([doc.text for doc in docs], self.buckets).bucket
+                bucket = featurise([doc.text for doc in docs]).bucket
                 count += np.bincount(bucket, minlength=self.buckets)
             documents += len(docs)
             self.stat_update("counted", value=len(docs), unit="batch")
             yield from docs
-        header = {"features": describe(self.hashing, self.buckets), "documents": documents}
+        features = {"ngrams": "unigrams and bigrams", "hash": "SHA-256", "buckets": self.buckets}
+        header = {"features": features, "documents": documents}
         write_partial(self.counts, rank, world_size, {"counts": count}, header)
 
 
@@ -70,7 +75,7 @@ class DSIRFit(PipelineStep):
 
     Raises:
         StoreIncomplete: a task of NgramCounts has not finished, or a corpus had no n-grams.
-        StoreMismatch: the corpora were counted with other hashings.
+        StoreMismatch: the corpora were counted with other numbers of buckets.
     """
 
     type = "🧮 - COUNTS"
@@ -126,7 +131,7 @@ class DSIRScorer(BaseScorer):
     def __init__(self, scores: str, model: str, metadata_key: str = "dsir", window_size: int = 4096) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.model = str(model).rstrip("/")
-        self._loaded: tuple[np.ndarray, dict[str, Any], Featurise] | None = None
+        self._loaded: tuple[np.ndarray, dict[str, Any], DSIRNgrams] | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document with its weight."""
@@ -147,14 +152,21 @@ class DSIRScorer(BaseScorer):
     def score_batch(self, docs: list[Document]) -> Columns:
         """Log weights and tokens of one window."""
         log_ratio, header, featurise = self._fitted()
-        ngrams = featurise([doc.text for doc in docs], header["features"]["buckets"])
+        ngrams = featurise([doc.text for doc in docs])
         return {"score": sums(ngrams, log_ratio), "tokens": ngrams.tokens}
 
-    def _fitted(self) -> tuple[np.ndarray, dict[str, Any], Featurise]:
+    def _fitted(self) -> tuple[np.ndarray, dict[str, Any], DSIRNgrams]:
         if self._loaded is None:
             try:
                 tensors, header = load_tensors(f"{self.model}/dsir.safetensors")
             except FileNotFoundError:
                 raise StoreIncomplete(f"{self.model} holds no DSIR model: run DSIRFit first") from None
-            self._loaded = tensors["log_ratio"], header, featuriser(header["features"]["hashing"])
+            self._loaded = tensors["log_ratio"], header, _featuriser(header["features"]["buckets"])
         return self._loaded
+
+
+def _featuriser(buckets: int) -> DSIRNgrams:
+    require("numba", "ngrams")
+    from pipeline_steps.numerics.dsir_ngrams import DSIRNgrams
+
+    return DSIRNgrams(buckets)

@@ -17,9 +17,10 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import CorpusError, StoreIncomplete
 from pipeline_steps.files import load_tensors, save_tensors
-from pipeline_steps.numerics.hashed_ngrams import Ngrams, hashed_ngrams
+from pipeline_steps.models import require
 from pipeline_steps.numerics.keys import document_key, mix
 from pipeline_steps.numerics.linear_model import LinearModel, Loss, auc, spearman, train
+from pipeline_steps.numerics.ngram_buckets import Ngrams
 from pipeline_steps.score_store import ScoreStore
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
@@ -151,7 +152,7 @@ class QualityClassifierScorer(BaseScorer):
     def score_batch(self, docs: list[Document]) -> Columns:
         """Scores and WordPunct tokens of one window."""
         model, _ = self._fitted()
-        ngrams = hashed_ngrams([doc.text for doc in docs], _BUCKETS)
+        ngrams = _features(docs)
         return {"score": model.predict(ngrams), "tokens": ngrams.tokens}
 
     def _fitted(self) -> tuple[LinearModel, dict[str, Any]]:
@@ -186,6 +187,9 @@ def _fit(
 
 
 def _features(docs: Sequence[Document]) -> Ngrams:
+    require("numba", "ngrams")
+    from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
+
     return hashed_ngrams([doc.text for doc in docs], _BUCKETS)
 
 

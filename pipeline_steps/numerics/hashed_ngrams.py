@@ -1,101 +1,153 @@
 """Unigrams and bigrams of many texts at once, as hash buckets: the features of DSIR and of the linear classifier.
 
 A token is a run of word characters or a run of other printing characters (WordPunct). Texts are laid end to end as
-UTF-8 and tokens are hashed all together, eight bytes at a time, so no token is ever a Python object. Bytes beyond
-ASCII count as word characters. Shapes: N texts, G n-grams of all of them, T tokens.
+UTF-8, and one compiled pass finds and hashes the tokens, so none is ever a Python object. Shapes: N texts, T tokens,
+G n-grams of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import regex  # Python's own `re` splits combining marks off words
+from numba import njit
 
-from pipeline_steps.numerics.keys import mix
+from pipeline_steps.numerics.ngram_buckets import Array, Ngrams
 
-
-Array = np.ndarray
 
 _SPACE, _WORD, _OTHER = 0, 1, 2
-_CLASS = np.full(256, _OTHER, dtype=np.uint8)
-_CLASS[[*range(9, 14), 32]] = _SPACE
-_CLASS[[*b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", *range(128, 256)]] = _WORD
+_FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: Knuth's multiplicative hashing
-_FIRST_BYTES = np.array([2 ** (8 * count) - 1 for count in range(9)], dtype=np.uint64)
 _BLOCK = 1 << 17  # characters of texts whose arrays stay in the second-level cache
-_UNIGRAM, _BIGRAM = 0x1, 0x2  # seeds: a token and a pair of tokens fall into unrelated buckets
+MARGIN = 64  # bytes that may be read beyond the last token
 
 
 @dataclass(frozen=True)
-class Ngrams:
-    """N-grams of N texts.
+class Tokens:
+    """Tokens of some texts, and their n-grams.
 
     Attributes:
-        bucket: int32 [G], 0 to buckets - 1; in no particular order.
-        text: int32 [G], the text each belongs to.
-        tokens: int64 [N], tokens of each text.
+        words: uint8, the tokens' bytes with one space after each, and MARGIN more.
+        edges: int32 [T, 2], where each token starts and ends in `words`.
+        text: int32 [T], the text each is of.
+        key: uint64 [G], hashes of the n-grams.
+        ngram: int32 [G], what each is: twice its last token, less 1 if that is the second of two.
     """
 
-    bucket: Array
+    words: Array
+    edges: Array
     text: Array
-    tokens: Array
+    key: Array
+    ngram: Array
 
 
 def hashed_ngrams(texts: Sequence[str], buckets: int) -> Ngrams:
     """Unigrams and bigrams of lower-cased texts. A text's n-grams do not depend on the other texts."""
+
+    def bucket_of(tokens: Tokens) -> Array:
+        # The high half times the number of buckets, as Lemire's multiply-shift: no slow division
+        return ((tokens.key >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)
+
+    return ngrams_of(texts, bucket_of)
+
+
+def ngrams_of(texts: Sequence[str], bucket_of: Callable[[Tokens], Array]) -> Ngrams:
+    """Unigrams and bigrams of lower-cased texts, in buckets that a function gives for those of some texts."""
     ends = np.cumsum([0, *map(len, texts)])
-    blocks = [0]
-    while blocks[-1] < len(texts):
-        within = int(np.searchsorted(ends, ends[blocks[-1]] + _BLOCK, side="right")) - 1
-        blocks.append(max(within, blocks[-1] + 1))
-    parts = [_block(texts[first:last], buckets) for first, last in zip(blocks, blocks[1:], strict=False)]
-    shifted = [part.text + np.int32(first) for first, part in zip(blocks, parts, strict=False)]
     none = np.empty(0, dtype=np.int32)
-    return Ngrams(
-        np.concatenate([none, *(part.bucket for part in parts)]),
-        np.concatenate([none, *shifted]),
-        np.concatenate([none, *(part.tokens for part in parts)]),
-    )
+    bucket, owner, count = [none], [none], [none.astype(np.int64)]
+    first = 0
+    while first < len(texts):
+        last = max(int(np.searchsorted(ends, ends[first] + _BLOCK, side="right")) - 1, first + 1)
+        tokens = tokenise(texts[first:last])
+        bucket.append(bucket_of(tokens))
+        owner.append(tokens.text[(tokens.ngram + 1) >> 1] + np.int32(first))
+        count.append(np.bincount(tokens.text, minlength=last - first))
+        first = last
+    return Ngrams(np.concatenate(bucket), np.concatenate(owner), np.concatenate(count))
 
 
-def _block(texts: Sequence[str], buckets: int) -> Ngrams:
+def tokenise(texts: Sequence[str]) -> Tokens:
+    """Tokens and n-grams of lower-cased texts."""
     encoded = [text.lower().encode("utf-8", "surrogatepass") for text in texts]
-    sizes = np.array([len(text) + 1 for text in encoded], dtype=np.int64)
-    data = np.frombuffer(b" ".join(encoded) + b" " * 8, dtype=np.uint8)
-    kind = _CLASS[data]
-    changed = np.flatnonzero(kind[1:] != kind[:-1]) + 1
-    edges = np.concatenate([[0], changed, [data.size]])
-    is_token = kind[edges[:-1]] != _SPACE
-    start, end = edges[:-1][is_token], edges[1:][is_token]
-    text = np.repeat(np.arange(len(texts), dtype=np.int32), sizes)[start]
-    hash_T = _token_hashes(data, start, end)
-    follows = np.flatnonzero(text[1:] == text[:-1])
-    with np.errstate(over="ignore"):
-        pair = hash_T[follows] * _FACTOR + mix(hash_T[follows + 1], _BIGRAM)
-    hashes = np.concatenate([mix(hash_T, _UNIGRAM), mix(pair, _BIGRAM)])
-    # The high half times the number of buckets, as Lemire's multiply-shift: no slow division
-    bucket = ((hashes >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)
-    tokens = np.bincount(text, minlength=len(texts))
-    return Ngrams(bucket, np.concatenate([text, text[follows]]), tokens)
+    ends = np.cumsum([len(text) + 1 for text in encoded])
+    data = np.frombuffer(b" ".join([*encoded, b""]), dtype=np.uint8)
+    words, edges, hashes, text = _scan(data, ends, _kinds())
+    return Tokens(words, edges, text, *_hash_ngrams(hashes, text))
 
 
-def _token_hashes(data: Array, start: Array, end: Array) -> Array:
-    """uint64 hashes of the bytes from `start` to `end`, eight at a time; all tokens of that length at once."""
-    eights = np.ndarray((data.size - 7,), dtype="<u8", buffer=data.data, strides=(1,))  # at every byte, unaligned
-    left = end - start
-    hash_T = left.astype(np.uint64)
-    index: Array | slice = slice(None)
-    while left.size:
-        with np.errstate(over="ignore"):
-            mixed = (hash_T[index] ^ (eights[start] & _FIRST_BYTES[np.minimum(left, 8)])) * _FACTOR
-        hash_T[index] = mixed ^ (mixed >> np.uint64(32))
-        longer = np.flatnonzero(left > 8)
-        index = longer if isinstance(index, slice) else index[longer]
-        start, left = start[longer] + 8, left[longer] - 8
-    return hash_T
+@cache
+def _kinds() -> Array:
+    """uint8 of every code point: space, word character, other."""
+    kinds = np.full(0x110000, _OTHER, dtype=np.uint8)
+    characters = "".join(map(chr, range(kinds.size)))
+    for pattern, kind in ((r"\w+", _WORD), (r"\s+", _SPACE)):
+        for run in regex.finditer(pattern, characters):
+            kinds[run.start() : run.end()] = kind
+    return kinds
 
 
-def sums(ngrams: Ngrams, weight_B: Array) -> Array:
-    """Per text, the sum of its n-grams' weights: float64 [N]."""
-    return np.bincount(ngrams.text, weight_B[ngrams.bucket], minlength=len(ngrams.tokens))
+@njit(cache=True)
+def _scan(data: Array, ends: Array, kinds: Array) -> tuple[Array, Array, Array, Array]:
+    """`Tokens.words`, `edges`, a hash of every token, uint64 [T], and `text`.
+
+    Branches only at characters beyond ASCII: where the next word ends cannot be foretold.
+    """
+    words = np.empty(2 * data.size + MARGIN, dtype=np.uint8)
+    edges, hashes = np.empty((data.size + 1, 2), dtype=np.int32), np.empty(data.size + 1, dtype=np.uint64)
+    owner = np.empty(data.size + 1, dtype=np.int32)
+    hashed, kind = _FNV_OFFSET, _SPACE
+    count = text = start = to = 0
+    for at in range(data.size):
+        byte, before = data[at], kind
+        if byte < 0x80:
+            kind = kinds[byte]
+        elif byte >= 0xC0:  # the bytes after the first are of its kind
+            kind = kinds[_code_point(data, at)]
+        changed = kind != before
+        edges[count, 0], edges[count, 1], hashes[count], owner[count] = start, to, hashed, text
+        words[to] = 32  # a space
+        ended = changed & (before != _SPACE)
+        count += ended
+        to += ended
+        text += at >= ends[text]
+        start = to if changed else start
+        hashed = _FNV_OFFSET if changed else hashed
+        words[to] = byte
+        to += kind != _SPACE
+        hashed = (hashed ^ np.uint64(byte)) * _FNV_PRIME
+    return words, edges[:count].copy(), hashes[:count].copy(), owner[:count].copy()
+
+
+@njit(cache=True)
+def _code_point(data: Array, at: int) -> int:
+    first = int(data[at])
+    size = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+    code = first & (0x7F >> size)
+    for place in range(at + 1, at + size):
+        code = code << 6 | (data[place] & 0x3F)
+    return code
+
+
+@njit(cache=True)
+def _hash_ngrams(hashes: Array, text: Array) -> tuple[Array, Array]:
+    """`Tokens.key` and `ngram`."""
+    key, ngram = np.empty(2 * text.size, dtype=np.uint64), np.empty(2 * text.size, dtype=np.int32)
+    count = 0
+    for token in range(text.size):
+        if token and text[token] == text[token - 1]:
+            key[count], ngram[count] = _scrambled(hashes[token] + hashes[token - 1] * _FACTOR), 2 * token - 1
+            count += 1
+        key[count], ngram[count] = _scrambled(hashes[token]), 2 * token
+        count += 1
+    return key[:count].copy(), ngram[:count].copy()
+
+
+@njit(cache=True)
+def _scrambled(value: np.uint64) -> np.uint64:
+    """A bijection whose every bit depends on every bit of the value."""
+    value = (value ^ (value >> np.uint64(32))) * _FACTOR
+    return value ^ (value >> np.uint64(29))

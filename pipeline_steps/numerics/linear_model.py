@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline_steps.numerics.hashed_ngrams import Ngrams, sums
 from pipeline_steps.numerics.keys import mix
+from pipeline_steps.numerics.ngram_buckets import Ngrams, sums
 
 
 Array = np.ndarray

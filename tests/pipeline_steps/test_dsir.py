@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_steps import DSIRFit, DSIRScorer, IPSFilter, NgramCounts, ScoreStore
-from pipeline_steps.errors import ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors
-from pipeline_steps.ngram_features import CompatibleNgrams
+from pipeline_steps.numerics.dsir_ngrams import DSIRNgrams
 from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
 
 
@@ -59,13 +59,21 @@ def texts(corpus):
     return [doc.text for doc in JsonlReader(str(corpus)).run()]
 
 
+def reference_ngrams(text):
+    words = regex.findall(r"\w+|[^\w\s]+", text.lower())
+    return words, words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
+
+
+def reference_buckets(text, buckets):
+    digests = [hashlib.sha256(gram.encode("utf-8", "surrogatepass")) for gram in reference_ngrams(text)[1]]
+    return Counter(int(digest.hexdigest(), 16) % buckets for digest in digests)
+
+
 def reference_weights(target, raw):
     """The log importance weights of the raw texts (Xie et al. 2023, Sec. 3), n-gram by n-gram."""
 
     def counts(text):
-        words = regex.findall(r"\w+|[^\w\s]+", text.lower())
-        grams = words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
-        return Counter(int(hashlib.sha256(gram.encode()).hexdigest(), 16) % BUCKETS for gram in grams)
+        return reference_buckets(text, BUCKETS)
 
     def probability(corpus):
         total = sum(map(counts, corpus), Counter())
@@ -76,18 +84,17 @@ def reference_weights(target, raw):
     return [sum(n * ratio[bucket] for bucket, n in counts(text).items()) for text in raw]
 
 
-def test_compatible_weights_equal_the_reference(corpora):
-    model = fit(corpora, hashing="compatible")
+def test_weights_equal_the_reference(corpora):
+    model = fit(corpora)
     list(DSIRScorer(str(corpora / "s"), model).run(JsonlReader(str(corpora / "raw")).run()))
     expected = reference_weights(texts(corpora / "target"), texts(corpora / "raw"))
     np.testing.assert_allclose(ScoreStore.open(str(corpora / "s")).scores, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("hashing", ["fast", "compatible"])
-def test_any_number_of_tasks_fits_the_same_model(corpora, hashing, tmp_path):
-    one = load_tensors(f"{fit(corpora, hashing=hashing)}/dsir.safetensors")
+def test_any_number_of_tasks_fits_the_same_model(corpora):
+    one = load_tensors(f"{fit(corpora)}/dsir.safetensors")
     for name in ("target", "raw"):
-        count(corpora / name, corpora / f"counts-{name}", 7, hashing=hashing)
+        count(corpora / name, corpora / f"counts-{name}", 7)
     list(DSIRFit(str(corpora / "counts-target"), str(corpora / "counts-raw"), str(corpora / "many")).run())
     many = load_tensors(f"{corpora}/many/dsir.safetensors")
     np.testing.assert_array_equal(one[0]["log_ratio"], many[0]["log_ratio"])
@@ -111,17 +118,18 @@ def test_what_is_missing_or_mixed_is_named(corpora):
     list(NgramCounts(str(corpora / "half")).run(reader.run(None, 0, 2), 0, 2))
     with pytest.raises(StoreIncomplete, match="half has no complete set"):
         list(DSIRFit(str(corpora / "t"), str(corpora / "half"), str(corpora / "m")).run())
-    count(corpora / "raw", corpora / "other", hashing="compatible")
-    with pytest.raises(StoreMismatch, match="'hashing': 'fast'.*'hashing': 'compatible'"):
+    count(corpora / "raw", corpora / "other", buckets=500)
+    with pytest.raises(StoreMismatch, match="'buckets': 10000.*'buckets': 500"):
         list(DSIRFit(str(corpora / "t"), str(corpora / "other"), str(corpora / "m")).run())
     count(corpora / "raw", corpora / "t", 3)
     with pytest.raises(StoreMismatch, match="saw different documents"):
         list(DSIRFit(str(corpora / "t"), str(corpora / "t"), str(corpora / "m")).run())
-    with pytest.raises(ModelError, match="no hashing 'slow'"):
-        count(corpora / "raw", corpora / "x", hashing="slow")
+    with pytest.raises(ValueError, match="262145 buckets: choose 1 to 262144"):
+        count(corpora / "raw", corpora / "x", buckets=(1 << 18) + 1)
 
 
-documents = st.lists(st.text(max_size=60) | st.text("ab c.,\n", max_size=400), max_size=140)
+characters = st.characters() | st.sampled_from("aaab  \n.,'é\u0301\u0e33\u2003日_\ud800")
+documents = st.lists(st.text(characters, max_size=60) | st.text("ab c.,\n", max_size=400), max_size=140)
 
 
 @given(documents, st.data())
@@ -131,21 +139,53 @@ def test_a_text_s_ngrams_do_not_depend_on_the_others(batch, data):
     if batch:
         row = data.draw(st.integers(0, len(batch) - 1))
         alone = hashed_ngrams([batch[row]], 1 << 20)
-        assert sorted(ngrams.bucket[ngrams.text == row]) == sorted(alone.bucket)
+        assert ngrams.bucket[ngrams.text == row].tolist() == alone.bucket.tolist()
         assert ngrams.tokens[row] == alone.tokens[0]
 
 
-@given(st.text(st.characters(max_codepoint=127), max_size=300))
-def test_fast_and_compatible_see_the_same_ngrams_in_ascii(text):
-    """Other buckets, but equal n-grams fall together and the numbers of tokens agree."""
-    fast, compatible = hashed_ngrams([text], 1 << 30), CompatibleNgrams()([text], 1 << 30)
-    assert fast.tokens.tolist() == compatible.tokens.tolist()
-    assert sorted(Counter(fast.bucket.tolist()).values()) == sorted(Counter(compatible.bucket.tolist()).values())
+@given(documents)
+def test_equal_ngrams_fall_together_and_others_apart(batch):
+    ngrams = hashed_ngrams(batch, 1 << 30)
+    for row, text in enumerate(batch):
+        words, grams = reference_ngrams(text)
+        assert ngrams.tokens[row] == len(words)
+        buckets = ngrams.bucket[ngrams.text == row].tolist()
+        assert sorted(Counter(buckets).values()) == sorted(Counter(grams).values())
+
+
+@given(documents, st.sampled_from([1, 2, 7, BUCKETS, 1 << 18]), st.integers(50, 70))
+def test_dsir_buckets_are_sha_256(batch, buckets, size):
+    batch = [*batch, f"{'a' * (size - 3)} bc {'d' * 200} {'e' * size}"]  # about one block of SHA-256, and more
+    featurise = DSIRNgrams(buckets)
+    for _ in range(2):  # the second time from memory
+        ngrams = featurise(batch)
+        for row, text in enumerate(batch):
+            assert Counter(ngrams.bucket[ngrams.text == row].tolist()) == reference_buckets(text, buckets)
+        assert ngrams.tokens.tolist() == [len(reference_ngrams(text)[0]) for text in batch]
+
+
+def test_dsir_buckets_of_more_ngrams_than_are_remembered():
+    rng = np.random.default_rng(0)
+    batch = [" ".join(map(str, rng.integers(0, 1 << 40, 1000))) for _ in range(300)]
+    featurise = DSIRNgrams(BUCKETS)
+    for _ in range(2):
+        ngrams = featurise(batch)
+        expected = sum((reference_buckets(text, BUCKETS) for text in batch[::100]), Counter())
+        assert Counter(ngrams.bucket[ngrams.text % 100 == 0].tolist()) == expected
 
 
 def test_buckets_are_pinned():
-    """A changed hash silently changes every fitted model."""
+    """A changed hash silently changes every fitted classifier."""
     assert hashed_ngrams(["The river, the sea."], 10_000).bucket.tolist() == [
-        *(4651, 3858, 2318, 4651, 7155, 8782),
-        *(9956, 8608, 8266, 3520, 9530),
+        6218,
+        4261,
+        9853,
+        2478,
+        4909,
+        9693,
+        6218,
+        459,
+        8553,
+        2694,
+        8925,
     ]
