@@ -31,7 +31,8 @@ class Cut:
     """What to keep of a scored corpus, or of each of its strata.
 
     Attributes:
-        mode: "top" or "bottom" of the score; "random"; "ips" (k draws without replacement, each in proportion to
+        mode: "top" or "bottom" of the score; "pareto" (the top of noisy probabilities, for log-odds: GPT-3's way of
+            keeping some of the low); "random"; "ips" (k draws without replacement, each in proportion to
             exp(-score), for log densities); "direct" (in proportion to exp(+score), for log weights); "poisson" (each
             document by itself with probability min(1, c * exp(-score)); the amount is met in expectation).
         k: documents to keep, exactly.

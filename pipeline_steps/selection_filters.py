@@ -101,15 +101,16 @@ class CutFilter(BaseFilter):
 
 
 class TopKFilter(CutFilter):
-    """Keeps the documents with the largest (or smallest) scores (paper Sec. 3.3, Alg. 1).
+    """Keeps the documents with the largest (or smallest) scores (Sec. 3.3, Alg. 1).
 
     Args:
         scores: folder of the score store.
         k: documents to keep; or
         rate: fraction of the documents to keep; or
         token_budget: tokens to keep.
-        order: "top" keeps the largest scores, "bottom" the smallest.
-        seed: decides among equal scores.
+        order: "top" keeps the largest scores, "bottom" the smallest; "pareto", for log-odds as the quality classifier
+            gives, the largest with noise added: GPT-3's way of keeping some of the low.
+        seed: of the noise, and decides among equal scores.
         labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
         exclusion_writer: writes the dropped documents.
     """
@@ -123,13 +124,13 @@ class TopKFilter(CutFilter):
         k: int | None = None,
         rate: float | None = None,
         token_budget: int | None = None,
-        order: Literal["top", "bottom"] = "top",
+        order: Literal["top", "bottom", "pareto"] = "top",
         seed: int = 0,
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
     ) -> None:
-        if order not in ("top", "bottom"):
-            raise InvalidCut(f"no order {order!r}: choose top or bottom")
+        if order not in ("top", "bottom", "pareto"):
+            raise InvalidCut(f"no order {order!r}: choose top, bottom or pareto")
         super().__init__(scores, Cut(order, k, rate, token_budget, seed), labels, exclusion_writer)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 from pipeline_steps.numerics.keys import mix, uniform
 
 
-Mode = Literal["top", "bottom", "random", "ips", "direct", "poisson"]
+Mode = Literal["top", "bottom", "pareto", "random", "ips", "direct", "poisson"]
 MODES: tuple[str, ...] = get_args(Mode)
 # Any constants: ties, uniform samples and weighted samples of one seed must not follow each other
 _TIES, _WEIGHTED = 0x71E5, 0x1B5
+_PARETO_SHAPE = 9  # GPT-3's alpha (Brown et al. 2020, App. A)
 
 Array = np.ndarray
 
@@ -35,6 +36,8 @@ def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Ar
     """Priorities as uint32 [N]: larger codes are kept first.
 
     top, bottom: the score, or its negative (Alg. 1).
+    pareto: for scores that are log-odds of being wanted: their probability plus Pareto noise. GPT-3 kept documents
+        with noise > 1 - probability (Brown et al. 2020, App. A); here the amount sets what stands for the 1.
     random: uniform in the document's key; scores are not looked at.
     ips: inverse propensity sampling for scores that are log densities. Gumbel noise minus the score: the k first
         are k draws without replacement, each in proportion to exp(-score). Alg. 2 prints p = S / sum(S), but the
@@ -48,7 +51,11 @@ def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Ar
         return order_code(score_N)
     if mode == "bottom":
         return order_code(-score_N)
-    noise_N = -np.log(uniform(columns["key"], seed ^ _WEIGHTED))
+    uniform_N = uniform(columns["key"], seed ^ _WEIGHTED)
+    if mode == "pareto":
+        probability_N = 0.5 * (1 + np.tanh(0.5 * score_N.astype(np.float64)))
+        return order_code(uniform_N ** (-1 / _PARETO_SHAPE) - 1 + probability_N)
+    noise_N = -np.log(uniform_N)
     if mode != "poisson":
         noise_N = -np.log(noise_N)
     return order_code(noise_N + score_N if mode == "direct" else noise_N - score_N)

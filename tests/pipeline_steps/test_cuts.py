@@ -127,6 +127,22 @@ def test_inclusion_is_that_of_successive_sampling(mode, sign):
     assert (np.abs(times / trials - exact) < 4 * sigma).all(), (times / trials, exact)
 
 
+def test_pareto_keeps_as_gpt_3_did():
+    """A document of probability p stays with (1 + t - p) ** -9, t set by the amount (GPT-3's is 1)."""
+    count, probability = 50_000, np.repeat([0.05, 0.5, 0.95], 50_000)
+    columns = {
+        "score": np.log(probability / (1 - probability)).astype(np.float32),
+        "key": np.random.default_rng(1).integers(0, 2**64, 3 * count, np.uint64),
+    }
+    chance = (2 - probability) ** -9.0
+    k = round(chance.sum())  # so that t is 1
+    mask = kept(columns, "pareto", [k])
+    for start in range(0, 3 * count, count):
+        expected = chance[start]
+        sigma = np.sqrt(expected * (1 - expected) / count)
+        assert abs(mask[start : start + count].mean() - expected) < 5 * sigma
+
+
 def test_random_keeps_every_place_of_the_corpus_equally_often():
     columns, k, trials = {"key": np.arange(40, dtype=np.uint64)}, 10, 2_000
     times = sum(kept(columns, "random", [k], seed).astype(int) for seed in range(trials))

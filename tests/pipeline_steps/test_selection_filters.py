@@ -31,6 +31,7 @@ from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreIn
 FILTERS = {
     "top": lambda scores, **kwargs: TopKFilter(scores, **kwargs),
     "bottom": lambda scores, **kwargs: TopKFilter(scores, order="bottom", **kwargs),
+    "pareto": lambda scores, **kwargs: TopKFilter(scores, order="pareto", **kwargs),
     "random": lambda scores, **kwargs: RandomFilter(scores, **kwargs),
     "ips": lambda scores, **kwargs: IPSFilter(scores, **kwargs),
     "direct": lambda scores, **kwargs: IPSFilter(scores, method="direct", **kwargs),
