@@ -4,7 +4,7 @@
 
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
            DSIRScorer (after NgramCounts, DSIRFit), QualityClassifierScorer (after QualityClassifierFit or
-           ScoreDistillation), ClassifierHeadScorer, MetadataScorer; your own: BaseScorer;
+           ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer; your own: BaseScorer;
            several made into one: `combine`
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
            stores the categories to cut by
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline_steps.dsir import DSIRFit, DSIRScorer, NgramCounts
     from pipeline_steps.embedder import Embedder
     from pipeline_steps.errors import WinnowError
+    from pipeline_steps.fasttext_scorer import FastTextScorer
     from pipeline_steps.labels import LabelStore, MetadataLabels
     from pipeline_steps.metadata_scorer import MetadataScorer
     from pipeline_steps.models import EMBEDDED_PROXY
@@ -56,6 +57,7 @@ _HOME = {
     "EDITOR": "prompts",
     "EMBEDDED_PROXY": "models",
     "Embedder": "embedder",
+    "FastTextScorer": "fasttext_scorer",
     "IPSFilter": "selection_filters",
     "InstalledDocsReader": "readers",
     "LabelStore": "labels",
@@ -94,6 +96,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "EDITOR",
     "EMBEDDED_PROXY",
     "Embedder",
+    "FastTextScorer",
     "IPSFilter",
     "InstalledDocsReader",
     "LabelStore",
