@@ -6,8 +6,8 @@ Random weights in the shapes of Flan-T5; lognormal document lengths (mean 400 to
 tokens, cut at 512. Baseline: transformers' generate(max_new_tokens=1), batches of 8 padded to 512, float32. Also
 transformers' forward on length-sorted batches; all in turns in one process; the best of three rounds. `of_gemm` is
 the rate of the arithmetic that is done over the rate of this device's matrix product of the same precision (2,048 x
-d_model x d_ff, in the same run; on the CPU through oneDNN, the faster library).
-Prints JSON lines.
+d_model x d_ff, in the same run; on the CPU through oneDNN, the faster library). CTranslate2 and ONNX Runtime (pip
+install ctranslate2 onnxruntime onnxscript) are measured where they are installed. Prints JSON lines.
 """
 
 import argparse
@@ -15,11 +15,13 @@ import copy
 import json
 import random
 import time
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 
 import numpy as np
 import torch
+from ask_llm_peers import with_ctranslate2, with_onnxruntime
 from datatrove.pipeline.readers import JsonlReader
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -63,7 +65,7 @@ def documents(count):
     """Token ids of `count` inputs."""
     rng = np.random.default_rng(0)
     lengths = np.minimum(rng.lognormal(np.log(400) - 0.5, 1, count).astype(int) + 92, 512)
-    return [rng.integers(3, 32_000, length).tolist() for length in lengths]
+    return [[*rng.integers(3, 32_000, length - 1).tolist(), 1] for length in lengths]
 
 
 def arithmetic(shape, inputs):
@@ -145,6 +147,20 @@ def bench_tokenising(corpus):
     print(json.dumps({"tokenising, docs_per_s": rates, "ratio": ratio}), flush=True)
 
 
+def peers(model, inputs):
+    """Other engines, where they are installed, in float32 (neither has bfloat16 on a CPU)."""
+    found = {}
+    with suppress(ImportError):
+        found["CTranslate2 float32"] = with_ctranslate2(model, inputs)
+    with suppress(ImportError):
+        found["ONNX Runtime float32"] = with_onnxruntime(model, inputs)
+    exact = PackedT5(model).log_probabilities(inputs, YES_NO)
+    for name, job in found.items():
+        difference = np.abs(job()[:, YES_NO] - exact).max()
+        print(json.dumps({"engine": name, "largest_difference_to_ours": float(f"{difference:.1e}")}), flush=True)
+    return found
+
+
 def bench(shape, count, device):
     """All engines on one shape."""
     model, inputs = build(shape, device), documents(count)
@@ -156,6 +172,8 @@ def bench(shape, count, device):
         "ours float32": lambda: exact.log_probabilities(inputs, YES_NO),
         "ours bfloat16": lambda: rough.log_probabilities(inputs, YES_NO),
     }
+    if device == "cpu":
+        jobs |= peers(model, inputs)
     times = {name: [] for name in jobs}
     for _ in range(ROUNDS):
         for name, job in jobs.items():
