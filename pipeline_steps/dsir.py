@@ -39,7 +39,7 @@ class NgramCounts(PipelineStep):
 
     Args:
         counts: folder the counts are kept in, any fsspec path; one for the target, one for the raw corpus.
-        buckets: B, hash buckets (10,000 in the DSIR paper, Sec. 3).
+        buckets: B, hash buckets, at most 2**18 (10,000 in the DSIR paper, Sec. 3).
     """
 
     type = "🧮 - COUNTS"
