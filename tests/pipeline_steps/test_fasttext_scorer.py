@@ -1,9 +1,7 @@
-"""A fastText classifier's own probabilities, from a real model."""
+"""A fastText classifier's own probabilities, of a model file whose weights are known."""
 
-import random
-from contextlib import suppress
+import struct
 
-import fasttext
 import numpy as np
 import pytest
 from datatrove.data import Document
@@ -15,23 +13,36 @@ from pipeline_steps.errors import ModelError
 
 
 GOOD, BAD = "the river runs north to sea".split(), "buy cheap offers click here now".split()
+WORDS, LABELS, WIDTH = GOOD + BAD, ["hq", "spam", "other"], 5
+rng = np.random.default_rng(0)
+INPUT = rng.normal(0, 0.3, (len(WORDS), WIDTH)).astype(np.float32)
+INPUT[:, 0] = [2.0] * len(GOOD) + [-2.0] * len(BAD)
+OUTPUT = np.float32([[2, 0, 0, 0, 0.1], [-2, 0, 0.2, 0, 0], [0, 0.3, 0, 0, 0]])
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("fasttext"), random.Random(0)
-    lines = [
-        f"__label__{label} {' '.join(rng.choices(words, k=20))}\n"
-        for _ in range(300)
-        for label, words in (("hq", GOOD), ("spam", BAD), ("other", GOOD + BAD))
-    ]
-    (folder / "train.txt").write_text("".join(lines))
-    for _ in range(20):  # its training, not its prediction, meets NaN now and then
-        with suppress(RuntimeError):
-            trained = fasttext.train_supervised(str(folder / "train.txt"), thread=1, dim=8, bucket=1000, verbose=0)
-            trained.save_model(str(folder / "model.bin"))
-            break
-    return str(folder / "model.bin")
+    """fastText's file format, version 12: a supervised model without n-grams. (The package's training meets NaN at
+    times, so that a model trained here would not do.)"""
+    path = tmp_path_factory.mktemp("fasttext") / "model.bin"
+    epochs, softmax, supervised = 5, 3, 3
+    settings = (WIDTH, 5, epochs, 1, 5, 1, softmax, supervised, 0, 0, 0, 100)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<ii12id", 793712314, 12, *settings, 1e-4))
+        file.write(struct.pack("<iiiqq", len(WORDS) + len(LABELS), len(WORDS), len(LABELS), 1000, -1))
+        for kind, names in enumerate((WORDS, [f"__label__{label}" for label in LABELS])):
+            for name in names:
+                file.write(name.encode() + b"\0" + struct.pack("<qb", 10, kind))
+        for matrix in (INPUT, OUTPUT):
+            file.write(struct.pack("<?qq", False, *matrix.shape) + matrix.tobytes())
+    return str(path)
+
+
+def log_odds(text):
+    """Of "hq": softmax of the output weights times the mean of the words' vectors."""
+    logits = OUTPUT @ np.mean([INPUT[WORDS.index(word)] for word in text.split()], axis=0).astype(float)
+    chance = np.exp(logits) / np.exp(logits).sum() + 1e-5  # fastText's own constant
+    return np.log(chance[0] / (chance[1] + chance[2]))
 
 
 def docs(*texts):
@@ -41,11 +52,7 @@ def docs(*texts):
 def test_log_odds_are_the_model_s(model):
     texts = ["the river runs north", "buy cheap\noffers", "river click here", " ".join(GOOD * 1000)]
     found = FastTextScorer("unused", model, "hq").score_batch(docs(*texts))
-    for text, score in zip(texts, found["score"], strict=True):
-        predicted = fasttext.load_model(model).f.predict(text.replace("\n", " ") + "\n", -1, 0.0, "strict")
-        chance = {label: p for p, label in predicted}
-        others = chance["__label__spam"] + chance["__label__other"]
-        assert score == pytest.approx(np.log(chance["__label__hq"] / others), abs=1e-5)
+    np.testing.assert_allclose(found["score"], [log_odds(text) for text in texts], atol=1e-3)
     assert found["score"][1] < found["score"][2] < found["score"][0]
     assert found["tokens"].tolist() == [4, 3, 3, 6000]
 
