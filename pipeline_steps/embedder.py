@@ -13,7 +13,7 @@ from datatrove.data import Document
 
 from pipeline_steps.document_columns import DocumentColumns
 from pipeline_steps.models import library_versions, model_identity, pick_device, require
-from pipeline_steps.numerics import ngrams
+from pipeline_steps.numerics import ngram_embedding
 from pipeline_steps.source_store import Columns
 
 
@@ -74,7 +74,7 @@ def load_embedding(model: str, revision: str | None = None) -> Embed:
         ModelError: sentence-transformers is not installed, or the model cannot be had.
     """
     if model == HASHED_NGRAMS:
-        return lambda texts: ngrams.embed(texts, _HASHED_DIMENSION)
+        return lambda texts: ngram_embedding.embed(texts, _HASHED_DIMENSION)
     require("sentence_transformers", "embed")
     model_identity(model, revision)  # a clear error before a long one
     from sentence_transformers import SentenceTransformer

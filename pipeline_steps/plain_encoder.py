@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 
 
-_REMEMBERED = 1 << 22  # characters of words whose ids are kept: some 600,000 words, 150 MB
-_GROUP = 64
+_REMEMBERED = 1 << 22  # characters of words whose ids are kept: some 500,000 words, 70 MB
+_GROUP = 64  # new words to one call of the tokenizer
 _NEW = b"new"  # in place of ids, which take 4 bytes each
 _PROBES = (
     "The quick brown fox, aged 3.5 years, can't jump!",
@@ -50,7 +51,8 @@ class PlainEncoder:
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         self._starts_word = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
         self._starts_word[[id for piece, id in vocabulary.items() if piece.startswith("▁")]] = True
-        self._known = _Words()
+        self._known: dict[str, bytes] = {}  # ids of words, as int32 bytes
+        self._characters = 0  # of these words
         self._by_word = self._splits_at_space()
 
     def encode(self, text: str) -> list[int]:
@@ -75,18 +77,18 @@ class PlainEncoder:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def _look_up(self, words: list[list[str]]) -> list[np.ndarray]:
-        """Ids of texts, given their words; words that are new are learnt."""
-        if self._known.characters > _REMEMBERED:
-            self._known = _Words()
+        """Ids of texts, given their words; words that are new are learnt. Several threads may be here at once."""
+        if self._characters > _REMEMBERED:
+            self._known, self._characters = {}, 0
         known, end, encoded = self._known, 0, []
-        ids = list(map(known.__getitem__, chain.from_iterable(words)))
-        new = list(dict.fromkeys(known.missed))
-        known.add(new, self._each(new))
-        place = -1
-        for word in known.missed:
-            place = ids.index(_NEW, place + 1)
-            ids[place] = known[word]
-        known.missed.clear()
+        flat = list(chain.from_iterable(words))
+        ids = list(map(known.get, flat, repeat(_NEW)))
+        places = list(_places(ids))
+        new = list(dict.fromkeys(flat[place] for place in places))
+        known.update((word, array.tobytes()) for word, array in zip(new, self._each(new), strict=True))
+        self._characters += sum(map(len, new))
+        for place in places:
+            ids[place] = known[flat[place]]
         for text in words:
             encoded.append(np.frombuffer(b"".join(ids[end : (end := end + len(text))]), dtype=np.int32))
         return encoded
@@ -109,21 +111,13 @@ class PlainEncoder:
         return all(map(np.array_equal, by_word, self._whole(_PROBES)))
 
 
-class _Words(dict[str, bytes]):
-    """Ids of words, as int32 bytes; lists the words that were asked for in vain."""
-
-    def __init__(self) -> None:
-        self.missed: list[str] = []
-        self.characters = 0
-
-    def __missing__(self, word: str) -> bytes:
-        self.missed.append(word)
-        return _NEW
-
-    def add(self, words: Sequence[str], ids: Sequence[np.ndarray]) -> None:
-        """Learn words."""
-        self.update((word, array.tobytes()) for word, array in zip(words, ids, strict=True))
-        self.characters += sum(map(len, words))
+def _places(ids: list[bytes]) -> Iterator[int]:
+    """Where `_NEW` is."""
+    place = -1
+    with suppress(ValueError):
+        while True:
+            place = ids.index(_NEW, place + 1)
+            yield place
 
 
 @cache

@@ -148,6 +148,6 @@ def _hash_ngrams(hashes: Array, text: Array) -> tuple[Array, Array]:
 
 @njit(cache=True)
 def _scrambled(value: np.uint64) -> np.uint64:
-    """A bijection whose every bit depends on every bit of the value."""
+    """A bijection that brings the high bits down and the low bits up."""
     value = (value ^ (value >> np.uint64(32))) * _FACTOR
     return value ^ (value >> np.uint64(29))

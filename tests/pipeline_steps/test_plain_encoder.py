@@ -1,6 +1,8 @@
 """Word by word gives the tokenizer's own ids, for every text and every tokenizer."""
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import example, given, settings
@@ -67,6 +69,20 @@ def test_real_documents(tokenizers, prose):
     for tokenizer in tokenizers.values():
         encoder = PlainEncoder(tokenizer)
         assert _ids(encoder, prose) == [encoder.encode(text) for text in prose]
+
+
+def test_threads_do_not_mix_their_texts(tokenizers):
+    """Two scorers of one model tokenise ahead at the same time, with the same encoder."""
+    texts = [[f"{word}{number}x{batch} the river" for number in range(300)] for batch in range(40) for word in "abcd"]
+    encoder, alone = PlainEncoder(tokenizers["t5"]), PlainEncoder(tokenizers["t5"])
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda batch: _ids(encoder, batch), texts))
+    finally:
+        sys.setswitchinterval(switch)
+    assert found == [_ids(alone, batch) for batch in texts]
 
 
 def test_memory_is_bounded(tokenizers, monkeypatch):

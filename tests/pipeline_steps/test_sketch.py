@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_steps import paper
-from pipeline_steps.numerics.ngrams import embed, word_hashes
+from pipeline_steps.numerics.ngram_embedding import embed, word_hashes
 from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts, suggest_width
 
 
