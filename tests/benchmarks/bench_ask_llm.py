@@ -174,6 +174,9 @@ def bench(shape, count, device):
     }
     if device == "cpu":
         jobs |= peers(model, inputs)
+    else:
+        coarse = PackedT5(copy.deepcopy(model).bfloat16(), float8=True)
+        jobs["ours float8"] = lambda: coarse.log_probabilities(inputs, YES_NO)
     times = {name: [] for name in jobs}
     for _ in range(ROUNDS):
         for name, job in jobs.items():
