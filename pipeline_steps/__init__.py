@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pipeline_steps.classifier_head_scorer import ClassifierHeadScorer
     from pipeline_steps.combined_scores import combine
     from pipeline_steps.cuts import Cut, cascade, select
-    from pipeline_steps.density import DensityMerge, DensityScorer, DensitySketch
+    from pipeline_steps.density_scorer import DensityScorer
+    from pipeline_steps.density_sketch import DensityMerge, DensitySketch, combine_sketches
     from pipeline_steps.dsir import DSIRFit, DSIRScorer, NgramCounts
     from pipeline_steps.embedder import Embedder
     from pipeline_steps.errors import WinnowError
@@ -51,9 +52,9 @@ _HOME = {
     "CutFilter": "selection_filters",
     "DSIRFit": "dsir",
     "DSIRScorer": "dsir",
-    "DensityMerge": "density",
-    "DensityScorer": "density",
-    "DensitySketch": "density",
+    "DensityMerge": "density_sketch",
+    "DensityScorer": "density_scorer",
+    "DensitySketch": "density_sketch",
     "EDITOR": "prompts",
     "EMBEDDED_PROXY": "models",
     "Embedder": "embedder",
@@ -78,6 +79,7 @@ _HOME = {
     "WinnowError": "errors",
     "cascade": "cuts",
     "combine": "combined_scores",
+    "combine_sketches": "density_sketch",
     "select": "cuts",
 }
 
@@ -117,6 +119,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "WinnowError",
     "cascade",
     "combine",
+    "combine_sketches",
     "select",
 ]
 

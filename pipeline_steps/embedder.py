@@ -12,6 +12,7 @@ import pyarrow as pa
 from datatrove.data import Document
 
 from pipeline_steps.document_columns import DocumentColumns
+from pipeline_steps.errors import InvalidEmbedding
 from pipeline_steps.models import library_versions, model_identity, pick_device, require
 from pipeline_steps.numerics import ngram_embedding
 from pipeline_steps.source_store import Columns
@@ -63,7 +64,15 @@ class Embedder(DocumentColumns):
     def compute(self, docs: list[Document], prepared: None) -> Columns:
         """Embeddings of one window."""
         embed = load_embedding(self.model, self.revision)
-        return {"embedding": embed([doc.text for doc in docs]).astype(np.float16)}
+        embedding = embed([doc.text for doc in docs]).astype(np.float16)
+        bad = np.flatnonzero(~(np.isfinite(embedding).all(axis=1) & embedding.any(axis=1)))
+        if bad.size:
+            doc = docs[bad[0]]
+            raise InvalidEmbedding(
+                f"{self.model} gave document {doc.id} of {doc.metadata['file_path']} a vector of NaN or zeros: "
+                "look at its text, or exclude it"
+            )
+        return {"embedding": embedding}
 
 
 @lru_cache(maxsize=2)

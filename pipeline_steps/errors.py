@@ -7,6 +7,7 @@
     ├── StoreDamaged             a file of a store is truncated or holds other bytes than were written
     ├── MissingScore             a document that is to be filtered has no score, or its text has changed
     ├── InvalidScore             a scorer returned NaN or infinity
+    ├── InvalidEmbedding         an embedding is NaN, zero or of another dimension
     ├── InvalidCut               the asked number of documents or tokens cannot be selected
     └── ModelError               a model or tokenizer cannot do what the step needs
 
@@ -43,6 +44,10 @@ class MissingScore(WinnowError, KeyError):
 
 class InvalidScore(WinnowError, ValueError):
     """A scorer returned NaN or infinity for the named document."""
+
+
+class InvalidEmbedding(WinnowError, ValueError):
+    """An embedding is not finite, zero, too long, or of another dimension than the rest."""
 
 
 class InvalidCut(WinnowError, ValueError):

@@ -45,7 +45,7 @@ def word_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def embed(texts: Sequence[str], dimension: int = 256, seed: int = 0) -> np.ndarray:
-    """Float32 [N, D], rows of unit length; a text without words gives a row of zeros."""
+    """Float32 [N, D], rows of unit length; texts without words are all the first unit vector."""
     word_T, text_T = word_hashes(texts)
     with np.errstate(over="ignore"):
         pair_T = mix(word_T[:-1], 1) + word_T[1:]
@@ -66,5 +66,5 @@ def embed(texts: Sequence[str], dimension: int = 256, seed: int = 0) -> np.ndarr
         cell = text * dimension + (bits % np.uint64(dimension)).astype(np.int64)
         vectors += np.bincount(cell, weights=sign * weight, minlength=vectors.size)
     matrix = vectors.reshape(len(texts), dimension)
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    return (matrix / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+    matrix[~matrix.any(axis=1), 0] = 1.0
+    return (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)

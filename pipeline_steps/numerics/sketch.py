@@ -1,29 +1,41 @@
 """Count sketch of a kernel density: hash every embedding R times, count the hashes (App. A.2, Alg. 2; RACE).
 
-The hash is p-stable (Datar et al. 2004): h(x) = floor((a.x + b) / w) with a ~ N(0, I), b ~ U[0, w), m of them
-concatenated and folded into B buckets. Two points at distance c collide with probability p(c)^m + (1 - p(c)^m) / B,
-so the mean count over rows estimates the sum of the kernel p(c)^m over all points.
+Two hashes, each of m cells put together and folded into B buckets:
 
-Counts of parts add up to the counts of the whole, exactly, because codes are exact: coordinates and directions
-are rounded to integers and multiplied in float64, where every partial sum is an integer below 2**53, so a code
-depends on nothing but the embedding and the hash. Shapes: N embeddings, D dimensions, R rows, B buckets.
+- p-stable (Datar et al. 2004): h(x) = floor((a.x + b) / w) with a ~ N(0, I), b ~ U[0, w); points at distance c fall
+  in one cell with probability p(c) = 1 - 2 Phi(-w / c) - 2 c / (sqrt(2 pi) w) (1 - exp(-w^2 / (2 c^2)));
+- angular (Charikar 2002): h(x) = sign(a.x); points at angle t, with probability 1 - t / pi.
+
+Two points share a bucket with probability p^m + (1 - p^m) / B, so the mean count over rows, less what folding adds,
+estimates the sum of the kernel p^m over all points. Codes are exact (`random_projections`), so counts of parts add
+up to the counts of the whole. Shapes: N embeddings, D dimensions, R rows, B buckets, S slabs of W embeddings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from math import erf, exp, pi, sqrt
 
 import numpy as np
+from numba import njit
 
-from pipeline_steps.numerics.keys import mix, uniform
+from pipeline_steps.errors import InvalidEmbedding
+from pipeline_steps.numerics.random_projections import Projections, draw, largest_coordinate, write_codes
 from pipeline_steps.paper import SKETCH_BUCKETS, SKETCH_ROWS
 
 
-_EMBEDDING_UNIT = 2.0**14  # coordinates of unit vectors to 6e-5, float16's own precision
-_DIRECTION_UNIT = 2.0**8  # directions to 0.4 %: far below the noise of R rows
-_TILE = 4096  # embeddings hashed at a time: 33 MB of projections at R = 1000
+Array = np.ndarray
+
+_SLAB = 512  # W: embeddings hashed by one thread at a time
+_TILE = 32 * _SLAB  # embeddings whose codes are counted row by row: a row's counters are loaded once for all of them
+# On 30,000 web texts, rank correlation with exact sums is 0.979 with 1 document, 0.989 with 3, 0.991 with 10
+_BACKGROUND = 3.0
+_MOST_BITS = 64
+_GROUPS = 10  # parts of the rows whose means differ by the standard error
 
 
 @dataclass(frozen=True)
@@ -31,98 +43,169 @@ class SketchHash:
     """R hash functions, drawn from a seed.
 
     Attributes:
-        dimension: D of the embeddings, which must be unit vectors or of that order (|coordinate| < 2**10).
-        width: w, in units of distance; small = sharp kernel.
-        concatenated: m.
+        dimension: D of the embeddings.
+        concatenated: m; many = sharp kernel.
+        width: w of the p-stable hash, in units of distance, small = sharp kernel; None for the angular hash.
         rows: R.
         buckets: B.
         seed: of the draw.
     """
 
     dimension: int
-    width: float
-    concatenated: int = 8
+    concatenated: int
+    width: float | None = None
     rows: int = SKETCH_ROWS
     buckets: int = SKETCH_BUCKETS
     seed: int = 0
 
     @cached_property
-    def _directions(self) -> np.ndarray:
-        """Integer-valued float64 [D, R * m]."""
-        shape = (self.dimension, self.rows * self.concatenated)
-        counter = np.arange(shape[0] * shape[1], dtype=np.uint64)
-        radius = np.sqrt(-2 * np.log(uniform(counter, 3 * self.seed)))
-        normal = radius * np.cos(2 * np.pi * uniform(counter, 3 * self.seed + 1))  # Box-Muller
-        return np.rint(normal * _DIRECTION_UNIT).reshape(shape)
+    def projections(self) -> Projections:
+        """Directions and cells."""
+        return draw(self.dimension, self.rows, self.concatenated, self.width, self.seed)
 
-    def codes(self, embedding_ND: np.ndarray) -> np.ndarray:
-        """Bucket of every embedding in every row, int32 [R, N]."""
-        columns = [self._tile_codes(part) for part in _tiles(embedding_ND)]
-        return np.concatenate(columns, axis=1) if columns else np.empty((self.rows, 0), np.int32)
-
-    def _tile_codes(self, embedding_ND: np.ndarray) -> np.ndarray:
-        whole = np.rint(embedding_ND.astype(np.float64) * _EMBEDDING_UNIT)
-        cell = self.width * _EMBEDDING_UNIT * _DIRECTION_UNIT
-        row = np.arange(self.rows, dtype=np.uint64)
-        folded = np.zeros((len(whole), self.rows), dtype=np.uint64)
-        for m in range(self.concatenated):
-            columns = slice(m * self.rows, (m + 1) * self.rows)
-            shift = uniform(row + np.uint64(m * self.rows), 3 * self.seed + 2) * cell
-            hashed = np.floor((whole @ self._directions[:, columns] + shift) / cell).astype(np.int64)
-            folded = mix(folded ^ hashed.astype(np.uint64), m)
-        return (folded % np.uint64(self.buckets)).astype(np.int32).T
+    def codes(self, embedding_ND: Array) -> Array:
+        """Bucket of every embedding in every row, [R, N]."""
+        slabs = [code_SRW[0, : self.rows, :size].copy() for code_SRW, size in _coded(self, embedding_ND, 1, _SLAB)]
+        return np.concatenate(slabs, axis=1) if slabs else np.empty((self.rows, 0), np.uint16)
 
     def collision(self, distance: float) -> float:
-        """The kernel p(c)^m: what a document at this distance adds to the density (Datar et al. 2004, Sec. 3.2)."""
+        """The kernel p^m: what a document at this distance adds to the density.
+
+        For the angular kernel the distance is that of unit vectors, 2 sin(t / 2).
+        """
         if distance == 0:
             return 1.0
+        if self.width is None:
+            return (1 - 2 * np.arcsin(min(distance / 2, 1.0)) / pi) ** self.concatenated
         r = self.width / distance
         below = 0.5 * (1 + erf(-r / sqrt(2)))
         single = 1 - 2 * below - 2 / (sqrt(2 * pi) * r) * (1 - exp(-r * r / 2))
         return max(single, 0.0) ** self.concatenated
 
 
-def empty_counts(hash: SketchHash) -> np.ndarray:
+def empty_counts(hash: SketchHash) -> Array:
     """The sketch of no documents, int32 [R, B]."""
     return np.zeros((hash.rows, hash.buckets), dtype=np.int32)
 
 
-def add(counts_RB: np.ndarray, hash: SketchHash, embedding_ND: np.ndarray) -> None:
-    """Count embeddings into a sketch, in place."""
-    for part in _tiles(embedding_ND):
-        for row, code in zip(counts_RB, hash.codes(part), strict=True):
-            row += np.bincount(code, minlength=hash.buckets).astype(np.int32)
+def add(counts_RB: Array, hash: SketchHash, embedding_ND: Array, threads: int = 1) -> None:
+    """Count embeddings into a sketch, in place.
+
+    Raises:
+        InvalidEmbedding: an embedding is not finite, zero, too long or of another dimension.
+    """
+    parts = np.linspace(0, hash.rows, threads + 1, dtype=int)
+    with ThreadPoolExecutor(threads) as pool:
+        for code_SRW, size in _coded(hash, embedding_ND, threads):
+            jobs = [pool.submit(_count, counts_RB[a:b], code_SRW[:, a:b], size) for a, b in pairwise(parts)]
+            _ = [job.result() for job in jobs]
 
 
-def density(counts_RB: np.ndarray, documents: int, hash: SketchHash, embedding_ND: np.ndarray) -> np.ndarray:
-    """Kernel sum over all sketched documents at each embedding, float64 [N].
+def density(
+    counts_RB: Array, documents: int, hash: SketchHash, embedding_ND: Array, threads: int = 1
+) -> tuple[Array, Array]:
+    """Kernel sum over all sketched documents at each embedding, and its standard error; float64 [N] each.
 
-    The mean count, less what folding into B buckets adds by chance: (S - N / B) / (1 - 1 / B). A sketched document
+    The mean count C, less what folding into B buckets adds by chance: (C - N / B) / (1 - 1 / B). A sketched document
     counts itself, so the sum is at least 1; the estimate is cut off there.
+
+    Raises:
+        InvalidEmbedding: see `add`.
     """
-    rows = np.arange(hash.rows)[:, None]
-    parts = [counts_RB[rows, hash.codes(part)].mean(axis=0) for part in _tiles(embedding_ND)]
-    mean = np.concatenate(parts) if parts else np.empty(0)
-    return np.maximum((mean - documents / hash.buckets) / (1 - 1 / hash.buckets), 1.0)
+    edges = np.linspace(0, hash.rows, min(_GROUPS, hash.rows) + 1, dtype=int)
+    means = [np.empty((len(edges) - 1, 0))]
+    with ThreadPoolExecutor(threads) as pool:
+        for code_SRW, size in _coded(hash, embedding_ND, threads):
+            jobs = [pool.submit(_look_up, counts_RB[a:b], code_SRW[:, a:b], size) for a, b in pairwise(edges)]
+            means.append(np.stack([job.result() for job in jobs]) / np.diff(edges)[:, None])
+    mean_GN = np.concatenate(means, axis=1)
+    mean_N = np.average(mean_GN, axis=0, weights=np.diff(edges))
+    error_N = mean_GN.std(axis=0, ddof=1) / sqrt(len(mean_GN)) if len(mean_GN) > 1 else np.full(mean_N.shape, np.nan)
+    unfolded = 1 - 1 / hash.buckets
+    return np.maximum((mean_N - documents / hash.buckets) / unfolded, 1.0), error_N / unfolded
 
 
-def suggest_width(embedding_ND: np.ndarray, documents: int, hash: SketchHash) -> float:
-    """The width at which a corpus of documents at the median distance would weigh as much as the document itself.
+def suggest_hash(hash: SketchHash, embedding_ND: Array, documents: int) -> SketchHash:
+    """The hash with the bandwidth that suits a corpus: another `width`, or for the angular kernel `concatenated`.
 
-    Takes a sample of embeddings (N of the order of 1,000) and solves documents * p(median pairwise distance)^m = 1 by
-    bisection. Far below it every density is 1, far above it all tend to the same number. The median, because a few
-    pairs of copies would decide the mean.
+    The kernel sum of a corpus all of whose documents were at the median distance, `documents` * p^m, is brought to
+    max(3, 10 e): it outweighs the document itself, and is ten times the error that folding leaves, e =
+    sqrt(N / (B R)). Far below that, every density is 1 or drowned in the error; far above, they all tend to the same
+    number. The median of a sample (N of the order of 1,000), because a few pairs of copies would decide the mean.
     """
-    e = embedding_ND.astype(np.float64)
-    square = np.maximum(2 - 2 * (e @ e.T), 0)[np.triu_indices(len(e), k=1)]
-    distance = float(np.sqrt(np.median(square)))
-    low, high = 1e-3, 16.0
-    for _ in range(40):
+    distance = median_distance(embedding_ND)
+    wanted = max(_BACKGROUND, 10 * sqrt(documents / (hash.buckets * hash.rows)))
+    if hash.width is None:
+        sharper = (replace(hash, concatenated=m) for m in range(1, _MOST_BITS))
+        enough = (trial for trial in sharper if documents * trial.collision(distance) <= wanted)
+        return next(enough, replace(hash, concatenated=_MOST_BITS))
+    low, high = 1e-3 * distance, 1e3 * distance
+    for _ in range(60):
         middle = sqrt(low * high)
         trial = replace(hash, width=middle)
-        low, high = (low, middle) if documents * trial.collision(distance) > 1 else (middle, high)
-    return round(low, 4)
+        low, high = (low, middle) if documents * trial.collision(distance) > wanted else (middle, high)
+    return replace(hash, width=float(f"{low:.4g}"))
 
 
-def _tiles(embedding_ND: np.ndarray) -> list[np.ndarray]:
-    return [embedding_ND[start : start + _TILE] for start in range(0, len(embedding_ND), _TILE)]
+def median_distance(embedding_ND: Array) -> float:
+    """Median over all pairs of a sample."""
+    e = embedding_ND.astype(np.float64)
+    square = (e**2).sum(axis=1)
+    pairs = np.triu_indices(len(e), k=1)
+    return float(np.sqrt(np.median(np.maximum(square[:, None] + square - 2 * (e @ e.T), 0)[pairs])))
+
+
+def _coded(hash: SketchHash, embedding_ND: Array, threads: int, tile: int = _TILE) -> Iterator[tuple[Array, int]]:
+    """Codes of some embeddings at a time, [S, R', W], and how many they are; the array is used again."""
+    if embedding_ND.ndim != 2 or embedding_ND.shape[1] != hash.dimension:
+        raise InvalidEmbedding(
+            f"embeddings are of shape {embedding_ND.shape}, the sketch is of dimension {hash.dimension}"
+        )
+    tile = min(tile, max(1, -(-len(embedding_ND) // _SLAB)) * _SLAB)
+    dtype = np.uint16 if hash.buckets <= 1 << 16 else np.uint32
+    code_SRW = np.empty((tile // _SLAB, -(-hash.rows // 4) * 4, _SLAB), dtype=dtype)
+
+    def write(start: int) -> None:
+        part = np.ascontiguousarray(embedding_ND[start : start + _SLAB], dtype=np.float16)
+        _check(hash, part, start)
+        write_codes(code_SRW[start % tile // _SLAB], part, hash.projections, hash.concatenated, hash.buckets)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(embedding_ND), tile):
+            end = min(start + tile, len(embedding_ND))
+            _ = list(pool.map(write, range(start, end, _SLAB)))
+            yield code_SRW, end - start
+
+
+def _check(hash: SketchHash, embedding_ND: Array, first: int) -> None:
+    largest_N = (embedding_ND.view(np.uint16) & np.uint16(0x7FFF)).max(axis=1).view(np.float16)
+    bound = largest_coordinate(hash.projections, hash.dimension)
+    bad = np.flatnonzero(~((largest_N > 0) & (largest_N < bound)))
+    if bad.size:
+        raise InvalidEmbedding(
+            f"the largest coordinate of embedding {first + bad[0]} is {largest_N[bad[0]]}; "
+            f"it must be above 0 and below {bound:g}"
+        )
+
+
+@njit(nogil=True, cache=True)
+def _count(counts_RB: Array, code_SRW: Array, size: int) -> None:
+    for row in range(counts_RB.shape[0]):
+        counts = counts_RB[row]
+        for slab in range(-(-size // _SLAB)):
+            code = code_SRW[slab, row]
+            for i in range(min(_SLAB, size - slab * _SLAB)):
+                counts[code[i]] += 1
+
+
+@njit(nogil=True, cache=True)
+def _look_up(counts_RB: Array, code_SRW: Array, size: int) -> Array:
+    """Sum over rows, int64 [N]."""
+    found = np.zeros(size, dtype=np.int64)
+    for row in range(counts_RB.shape[0]):
+        counts = counts_RB[row]
+        for slab in range(-(-size // _SLAB)):
+            code, start = code_SRW[slab, row], slab * _SLAB
+            for i in range(min(_SLAB, size - start)):
+                found[start + i] += counts[code[i]]
+    return found

@@ -1,15 +1,25 @@
 """Embed, sketch, merge, look up: the same densities for any number of tasks, and near-copies come out dense."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
+from datatrove.utils.logging import logger
 
-from pipeline_steps import DensityMerge, DensityScorer, DensitySketch, Embedder, IPSFilter, ScoreStore
+from pipeline_steps import (
+    DensityMerge,
+    DensityScorer,
+    DensitySketch,
+    Embedder,
+    IPSFilter,
+    ScoreStore,
+    combine_sketches,
+)
 from pipeline_steps.embedder import HASHED_NGRAMS
-from pipeline_steps.errors import MissingScore, ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import InvalidEmbedding, MissingScore, ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors, save_tensors
 from pipeline_steps.numerics.priority import priority_code
 from pipeline_steps.source_store import SourceStore
@@ -136,6 +146,77 @@ def test_a_source_counted_twice_is_refused(crowded, tmp_path):
     save_tensors(first, tensors, header)
     with pytest.raises(StoreMismatch, match="sketch again"):
         list(DensityMerge(embeddings, sketch).run())
+
+
+def sketched(corpus, folder, like=None, pattern=None, model=HASHED_NGRAMS):
+    """Embeddings and a merged sketch of some files."""
+    embeddings, sketch = str(folder / "embeddings"), str(folder / "sketch")
+    list(Embedder(embeddings, model).run(JsonlReader(str(corpus), glob_pattern=pattern).run()))
+    list(DensitySketch(embeddings, sketch, rows=40, buckets=500, like=like).run())
+    list(DensityMerge(embeddings, sketch).run())
+    return sketch
+
+
+def test_a_sketch_follows_a_growing_and_shrinking_crawl(crowded, tmp_path):
+    whole = sketched(crowded, tmp_path / "whole")
+    parts = [sketched(crowded, tmp_path / name, whole, f"{name}.jsonl") for name in "abc"]
+    combine_sketches(str(tmp_path / "sum"), parts)
+    combine_sketches(str(tmp_path / "less"), [whole], [parts[1]])
+    combine_sketches(str(tmp_path / "ac"), [parts[0], parts[2]])
+    read = lambda folder: (tmp_path / folder / "sketch.safetensors").read_bytes()  # noqa: E731
+    assert read("sum") == read("whole/sketch")
+    assert read("less") == read("ac")
+    with pytest.raises(StoreMismatch, match=r"both hold .*a.jsonl"):
+        combine_sketches(str(tmp_path / "x"), [whole, parts[0]])
+    with pytest.raises(StoreMismatch, match=r"b.jsonl, which is not in the sum"):
+        combine_sketches(str(tmp_path / "x"), [parts[0]], [parts[1]])
+    other = sketched(crowded, tmp_path / "other", pattern="a.jsonl")  # its bandwidth is of this file alone
+    with pytest.raises(StoreMismatch, match="other hashes"):
+        combine_sketches(str(tmp_path / "x"), [parts[1], other])
+    with pytest.raises(StoreIncomplete, match="holds no sketch"):
+        combine_sketches(str(tmp_path / "x"), [whole], [str(tmp_path / "nowhere")])
+    assert not (tmp_path / "x").exists()
+
+
+def test_embeddings_of_another_model_are_refused(crowded, tmp_path):
+    sketch, embeddings = sketched(crowded, tmp_path / "one"), tmp_path / "one" / "embeddings"
+    config = json.loads((embeddings / "config.json").read_text())
+    (embeddings / "config.json").write_text(json.dumps(config | {"embedder": "another"}))
+    with pytest.raises(StoreMismatch, match="another"):
+        list(DensityScorer(str(tmp_path / "s"), str(embeddings), sketch).run(JsonlReader(str(crowded)).run()))
+
+
+def test_a_bad_embedding_is_named(crowded, tmp_path, monkeypatch):
+    embeddings = str(tmp_path / "embeddings")
+    nothing = lambda texts: np.zeros((len(texts), 8), np.float32)  # noqa: E731
+    monkeypatch.setattr("pipeline_steps.embedder.load_embedding", lambda *_: nothing)
+    with pytest.raises(InvalidEmbedding, match=r"document a0 of .*a.jsonl a vector of NaN or zeros"):
+        list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    monkeypatch.undo()
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    step = DensitySketch(embeddings, str(tmp_path / "sketch"), kernel="p-stable", width=1e-3, rows=4)
+    monkeypatch.setattr("pipeline_steps.numerics.sketch.largest_coordinate", lambda *_: 1e-3)
+    with pytest.raises(InvalidEmbedding, match=r"a.jsonl in .*embeddings: the largest coordinate of embedding 0"):
+        list(step.run())
+
+
+@pytest.mark.parametrize(("concatenated", "message"), [(1, "too wide.*more"), (64, "too sharp.*fewer")])
+def test_a_bandwidth_that_says_nothing_is_reported(tmp_path, concatenated, message):
+    """Unrelated texts: all alike to a wide kernel, all alone to a sharp one."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{i}" for i in rng.integers(0, 10**6, 40)) for _ in range(150)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(texts)))
+    reader = JsonlReader(str(tmp_path), glob_pattern="c.jsonl")
+    embeddings, sketch = str(tmp_path / "e"), str(tmp_path / "k")
+    list(Embedder(embeddings, HASHED_NGRAMS).run(reader.run()))
+    list(DensitySketch(embeddings, sketch, concatenated=concatenated, rows=100).run())
+    list(DensityMerge(embeddings, sketch).run())
+    heard = []
+    handle = logger.add(heard.append, level="WARNING")
+    list(DensityScorer(str(tmp_path / "s"), embeddings, sketch).run(reader.run()))
+    logger.remove(handle)
+    assert len(heard) == 1
+    assert re.search(message, heard[0], re.DOTALL)
 
 
 # -- a real sentence-transformers model ------------------------------------------------------------------------------
