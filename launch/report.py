@@ -157,7 +157,7 @@ def _facts(run: Run, command: str) -> dict[str, str]:
     return {
         "command": command,
         "Ask-LLM proxy": json.dumps(scores["ask-llm"]["proxy"]),
-        "embedder": json.dumps(scores["density"]["embeddings"]["embedder"]),
+        "embedder": json.dumps(scores["density"]["embedded"]["embedder"]),
         "density sketch": json.dumps(scores["density"]["hash"]),
         "model": f"{resolved['preset']}, {resolved['steps']:,} steps of {resolved['batch_size']} x "
         f"{resolved['input_length']} tokens, learning rate 1/sqrt(max(step, {resolved['warmup_steps']:,}))",

@@ -3,6 +3,7 @@
     reader -> scorer -> score store -> cut -> filter (documents) or Selection (a bitmap for training)
 
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
+           SemDeDupScorer and PrototypesScorer (after Embedder, KMeansFit, KMeansAssign; SemDeDupSimilarities),
            DSIRScorer (after NgramCounts, DSIRFit), QualityClassifierScorer (after QualityClassifierFit or
            ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer; your own: BaseScorer;
            several made into one: `combine`
@@ -31,17 +32,20 @@ if TYPE_CHECKING:
     from pipeline_steps.embedder import Embedder
     from pipeline_steps.errors import WinnowError
     from pipeline_steps.fasttext_scorer import FastTextScorer
+    from pipeline_steps.kmeans import KMeansAssign, KMeansFit
     from pipeline_steps.labels import LabelStore, MetadataLabels
     from pipeline_steps.metadata_scorer import MetadataScorer
     from pipeline_steps.models import EMBEDDED_PROXY
     from pipeline_steps.perplexity_scorer import PerplexityScorer
     from pipeline_steps.prompts import ASK_LLM, EDITOR, RUBRIC, Prompt
+    from pipeline_steps.prototypes_scorer import PrototypesScorer
     from pipeline_steps.quality_classifier import QualityClassifierFit, QualityClassifierScorer, ScoreDistillation
     from pipeline_steps.readers import InstalledDocsReader
     from pipeline_steps.score_store import ScoreStore
     from pipeline_steps.scorer import BaseScorer
     from pipeline_steps.selection import Selection
     from pipeline_steps.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
+    from pipeline_steps.semdedup import SemDeDupScorer, SemDeDupSimilarities
 
 _HOME = {
     "ASK_LLM": "prompts",
@@ -61,12 +65,15 @@ _HOME = {
     "FastTextScorer": "fasttext_scorer",
     "IPSFilter": "selection_filters",
     "InstalledDocsReader": "readers",
+    "KMeansAssign": "kmeans",
+    "KMeansFit": "kmeans",
     "LabelStore": "labels",
     "MetadataLabels": "labels",
     "MetadataScorer": "metadata_scorer",
     "NgramCounts": "dsir",
     "PerplexityScorer": "perplexity_scorer",
     "Prompt": "prompts",
+    "PrototypesScorer": "prototypes_scorer",
     "QualityClassifierFit": "quality_classifier",
     "QualityClassifierScorer": "quality_classifier",
     "RUBRIC": "prompts",
@@ -75,6 +82,8 @@ _HOME = {
     "ScoreSelector": "selection_filters",
     "ScoreStore": "score_store",
     "Selection": "selection",
+    "SemDeDupScorer": "semdedup",
+    "SemDeDupSimilarities": "semdedup",
     "TopKFilter": "selection_filters",
     "WinnowError": "errors",
     "cascade": "cuts",
@@ -101,12 +110,15 @@ __all__ = [  # a test keeps it equal to _HOME
     "FastTextScorer",
     "IPSFilter",
     "InstalledDocsReader",
+    "KMeansAssign",
+    "KMeansFit",
     "LabelStore",
     "MetadataLabels",
     "MetadataScorer",
     "NgramCounts",
     "PerplexityScorer",
     "Prompt",
+    "PrototypesScorer",
     "QualityClassifierFit",
     "QualityClassifierScorer",
     "RUBRIC",
@@ -115,6 +127,8 @@ __all__ = [  # a test keeps it equal to _HOME
     "ScoreSelector",
     "ScoreStore",
     "Selection",
+    "SemDeDupScorer",
+    "SemDeDupSimilarities",
     "TopKFilter",
     "WinnowError",
     "cascade",

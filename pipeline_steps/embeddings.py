@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from datatrove.data import Document
@@ -52,6 +52,15 @@ def naming(source: str, store: SourceStore) -> Iterator[None]:
         raise InvalidEmbedding(f"{source} in {store.path}: {error}; embed it again") from None
 
 
+class Readable(Protocol):
+    """What RowsByDocument reads: a SourceStore, or what is put together from several files."""
+
+    path: str
+
+    def read(self, source: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of a source in document order."""
+
+
 class RowsByDocument:
     """Columns of a store for the documents of a pipeline, one source file at a time.
 
@@ -60,7 +69,7 @@ class RowsByDocument:
         columns: which of its columns.
     """
 
-    def __init__(self, store: SourceStore, columns: Sequence[str]) -> None:
+    def __init__(self, store: Readable, columns: Sequence[str]) -> None:
         self._store, self._names = store, list(columns)
         self._source: str | None = None
         self._rows: dict[int, int] = {}
