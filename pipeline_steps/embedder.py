@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,7 @@ from datatrove.data import Document
 
 from pipeline_steps.document_columns import DocumentColumns
 from pipeline_steps.errors import InvalidEmbedding
-from pipeline_steps.models import library_versions, model_identity, pick_device, require
+from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
 from pipeline_steps.numerics import ngram_embedding
 from pipeline_steps.source_store import Columns
 
@@ -22,49 +19,80 @@ HASHED_NGRAMS = "hashed-ngrams"
 """The embedding that needs no weights: it sees shared words and phrases, not meaning."""
 _HASHED_DIMENSION = 256
 
-Embed = Callable[[Sequence[str]], np.ndarray]
-
 
 class Embedder(DocumentColumns):
-    """Embeds every document into a unit vector; documents pass through unchanged.
+    """Embeds every document; documents pass through unchanged.
 
     The store holds columns `key` (uint64) and `embedding` (float16, fixed-size list).
 
     Args:
         embeddings: folder of the embedding store, any fsspec path.
-        model: Hub id or folder of a sentence-transformers model, e.g. "sentence-transformers/sentence-t5-base"
-            (the paper's, App. B.2), or "hashed-ngrams", which needs no weights and sees no meaning.
+        model: Hub id or folder of a sentence-transformers model (the default is the paper's, App. B.2), of any
+            encoder of transformers, which is then pooled by its mean, or "hashed-ngrams", which needs no weights and
+            sees no meaning.
         revision: Hub revision; the resolved commit is recorded.
+        max_tokens: of a document, special tokens included, the rest is cut off; None takes the model's own limit.
+        dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
+        unit_norm: scale every vector to length 1, as the clusters need it.
         window_size: documents embedded and committed together.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        InvalidEmbedding: the model gives NaN or zeros for a document, which is named.
     """
 
     type = "🧭 - EMBEDDER"
     name = "🧭 Embedder"
 
-    def __init__(self, embeddings: str, model: str, revision: str | None = None, window_size: int = 4096) -> None:
+    def __init__(
+        self,
+        embeddings: str,
+        model: str = "sentence-transformers/sentence-t5-base",
+        revision: str | None = None,
+        max_tokens: int | None = None,
+        dtype: str = "auto",
+        unit_norm: bool = True,
+        window_size: int = 4096,
+    ) -> None:
         super().__init__(embeddings, window_size)
-        self.model = model
-        self.revision = revision
+        self.model, self.revision = str(model), revision
+        self.max_tokens, self.dtype, self.unit_norm = max_tokens, dtype, unit_norm
         self._dimension: int | None = None
 
     @property
     def schema(self) -> pa.Schema:
         """Columns of the store after `key`."""
         if self._dimension is None:
-            self._dimension = load_embedding(self.model, self.revision)(["a"]).shape[1]
+            known = self.model == HASHED_NGRAMS
+            self._dimension = _HASHED_DIMENSION if known else self._encode(self._tokenize(["a"])).shape[1]
         return pa.schema([pa.field("embedding", pa.list_(pa.float16(), self._dimension))])
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the vectors."""
         if self.model == HASHED_NGRAMS:
-            return {"embedder": HASHED_NGRAMS, "dimension": _HASHED_DIMENSION}
-        versions = library_versions("sentence-transformers", "transformers", "torch")
-        return {"embedder": model_identity(self.model, self.revision), "versions": versions}
+            return {"embedder": HASHED_NGRAMS, "dimension": _HASHED_DIMENSION, "unit_norm": True}
+        return {
+            "embedder": model_identity(self.model, self.revision),
+            "max_tokens": self.max_tokens,
+            "dtype": str(pick_dtype(self.dtype, pick_device())),
+            "unit_norm": self.unit_norm,
+            "versions": library_versions("sentence-transformers", "transformers", "torch"),
+        }
 
-    def compute(self, docs: list[Document], prepared: None) -> Columns:
+    def prepare(self, docs: list[Document]) -> Any:
+        """Tokenise one window."""
+        return None if self.model == HASHED_NGRAMS else self._tokenize([doc.text for doc in docs])
+
+    def compute(self, docs: list[Document], prepared: Any) -> Columns:
         """Embeddings of one window."""
-        embed = load_embedding(self.model, self.revision)
-        embedding = embed([doc.text for doc in docs]).astype(np.float16)
+        if prepared is None:
+            vectors = ngram_embedding.embed([doc.text for doc in docs], _HASHED_DIMENSION)
+        else:
+            vectors = self._encode(prepared)
+            if self.unit_norm:
+                vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        with np.errstate(over="ignore"):
+            embedding = vectors.astype(np.float16)
         bad = np.flatnonzero(~(np.isfinite(embedding).all(axis=1) & embedding.any(axis=1)))
         if bad.size:
             doc = docs[bad[0]]
@@ -74,28 +102,13 @@ class Embedder(DocumentColumns):
             )
         return {"embedding": embedding}
 
+    def _tokenize(self, texts: list[str]) -> Any:
+        return self._encoder().tokenize(texts)
 
-@lru_cache(maxsize=2)
-def load_embedding(model: str, revision: str | None = None) -> Embed:
-    """A function from N texts to float32 [N, D] unit vectors; loaded once per process.
+    def _encode(self, inputs: Any) -> np.ndarray:
+        return self._encoder().encode(inputs)
 
-    Raises:
-        ModelError: sentence-transformers is not installed, or the model cannot be had.
-    """
-    if model == HASHED_NGRAMS:
-        return lambda texts: ngram_embedding.embed(texts, _HASHED_DIMENSION)
-    require("sentence_transformers", "embed")
-    model_identity(model, revision)  # a clear error before a long one
-    from sentence_transformers import SentenceTransformer
+    def _encoder(self) -> Any:
+        from pipeline_steps.text_encoder import load_text_encoder  # needs torch
 
-    encoder = SentenceTransformer(
-        model,
-        revision=revision,
-        device=str(pick_device()),
-        local_files_only=os.path.isdir(model),
-        model_kwargs={"use_safetensors": True},
-    )
-    # encode() sorts by length itself and gives the vectors back in order
-    return lambda texts: encoder.encode(
-        list(texts), convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
-    )
+        return load_text_encoder(self.model, self.revision, self.dtype, self.max_tokens)

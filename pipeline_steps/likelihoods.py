@@ -65,7 +65,7 @@ class T5Likelihood:
         for rows in batches_by_length(lengths, _BATCH_TOKENS[self.model.device.type]):
             rows.sort(key=lambda row: -len(examples[row][0]))
             with torch.inference_mode():
-                encoded, mask = self.engine.encode([examples[row][0] for row in rows])
+                encoded, mask = self.engine.encoder.encode([examples[row][0] for row in rows])
                 labels = padded([examples[row][1] for row in rows], -100).to(self.model.device)
                 start = torch.full_like(labels[:, :1], self.model.config.decoder_start_token_id)
                 decoded = self.model.decoder(

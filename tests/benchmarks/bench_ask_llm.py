@@ -28,7 +28,8 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from pipeline_steps import EMBEDDED_PROXY, InstalledDocsReader
 from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.plain_encoder import PlainEncoder
-from pipeline_steps.t5_engine import PackedT5, _linear
+from pipeline_steps.t5_encoder import linear
+from pipeline_steps.t5_engine import PackedT5
 
 
 SHAPES = {  # google/flan-t5-*: d_model, d_kv, heads, d_ff, layers
@@ -121,7 +122,7 @@ def gemm_rate(shape, dtype, device):
     rows = 2_048 if device == "cpu" else 65_536
     x, multiply = (
         torch.randn(rows, d_model, device=device).to(dtype),
-        _linear(torch.randn(d_ff, d_model, device=device).to(dtype)),
+        linear(torch.randn(d_ff, d_model, device=device).to(dtype)),
     )
     with torch.inference_mode():
         return 2 * rows * d_model * d_ff / min(seconds(lambda: multiply(x), device) for _ in range(20))

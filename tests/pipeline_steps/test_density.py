@@ -19,10 +19,9 @@ from pipeline_steps import (
     combine_sketches,
 )
 from pipeline_steps.embedder import HASHED_NGRAMS
-from pipeline_steps.errors import InvalidEmbedding, MissingScore, ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import InvalidEmbedding, MissingScore, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors, save_tensors
 from pipeline_steps.numerics.priority import priority_code
-from pipeline_steps.source_store import SourceStore
 
 
 @pytest.fixture
@@ -188,11 +187,6 @@ def test_embeddings_of_another_model_are_refused(crowded, tmp_path):
 
 def test_a_bad_embedding_is_named(crowded, tmp_path, monkeypatch):
     embeddings = str(tmp_path / "embeddings")
-    nothing = lambda texts: np.zeros((len(texts), 8), np.float32)  # noqa: E731
-    monkeypatch.setattr("pipeline_steps.embedder.load_embedding", lambda *_: nothing)
-    with pytest.raises(InvalidEmbedding, match=r"document a0 of .*a.jsonl a vector of NaN or zeros"):
-        list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
-    monkeypatch.undo()
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
     step = DensitySketch(embeddings, str(tmp_path / "sketch"), kernel="p-stable", width=1e-3, rows=4)
     monkeypatch.setattr("pipeline_steps.numerics.sketch.largest_coordinate", lambda *_: 1e-3)
@@ -217,40 +211,3 @@ def test_a_bandwidth_that_says_nothing_is_reported(tmp_path, concatenated, messa
     logger.remove(handle)
     assert len(heard) == 1
     assert re.search(message, heard[0], re.DOTALL)
-
-
-# -- a real sentence-transformers model ------------------------------------------------------------------------------
-
-
-def test_sentence_transformers_from_a_local_folder(crowded, tmp_path):
-    """The layout of sentence-t5: a T5 encoder, mean pooling, a dense layer, normalisation."""
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    import torch
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-    from test_ask_llm_scorer import tiny_tokenizer
-    from transformers import T5Config, T5EncoderModel
-
-    vocab = tiny_tokenizer(tmp_path / "t5")
-    torch.manual_seed(0)
-    T5EncoderModel(T5Config(vocab_size=vocab, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)).save_pretrained(
-        tmp_path / "t5"
-    )
-    transformer = Transformer(str(tmp_path / "t5"))
-    layers = [transformer, Pooling(32, pooling_mode="mean"), Dense(32, 24, bias=False), Normalize()]
-    model = sentence_transformers.SentenceTransformer(modules=layers, device="cpu")
-    model.save(str(tmp_path / "st"))
-
-    embeddings = str(tmp_path / "embeddings")
-    embedder = Embedder(embeddings, str(tmp_path / "st"), window_size=16)
-    texts = [doc.text for doc in embedder.run(JsonlReader(str(crowded)).run())]
-    stored = SourceStore(embeddings).column("embedding")
-    alone = np.concatenate([model.encode([text]) for text in texts])
-    assert stored.shape == (100, 24)
-    assert stored.dtype == np.float16
-    np.testing.assert_allclose(stored, alone, atol=2e-3)  # float16
-    np.testing.assert_allclose(np.linalg.norm(stored.astype(float), axis=1), 1, atol=2e-3)
-
-
-def test_an_embedder_that_is_not_there(crowded, tmp_path):
-    with pytest.raises(ModelError, match="neither a local folder nor"):
-        list(Embedder(str(tmp_path / "e"), "nobody/nothing").run(JsonlReader(str(crowded)).run()))
