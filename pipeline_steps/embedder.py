@@ -31,7 +31,8 @@ class Embedder(DocumentColumns):
             encoder of transformers, which is then pooled by its mean, or "hashed-ngrams", which needs no weights and
             sees no meaning.
         revision: Hub revision; the resolved commit is recorded.
-        max_tokens: of a document, special tokens included, the rest is cut off; None takes the model's own limit.
+        max_tokens: of a document, special tokens included, the rest is cut off; None takes the model's own limit, or
+            512 if it states none.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
         unit_norm: scale every vector to length 1, as the clusters need it.
         window_size: documents embedded and committed together.

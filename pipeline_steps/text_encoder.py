@@ -21,6 +21,7 @@ from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.plain_encoder import PlainEncoder
 
 
+_NO_LIMIT, _UNSTATED = 100_000, 512  # tokens
 _BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}  # padding included
 
 
@@ -97,7 +98,8 @@ def load_text_encoder(model: str, revision: str | None, dtype: str, max_tokens: 
     ).eval()
     if not getattr(loaded.tokenizer, "is_fast", False):
         raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
-    longest = loaded.max_seq_length or 512
+    longest = loaded.max_seq_length or _NO_LIMIT
+    longest = longest if longest < _NO_LIMIT else _UNSTATED  # what transformers calls "very large" is no statement
     if max_tokens is not None and max_tokens > longest and loaded[0].auto_model.config.model_type != "t5":
         raise ModelError(f"{model} takes texts of up to {longest} tokens, not {max_tokens}")
     return TextEncoder(loaded, max_tokens or longest)

@@ -65,6 +65,7 @@ def test_equals_sentence_transformers_one_by_one(corpus, models, tmp_path, name)
     """A folder without sentence-transformers' modules is pooled by its mean, as that library does."""
     texts, stored = embed(corpus, tmp_path / "e", models / name)
     plain = SentenceTransformer(str(models / name), device="cpu")
+    plain.max_seq_length = {"sentence-t5": 128, "t5": 512, "bert": 96}[name]
     alone = np.concatenate([plain.encode([text], normalize_embeddings=True) for text in texts])
     assert stored.dtype == np.float16
     assert stored.shape == (len(texts), 24 if name == "sentence-t5" else 32)
