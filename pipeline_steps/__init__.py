@@ -8,7 +8,7 @@ Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, Densit
            ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer; your own: BaseScorer;
            several made into one: `combine`
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
-           stores the categories to cut by
+           stores the categories to cut by; `coverage` measures what was selected
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
 Readers    InstalledDocsReader: the documentation of the installed Python packages, a corpus on every machine
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline_steps.ask_llm_scorer import AskLLMScorer
     from pipeline_steps.classifier_head_scorer import ClassifierHeadScorer
     from pipeline_steps.combined_scores import combine
+    from pipeline_steps.coverage_report import Coverage, coverage
     from pipeline_steps.cuts import Cut, cascade, select
     from pipeline_steps.density_scorer import DensityScorer
     from pipeline_steps.density_sketch import DensityMerge, DensitySketch, combine_sketches
@@ -52,6 +53,7 @@ _HOME = {
     "AskLLMScorer": "ask_llm_scorer",
     "BaseScorer": "scorer",
     "ClassifierHeadScorer": "classifier_head_scorer",
+    "Coverage": "coverage_report",
     "Cut": "cuts",
     "CutFilter": "selection_filters",
     "DSIRFit": "dsir",
@@ -89,6 +91,7 @@ _HOME = {
     "cascade": "cuts",
     "combine": "combined_scores",
     "combine_sketches": "density_sketch",
+    "coverage": "coverage_report",
     "select": "cuts",
 }
 
@@ -97,6 +100,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "AskLLMScorer",
     "BaseScorer",
     "ClassifierHeadScorer",
+    "Coverage",
     "Cut",
     "CutFilter",
     "DSIRFit",
@@ -134,6 +138,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "cascade",
     "combine",
     "combine_sketches",
+    "coverage",
     "select",
 ]
 

@@ -147,11 +147,11 @@ def test_a_source_counted_twice_is_refused(crowded, tmp_path):
         list(DensityMerge(embeddings, sketch).run())
 
 
-def sketched(corpus, folder, like=None, pattern=None, model=HASHED_NGRAMS):
+def sketched(corpus, folder, like=None, pattern=None, seed=0):
     """Embeddings and a merged sketch of some files."""
     embeddings, sketch = str(folder / "embeddings"), str(folder / "sketch")
-    list(Embedder(embeddings, model).run(JsonlReader(str(corpus), glob_pattern=pattern).run()))
-    list(DensitySketch(embeddings, sketch, rows=40, buckets=500, like=like).run())
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(corpus), glob_pattern=pattern).run()))
+    list(DensitySketch(embeddings, sketch, rows=40, buckets=500, seed=seed, like=like).run())
     list(DensityMerge(embeddings, sketch).run())
     return sketch
 
@@ -169,7 +169,7 @@ def test_a_sketch_follows_a_growing_and_shrinking_crawl(crowded, tmp_path):
         combine_sketches(str(tmp_path / "x"), [whole, parts[0]])
     with pytest.raises(StoreMismatch, match=r"b.jsonl, which is not in the sum"):
         combine_sketches(str(tmp_path / "x"), [parts[0]], [parts[1]])
-    other = sketched(crowded, tmp_path / "other", pattern="a.jsonl")  # its bandwidth is of this file alone
+    other = sketched(crowded, tmp_path / "other", pattern="a.jsonl", seed=1)
     with pytest.raises(StoreMismatch, match="other hashes"):
         combine_sketches(str(tmp_path / "x"), [parts[1], other])
     with pytest.raises(StoreIncomplete, match="holds no sketch"):

@@ -12,7 +12,7 @@ from pipeline_steps import paper
 from pipeline_steps.errors import InvalidEmbedding
 from pipeline_steps.numerics.ngram_embedding import embed, word_hashes
 from pipeline_steps.numerics.random_projections import largest_coordinate, padded
-from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts, median_distance, suggest_hash
+from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts, far_distance, suggest_hash
 
 
 PSTABLE = SketchHash(dimension=32, concatenated=2, width=0.8, rows=200, buckets=1000, seed=4)
@@ -200,16 +200,14 @@ def test_bad_embeddings_are_named(hash, value, message):
 
 def test_suggested_bandwidth_balances_a_document_against_the_rest():
     points = unit_vectors(500, seed=3)
-    median = median_distance(points)
+    far = far_distance(points)
     wide = suggest_hash(replace(PSTABLE, rows=1000, buckets=20_000), points, 500)
-    assert 500 * wide.collision(median) == pytest.approx(3, rel=0.02)
+    assert 500 * wide.collision(far) == pytest.approx(3, rel=0.02)
     bits = suggest_hash(replace(ANGULAR, rows=1000), points, 500)
-    assert (
-        500 * bits.collision(median) <= 3 < 500 * replace(bits, concatenated=bits.concatenated - 1).collision(median)
-    )
+    assert 500 * bits.collision(far) <= 3 < 500 * replace(bits, concatenated=bits.concatenated - 1).collision(far)
     # of a crawl, what folding into buckets leaves in doubt is more than three documents
     crawl = suggest_hash(replace(PSTABLE, concatenated=8, rows=1000, buckets=20_000), points, 364_000_000)
-    assert 364e6 * crawl.collision(median) == pytest.approx(10 * (364e6 / 20e6) ** 0.5, rel=0.02)
+    assert 364e6 * crawl.collision(far) == pytest.approx(10 * (364e6 / 20e6) ** 0.5, rel=0.02)
 
 
 @HASHES
