@@ -11,7 +11,9 @@ from dataclasses import fields
 from rich.console import Console
 
 from evaluate_suite.report import terminal_table
+from launch.coverage import compare, show_coverage
 from launch.inspect import inspect, show
+from launch.neighbours import neighbours, show_neighbours
 from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
 from launch.report import write_report
@@ -64,10 +66,23 @@ def _quickstart(args: argparse.Namespace) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
     facts = inspect(args.path)
+    if args.embeddings:
+        facts["examples"] = neighbours(args.path, args.embeddings)
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     else:
         show(facts, Console())
+    if args.embeddings and not args.json:
+        show_neighbours(facts["examples"], Console())
+    return 0
+
+
+def _coverage(args: argparse.Namespace) -> int:
+    rows = compare(args.selections, args.clusters, args.embeddings, args.density, args.quality)
+    if args.json:
+        sys.stdout.write(json.dumps(rows, indent=2, sort_keys=True) + "\n")
+    else:
+        show_coverage(rows, Console())
     return 0
 
 
@@ -86,8 +101,30 @@ def _parser() -> argparse.ArgumentParser:
         "path", metavar="PATH", help="folder of the score store, local or e.g. s3://bucket/scores/ask-llm"
     )
     look.add_argument("--json", action="store_true", help="print one JSON object instead")
+    look.add_argument(
+        "--embeddings",
+        metavar="DIR",
+        help="embedding store of the same corpus: also show the nearest documents of the highest and lowest scores",
+    )
     look.set_defaults(run=_inspect)
+    _add_coverage(commands)
     return parser
+
+
+def _add_coverage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cover = commands.add_parser(
+        "coverage",
+        help="selections side by side: how evenly they cover the corpus, how good they are",
+        description="Print, for each selection, its entropy over clusters, its kernel discrepancy to the corpus and "
+        "to a uniform cover of it, and its mean quality: the trade-off between quality and coverage.",
+    )
+    cover.add_argument("selections", nargs="+", metavar="SELECTION", help="file written by Selection.save")
+    cover.add_argument("--clusters", required=True, metavar="DIR", help="folder KMeansAssign wrote to")
+    cover.add_argument("--embeddings", required=True, metavar="DIR", help="folder Embedder wrote to")
+    cover.add_argument("--density", required=True, metavar="DIR", help="score store of DensityScorer")
+    cover.add_argument("--quality", metavar="DIR", help="score store whose mean is shown, e.g. of AskLLMScorer")
+    cover.add_argument("--json", action="store_true", help="print a JSON list instead")
+    cover.set_defaults(run=_coverage)
 
 
 def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -15,6 +15,16 @@ from conftest import document
 README = Path(__file__).parent.parent / "README.md"
 
 
+SPLIT_AT_SPACES = """
+import datatrove.pipeline.dedup.minhash
+
+class Split:  # in place of spaCy
+    word_tokenize = staticmethod(str.split)
+
+datatrove.pipeline.dedup.minhash.load_word_tokenizer = lambda language: Split()
+"""
+
+
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
@@ -41,10 +51,10 @@ def run(command, folder):
 
 def test_the_examples_run_in_order(folder):
     runnable = [block for block in blocks("python") if "import" in block and "Slurm" not in block]
-    assert len(runnable) == 7
+    assert len(runnable) == 8
     for number, block in enumerate(runnable):
         script = folder / f"example{number}.py"
-        script.write_text(block)
+        script.write_text((SPLIT_AT_SPACES if "Minhash" in block else "") + block)
         run([sys.executable, str(script)], folder)
     kept = subprocess.run(f"zcat {folder}/kept/*.gz | wc -l", shell=True, capture_output=True, text=True)
     assert int(kept.stdout) == 18  # a fifth of 90
@@ -52,6 +62,10 @@ def test_the_examples_run_in_order(folder):
     assert int(dropped.stdout) == 72
     by_host = subprocess.run(f"zcat {folder}/kept-by-host/*.gz | wc -l", shell=True, capture_output=True, text=True)
     assert int(by_host.stdout) == 18  # 2 of the 10 with one digit, 16 of the 80 with two
+
+    d4 = subprocess.run(f"zcat {folder}/d4/*.gz | wc -l", shell=True, capture_output=True, text=True)
+    minhashed = subprocess.run(f"zcat {folder}/minhashed/*.gz | wc -l", shell=True, capture_output=True, text=True)
+    assert int(d4.stdout) == round(0.5 * round(0.75 * int(minhashed.stdout)))
 
     (launch,) = [block for block in blocks("bash") if block.startswith("accelerate launch")]
     words = shlex.split(launch.replace("\\\n", " "))
