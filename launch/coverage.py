@@ -24,7 +24,7 @@ def compare(
 def show_coverage(rows: list[dict[str, Any]], console: Console) -> None:
     """Print what `compare` found."""
     table = Table(box=None)
-    table.add_column("selection")
+    table.add_column("selection", overflow="fold")
     columns = ["documents", "clusters", "evenness", "to corpus", "to uniform"]
     for name in [*columns, *(["quality"] if rows[0]["quality"] is not None else [])]:
         table.add_column(name, justify="right", no_wrap=True)

@@ -13,6 +13,9 @@ from pipeline_steps.score_store import ScoreStore
 from pipeline_steps.source_store import SourceStore
 
 
+_TITLE = "highest and lowest scores, and under each the nearest documents; the first of a file is document 0"
+
+
 def neighbours(scores: str, embeddings: str, examples: int = 3, nearest: int = 3) -> list[dict[str, Any]]:
     """Examples of either end, each with the documents of largest cosine, as JSON types.
 
@@ -64,7 +67,7 @@ def _ends(store: ScoreStore, examples: int) -> list[tuple[float, str, int]]:
 
 def show_neighbours(rows: list[dict[str, Any]], console: Console) -> None:
     """Print what `neighbours` found."""
-    table = Table(title="highest and lowest scores, and the nearest documents", title_justify="left", box=None)
+    table = Table(title=_TITLE, title_justify="left", title_style="", box=None)
     for name, justify in {"score": "right", "cosine": "right", "document": "left"}.items():
         table.add_column(name, justify=justify, no_wrap=name != "document")  # type: ignore[arg-type]
     for row in rows:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors, save_tensors
 
 
@@ -44,12 +44,15 @@ class Selection:
         """Read a file written by `save`.
 
         Raises:
+            StoreIncomplete: there is no such file.
             StoreMismatch: the file is not a Selection.
         """
         try:
             tensors, header = load_tensors(path)
             mask = np.unpackbits(tensors["bitmap"], count=header["corpus_documents"]).astype(bool)
             return cls(mask, header["corpus_digest"], header["cut"])
+        except FileNotFoundError:
+            raise StoreIncomplete(f"there is no {path}: write it with select(store, cut).save({path!r})") from None
         except (KeyError, ValueError) as error:
             raise StoreMismatch(f"{path} is not a selection: {error}") from error
 

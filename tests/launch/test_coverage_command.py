@@ -48,6 +48,8 @@ def test_selections_side_by_side(stores, capsys):
     shown = capsys.readouterr().out
     assert "evenness" in shown
     assert "quality" not in shown.split("evenness")[1].splitlines()[0]
+    assert main(["coverage", stores("nothing"), *where]) == 2
+    assert "select(store, cut).save" in capsys.readouterr().err
 
 
 def test_neighbours_of_the_ends_are_those_of_all_pairs(stores, capsys):
@@ -65,4 +67,4 @@ def test_neighbours_of_the_ends_are_those_of_all_pairs(stores, capsys):
         cosine[at] = -1
         np.testing.assert_allclose([near["cosine"] for near in example["nearest"]], np.sort(cosine)[:-4:-1], atol=1e-6)
     assert main(["inspect", stores("density"), "--embeddings", stores("embeddings")]) == 0
-    assert "nearest documents" in capsys.readouterr().out
+    assert "the nearest documents" in " ".join(capsys.readouterr().out.split())
