@@ -113,29 +113,29 @@ def _butterflies(v: Array, start: np.uint64, count: np.uint64, apart: np.uint64)
 
 
 @njit(forceinline=True)
-def _signed_butterflies(v: Array, sign: Array, row: int) -> None:
-    """The same on four neighbouring rows, after each has got its sign.
+def _signed_butterflies(to: Array, of: Array, sign: Array, row: int) -> None:
+    """The same on four neighbouring rows of another array, after each has got its sign.
 
     Four rows at a time, here and below: of fewer, the compiler makes loops that 16 lanes are too short for.
     """
     e, f, g, h = sign[row], sign[row + 1], sign[row + 2], sign[row + 3]
     start, apart = _U(row) * _U(_LANES), _U(_LANES)
     for i in range(start, start + apart):
-        a, b, c, d = v[i] * e, v[i + apart] * f, v[i + _U(2) * apart] * g, v[i + _U(3) * apart] * h
+        a, b, c, d = of[i] * e, of[i + apart] * f, of[i + _U(2) * apart] * g, of[i + _U(3) * apart] * h
         p, q, r, s = a + b, a - b, c + d, c - d
-        v[i], v[i + apart], v[i + _U(2) * apart], v[i + _U(3) * apart] = p + r, q + s, p - r, q - s
+        to[i], to[i + apart], to[i + _U(2) * apart], to[i + _U(3) * apart] = p + r, q + s, p - r, q - s
 
 
 @njit(forceinline=True)
-def _transform(v: Array, sign: Array) -> None:
-    """Signs, then the Walsh-Hadamard transform along the first axis of int32 [n, lanes], laid out flat, in place.
+def _transform(v: Array, of: Array, sign: Array) -> None:
+    """Signs, then the Walsh-Hadamard transform along the first axis of int32 [n, lanes], laid out flat, into `v`.
 
     n is at least 1024. The first six levels stay within 64 rows, which the first-level cache holds.
     """
     lanes, n = _U(_LANES), sign.size
     for top in range(0, n, 64):
         for row in range(top, top + 64, 4):
-            _signed_butterflies(v, sign, row)
+            _signed_butterflies(v, of, sign, row)
         for row in range(top, top + 64, 16):
             _butterflies(v, _U(row) * lanes, _U(4) * lanes, _U(4) * lanes)
         _butterflies(v, _U(top) * lanes, _U(16) * lanes, _U(16) * lanes)
@@ -157,12 +157,6 @@ def _scale_down(v: Array, shift: int) -> None:
     half = np.int32(1 << (shift - 1))
     for i in range(v.size):
         v[i] = np.int32(v[i] + half) >> np.int32(shift)
-
-
-@njit(forceinline=True)
-def _copy(to: Array, of: Array) -> None:
-    for i in range(to.size):  # an assignment of the whole takes four times as long
-        to[i] = of[i]
 
 
 @njit(forceinline=True)
@@ -248,8 +242,8 @@ def _codes(
     flat, block = np.empty(n * _LANES, dtype=np.int32), np.empty(n * _LANES, dtype=np.int32)
     hashed = np.empty(n * _LANES, dtype=np.uint32)
     for start in range(0, bits_ND.shape[0], _LANES):
-        _load(flat, bits_ND, start, unit, scratch, grid)
-        _transform(flat, first)
+        _load(block, bits_ND, start, unit, scratch, grid)
+        _transform(flat, block, first)
         _scale_down(flat, shift)
         for top in range(0, rows, n):
             end = min(top + n, rows)
@@ -258,8 +252,7 @@ def _codes(
                 some[i] = 0
             for m in range(concatenated):
                 which = top // n * concatenated + m
-                _copy(block, flat)
-                _transform(block, second[which])
+                _transform(block, flat, second[which])
                 _add_cells(some, block, offset[which], factor[which], np.int32(bits))
             _scramble(some, buckets)
             _store(code_RN[top:end], start, some)
