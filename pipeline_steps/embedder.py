@@ -12,6 +12,7 @@ from pipeline_steps.document_columns import DocumentColumns
 from pipeline_steps.errors import InvalidEmbedding
 from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
 from pipeline_steps.numerics import ngram_embedding
+from pipeline_steps.sealed_parquet import vectors
 from pipeline_steps.source_store import Columns
 
 
@@ -23,7 +24,7 @@ _HASHED_DIMENSION = 256
 class Embedder(DocumentColumns):
     """Embeds every document; documents pass through unchanged.
 
-    The store holds columns `key` (uint64) and `embedding` (float16, fixed-size list).
+    The store holds columns `key` (uint64) and `embedding` (float16, see `sealed_parquet.vectors`).
 
     Args:
         embeddings: folder of the embedding store, any fsspec path.
@@ -66,7 +67,7 @@ class Embedder(DocumentColumns):
         if self._dimension is None:
             known = self.model == HASHED_NGRAMS
             self._dimension = _HASHED_DIMENSION if known else self._encode(self._tokenize(["a"])).shape[1]
-        return pa.schema([pa.field("embedding", pa.list_(pa.float16(), self._dimension))])
+        return pa.schema([pa.field("embedding", vectors(self._dimension))])
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the vectors."""
@@ -87,13 +88,13 @@ class Embedder(DocumentColumns):
     def compute(self, docs: list[Document], prepared: Any) -> Columns:
         """Embeddings of one window."""
         if prepared is None:
-            vectors = ngram_embedding.embed([doc.text for doc in docs], _HASHED_DIMENSION)
+            found = ngram_embedding.embed([doc.text for doc in docs], _HASHED_DIMENSION)
         else:
-            vectors = self._encode(prepared)
+            found = self._encode(prepared)
             if self.unit_norm:
-                vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+                found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         with np.errstate(over="ignore"):
-            embedding = vectors.astype(np.float16)
+            embedding = found.astype(np.float16)
         bad = np.flatnonzero(~(np.isfinite(embedding).all(axis=1) & embedding.any(axis=1)))
         if bad.size:
             doc = docs[bad[0]]

@@ -21,26 +21,27 @@ def nearest_centroids(embedding_ND: Array, centroid_KD: Array) -> tuple[Array, A
     exchanged.
     """
     centroids = centroid_KD.astype(np.float64)
-    direction_KD = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    direction_KD = (centroids / np.linalg.norm(centroids, axis=1, keepdims=True)).astype(np.float32)
     cluster_N = np.empty(len(embedding_ND), dtype=np.int32)
     for start in range(0, len(embedding_ND), _TILE):
         part = embedding_ND[start : start + _TILE]
-        cluster_N[start : start + _TILE] = _nearest(part.astype(np.float64), centroids, direction_KD)
+        cluster_N[start : start + _TILE] = _nearest(part, centroids, direction_KD)
     return cluster_N, cosines(embedding_ND, centroid_KD[cluster_N])
 
 
 def _nearest(part: Array, centroids: Array, direction_KD: Array) -> Array:
-    rough = part.astype(np.float32) @ direction_KD.astype(np.float32).T
+    single = part.astype(np.float32)
+    rough = single @ direction_KD.T
     best = rough.max(axis=1, keepdims=True)
     # A float32 sum of D products errs by less than D 2**-24 times the norms, and the directions by as much again
-    doubt = 4 * part.shape[1] * 2.0**-24 * np.linalg.norm(part, axis=1, keepdims=True)
+    doubt = 4 * part.shape[1] * 2.0**-24 * np.linalg.norm(single, axis=1, keepdims=True)
     row, candidate = np.nonzero(rough >= best - doubt)
     bounds = np.append(np.searchsorted(row, np.arange(len(part))), row.size)
     nearest = candidate[bounds[:-1]]
     for at in np.flatnonzero(np.diff(bounds) > 1):
         among = candidate[bounds[at] : bounds[at + 1]]
         norms = np.sqrt((centroids[among] ** 2).sum(axis=1))
-        nearest[at] = among[np.argmax((centroids[among] * part[at]).sum(axis=1) / norms)]
+        nearest[at] = among[np.argmax((centroids[among] * part[at].astype(np.float64)).sum(axis=1) / norms)]
     return nearest
 
 

@@ -57,7 +57,7 @@ def test_neighbours_of_the_ends_are_those_of_all_pairs(stores, capsys):
     examples = json.loads(capsys.readouterr().out)["examples"]
     store, vectors = ScoreStore.open(stores("density")), SourceStore(stores("embeddings"))
     places = [(source, row) for source, size in store.sources.items() for row in range(size)]
-    unit = np.stack(vectors.column("embedding")).astype(float)
+    unit = vectors.column("embedding").astype(float)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     assert [example["score"] for example in examples[:3]] == sorted(store.scores.tolist())[:-4:-1]
     assert [example["score"] for example in examples[3:]] == sorted(store.scores.tolist())[2::-1]

@@ -98,7 +98,7 @@ def test_any_number_of_tasks_gives_the_same_bytes(twins, one, tmp_path, tasks):
 def test_scores_equal_the_slow_way(one):
     """In float64, over all pairs; the member of smaller cosine to the centroid is preferred, then of smaller key."""
     store = SourceStore(str(one / "embeddings"))
-    vectors = np.stack(store.column("embedding")).astype(np.float64)
+    vectors = store.column("embedding").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     centroids = load_centroids(str(one / "clusters"))[0].astype(np.float64)
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)

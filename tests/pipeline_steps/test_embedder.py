@@ -57,7 +57,7 @@ def embed(corpus, folder, model, tasks=1, **settings):
     texts = []
     for rank in range(tasks):
         texts += [doc.text for doc in step.run(JsonlReader(str(corpus)).run(None, rank, tasks), rank, tasks)]
-    return texts, np.stack(SourceStore(str(folder)).column("embedding"))
+    return texts, SourceStore(str(folder)).column("embedding")
 
 
 @pytest.mark.parametrize("name", ["sentence-t5", "t5", "bert"])

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.sealed_parquet import SealedFile, encode
+from pipeline_steps.sealed_parquet import SealedFile, encode, vectors
 
 
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.uint64()),
         pa.field("score", pa.float32()),
-        pa.field("embedding", pa.list_(pa.float16(), 3)),
+        pa.field("embedding", vectors(3)),
         pa.field("label", pa.string()),
     ]
 )
@@ -52,7 +52,10 @@ def test_reads_what_was_written(tmp_path):
     (tmp_path / "plain.parquet").write_bytes(BLOB)
     table = pq.read_table(tmp_path / "plain.parquet")
     assert table.column("label").to_pylist() == COLUMNS["label"].tolist()
-    assert table.column("embedding").to_pylist()[1] == [3, 4, 5]
+    plain = np.frombuffer(b"".join(table.column("embedding").to_pylist()), "<f2")
+    np.testing.assert_array_equal(plain.reshape(-1, 3), COLUMNS["embedding"])
+    with pytest.raises(ValueError, match="vectors are of shape"):
+        encode(SCHEMA, COLUMNS | {"embedding": np.zeros((40, 4), np.float16)}, {})
 
 
 @settings(max_examples=300)
