@@ -94,8 +94,9 @@ def load_text_encoder(model: str, revision: str | None, dtype: str, max_tokens: 
         revision=revision,
         device=str(device),
         local_files_only=os.path.isdir(model),
-        model_kwargs={"use_safetensors": True, "dtype": pick_dtype(dtype, device)},
+        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
     ).eval()
+    loaded[0].auto_model.to(pick_dtype(dtype, device))  # what follows, pooling and dense layers, stays in float32
     if not getattr(loaded.tokenizer, "is_fast", False):
         raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
     longest = loaded.max_seq_length or _NO_LIMIT

@@ -73,9 +73,10 @@ def test_equals_sentence_transformers_one_by_one(corpus, models, tmp_path, name)
     np.testing.assert_allclose(np.linalg.norm(stored.astype(float), axis=1), 1, atol=1e-3)
 
 
-def test_bfloat16_means_the_same(corpus, models, tmp_path):
-    _, exact = embed(corpus, tmp_path / "exact", models / "t5")
-    _, rough = embed(corpus, tmp_path / "rough", models / "t5", dtype="bfloat16")
+@pytest.mark.parametrize("name", ["sentence-t5", "t5", "bert"])
+def test_bfloat16_means_the_same(corpus, models, tmp_path, name):
+    _, exact = embed(corpus, tmp_path / "exact", models / name)
+    _, rough = embed(corpus, tmp_path / "rough", models / name, dtype="bfloat16")
     assert 0.995 < (exact.astype(float) * rough.astype(float)).sum(axis=1).min() < 1 - 1e-6
 
 
