@@ -70,6 +70,9 @@ class DensitySketch(PipelineStep):
             raise ValueError(f"kernel must be 'angular' or 'p-stable', not {kernel!r}")
         if kernel == "angular" and width is not None:
             raise ValueError("the angular kernel has no width: its bandwidth is `concatenated`")
+        for name, value in {"concatenated": concatenated, "width": width, "rows": rows, "buckets": buckets}.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
         self.embeddings, self.sketch, self.like = str(embeddings), str(sketch).rstrip("/"), like
         self.kernel, self.concatenated, self.width = kernel, concatenated, width
         self.rows, self.buckets, self.seed = rows, buckets, seed
@@ -123,8 +126,8 @@ class DensitySketch(PipelineStep):
         if (self.width if self.kernel == "p-stable" else self.concatenated) is None:
             with naming("a sample", store):
                 hash = suggest_hash(hash, sample, store.documents)
-            background = 1 + store.documents * hash.collision(sqrt(2))
-            logger.info(f"{hash}: a document at right angles to all others gets a density of {background:.1f}")
+            alone = 1 + store.documents * hash.collision(sqrt(2))
+            logger.info(f"{hash}: a document at right angles to all others gets a density of {alone:.1f}")
         return asdict(hash)
 
 

@@ -51,12 +51,12 @@ class SemDeDupSimilarities(PipelineStep):
         if data:
             yield from data
         store = SourceStore(f"{self.clusters}/assignments")
+        made_of, sources = {"assignments": store.fingerprint, "keep": self.keep}, list(store.sources)
         for bucket in range(rank, buckets(store.config["clusters"]), world_size):
-            made_of = {"assignments": store.fingerprint, "keep": self.keep}
-            names = [similarities_file(self.clusters, self.keep, source, bucket) for source in store.sources]
+            names = [similarities_file(self.clusters, self.keep, source, bucket) for source in sources]
             if all(_header(name) == made_of for name in names):
                 continue
-            parts = [load_tensors(members_file(self.clusters, bucket, source))[0] for source in store.sources]
+            parts = [load_tensors(members_file(self.clusters, bucket, source))[0] for source in sources]
             with self.track_time("bucket"):
                 similarity = self._similarities(parts)
             edges = np.cumsum([len(part["row"]) for part in parts])[:-1]

@@ -211,3 +211,34 @@ def test_a_bandwidth_that_says_nothing_is_reported(tmp_path, concatenated, messa
     logger.remove(handle)
     assert len(heard) == 1
     assert re.search(message, heard[0], re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel": "gaussian"}, "'angular' or 'p-stable'"),
+        ({"width": 1.0}, "the angular kernel has no width"),
+        ({"kernel": "p-stable", "width": 0.0}, "width must be above 0"),
+        ({"concatenated": 0}, "concatenated must be above 0"),
+        ({"rows": 0}, "rows must be above 0"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DensitySketch("embeddings", "sketch", **settings)
+
+
+def test_the_p_stable_kernel_in_the_pipeline(crowded, tmp_path):
+    """Its width is taken from the corpus; a given one is used as it is."""
+    embeddings = str(tmp_path / "embeddings")
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    for name, settings in {"own": {}, "given": {"width": 0.7, "concatenated": 3}}.items():
+        list(DensitySketch(embeddings, str(tmp_path / name), kernel="p-stable", rows=100, **settings).run())
+        list(DensityMerge(embeddings, str(tmp_path / name)).run())
+        _, header = load_tensors(str(tmp_path / name / "sketch.safetensors"))
+        found = (header["hash"]["width"], header["hash"]["concatenated"])
+        assert found == (0.7, 3) if name == "given" else found[0] > 0 and found[1] == 8
+        scorer = DensityScorer(str(tmp_path / f"{name}-scores"), embeddings, str(tmp_path / name))
+        list(scorer.run(JsonlReader(str(crowded)).run()))
+        scores = ScoreStore.open(str(tmp_path / f"{name}-scores")).scores
+        assert scores[60:90].min() > np.delete(scores, slice(60, 90)).max()
