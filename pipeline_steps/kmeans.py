@@ -2,8 +2,8 @@
 
     Embedder -> KMeansFit (one task) -> KMeansAssign (any tasks) -> SemDeDupSimilarities, PrototypesScorer
 
-KMeansFit needs the memory of its sample, 256 embeddings a cluster, in float16 and float32: 12 GB for 10,000 clusters of
-768 dimensions. The rest needs that of one source file's embeddings.
+KMeansFit needs the memory of its sample, 256 embeddings a cluster, in float16 and float32: 12 GB for 10,000 clusters
+of 768 dimensions. The rest needs that of one source file's embeddings.
 """
 
 from __future__ import annotations
