@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,22 +48,45 @@ def run_jobs(jobs: Sequence[Job], parallel: int, tick: Callable[[], None]) -> No
         KeyboardInterrupt: after ending the jobs.
     """
     waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
+    with _interrupts_held() as raise_held:
+        try:
+            while waiting or running:
+                while waiting and len(running) < parallel:
+                    job = waiting.pop(0)
+                    running[job] = _start(job)
+                raise_held()
+                for job, process in list(running.items()):
+                    if (status := process.poll()) is not None:
+                        del running[job]
+                        _check(job, status)
+                tick()
+                time.sleep(TICK)
+            raise_held()
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """Keep a Ctrl-C until it is asked for: Python drops the exception of one that arrives while it forks."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: None  # ignored, or somebody else's
+        return
+    held: list[bool] = []
+    signal.signal(signal.SIGINT, lambda *_: held.append(True))
+
+    def raise_held() -> None:
+        if held:
+            raise KeyboardInterrupt
+
     try:
-        while waiting or running:
-            while waiting and len(running) < parallel:
-                job = waiting.pop(0)
-                running[job] = _start(job)
-            for job, process in list(running.items()):
-                if (status := process.poll()) is not None:
-                    del running[job]
-                    _check(job, status)
-            tick()
-            time.sleep(TICK)
+        yield raise_held
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
