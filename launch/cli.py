@@ -70,9 +70,9 @@ def _inspect(args: argparse.Namespace) -> int:
         facts["examples"] = neighbours(args.path, args.embeddings)
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, sort_keys=True) + "\n")
-    else:
-        show(facts, Console())
-    if args.embeddings and not args.json:
+        return 0
+    show(facts, Console())
+    if args.embeddings:
         show_neighbours(facts["examples"], Console())
     return 0
 

@@ -14,7 +14,8 @@ from pipeline_steps.numerics.keys import document_key, mix
 from pipeline_steps.source_store import SourceStore
 
 
-_SAMPLED_SOURCES = 64  # files a sample is taken from: all that most tasks read of the others is a listing
+_SAMPLED_SOURCES = 64  # files a sample is taken from
+_SAMPLED_ROWS = 4096  # of a file are read at a time, until four times as many are known as are wanted
 
 
 def made_by(store: SourceStore) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def made_by(store: SourceStore) -> dict[str, Any]:
 def sample_embeddings(store: SourceStore, count: int, seed: int) -> np.ndarray:
     """About `count` embeddings, float16 [count, D], by hashes of their keys: the same for any number of tasks.
 
-    They come from up to 64 files of the store, a share from each.
+    They come from the beginnings of up to 64 files of the store, a share from each.
 
     Raises:
         StoreIncomplete: the store is empty or not finished.
@@ -37,9 +38,15 @@ def sample_embeddings(store: SourceStore, count: int, seed: int) -> np.ndarray:
     parts = []
     for source in sorted(sources):
         wanted = -(-count * store.sources[source] // known)
-        columns = store.read(source, ["key", "embedding"])
-        chosen = np.sort(np.argsort(mix(columns["key"], seed), kind="stable")[:wanted])
-        parts.append(columns["embedding"][chosen])
+        read, size = [], 0
+        for batch in store.batches(source, ["key", "embedding"], _SAMPLED_ROWS):
+            read.append(batch)
+            size += len(batch["key"])
+            if size >= 4 * wanted:
+                break
+        key = np.concatenate([batch["key"] for batch in read])
+        chosen = np.sort(np.argsort(mix(key, seed), kind="stable")[:wanted])
+        parts.append(np.concatenate([batch["embedding"] for batch in read])[chosen])
     return np.concatenate(parts)
 
 
@@ -72,6 +79,7 @@ class RowsByDocument:
     def __init__(self, store: Readable, columns: Sequence[str]) -> None:
         self._store, self._names = store, list(columns)
         self._source: str | None = None
+        self._keys = np.empty(0, dtype=np.uint64)
         self._rows: dict[int, int] = {}
         self._columns: dict[str, np.ndarray] = {}
 
@@ -84,11 +92,12 @@ class RowsByDocument:
         source = docs[0].metadata["file_path"]
         if source != self._source:
             self._columns = self._store.read(source, ["key", *self._names])
-            self._rows = {key: row for row, key in enumerate(self._columns.pop("key").tolist())}
+            self._keys = self._columns.pop("key")
+            self._rows = {key: row for row, key in enumerate(self._keys.tolist())}
             self._source = source
         keys = [document_key(doc.id, doc.text) for doc in docs]
         try:
-            rows = [self._rows[key] for key in keys]
+            rows = self._neighbouring(keys) or [self._rows[key] for key in keys]
         except KeyError:
             lost = next(doc.id for doc, key in zip(docs, keys, strict=True) if key not in self._rows)
             raise MissingScore(
@@ -96,3 +105,14 @@ class RowsByDocument:
                 "that writes that store over this corpus first"
             ) from None
         return {name: column[rows] for name, column in self._columns.items()}
+
+    def _neighbouring(self, keys: list[int]) -> list[int]:
+        """The run of rows with these keys, as a whole source has it; [] if there is none.
+
+        It tells copies apart, which are the same document by key, but may have different values.
+        """
+        wanted = np.array(keys, dtype=np.uint64)
+        for start in np.flatnonzero(self._keys == wanted[0]).tolist():
+            if np.array_equal(self._keys[start : start + len(keys)], wanted):
+                return list(range(start, start + len(keys)))
+        return []

@@ -27,8 +27,8 @@ from pipeline_steps.source_store import SourceStore, shard_name
 from pipeline_steps.threads import own_threads
 
 
-_MOST_CLUSTERS = 10_000
-_PER_CENTROID = 256  # faiss's own limit: more points do not make better centroids
+_MOST_CLUSTERS = 10_000  # 15 MFLOP to assign a document of 768 dimensions
+_PER_CENTROID = 256  # faiss's own default
 _BUCKET = 40  # clusters whose members are read together
 
 

@@ -56,7 +56,7 @@ class SemDeDupSimilarities(PipelineStep):
             names = [similarities_file(self.clusters, self.keep, source, bucket) for source in sources]
             if all(_header(name) == made_of for name in names):
                 continue
-            parts = [load_tensors(members_file(self.clusters, bucket, source))[0] for source in sources]
+            parts = [_members(members_file(self.clusters, bucket, source)) for source in sources]
             with self.track_time("bucket"):
                 similarity = self._similarities(parts)
             edges = np.cumsum([len(part["row"]) for part in parts])[:-1]
@@ -79,6 +79,13 @@ class SemDeDupSimilarities(PipelineStep):
 def similarities_file(clusters: str, keep: str, source: str, bucket: int) -> str:
     """Where the similarities of one source file's documents in some clusters are."""
     return f"{clusters}/similarities/{keep}/{shard_name(source)}/{bucket:05d}.safetensors"
+
+
+def _members(name: str) -> dict[str, np.ndarray]:
+    try:
+        return load_tensors(name)[0]
+    except FileNotFoundError:
+        raise StoreIncomplete(f"{name} is not there: run KMeansAssign again, without assignments/") from None
 
 
 def _header(name: str) -> dict[str, Any] | None:

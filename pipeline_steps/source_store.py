@@ -242,10 +242,10 @@ class SourceStore:
         with self._shard(source) as shard:
             return shard.categories(column)
 
-    def batches(self, source: str, columns: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, source: str, columns: Sequence[str], rows: int = _BATCH) -> Iterator[dict[str, np.ndarray]]:
         """Columns of a source, some rows at a time."""
         with self._shard(source) as shard:
-            yield from shard.batches(columns, _BATCH)
+            yield from shard.batches(columns, rows)
 
     def column(self, name: str) -> np.ndarray:
         """One column over the whole corpus: sources sorted by name, rows in document order."""

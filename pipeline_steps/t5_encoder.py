@@ -166,7 +166,7 @@ def linear(weight: Tensor) -> Linear:
 def _float8_linear(weight: Tensor) -> Linear:
     """x -> x W' with x and W in e4m3 and a float32 scale per row of each, result in bfloat16.
 
-    Twice bfloat16's rate on CUDA devices of compute capability 8.9 and above; CPUs only emulate it.
+    Made for CUDA devices that multiply in it (Hopper and later), where it has not been timed; CPUs emulate it.
     """
     scale_1N = _float8_scale(weight).t()
     weight_KN = (weight.float() / scale_1N.t()).to(torch.float8_e4m3fn).t()  # column-major, as the product wants it

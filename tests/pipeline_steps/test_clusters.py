@@ -230,6 +230,31 @@ def test_similarities_over_several_tiles():
     assert found[4400] == 1
 
 
+def test_copies_within_a_file_are_told_apart(tmp_path):
+    """One of two documents of the same id and text is kept, in whatever window it stands."""
+    words = [" ".join(f"w{i}x{j}" for j in range(20)) for i in range(12)]
+    docs = [{"id": f"d{i}", "text": text} for i, text in enumerate(words)]
+    docs = [*docs[:5], docs[2], *docs[5:], docs[8], docs[2]]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    path = lambda name: str(tmp_path / name)  # noqa: E731
+    read = lambda: JsonlReader(str(tmp_path), glob_pattern="a.jsonl").run()  # noqa: E731
+    list(Embedder(path("e"), HASHED_NGRAMS).run(read()))
+    list(KMeansFit(path("e"), path("c"), n_clusters=2).run())
+    list(KMeansAssign(path("e"), path("c")).run())
+    list(SemDeDupSimilarities(path("c")).run())
+    for size in (4, 100):
+        list(SemDeDupScorer(path(f"s{size}"), path("c"), window_size=size).run(read()))
+        kept = [doc.id for doc in TopKFilter(path(f"s{size}"), k=12, order="bottom").run(read())]
+        assert sorted(kept) == sorted(f"d{i}" for i in range(12))
+
+
+def test_lost_members_are_named(twins, one, tmp_path):
+    shutil.copytree(one / "clusters", tmp_path / "clusters")
+    shutil.rmtree(tmp_path / "clusters" / "members")
+    with pytest.raises(StoreIncomplete, match="members.*is not there: run KMeansAssign again"):
+        list(SemDeDupSimilarities(str(tmp_path / "clusters"), keep="easy").run())
+
+
 def test_members_are_all_embeddings_once(one):
     keys = [load_tensors(str(path))[0]["key"] for path in (one / "clusters" / "members").rglob("*.safetensors")]
     expected = SourceStore(str(one / "embeddings"), pa.schema([])).column("key")

@@ -135,6 +135,24 @@ def test_partial_sketches_of_other_hashes_are_refused(crowded, tmp_path):
         list(DensityMerge(embeddings, sketch).run())
 
 
+def test_the_run_that_fits_is_merged(crowded, tmp_path):
+    """Partial sketches of an older corpus do not stand in the way; two runs with other hashes are refused."""
+    embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run())
+    (crowded / "d.jsonl").write_text('{"id": "d0", "text": "one more document"}\n')
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    for rank in range(2):
+        list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, rank, 2))
+    list(DensityMerge(embeddings, sketch).run())
+    assert load_tensors(f"{sketch}/sketch.safetensors")[1]["documents"] == 101
+    for tasks in (1, 2):
+        for rank in range(tasks):
+            list(DensitySketch(embeddings, sketch, rows=10, buckets=50, seed=tasks).run(None, rank, tasks))
+    with pytest.raises(StoreMismatch, match="other hashes"):
+        list(DensityMerge(embeddings, sketch).run())
+
+
 def test_a_source_counted_twice_is_refused(crowded, tmp_path):
     embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
