@@ -212,6 +212,17 @@ def test_a_bad_embedding_is_named(crowded, tmp_path, monkeypatch):
         list(step.run())
 
 
+def test_a_bandwidth_that_tells_documents_apart_is_not_reported(crowded, tmp_path):
+    corpus, heard = tmp_path / "corpus", []
+    corpus.mkdir()
+    (corpus / "all.jsonl").write_text("".join((crowded / f"{name}.jsonl").read_text() for name in "abc"))
+    sketch = sketched(corpus, tmp_path)
+    handle = logger.add(heard.append, level="WARNING")
+    list(DensityScorer(str(tmp_path / "s"), str(tmp_path / "embeddings"), sketch).run(JsonlReader(str(corpus)).run()))
+    logger.remove(handle)
+    assert heard == []
+
+
 @pytest.mark.parametrize(("concatenated", "message"), [(1, "too wide.*more"), (64, "too sharp.*fewer")])
 def test_a_bandwidth_that_says_nothing_is_reported(tmp_path, concatenated, message):
     """Unrelated texts: all alike to a wide kernel, all alone to a sharp one."""
