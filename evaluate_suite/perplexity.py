@@ -1,9 +1,7 @@
 """Span-corruption perplexity: the training objective on held-out text, with the same masks for every model.
 
-A split is its documents one after the other, cut into windows as in training; what is left at the end is not used.
-The mask of a window is a function of (seed, window), so models are compared on the very same targets, sentinels and
-EOS included, as T5's own loss counts them. All windows have equally many targets, so the mean over windows is the
-mean over tokens, and windows are the units of the bootstrap.
+Windows and masks are `train.held_out`'s, the same for every model. All windows have equally many targets, so the mean
+over windows is the mean over tokens, and windows are the units of the bootstrap.
 """
 
 from __future__ import annotations
@@ -19,9 +17,9 @@ from tqdm import tqdm
 from evaluate_suite.bootstrap import perplexity_interval
 from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
-from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.files import load_tensors, read_json, save_tensors
-from train.span_corruption import SpanCorruption
+from train.held_out import HeldOutRows
 from train.token_store import TokenStore
 
 
@@ -79,40 +77,27 @@ def window_losses(checkpoint: Path, split: HeldOut, input_length: int, cache: Pa
         tensors, header = load_tensors(str(file))
         if header == made:
             return tensors["nll"]
-    if state["hashes"]["tokenizer"] != store.tokenizer_sha256:
-        raise StoreMismatch(f"{split.tokens} was tokenised with another tokenizer than {checkpoint}: tokenise it anew")
-    nll_N = _measure(checkpoint, store, split, input_length)
+    nll_N = _measure(checkpoint, split, state, input_length)
     save_tensors(str(file), {"nll": nll_N}, made)
     return nll_N
 
 
-def _measure(checkpoint: Path, store: TokenStore, split: HeldOut, input_length: int) -> np.ndarray:
+def _measure(checkpoint: Path, split: HeldOut, state: dict[str, Any], input_length: int) -> np.ndarray:
     import torch
 
     from train.checkpoints import load_checkpoint
-    from train.model import token_losses
+    from train.losses import TokenLosses
 
-    corruption = SpanCorruption(input_length, store.vocab_size - 1, store.sentinels)
-    window_N = _windows(store, corruption.raw_length, split)
+    rows = HeldOutRows.open(
+        split.tokens, state["preset"], input_length, split.max_windows, split.seed, state["hashes"]["tokenizer"]
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_checkpoint(checkpoint)[0].to(device)
+    model = TokenLosses(load_checkpoint(checkpoint)[0].to(device))
     losses = []
-    for part in np.array_split(window_N, -(-len(window_N) * input_length // _BATCH_TOKENS)):
-        raw = store.take(part[:, None] * corruption.raw_length + np.arange(corruption.raw_length))
-        inputs, targets = (torch.from_numpy(a).long().to(device) for a in corruption.corrupt(raw, part, split.seed))
-        with torch.inference_mode():
-            losses.append(token_losses(model, inputs, targets)[0].double().mean(dim=1).cpu().numpy())
+    for part in np.array_split(rows.window_N, -(-len(rows.window_N) * input_length // _BATCH_TOKENS)):
+        inputs, targets = (torch.from_numpy(array).long().to(device) for array in rows.rows(part))
+        losses.append(model.by_token(inputs, targets).double().mean(dim=1).cpu().numpy())
     return np.concatenate(losses)
-
-
-def _windows(store: TokenStore, raw_length: int, split: HeldOut) -> np.ndarray:
-    windows = store.tokens // raw_length
-    if windows < 2:
-        raise InvalidCut(
-            f"{split.tokens} holds {store.tokens:,} tokens, less than two windows of {raw_length}: hold out more text"
-        )
-    count = min(windows, split.max_windows)
-    return np.arange(count) * windows // count
 
 
 def _row(sampler: str, state: dict[str, Any], task: str, nll_N: np.ndarray) -> ResultRow:

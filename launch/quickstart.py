@@ -214,6 +214,7 @@ def _train(run: Run, workers: int) -> Stage:
             "input-length": INPUT_LENGTH,
             "checkpoints": CHECKPOINTS,
             "seed": run.settings.seed,
+            "report-to": "none",
         }
         if sampler != "full":
             arguments["selection"] = run.path("selections", f"{sampler}.safetensors")

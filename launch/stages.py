@@ -142,7 +142,7 @@ def density(run: Run, part: tuple[int, int]) -> None:
 
 def tokenize(run: Run, part: tuple[int, int]) -> None:
     """Tokenise every split once."""
-    from train.token_store import TokenStoreWriter
+    from train.token_store_writer import TokenStoreWriter
 
     for split in SPLITS:
         writer = TokenStoreWriter(run.path("tokens", split), EMBEDDED_PROXY)

@@ -1,10 +1,11 @@
 """Checkpoints: folders that are whole or absent, loadable by transformers as they lie.
 
 <run>/checkpoints/step-00000100/
-    config.json, generation_config.json, model.safetensors   as `T5ForConditionalGeneration.from_pretrained`
+    config.json, generation_config.json, model.safetensors   as `PreTrainedModel.from_pretrained`
     tokenizer.json, tokenizer_config.json                     as `AutoTokenizer.from_pretrained`
-    optimizer.safetensors                                     Adafactor's moments by parameter name
+    optimizer.safetensors                                     its moments by parameter name
     state.json                                                where the run stands, and checksums of the weights
+<run>/checkpoints/LATEST                                      name of the newest
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-import xxhash
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoTokenizer, PreTrainedModel
 
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
-from pipeline_steps.files import read_json, write_json
-from train.folders import whole_folder
+from pipeline_steps.files import read_json, write_atomically, write_json
+from train.folders import checksum, whole_folder
+from train.model import empty_model
 from train.run_directory import checkpoint_folder, list_checkpoints
+from train.sharding import whole
 
 
 _WEIGHTS = ("model.safetensors", "optimizer.safetensors")
@@ -30,19 +31,29 @@ _WEIGHTS = ("model.safetensors", "optimizer.safetensors")
 
 def save_checkpoint(
     run_dir: Path,
-    model: T5ForConditionalGeneration,
-    optimizer: dict[str, Tensor],
+    model: PreTrainedModel,
+    tensors: tuple[dict[str, Tensor], dict[str, Tensor]],
     tokenizer: Path,
     state: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint in one atomic step; `state` must hold `step`. Returns its folder."""
+    """Write a checkpoint in one atomic step, then point LATEST to it; returns its folder.
+
+    Args:
+        run_dir: the run's folder.
+        model: whose configuration is saved.
+        tensors: weights and optimizer state by name, whole.
+        tokenizer: folder that is copied into it.
+        state: must hold `step`.
+    """
     target = checkpoint_folder(run_dir, state["step"])
     with whole_folder(target) as folder:
-        _save_model(model, folder)
+        _save_config(model, folder)
         for file in sorted(tokenizer.iterdir()):
             shutil.copyfile(file, folder / file.name)
-        save_file(optimizer, folder / "optimizer.safetensors")
-        write_json(f"{folder}/state.json", state | {"xxh3": {name: _checksum(folder / name) for name in _WEIGHTS}})
+        for name, values in zip(_WEIGHTS, tensors, strict=True):
+            save_file(values, folder / name, metadata={"format": "pt"})
+        write_json(f"{folder}/state.json", state | {"xxh3": {name: checksum(folder / name) for name in _WEIGHTS}})
+    write_atomically(f"{target.parent}/LATEST", f"{target.name}\n".encode())
     return target
 
 
@@ -51,6 +62,14 @@ def remove_checkpoint(folder: Path) -> None:
     hidden = folder.with_name(f".{folder.name}.removed")
     folder.rename(hidden)
     shutil.rmtree(hidden)
+
+
+def prune(run_dir: Path, grid: set[int], keep_last: int) -> None:
+    """Remove checkpoints that are neither on the grid nor among the last few."""
+    on_grid = {checkpoint_folder(run_dir, step) for step in grid}
+    for folder in list_checkpoints(run_dir)[:-keep_last]:
+        if folder not in on_grid:
+            remove_checkpoint(folder)
 
 
 def sweep(run_dir: Path, step: int) -> None:
@@ -67,7 +86,7 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     return next((folder for folder in reversed(list_checkpoints(run_dir)) if _is_valid(folder)), None)
 
 
-def load_checkpoint(folder: Path) -> tuple[T5ForConditionalGeneration, Any, dict[str, Any]]:
+def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]:
     """Model (float32, in evaluation mode), tokenizer and state of a checkpoint.
 
     Raises:
@@ -82,11 +101,10 @@ def load_checkpoint(folder: Path) -> tuple[T5ForConditionalGeneration, Any, dict
     return load_model(folder), AutoTokenizer.from_pretrained(folder), read_json(f"{folder}/state.json")
 
 
-def load_model(folder: Path) -> T5ForConditionalGeneration:
+def load_model(folder: Path) -> PreTrainedModel:
     """Float32 model of a checkpoint, in evaluation mode."""
     weights = load_file(folder / "model.safetensors")
-    with torch.random.fork_rng(devices=[]):  # building a model draws initial weights
-        model = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
+    model = empty_model(str(folder))
     if "lm_head.weight" in weights:
         model.lm_head.weight = nn.Parameter(weights["lm_head.weight"])
     for name, parameter in model.named_parameters():
@@ -100,26 +118,20 @@ def load_optimizer(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def _save_model(model: T5ForConditionalGeneration, folder: Path) -> None:
-    """What `save_pretrained` writes, without its progress bar; tied weights once, under their first name."""
+def whole_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Weights by name, tied ones once, under their first; all processes of a sharded model must call it."""
+    return {name: whole(parameter.detach()).contiguous() for name, parameter in model.named_parameters()}
+
+
+def _save_config(model: PreTrainedModel, folder: Path) -> None:
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
-    weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _is_valid(folder: Path) -> bool:
     try:
         checksums = read_json(f"{folder}/state.json")["xxh3"]
-        return all(checksums[name] == _checksum(folder / name) for name in _WEIGHTS)
+        return all(checksums[name] == checksum(folder / name) for name in _WEIGHTS)
     except (FileNotFoundError, KeyError, ValueError):
         return False
-
-
-def _checksum(path: Path) -> str:
-    state = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            state.update(chunk)
-    return state.hexdigest()

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import xxhash
+
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
@@ -38,6 +40,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
         os.close(lock)
     for leftover in sorted(target.parent.glob(f".{target.name}.tmp-*")):
         _remove_if_dead(leftover)
+
+
+def checksum(path: Path) -> str:
+    """xxh3-128 of a file's bytes, as hex digits."""
+    state = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 24):
+            state.update(chunk)
+    return state.hexdigest()
 
 
 def _remove_if_dead(leftover: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -19,176 +19,224 @@ from tqdm import tqdm
 from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json
 from pipeline_steps.numerics.keys import mix
+from train.batches import Batches, Rows, shares
 from train.checkpoints import (
     latest_checkpoint,
     load_model,
     load_optimizer,
-    remove_checkpoint,
+    prune,
     save_checkpoint,
     sweep,
+    whole_weights,
 )
-from train.model import Z_LOSS, build_model, token_losses
-from train.optimizer import Adafactor, learning_rate
+from train.dropout import dropout_of
+from train.flops import peak_flops, training_flops
+from train.held_out import HeldOutRows
+from train.interval import Interval
+from train.losses import Z_LOSS, TokenLosses
+from train.model import build_model, prepare_for_full_rows
+from train.optimizers import OPTIMIZERS, learning_rate
 from train.plan import Plan
-from train.run_directory import (
-    Metrics,
-    checkpoint_folder,
-    list_checkpoints,
-    refuse_differences,
-    versions,
-    write_environment,
-)
+from train.run_directory import Metrics, refuse_differences, versions, write_environment
+from train.sharding import whole
+from train.trackers import start_trackers
+
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Trainer:
     """One run: started, or continued from its newest valid checkpoint.
 
-    Batches are cut by rank here and the learning rate is a function of the step: accelerate's own samplers and
-    schedulers change what a run sees with the number of processes.
+    Batches are cut by rank in `train.batches` and the learning rate is a function of the step: accelerate's own
+    samplers and schedulers change what a run sees with the number of processes.
 
     Raises:
-        ModelError: fp16, which T5 does not survive, was asked for; more processes than rows; a loss is not finite.
+        ModelError: more processes than rows; a tracker that is not installed; a loss that is not finite; a
+            checkpoint cannot be written.
         StoreMismatch: the checkpoint is of another run.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.accelerator = Accelerator()
-        self.main = self.accelerator.is_main_process
-        if self.accelerator.mixed_precision == "fp16":
-            raise ModelError("T5 diverges in fp16: launch with --mixed_precision bf16 or no")
-        if self.accelerator.num_processes > plan.arguments.batch_size:
-            raise ModelError(
-                f"{self.accelerator.num_processes} processes cannot share a batch of {plan.arguments.batch_size}: "
-                "launch fewer"
-            )
+        arguments = plan.arguments
+        self.accelerator = Accelerator(mixed_precision=plan.precision, project_dir=str(plan.run_dir))
+        self.main, self.world = self.accelerator.is_main_process, self.accelerator.num_processes
+        if self.world > arguments.batch_size:
+            raise ModelError(f"{self.world} processes cannot share a batch of {arguments.batch_size}: launch fewer")
         newest = latest_checkpoint(plan.run_dir)
         state = read_json(f"{newest}/state.json") if newest else {}
         if state:
             refuse_differences(state["hashes"], plan.hashes, str(newest))
         self.accelerator.wait_for_everyone()  # before one of them tidies up
         self.raw_model = load_model(newest) if newest else self._initial_model()
-        self.model = self.accelerator.prepare(self.raw_model).train()
-        self.optimizer = Adafactor(self.raw_model.named_parameters())
+        prepare_for_full_rows(self.raw_model)
+        if arguments.compile:
+            _compile_layers(self.raw_model)
+        self.model = self.accelerator.prepare(TokenLosses(self.raw_model)).train()
+        self.optimizer = OPTIMIZERS[arguments.optimizer](self.raw_model.named_parameters())
         if newest:
             self.optimizer.load_state_dict(load_optimizer(newest))
+        self.held_out = self._open_held_out()
+        self.batches = Batches(plan, self.accelerator.process_index, self.world, self.device.type == "cuda")
         self.done: int = state.get("step", 0)
-        self._open_interval(state.get("interval", {}))
+        self.interval = Interval(self.device, state.get("interval", {}) if self.main else {})
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+        self.peak = (peak_flops(name) or 0.0) * self.world or None
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return torch.device(self.accelerator.device)
 
     def train(self) -> int | None:
-        """Train to the end: None. On SIGTERM or SIGINT write a checkpoint and stop: the signal's number."""
-        with _signals() as stopped:
-            metrics = self._open_files() if self.main else None
-            number = self._steps(metrics, stopped)
-        if metrics:
-            metrics.close()
+        """Train to the end: None. On SIGTERM, SIGUSR1 or SIGINT write a checkpoint and stop: the signal's number."""
+        with ExitStack() as stack:
+            stopped = stack.enter_context(_signals())
+            files = self._open_files(stack) if self.main else {}
+            trackers = start_trackers(self.accelerator, self.plan, self.done)
+            number = self._steps(files, trackers, stopped)
         self._close()
         return number
 
-    def _steps(self, metrics: Metrics | None, stopped: list[int]) -> int | None:
+    def _steps(self, files: dict[str, Metrics], trackers: Any, stopped: list[int]) -> int | None:
         arguments, grid, last = self.plan.arguments, set(self.plan.grid), self.plan.budget.steps
-        shown = self.main and sys.stderr.isatty()
-        for step in tqdm(
-            range(self.done + 1, last + 1), initial=self.done, total=last, unit="step", disable=not shown
-        ):
-            logged = step % arguments.log_every == 0 or step in grid
-            norm = self._update(step, measure=logged)
-            if logged:
-                row = self._close_interval(step, norm)
-                if metrics:
-                    metrics.append(row)
-            # Processes get a signal at different steps; they agree where they talk to each other anyway.
-            stop = step < last and (logged or self.accelerator.num_processes == 1) and self._any(stopped)
-            if stop or step in grid or (arguments.save_every and step % arguments.save_every == 0):
-                self._save(step)
-            if stop:
-                return stopped[0] if stopped else signal.SIGTERM
+        with _bar(self.done, last, self.main) as bar:
+            for step, rows in self.batches.steps(self.done + 1, last):
+                logged = step % arguments.log_every == 0 or step in grid
+                norm = self._update(step, rows, measure=logged)
+                bar.update()
+                if logged:
+                    row = self._close_interval(step, norm)
+                    bar.set_postfix(loss=f"{row['nll']:.3f}", tokens_s=f"{row['tokens_per_second']:,.0f}", refresh=False)
+                    self._log(files, trackers, "metrics", row)
+                if step in grid or (arguments.eval_every and step % arguments.eval_every == 0):
+                    for row in self._measure_held_out(step):
+                        self._log(files, trackers, "held_out", row)
+                # Processes get a signal at different steps; they agree where they talk to each other anyway.
+                stop = step < last and (logged or self.world == 1) and self._any(stopped)
+                if stop or step in grid or (arguments.save_every and step % arguments.save_every == 0):
+                    self._save(step)
+                if stop:
+                    return stopped[0] if stopped else signal.SIGTERM
         return None
 
-    def _update(self, step: int, measure: bool) -> float | None:
+    def _update(self, step: int, passes: list[Rows], measure: bool) -> float | None:
         """Make one step; the norm of the gradient if it is to be measured."""
-        arguments, corruption = self.plan.arguments, self.plan.corruption
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        samples = np.arange((step - 1) * arguments.batch_size, step * arguments.batch_size)
-        mine = np.array_split(samples, world)[rank]
-        inputs, targets = corruption.corrupt(self.plan.replay.batch(mine), mine, arguments.seed)
-        if self.raw_model.config.dropout_rate:
-            torch.manual_seed(int(mix(np.array([step * world + rank]), arguments.seed)[0]))
-        device = self.accelerator.device
-        nll, z_loss = token_losses(
-            self.model, torch.from_numpy(inputs).to(device).long(), torch.from_numpy(targets).to(device).long()
-        )
-        self.sums += torch.stack([nll.detach().sum(dtype=torch.float64), z_loss.detach().sum(dtype=torch.float64)])
-        self.summed_steps += 1
-        # T5's loss: the sum over the tokens of all processes, over a constant. DDP takes the mean over processes.
-        normaliser = arguments.batch_size * corruption.target_length / world
-        self.accelerator.backward((nll.sum() + Z_LOSS * z_loss.sum()) / normaliser)
-        norm = None
-        if measure:
-            gradients = [weight.grad for weight in self.raw_model.parameters() if weight.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
-        self.optimizer.step(step, learning_rate(step, arguments.warmup_steps))
+        arguments, objective = self.plan.arguments, self.plan.objective
+        samples = self.plan.budget.samples_after(step) - self.plan.budget.samples_after(step - 1)
+        if self.device.type != "cpu":  # on a CPU, dropout is drawn by sample
+            rank = self.accelerator.process_index
+            torch.manual_seed(int(mix(np.array([step * self.world + rank]), arguments.seed)[0]))
+        # T5's loss: the sum over the tokens of all processes, over their number. DDP takes the mean over processes.
+        scale = self.world / (samples * objective.target_length)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for number, rows in enumerate(passes):
+            last = number == len(passes) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with dropout_of(rows.samples, arguments.seed):
+                    loss, parts = self.model(self._to_device(rows.inputs), self._to_device(rows.targets))
+                sums += parts.detach() * rows.counts
+                self.accelerator.backward(loss * (scale * rows.counts))
+        self.interval.add(sums, samples)
+        norm = self._gradient_norm() if measure or arguments.max_grad_norm else None
+        if norm is not None and arguments.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.raw_model.parameters(), arguments.max_grad_norm, norm)
+        self.optimizer.step(step, self._learning_rate(step))
         self.optimizer.zero_grad()
-        return norm
+        return float(norm) if norm is not None and measure else None
 
-    def _open_interval(self, carried: dict[str, Any]) -> None:
-        """Begin to sum losses and seconds anew, or where a stopped run left off."""
-        sums = carried.get("sums", [0.0, 0.0]) if self.main else [0.0, 0.0]
-        self.sums = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
-        self.summed_steps: int = carried.get("steps", 0)
-        self.since = time.perf_counter() - carried.get("seconds", 0.0)
+    def _gradient_norm(self) -> torch.Tensor:
+        gradients = [weight.grad for weight in self.raw_model.parameters() if weight.grad is not None]
+        return whole(torch.nn.utils.get_total_norm(gradients))
+
+    def _learning_rate(self, step: int) -> float:
+        arguments = self.plan.arguments
+        return learning_rate(step, arguments.optimizer, arguments.warmup_steps, arguments.learning_rate)
 
     def _close_interval(self, step: int, norm: float | None) -> dict[str, Any]:
         """The row of metrics for the steps since the last one."""
-        sums = self.accelerator.reduce(self.sums, "sum").tolist()
-        tokens = self.summed_steps * self.plan.arguments.batch_size * self.plan.corruption.target_length
-        seconds = time.perf_counter() - self.since
-        self._open_interval({})
+        sums = self.accelerator.reduce(self.interval.sums, "sum").tolist()
+        objective = self.plan.objective
+        flops = training_flops(self.raw_model.config, objective.input_length, objective.target_length)
+        speed = self.interval.speed(self.batches.waited, objective.input_length, flops, self.peak)
+        tokens = self.interval.samples * objective.target_length
+        self.interval, self.batches.waited = Interval(self.device, {}), 0.0
         if not math.isfinite(sums[0]):
             raise ModelError(
                 f"the loss is {sums[0]} at step {step} of {self.plan.run_dir}: start a new run with more "
-                "--warmup-steps, or in float32; the last checkpoint is intact"
+                "--warmup_steps, or in float32; the last checkpoint is intact"
             )
-        return self.plan.counts(step) | {
-            "nll": sums[0] / tokens,
-            "z_loss": Z_LOSS * sums[1] / tokens,
-            "lr": learning_rate(step, self.plan.arguments.warmup_steps),
-            "grad_norm": norm,
-            "seconds": seconds,
-        }
+        losses = {"nll": sums[0] / tokens, "z_loss": Z_LOSS * sums[1] / tokens}
+        return self.plan.counts(step) | losses | {"lr": self._learning_rate(step), "grad_norm": norm} | speed
+
+    def _measure_held_out(self, step: int) -> list[dict[str, Any]]:
+        """A row for each held-out split."""
+        start, found = time.perf_counter(), []
+        self.model.eval()
+        for name, split in self.held_out.items():
+            sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+            most = self.plan.arguments.micro_batch_size or -(-self.plan.arguments.batch_size // self.world)
+            for windows in shares(split.window_N, self.world, self.accelerator.process_index, most):
+                shown = windows if len(windows) else split.window_N[:1]
+                inputs, targets = (self._to_device(torch.from_numpy(a).long()) for a in split.rows(shown))
+                with torch.no_grad():
+                    sums += self.model(inputs, targets)[1] * (len(windows) > 0)
+            nll = self.accelerator.reduce(sums, "sum")[0].item() / (
+                len(split.window_N) * split.objective.target_length
+            )
+            measured = {"split": name, "nll": nll, "perplexity": math.exp(nll), "windows": len(split.window_N)}
+            found.append(self.plan.counts(step) | measured)
+        self.model.train()
+        self.interval.pause(time.perf_counter() - start)
+        return found
 
     def _save(self, step: int) -> None:
         """Write a checkpoint, then drop those before it that are not to be kept."""
-        before = time.perf_counter()
-        sums = self.accelerator.reduce(self.sums, "sum").tolist()
+        start, arguments = time.perf_counter(), self.plan.arguments
+        sums = self.accelerator.reduce(self.interval.sums, "sum").tolist()
+        tensors = whole_weights(self.raw_model), self.optimizer.state_dict()
         if self.main:
             state = self.plan.state(step) | {"versions": versions()}
-            if self.summed_steps:
-                seconds = before - self.since
-                state["interval"] = {"sums": sums, "steps": self.summed_steps, "seconds": seconds}
-            keep = {checkpoint_folder(self.plan.run_dir, kept) for kept in [*self.plan.grid, step]}
-            save_checkpoint(
-                self.plan.run_dir, self.raw_model, self.optimizer.state_dict(), self.plan.store.tokenizer, state
-            )
-            for folder in list_checkpoints(self.plan.run_dir):
-                if folder not in keep:
-                    remove_checkpoint(folder)
+            if self.interval.samples:
+                state["interval"] = self.interval.carry(sums, self.batches.waited)
+            try:
+                save_checkpoint(self.plan.run_dir, self.raw_model, tensors, self.plan.store.tokenizer, state)
+            except OSError as error:
+                raise ModelError(
+                    f"the checkpoint of step {step} cannot be written to {self.plan.run_dir} ({error.strerror}): make "
+                    "room and give the same command again; the last checkpoint is intact"
+                ) from error
+            prune(self.plan.run_dir, set(self.plan.grid), arguments.keep_last)
         self.accelerator.wait_for_everyone()
-        self.since += time.perf_counter() - before  # saving is not training
+        self.interval.pause(time.perf_counter() - start)
 
     def _initial_model(self) -> Any:
-        return build_model(self.plan.arguments.preset, self.plan.store.vocab_size, self.plan.arguments.init_seed)
+        store, arguments = self.plan.store, self.plan.arguments
+        return build_model(arguments.preset, store.vocab_size, arguments.init_seed, store.eos)
 
-    def _open_files(self) -> Metrics:
+    def _open_held_out(self) -> dict[str, HeldOutRows]:
+        arguments, tokenizer = self.plan.arguments, self.plan.store.tokenizer_sha256
+        shape = (arguments.preset, arguments.input_length, arguments.eval_windows, arguments.seed)
+        folders = dict(one.split("=", 1) for one in arguments.held_out)
+        return {name: HeldOutRows.open(folder, *shape, tokenizer) for name, folder in folders.items()}
+
+    def _to_device(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.to(self.device, non_blocking=True)
+
+    def _log(self, files: dict[str, Metrics], trackers: Any, name: str, row: dict[str, Any]) -> None:
+        if self.main:
+            files[name].append(row)
+        trackers(name, row)
+
+    def _open_files(self, stack: ExitStack) -> dict[str, Metrics]:
         """Tidy up behind a killed run and open the metrics."""
         sweep(self.plan.run_dir, self.done)
         write_environment(
-            self.plan.run_dir,
-            device=str(self.accelerator.device),
-            processes=self.accelerator.num_processes,
-            threads=torch.get_num_threads(),
+            self.plan.run_dir, device=str(self.device), processes=self.world, threads=torch.get_num_threads()
         )
-        return Metrics(self.plan.run_dir, self.done)
+        names = ["metrics", "held_out"] if self.held_out else ["metrics"]
+        return {name: stack.enter_context(Metrics(self.plan.run_dir, name, self.done)) for name in names}
 
     def _close(self) -> None:
         """Part from the other processes.
@@ -202,21 +250,33 @@ class Trainer:
         self.accelerator.end_training()
 
     def _any(self, stopped: list[int]) -> bool:
-        if self.accelerator.num_processes == 1:
+        if self.world == 1:
             return bool(stopped)
-        flag = torch.tensor(len(stopped), device=self.accelerator.device)
+        flag = torch.tensor(len(stopped), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum").item())
+
+
+def _compile_layers(model: Any) -> None:
+    for part in (model.encoder, model.decoder) if model.config.is_encoder_decoder else (model.model,):
+        part.compile()
+
+
+def _bar(done: int, last: int, main: bool) -> Any:
+    """Progress; where nobody watches, a line a minute."""
+    return tqdm(
+        initial=done, total=last, unit="step", disable=not main, mininterval=0.1 if sys.stderr.isatty() else 60.0
+    )
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that the numbers of SIGTERM and SIGINT are put into instead of ending the process."""
+    """A list that the numbers of stopping signals are put into instead of ending the process."""
     stopped: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in STOPPING}
     try:
         yield stopped
     finally:

@@ -3,58 +3,93 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 
-from pipeline_steps.errors import InvalidCut
+from pipeline_steps.errors import InvalidCut, ModelError
 from pipeline_steps.selection import Selection
+from train.objectives import Objective, make_objective
 from train.replay import Replay
-from train.span_corruption import SpanCorruption
+from train.staging import stage
 from train.token_budget import TokenBudget
 from train.token_store import TokenStore
 
 
-_WHERE = ("tokens", "selection", "run_dir")  # folders may move; what they hold is compared by digest
+# What may differ between two starts of a run: where things are, and how fast or how often they are done.
+_FREE = {"tokens", "selection", "run_dir", "stage_to", "verify_tokens", "micro_batch_size", "report_to", "save_every"}
+_FREE |= {"keep_last", "held_out", "eval_every", "eval_windows"}
+
+
+def _option(default: Any, help: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class PretrainArguments:
     """Everything that can be said to `train.pretrain`."""
 
-    tokens: str = field(metadata={"help": "folder of the token store, written by TokenStoreWriter"})
+    tokens: str = field(metadata={"help": "folder of the token store, written by winnow tokenize"})
     run_dir: str = field(metadata={"help": "everything this run writes; continued if it exists"})
     total_tokens: int = field(
-        metadata={"help": "encoder positions to train on: steps x batch-size x input-length, exactly"}
+        metadata={
+            "help": "encoder positions to train on: samples x input_length, exactly; the last batch may be smaller"
+        }
     )
-    selection: str | None = field(
-        default=None, metadata={"help": "selection file of this corpus (default: all documents)"}
+    selection: str | None = _option(None, "selection file of this corpus; all documents if not given")
+    preset: str = _option(
+        "t5-tiny",
+        "architecture: t5-{tiny,small,base,large,xl}, t5-v1_1-{tiny,small,base,large,xl}: span corruption; "
+        "llama-{tiny,60m,130m,350m}: next token",
     )
-    preset: str = field(
-        default="t5-tiny", metadata={"help": "architecture: t5-{tiny,small,base,large}, t5-v1_1-{small,base,large}"}
+    batch_size: int = _option(16, "rows per step, over all processes")
+    micro_batch_size: int = _option(0, "rows in one forward pass of a process; 0: all of its share of the batch")
+    input_length: int = _option(128, "encoder positions of a row; the paper: 512")
+    optimizer: Literal["adafactor", "adamw"] = _option("adafactor", "T5's, or AdamW with LLaMA's settings")
+    learning_rate: float | None = _option(
+        None, "the highest; if not given, adafactor: T5's 1 / sqrt(warmup_steps), relative to the weights; adamw: 6e-4"
     )
-    batch_size: int = field(default=16, metadata={"help": "rows per step, over all processes"})
-    input_length: int = field(default=128, metadata={"help": "encoder positions of a row; the paper: 512"})
-    checkpoints: int = field(
-        default=5, metadata={"help": "checkpoints to keep, evenly spaced, the last step included"}
+    warmup_steps: int = _option(10_000, "k in T5's learning rate 1 / sqrt(max(step, k)); of adamw: steps of its rise")
+    max_grad_norm: float = _option(0.0, "gradients are scaled down to this norm; 0: never, as T5")
+    mixed_precision: Literal["no", "bf16"] | None = _option(None, "if not given, what accelerate was launched with")
+    compile: bool = _option(False, "torch.compile the layers")
+    checkpoints: int = _option(5, "checkpoints to keep, evenly spaced, the last step included")
+    milestones: list[int] = _option(
+        [], "steps whose checkpoints are kept too; the paper: 20000 100000 300000 500000 700000"
     )
-    save_every: int = field(
-        default=0, metadata={"help": "steps between additional checkpoints; each replaces the one before (0: none)"}
+    save_every: int = _option(0, "steps between additional checkpoints, to resume from; 0: none")
+    keep_last: int = _option(1, "how many of the newest checkpoints stay, beside those to keep")
+    log_every: int = _option(10, "steps between rows of metrics.jsonl")
+    held_out: list[str] = _option([], "NAME=FOLDER of token stores whose perplexity is measured along the way")
+    eval_every: int = _option(0, "steps between these measurements; 0: at kept checkpoints only")
+    eval_windows: int = _option(256, "windows of each that are measured, evenly spaced")
+    report_to: str = _option("tensorboard", "one of accelerate's trackers (wandb, mlflow, ...), all, or none")
+    stage_to: str | None = _option(None, "local folder the token store is copied to first, if it is on a network")
+    verify_tokens: bool = _option(
+        True, "compare every byte of the token store with its checksum before the first step"
     )
-    log_every: int = field(default=10, metadata={"help": "steps between rows of metrics.jsonl"})
-    warmup_steps: int = field(
-        default=10_000, metadata={"help": "learning rate is 1 / sqrt(max(step, this)); T5: 10000"}
-    )
-    seed: int = field(default=0, metadata={"help": "order of windows, masks, dropout"})
-    init_seed: int = field(default=0, metadata={"help": "initial weights"})
+    seed: int = _option(0, "order of windows, masks, dropout")
+    init_seed: int = _option(0, "initial weights")
 
     def __post_init__(self) -> None:
-        for name, least in {"checkpoints": 1, "log_every": 1, "warmup_steps": 1, "save_every": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise InvalidCut(f"{name} must be at least {least}, not {getattr(self, name)}")
+        least = dict.fromkeys(("checkpoints", "log_every", "warmup_steps", "keep_last"), 1)
+        least |= dict.fromkeys(("save_every", "seed", "micro_batch_size", "max_grad_norm", "eval_every"), 0)
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise InvalidCut(f"{name} must be at least {lowest}, not {getattr(self, name)}")
+        if any("=" not in one for one in self.held_out):
+            raise InvalidCut(f"held_out must be NAME=FOLDER, not {' '.join(self.held_out)}")
+
+    @property
+    def precision(self) -> str:
+        """Of the matrix products: what was asked for here, or what accelerate was launched with."""
+        return self.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +101,7 @@ class Plan:
         budget: its length.
         store: the corpus.
         replay: order of the windows.
-        corruption: how a window becomes a row.
+        objective: how a window becomes a row.
         resolved: all that decides the outcome, as JSON types; another one is refused in the same run directory.
     """
 
@@ -74,18 +109,25 @@ class Plan:
     budget: TokenBudget
     store: TokenStore
     replay: Replay
-    corruption: SpanCorruption
+    objective: Objective
     resolved: dict[str, Any]
 
     @classmethod
     def make(cls, arguments: PretrainArguments) -> Plan:
         """Open the inputs and check that they fit together; raises what its parts raise."""
         budget = TokenBudget(arguments.total_tokens, arguments.batch_size, arguments.input_length)
-        store = TokenStore.open(arguments.tokens)
-        corruption = SpanCorruption(arguments.input_length, store.vocab_size - 1, store.sentinels)
+        if arguments.precision not in ("no", "bf16"):
+            raise ModelError(f"T5 diverges in {arguments.precision}: launch with --mixed_precision bf16 or no")
+        store = TokenStore.open(stage(arguments.tokens, arguments.stage_to))
+        if arguments.verify_tokens and int(os.environ.get("RANK", 0)) == 0:
+            store.verify()
+        objective = make_objective(
+            arguments.preset, arguments.input_length, store.vocab_size, store.sentinels, store.eos
+        )
         selection = Selection.load(arguments.selection) if arguments.selection else None
-        replay = Replay(store, selection, corruption.raw_length, arguments.seed)
-        resolved = {name: value for name, value in asdict(arguments).items() if name not in _WHERE} | {
+        replay = Replay(store, selection, objective.raw_length, arguments.seed)
+        resolved = {name: value for name, value in asdict(arguments).items() if name not in _FREE} | {
+            "mixed_precision": arguments.precision,
             "corpus_digest": store.corpus_digest,
             "corpus_documents": store.documents,
             "corpus_tokens": store.tokens,
@@ -98,7 +140,7 @@ class Plan:
             "steps": budget.steps,
             "windows": replay.windows,
         }
-        return cls(arguments, budget, store, replay, corruption, resolved)
+        return cls(arguments, budget, store, replay, objective, resolved)
 
     @property
     def run_dir(self) -> Path:
@@ -106,9 +148,15 @@ class Plan:
         return Path(self.arguments.run_dir)
 
     @property
+    def precision(self) -> str:
+        """Of the matrix products."""
+        return self.arguments.precision
+
+    @property
     def grid(self) -> list[int]:
         """Steps whose checkpoints are kept."""
-        return self.budget.grid(self.arguments.checkpoints)
+        milestones = [step for step in self.arguments.milestones if 0 < step <= self.budget.steps]
+        return sorted({*self.budget.grid(self.arguments.checkpoints), *milestones})
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -130,12 +178,12 @@ class Plan:
 
     def counts(self, step: int) -> dict[str, int | float]:
         """What has been seen after a step: samples, tokens by kind, repetitions of the selection."""
-        samples = step * self.arguments.batch_size
+        samples = self.budget.samples_after(step)
         return {
             "step": step,
             "samples": samples,
             "encoder_tokens": samples * self.arguments.input_length,
-            "raw_tokens": samples * self.corruption.raw_length,
-            "target_tokens": samples * self.corruption.target_length,
+            "raw_tokens": samples * self.objective.raw_length,
+            "target_tokens": samples * self.objective.target_length,
             "epoch": self.replay.epoch(samples),
         }

@@ -1,19 +1,26 @@
-"""Pre-train T5 on a selection of a tokenised corpus for a fixed number of tokens.
+"""Pre-train a model on a selection of a tokenised corpus for a fixed number of tokens.
 
-    accelerate launch -m train.pretrain --tokens TOKENS --selection SELECTION --run-dir RUN --total-tokens 1048576
+    accelerate launch -m train.pretrain --config t5-small-paper.yaml --tokens TOKENS --run-dir RUN --selection FILE
+    accelerate launch -m train.pretrain --tokens TOKENS --run-dir RUN --total-tokens 1048576
 
 Killed at any time and started again, it continues and ends with the same weights; a finished run returns at once.
-Exit code: 0 finished, 2 refused, 128 + n stopped by signal n after writing a checkpoint.
+Exit code: 0 finished, 2 refused, 75 stopped by SIGTERM or SIGUSR1 after writing a checkpoint (start it again: the
+code of a temporary failure), 130 by SIGINT. Launchers change exit codes; RUN/preempted.json is there in both cases.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 from pipeline_steps.errors import WinnowError
 from train.arguments import parse
 from train.plan import Plan, PretrainArguments
-from train.run_directory import claim, is_finished
+from train.run_directory import claim, is_finished, note_preemption
+
+
+REQUEUE = os.EX_TEMPFAIL  # 75: "temporary failure; the user is invited to retry", sysexits.h
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,11 +33,15 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(0)
         from train.loop import Trainer  # seconds to import; mistakes above are told before
 
+        note_preemption(plan.run_dir, None)
         stopped = Trainer(plan).train()
     except WinnowError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    sys.exit(128 + stopped if stopped else 0)
+    if stopped:
+        note_preemption(plan.run_dir, stopped)
+        sys.exit(128 + stopped if stopped == signal.SIGINT else REQUEUE)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

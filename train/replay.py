@@ -9,15 +9,19 @@ and the state of a run is one integer. Shapes: B samples, L tokens of a window.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+from numba import njit
 
 from pipeline_steps.errors import InvalidCut
-from pipeline_steps.numerics.keys import mix
 from pipeline_steps.selection import Selection
+from train.counters import mix
 from train.token_store import TokenStore
 
 
 _ROUNDS = 4  # Luby & Rackoff, SIAM J. Comput. 1988: four Feistel rounds make a strong pseudorandom permutation
+_U = np.uint64
 _EPOCHS, _STARTS = 0xE9, 0x57  # any constants: orders must not follow other numbers drawn from the same seed
 
 
@@ -41,20 +45,18 @@ class Replay:
     """
 
     def __init__(self, store: TokenStore, selection: Selection | None, raw_length: int, seed: int) -> None:
-        mask = np.ones(store.documents, dtype=bool)
         if selection is not None:
             selection.check_corpus(store.corpus_digest, str(store.path))
-            mask = selection.mask
         self.store, self.raw_length, self.seed = store, raw_length, seed
-        self.documents = int(mask.sum())
-        self.tokens = int(store.lengths[mask].sum())
+        self.documents = store.documents if selection is None else selection.documents
+        starts, shifts, self.tokens = _runs(store.lengths_by_source(), None if selection is None else selection.mask)
         self.windows = self.tokens // raw_length
         if self.windows == 0:
             raise InvalidCut(
                 f"the selection holds {self.tokens:,} tokens in {self.documents:,} documents of {store.path}, less "
                 f"than one window of {raw_length}: select more, or train with a shorter input length"
             )
-        self._run_start, self._run_shift = _runs(store.lengths, mask)
+        self._run_start, self._run_shift = starts, shifts
 
     def epoch(self, samples: int) -> float:
         """Repetitions of the selection that `samples` samples amount to."""
@@ -63,39 +65,97 @@ class Replay:
     def batch(self, sample_B: np.ndarray) -> np.ndarray:
         """Raw windows int32 [B, L] of the given samples."""
         sample = np.asarray(sample_B, dtype=np.int64)
-        epoch = sample // self.windows
-        window = self._permuted(sample % self.windows, epoch)
-        start = mix(epoch.astype(np.uint64), self.seed ^ _STARTS) % np.uint64(self.tokens)
-        first = start.astype(np.int64) + window * self.raw_length
-        place = (first[:, None] + np.arange(self.raw_length)) % self.tokens
-        run = np.searchsorted(self._run_start, place, side="right") - 1
-        return self.store.take(place + self._run_shift[run])
+        raw = np.empty((len(sample), self.raw_length), dtype=np.int32)
+        ring = (self.windows, self.tokens, self.raw_length, _U(self.seed))
+        pieces = np.empty((4 * len(sample), 4), dtype=np.int64)
+        if (needed := _find_pieces(sample, ring, self._run_start, self._run_shift, pieces)) > len(pieces):
+            pieces = np.empty((needed, 4), dtype=np.int64)
+            _find_pieces(sample, ring, self._run_start, self._run_shift, pieces)
+        for row, at, position, length in pieces[:needed].tolist():
+            self.store.copy(position, raw[row, at : at + length])
+        return raw
 
-    def _permuted(self, position: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        """A permutation of 0 .. W - 1 for every epoch: a Feistel network on 2h bits, walked until it lands below W."""
-        half = np.uint64(max(1, ((self.windows - 1).bit_length() + 1) // 2))
-        low = np.uint64((1 << int(half)) - 1)
-        key = mix(epoch.astype(np.uint64), self.seed ^ _EPOCHS)
-        value = position.astype(np.uint64)
-        outside = np.ones(value.shape, dtype=bool)
-        while outside.any():
-            left, right = value[outside] >> half, value[outside] & low
+    def order(self, sample_B: np.ndarray) -> np.ndarray:
+        """Number of the window within its epoch, int64 [B]: of W consecutive samples from k W on, a permutation."""
+        return _windows(np.asarray(sample_B, dtype=np.int64), self.windows, _U(self.seed))
+
+
+@njit(nogil=True, cache=True)
+def _windows(sample_B: np.ndarray, windows: int, seed: np.uint64) -> np.ndarray:
+    """A permutation of 0 .. W - 1 for every epoch: a Feistel network on 2h bits, walked until it lands below W."""
+    half = _U(1)
+    while (_U(1) << (half + half)) < _U(windows):
+        half += _U(1)
+    low = (_U(1) << half) - _U(1)
+    found = np.empty(len(sample_B), dtype=np.int64)
+    for number in range(len(sample_B)):
+        key = mix(sample_B[number] // windows, seed ^ _U(_EPOCHS))
+        value = _U(sample_B[number] % windows)
+        while True:
+            left, right = value >> half, value & low
             for round in range(_ROUNDS):
-                left, right = right, left ^ (mix(right ^ key[outside], round) & low)
-            value[outside] = (left << half) | right
-            outside = value >= np.uint64(self.windows)
-        return value.astype(np.int64)
+                left, right = right, left ^ (mix(right ^ key, _U(round)) & low)
+            value = (left << half) | right
+            if value < _U(windows):
+                break
+        found[number] = np.int64(value)
+    return found
 
 
-def _runs(lengths: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@njit(nogil=True, cache=True)
+def _find_pieces(
+    sample_B: np.ndarray,
+    ring: tuple[int, int, int, np.uint64],
+    run_start: np.ndarray,
+    run_shift: np.ndarray,
+    pieces: np.ndarray,
+) -> int:
+    """What windows are made of: (row, place in the row, position in the store, tokens); how many there are.
+
+    Those that do not fit into `pieces` are only counted.
+    """
+    windows, tokens, raw_length, seed = ring
+    window_B = _windows(sample_B, windows, seed)
+    count = 0
+    for row in range(len(sample_B)):
+        start = mix(sample_B[row] // windows, seed ^ _U(_STARTS)) % _U(tokens)
+        place = (np.int64(start) + window_B[row] * raw_length) % tokens
+        run = np.searchsorted(run_start, place, side="right") - 1
+        at = 0
+        while at < raw_length:
+            end = run_start[run + 1] if run + 1 < len(run_start) else tokens
+            length = min(end - place, raw_length - at)
+            if count < len(pieces):
+                pieces[count] = (row, at, place + run_shift[run], length)
+            count, at, place = count + 1, at + length, place + length
+            run += 1
+            if place == tokens:
+                place, run = 0, 0
+    return count
+
+
+def _runs(lengths_by_source: Iterable[np.ndarray], mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
     """Runs of neighbouring selected documents: where each begins in the ring, and how far to its place in the store.
 
-    Documents without tokens belong to no run.
+    Returns int64 [runs] twice and T. Documents without tokens belong to no run. A source at a time: a crawl has
+    hundreds of millions of documents.
     """
-    begins = np.cumsum(lengths) - lengths
-    filled = mask & (lengths > 0)
-    begin, length = begins[filled], lengths[filled]
-    first = np.ones(len(begin), dtype=bool)
-    first[1:] = begin[1:] != begin[:-1] + length[:-1]
-    ring = np.cumsum(length) - length
-    return ring[first], (begin - ring)[first]
+    starts, shifts = [], []
+    documents, position, ring, last_shift = 0, 0, 0, -1
+    for length in lengths_by_source:
+        begin = position + np.cumsum(length) - length
+        kept = length > 0
+        if mask is not None:
+            kept &= mask[documents : documents + len(length)]
+        place = ring + np.cumsum(length[kept]) - length[kept]
+        shift = begin[kept] - place
+        first = np.diff(shift, prepend=last_shift) != 0
+        starts.append(place[first])
+        shifts.append(shift[first])
+        last_shift = int(shift[-1]) if len(shift) else last_shift
+        documents, position, ring = (
+            documents + len(length),
+            position + int(length.sum()),
+            ring + int(length[kept].sum()),
+        )
+    return np.concatenate(starts), np.concatenate(shifts), ring

@@ -2,7 +2,9 @@
 
 <run>/resolved.json     all that decides the outcome; another run is refused by the names of what differs
 <run>/environment.json  command, versions and machine of the last start; never compared
-<run>/metrics.jsonl     one row per `log_every` steps
+<run>/metrics.jsonl     one row per `log_every` steps: tokens, losses, speed
+<run>/held_out.jsonl    one row per split and measurement, if there are splits
+<run>/preempted.json    there if the run was stopped by a signal and waits to be continued
 <run>/checkpoints/      see `train.checkpoints`
 """
 
@@ -51,6 +53,14 @@ def claim(run_dir: Path, resolved: dict[str, Any]) -> None:
         write_json(str(path), resolved)
 
 
+def note_preemption(run_dir: Path, signal_number: int | None) -> None:
+    """Leave preempted.json behind, for job scripts; or, without a signal, take it away."""
+    if signal_number is None:
+        (run_dir / "preempted.json").unlink(missing_ok=True)
+    else:
+        write_json(f"{run_dir}/preempted.json", {"signal": signal_number})
+
+
 def versions() -> dict[str, str]:
     """Versions of what computes."""
     return {name: version(name) for name in ("accelerate", "numpy", "torch", "transformers")}
@@ -69,20 +79,22 @@ def write_environment(run_dir: Path, **facts: Any) -> None:
 
 
 class Metrics:
-    """metrics.jsonl, continued after a step: later rows are dropped, so that no step appears twice."""
+    """<run>/<name>.jsonl, continued after a step: later rows are dropped, so that no step appears twice."""
 
-    def __init__(self, run_dir: Path, after_step: int) -> None:
-        path = run_dir / "metrics.jsonl"
+    def __init__(self, run_dir: Path, name: str, after_step: int) -> None:
+        path = run_dir / f"{name}.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= after_step]
         write_atomically(str(path), "".join(kept).encode())
         self._file = path.open("a")
 
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def append(self, row: dict[str, Any]) -> None:
         """Write one row through to the file."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

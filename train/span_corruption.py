@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numba import njit
 
 from pipeline_steps.errors import InvalidCut
-from pipeline_steps.numerics.keys import mix, uniform
+from pipeline_steps.numerics.keys import mix
 from pipeline_steps.numerics.partition_masks import MEAN_SPAN_LENGTH, NOISE_DENSITY
+from train.counters import uniform
 
 
 _SAMPLES, _DRAWS = 0x5A, 0xD4  # any constants: masks must not follow other numbers drawn from the same seed
@@ -74,55 +76,71 @@ class SpanCorruption:
         """T: dropped tokens, their sentinels and EOS."""
         return self.noise_tokens + self.spans + 1
 
-    def corrupt(self, raw_BL: np.ndarray, sample_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs int32 [B, I] and targets int32 [B, T] of windows [B, L], masked for (seed, sample index)."""
+    def rows(self, raw_BL: np.ndarray, sample_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs int32 [B, I] and targets int32 [B, T] of windows int32 [B, L], masked for (seed, sample index)."""
         kept_BK, dropped_BK = self.span_lengths(sample_B, seed)
-        kept_end, dropped_end = np.cumsum(kept_BK, axis=1), np.cumsum(dropped_BK, axis=1)
-        span_K = np.arange(self.spans)
-        # A piece is a span with its sentinel; within one, raw tokens stand at a constant distance from their place.
-        inputs = self._pieces(raw_BL, kept_BK + 1, dropped_end - dropped_BK - span_K, self.input_length)
-        targets = self._pieces(raw_BL, dropped_BK + 1, kept_end - span_K - 1, self.target_length)
-        row_B = np.arange(len(raw_BL))[:, None]
-        inputs[row_B, kept_end + span_K] = self.first_sentinel - span_K
-        targets[row_B, dropped_end - dropped_BK + span_K] = self.first_sentinel - span_K
-        inputs[:, -1] = self.eos
-        targets[:, -1] = self.eos
+        inputs = np.empty((len(raw_BL), self.input_length), dtype=np.int32)
+        targets = np.empty((len(raw_BL), self.target_length), dtype=np.int32)
+        _fill(raw_BL, kept_BK, dropped_BK, self.first_sentinel, self.eos, inputs, targets)
         return inputs, targets
 
     def span_lengths(self, sample_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Lengths of the kept and of the dropped spans, int64 [B, K] each."""
-        cuts = self.spans - 1
         base_B = mix(mix(np.asarray(sample_B, dtype=np.uint64), seed), _SAMPLES)
-        with np.errstate(over="ignore"):
-            counter = base_B[:, None] + np.arange(2 * cuts, dtype=np.uint64)
-        draws = uniform(counter, _DRAWS)
-        kept = _composition(self.raw_length - self.noise_tokens, draws[:, :cuts])
-        return kept, _composition(self.noise_tokens, draws[:, cuts:])
-
-    def _pieces(self, raw_BL: np.ndarray, length_BK: np.ndarray, shift_BK: np.ndarray, width: int) -> np.ndarray:
-        """int32 [B, width]: raw tokens, shifted piece by piece; sentinel and EOS places hold any token."""
-        row_B = np.arange(len(raw_BL))[:, None]
-        length_BK[:, -1] += 1  # EOS
-        shift = np.repeat(shift_BK + row_B * (self.raw_length - width), length_BK.ravel())
-        shift += np.arange(shift.size)
-        return raw_BL.ravel().take(shift, mode="clip").astype(np.int32, copy=False).reshape(-1, width)
+        kept = _compositions(base_B, 0, self.raw_length - self.noise_tokens, self.spans)
+        return kept, _compositions(base_B, self.spans - 1, self.noise_tokens, self.spans)
 
 
-def _composition(total: int, draws_BC: np.ndarray) -> np.ndarray:
-    """Split `total` into C + 1 positive parts, uniformly over all ways: int64 [B, C + 1].
+@njit(nogil=True, cache=True)
+def _compositions(base_B: np.ndarray, first_draw: int, total: int, parts: int) -> np.ndarray:
+    """Split `total` into positive parts, uniformly over all ways: int64 [B, parts].
 
-    C distinct cuts among total - 1, by Floyd's sampling (Bentley & Floyd, CACM 1987): C draws, no rejection.
+    Distinct cuts among total - 1 by Floyd's sampling (Bentley & Floyd, CACM 1987): a draw a cut, no rejection.
     """
-    rows, cuts = draws_BC.shape
-    row_B = np.arange(rows)
-    cut = np.zeros((rows, total + 1), dtype=bool)  # cut[:, i]: a part ends after i tokens
-    cut[:, [0, total]] = True
-    for draw in range(cuts):
-        top = total - cuts + draw
-        pick = 1 + (draws_BC[:, draw] * top).astype(np.int64)  # 1 .. top
-        pick = np.where(cut[row_B, pick], top, pick)
-        cut[row_B, pick] = True
-    return np.diff(np.flatnonzero(cut).reshape(rows, cuts + 2), axis=1)
+    lengths = np.empty((len(base_B), parts), dtype=np.int64)
+    cuts = parts - 1
+    is_cut = np.empty(total + 1, dtype=np.bool_)  # a part ends after so many tokens
+    for row in range(len(base_B)):
+        is_cut[:] = False
+        is_cut[total] = True
+        for draw in range(cuts):
+            top = total - cuts + draw
+            counter = base_B[row] + np.uint64(first_draw + draw)
+            pick = 1 + np.int64(uniform(counter, np.uint64(_DRAWS)) * top)  # 1 .. top
+            is_cut[top if is_cut[pick] else pick] = True
+        part, begin = 0, 0
+        for end in range(1, total + 1):
+            if is_cut[end]:
+                lengths[row, part] = end - begin
+                part, begin = part + 1, end
+    return lengths
+
+
+@njit(nogil=True, cache=True)
+def _fill(
+    raw_BL: np.ndarray,
+    kept_BK: np.ndarray,
+    dropped_BK: np.ndarray,
+    first_sentinel: int,
+    eos: int,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+) -> None:
+    """Write rows: kept spans and sentinels into `inputs`, sentinels and dropped spans into `targets`."""
+    for row in range(len(raw_BL)):
+        place, at_input, at_target = 0, 0, 0
+        for span in range(kept_BK.shape[1]):
+            for _ in range(kept_BK[row, span]):
+                inputs[row, at_input] = raw_BL[row, place]
+                place, at_input = place + 1, at_input + 1
+            inputs[row, at_input] = first_sentinel - span
+            targets[row, at_target] = first_sentinel - span
+            at_input, at_target = at_input + 1, at_target + 1
+            for _ in range(dropped_BK[row, span]):
+                targets[row, at_target] = raw_BL[row, place]
+                place, at_target = place + 1, at_target + 1
+        inputs[row, at_input] = eos
+        targets[row, at_target] = eos
 
 
 def _noise_tokens(length: int) -> int:

@@ -1,4 +1,4 @@
-"""Token ids of plain text under a T5 tokenizer: no EOS, no special ids, whatever the text spells."""
+"""Token ids of plain text: no special ids, whatever the text spells."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ PAD, EOS, UNKNOWN = 0, 1, 2  # T5's conventions, Raffel et al. 2020, and the lay
 
 
 class TextEncoder:
-    """A T5 tokenizer that only ever sees text.
+    """A tokenizer that only ever sees text.
 
     Web text spells `</s>` or `<extra_id_7>`; a Hugging Face tokenizer would make control tokens of them. Here they
     are text; where the vocabulary itself holds them as pieces, they become `<unk>`.
 
     Args:
-        name: Hub id or local folder of a fast tokenizer with T5's conventions.
+        name: Hub id or local folder of a fast tokenizer: a T5's, or for causal models any other with an EOS.
 
     Attributes:
         vocab_size: number of ids, sentinels included.
-        first_sentinel: id of `<extra_id_0>`, the highest; the others follow downwards.
-        sentinels: how many there are.
+        sentinels: how many there are; `<extra_id_0>` has the highest id and the others follow downwards. 0 if the
+            tokenizer is not a T5's.
+        eos: id of the end of a text.
 
     Raises:
-        ModelError: the tokenizer has other conventions than T5's.
+        ModelError: a T5's tokenizer that does not follow T5's conventions, or one without EOS.
     """
 
     def __init__(self, name: str) -> None:
@@ -42,24 +43,36 @@ class TextEncoder:
         self.name = Path(name).name if Path(name).is_dir() else name
         self.vocab_size = max(vocabulary.values()) + 1
         self.sentinels = sum(token.startswith("<extra_id_") for token in vocabulary)
-        self.first_sentinel = self.vocab_size - 1
+        if self.sentinels:
+            self._check_conventions(vocabulary)
+        elif self._tokenizer.eos_token_id is None:
+            raise ModelError(f"the tokenizer {name} has no EOS token, with which every input begins: choose another")
+        self.eos = int(self._tokenizer.eos_token_id) if not self.sentinels else EOS
+        self._unknown = UNKNOWN if self.sentinels else self._tokenizer.unk_token_id
+        self._is_control = np.zeros(self.vocab_size, dtype=bool)
+        self._is_control[[id for id in self._tokenizer.all_special_ids if id != self._unknown]] = True
+        self._is_control[self.vocab_size - self.sentinels :] = True
+
+    def _check_conventions(self, vocabulary: dict[str, int]) -> None:
         wanted = {"<pad>": PAD, "</s>": EOS, "<unk>": UNKNOWN}
-        wanted |= {f"<extra_id_{i}>": self.first_sentinel - i for i in range(max(1, self.sentinels))}
+        wanted |= {f"<extra_id_{i}>": self.vocab_size - 1 - i for i in range(self.sentinels)}
         wrong = [
             f"{token} is {vocabulary.get(token)}, not {id}"
             for token, id in wanted.items()
             if vocabulary.get(token) != id
         ]
         if wrong:
-            raise ModelError(f"the tokenizer {name} does not follow T5's conventions ({wrong[0]}): use a T5 tokenizer")
+            raise ModelError(
+                f"the tokenizer {self.name} does not follow T5's conventions ({wrong[0]}): use a T5 tokenizer"
+            )
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int64 ids of each text, below the sentinels, without EOS."""
+        """int64 ids of each text, none of them a control token, without EOS."""
         return [self._as_text(np.array(ids, dtype=np.int64)) for ids in self._encoder.encode_batch(texts)]
 
     def _as_text(self, ids: np.ndarray) -> np.ndarray:
-        control = (ids == PAD) | (ids == EOS) | (ids > self.first_sentinel - self.sentinels)
-        ids[control] = UNKNOWN
+        if self._unknown is not None:
+            ids[self._is_control[ids]] = self._unknown
         return ids
 
     def save(self, folder: Path) -> None:

@@ -40,7 +40,7 @@ def split(corpus, count):
 
 def train(docs, folder, tokens):
     """Folder of the last checkpoint."""
-    from train.token_store import TokenStoreWriter
+    from train.token_store_writer import TokenStoreWriter
 
     for _ in TokenStoreWriter(f"{folder}/tokens", EMBEDDED_PROXY).run(iter(docs)):
         pass

@@ -186,7 +186,7 @@ def test_other_settings_in_a_used_folder_are_refused(corpus, undisturbed):
         (["--proxy", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
         (["--embedder", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
         (["--rate", "20"], "rate=20.0 is out of range: 0 to 1"),
-        (["--train-tokens", "40961"], "ask for 40960 or 43008"),
+        (["--train-tokens", "40961"], "ask for 40960 or 41088"),
         (["--workers", "0"], "at least one process"),
     ],
 )

@@ -26,7 +26,7 @@ from pipeline_steps.errors import ModelError, StoreMismatch
 from pipeline_steps.likelihoods import T5_WINDOW, load_likelihood
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.partition_masks import MASKS, mask_out, most_spans, partition_masks
-from train.checkpoints import save_checkpoint
+from train.checkpoints import save_checkpoint, whole_weights
 from train.model import PRESETS, build_model
 from train.span_corruption import SpanCorruption
 
@@ -145,7 +145,7 @@ def test_an_example_is_what_t5_is_trained_on():
 def test_an_example_is_what_our_training_makes_of_the_same_mask():
     corruption = SpanCorruption(128, FIRST_SENTINEL)
     raw = np.random.default_rng(0).integers(3, 8000, (5, corruption.raw_length))
-    trained_on = zip(*corruption.corrupt(raw, np.arange(5), seed=7), strict=True)
+    trained_on = zip(*corruption.rows(raw, np.arange(5), seed=7), strict=True)
     kept, dropped = corruption.span_lengths(np.arange(5), seed=7)
     for row, (inputs, targets) in enumerate(trained_on):
         lengths = np.stack([kept[row], dropped[row]], axis=1).ravel()
@@ -282,7 +282,7 @@ def test_our_own_checkpoints_load_as_they_lie(tmp_path, monkeypatch, family):
     monkeypatch.setitem(PRESETS, "small", small)
     AutoTokenizer.from_pretrained(EMBEDDED_PROXY).save_pretrained(tmp_path / "tokenizer")
     model = build_model("small", VOCABULARY, init_seed=0)
-    folder = str(save_checkpoint(tmp_path, model, {}, tmp_path / "tokenizer", {"step": 3}))
+    folder = str(save_checkpoint(tmp_path, model, (whole_weights(model), {}), tmp_path / "tokenizer", {"step": 3}))
     assert scores(folder, [words(512)])[0] == pytest.approx(t5_loss(folder, words(512), "span_corruption"), abs=1e-4)
 
 

@@ -7,7 +7,8 @@ from datatrove.data import Document
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from train.token_store import TokenStore, TokenStoreWriter
+from train.token_store import TokenStore
+from train.token_store_writer import TokenStoreWriter
 
 
 WORDS = [first + second + third for first in "bdfgklmnprst" for second in "aeiou" for third in ("n", "r", "st", "")]

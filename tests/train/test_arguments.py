@@ -15,6 +15,8 @@ class Example:
     total_tokens: int = field(default=5, metadata={"help": "how many"})
     rate: float = field(default=0.5, metadata={"help": "how fast"})
     selection: str | None = field(default=None, metadata={"help": "which"})
+    steps: list[int] = field(default_factory=list, metadata={"help": "when"})
+    fast: bool = field(default=False, metadata={"help": "whether"})
 
 
 def run(*argv):
@@ -23,19 +25,23 @@ def run(*argv):
 
 def test_flags_over_file_over_defaults(tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("tokens: there\ntotal-tokens: 7\nrate: 1e-3\nselection: null\n")
-    assert run("--config", str(config), "--total-tokens", "8") == Example("there", 8, 0.001, None)
+    config.write_text("tokens: there\ntotal-tokens: 7\nrate: 1e-3\nselection: null\nsteps: [1, 20]\nfast: true\n")
+    assert run("--config", str(config), "--total-tokens", "8") == Example("there", 8, 0.001, None, [1, 20], True)
+    assert run("--config", str(config), "--steps", "3", "--fast", "false").steps == [3]
     assert run("--tokens", "here") == Example("here")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tokens: x\ntotal_token: 1\n", "no argument 'total_token'; there are tokens, total_tokens, rate, selection"),
+        (
+            "tokens: x\ntotal_token: 1\n",
+            "no argument 'total_token'; there are tokens, total_tokens, rate, selection, steps, fast",
+        ),
         ("tokens: x\ntotal_tokens: 5e3\n", "invalid int value: '5e3'"),
-        ("tokens: [1, 2]\n", "tokens must be one value, not a list"),
+        ("tokens: {a: 2}\n", "tokens must be a value or a list, not a mapping"),
         ("- tokens\n", "must hold keys and values, not list"),
-        ("rate: 1\n", "missing --tokens"),
+        ("rate: 1\n", "the following arguments are required: --tokens"),
         ("tokens: 'x\n", "cannot be read as YAML"),
     ],
 )
@@ -53,7 +59,10 @@ def test_help_says_everything(capsys):
         run("--help")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("where", "how many (default 5)", "how fast (default 0.5)", "which"))
+    assert all(
+        word in shown
+        for word in ("where", "how many (default: 5)", "how fast (default: 0.5)", "tiny-cpu.yaml", "which")
+    )
 
 
 def test_the_papers_budget():
@@ -66,7 +75,13 @@ def test_grid_of_few_steps():
     assert TokenBudget(3 * 8, 2, 4).grid(5) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("total", "nearest"), [(12_345, "8192 or 16384"), (1, "8192"), (0, "8192"), (-5, "8192")])
+def test_the_last_batch_may_be_smaller():
+    budget = TokenBudget(7 * 4, 3, 4)
+    assert (budget.samples, budget.steps) == (7, 3)
+    assert [budget.samples_after(step) for step in range(4)] == [0, 3, 6, 7]
+
+
+@pytest.mark.parametrize(("total", "nearest"), [(12_345, "12288 or 12416"), (1, "128"), (0, "128"), (-5, "128")])
 def test_a_total_that_does_not_divide_names_its_neighbours(total, nearest):
     with pytest.raises(InvalidCut, match=f"ask for {nearest}$"):
         TokenBudget(total, 64, 128)

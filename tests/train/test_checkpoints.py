@@ -8,9 +8,18 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from train import folders
-from train.checkpoints import latest_checkpoint, load_checkpoint, load_optimizer, save_checkpoint, sweep
-from train.model import PRESETS, build_model, token_losses
-from train.optimizer import Adafactor
+from train.adafactor import Adafactor
+from train.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint,
+    load_optimizer,
+    prune,
+    save_checkpoint,
+    sweep,
+    whole_weights,
+)
+from train.losses import TokenLosses
+from train.model import PRESETS, build_model
 from train.run_directory import Metrics, list_checkpoints
 
 
@@ -18,8 +27,8 @@ from train.run_directory import Metrics, list_checkpoints
 def save(tmp_path, tokenizer_folder):
     """Save the same tiny model as the checkpoint of a step."""
     model = build_model("t5-tiny", 500, init_seed=0)
-    optimizer = Adafactor(model.named_parameters()).state_dict()
-    return lambda step: save_checkpoint(tmp_path, model, optimizer, tokenizer_folder, {"step": step})
+    tensors = whole_weights(model), Adafactor(model.named_parameters()).state_dict()
+    return lambda step: save_checkpoint(tmp_path, model, tensors, tokenizer_folder, {"step": step})
 
 
 @pytest.mark.parametrize("family", ["t5-small", "t5-v1_1-small"])
@@ -27,15 +36,15 @@ def test_loads_as_it_lies(tmp_path, tokenizer_folder, monkeypatch, family):
     small = PRESETS[family] | {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2}
     monkeypatch.setitem(PRESETS, "small", small)
     model = build_model("small", 500, init_seed=0).eval()
-    folder = save_checkpoint(tmp_path, model, {}, tokenizer_folder, {"step": 3})
+    folder = save_checkpoint(tmp_path, model, (whole_weights(model), {}), tokenizer_folder, {"step": 3})
     assert folder.name == "step-00000003"
     inputs, targets = torch.randint(3, 400, (2, 40)), torch.randint(3, 400, (2, 12))
-    expected = token_losses(model, inputs, targets)[0]
+    expected = TokenLosses(model).by_token(inputs, targets)
     ours, tokenizer, state = load_checkpoint(folder)
     theirs = T5ForConditionalGeneration.from_pretrained(folder)
     for loaded in (ours, theirs):
         assert not loaded.training
-        assert torch.equal(token_losses(loaded, inputs, targets)[0], expected)
+        assert torch.equal(TokenLosses(loaded).by_token(inputs, targets), expected)
         assert (loaded.lm_head.weight is loaded.shared.weight) == (family == "t5-small")
     assert state["step"] == 3
     assert tokenizer("ban gar").input_ids == AutoTokenizer.from_pretrained(tokenizer_folder)("ban gar").input_ids
@@ -53,6 +62,16 @@ def test_the_newest_valid_one_is_taken(tmp_path, save):
         load_checkpoint(saved[2])
     sweep(tmp_path, 5)
     assert list_checkpoints(tmp_path) == saved[:1]
+
+
+def test_the_grid_and_the_last_few_stay(tmp_path, save):
+    for step in (5, 10, 15, 20, 25):
+        save(step)
+        prune(tmp_path, grid={10, 25}, keep_last=2)
+    assert [folder.name[-2:] for folder in list_checkpoints(tmp_path)] == ["10", "20", "25"]
+    save(30)
+    prune(tmp_path, grid={10, 25}, keep_last=2)
+    assert [folder.name[-2:] for folder in list_checkpoints(tmp_path)] == ["10", "25", "30"]
 
 
 def test_not_a_checkpoint(tmp_path):
@@ -75,16 +94,17 @@ def test_disk_full_leaves_the_last_one(tmp_path, save, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         save(10)
     assert latest_checkpoint(tmp_path) == good
-    assert [path.name for path in good.parent.iterdir()] == [good.name]
+    assert sorted(path.name for path in good.parent.iterdir()) == ["LATEST", good.name]
+    assert (good.parent / "LATEST").read_text() == f"{good.name}\n"
 
 
 def test_metrics_are_cut_after_the_step(tmp_path):
     rows = [{"step": step, "nll": step / 3} for step in (10, 20, 30)]
-    metrics = Metrics(tmp_path, 0)
-    for row in rows:
-        metrics.append(row)
-    metrics.close()
+    with Metrics(tmp_path, "metrics", 0) as metrics:
+        for row in rows:
+            metrics.append(row)
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 4')  # killed while writing
-    Metrics(tmp_path, 20).close()
+    with Metrics(tmp_path, "metrics", 20):
+        pass
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]

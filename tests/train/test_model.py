@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from torch.nn import functional
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from pipeline_steps.errors import ModelError
-from train.model import PRESETS, build_model, token_losses
+from train import losses
+from train.losses import Z_LOSS, TokenLosses
+from train.model import PRESETS, build_model, model_config, prepare_for_full_rows
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,8 @@ from train.model import PRESETS, build_model, token_losses
         ("t5-small", 60.506624),
         ("t5-base", 222.903552),
         ("t5-large", 737.668096),
+        ("t5-xl", 2851.598336),
+        ("t5-v1_1-xl", 2849.757184),
         ("t5-v1_1-small", 76.961152),
         ("t5-v1_1-base", 247.577856),
         ("t5-v1_1-large", 783.150080),
@@ -31,28 +35,67 @@ def test_published_sizes(preset, millions):
     assert count == round(millions * 1e6)
 
 
-def batch(vocab_size, rows=4, seed=0):
+def batch(vocab_size, rows=4, seed=0, lengths=(64, 20)):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(3, vocab_size, (rows, length), generator=generator) for length in (64, 20)]
+    return [torch.randint(3, vocab_size, (rows, length), generator=generator) for length in lengths]
 
 
-@pytest.mark.parametrize("preset", ["t5-tiny", "t5-v1_1-small"])
+def test_llama_presets():
+    with torch.device("meta"):
+        counts = {
+            name: sum(w.numel() for w in LlamaForCausalLM(model_config(name, 32_000)).parameters())
+            for name in PRESETS
+            if "llama" in name
+        }
+    assert counts["llama-60m"] == pytest.approx(58e6, rel=0.01)
+    assert counts["llama-130m"] == pytest.approx(134e6, rel=0.01)
+    assert counts["llama-350m"] == pytest.approx(368e6, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", ["t5-tiny", "t5-v1_1-small", "llama-tiny"])
 def test_initial_loss_is_that_of_guessing(preset):
     model = build_model(preset, 1000, init_seed=0)
-    assert model.shared.weight.shape[0] == 1024
-    assert (model.lm_head.weight is model.shared.weight) == (preset == "t5-tiny")
-    nll, _ = token_losses(model, *batch(1000))
+    if preset.startswith("t5"):
+        assert model.shared.weight.shape[0] == 1024
+        assert (model.lm_head.weight is model.shared.weight) == (preset == "t5-tiny")
+    nll = TokenLosses(model).by_token(*batch(1000, lengths=(64, 64)))
     assert math.log(1024) - 0.1 < nll.mean().item() < math.log(1024) + 1.2  # logits have a variance of about 1
 
 
-def test_losses_equal_plain_cross_entropy():
-    model = build_model("t5-tiny", 1000, init_seed=0).eval()
-    inputs, targets = batch(1000)
-    nll, squares = token_losses(model, inputs, targets)
-    logits = model(input_ids=inputs, labels=targets).logits
+@pytest.mark.parametrize("preset", ["t5-tiny", "t5-v1_1-tiny", "llama-tiny"])
+@pytest.mark.parametrize("piece", [7, 1024])
+def test_losses_and_gradients_are_those_of_transformers(preset, piece, monkeypatch):
+    """transformers' own forward pass and plain cross-entropy, in the same weights."""
+    monkeypatch.setattr(losses, "_PIECE", piece)
+    ours, theirs = (build_model(preset, 1000, init_seed=0) for _ in range(2))
+    prepare_for_full_rows(ours)
+    inputs, targets = batch(1000, lengths=(64, 64) if preset == "llama-tiny" else (64, 20))
+    if preset == "llama-tiny":
+        logits = theirs(input_ids=inputs).logits
+    else:
+        logits = theirs(input_ids=inputs, labels=targets).logits
     expected = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    torch.testing.assert_close(nll.flatten(), expected)
-    torch.testing.assert_close(squares, logits.exp().sum(-1).log() ** 2)
+    squares = logits.exp().sum(-1).log().flatten() ** 2
+    (expected.sum() + Z_LOSS * squares.sum()).backward()
+    loss, sums = TokenLosses(ours)(inputs, targets)
+    loss.backward()
+    torch.testing.assert_close(sums, torch.stack([expected.sum(), squares.sum()]).double())
+    torch.testing.assert_close(TokenLosses(ours).by_token(inputs, targets).flatten(), expected)
+    for (name, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        difference = (mine.grad - reference.grad).norm() / reference.grad.norm()
+        assert difference < 1e-5, name
+
+
+def test_bfloat16_is_close():
+    model = build_model("t5-tiny", 1000, init_seed=0)
+    prepare_for_full_rows(model)
+    inputs, targets = batch(1000)
+    exact = TokenLosses(model)(inputs, targets)[1][0]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, sums = TokenLosses(model)(inputs, targets)
+    loss.backward()
+    assert sums[0].item() == pytest.approx(exact.item(), rel=5e-3)
+    assert model.shared.weight.grad.dtype == torch.float32
 
 
 def test_weights_depend_on_the_seed_only():

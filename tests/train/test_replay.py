@@ -22,8 +22,11 @@ class Ring:
         self.lengths = np.array(lengths, dtype=np.int64)
         self.documents = len(lengths)
 
-    def take(self, position):
-        return position
+    def lengths_by_source(self):
+        return np.array_split(self.lengths, 3)
+
+    def copy(self, position, ids):
+        ids[:] = np.arange(position, position + len(ids))
 
 
 def selection(mask):
@@ -68,9 +71,7 @@ def test_three_and_a_third_epochs_use_each_window_three_or_four_times():
     replay = Replay(Ring([30] * 400), selection(np.arange(400) % 3 == 0), 20, seed=1)
     samples = round(3.37 * replay.windows)
     assert replay.epoch(samples) == pytest.approx(3.37, abs=0.01)
-    epochs = np.arange(samples) // replay.windows
-    firsts = replay._permuted(np.arange(samples) % replay.windows, epochs)
-    assert set(Counter(firsts.tolist()).values()) == {3, 4}
+    assert set(Counter(replay.order(np.arange(samples)).tolist()).values()) == {3, 4}
 
 
 def test_epochs_differ_in_order_and_boundaries():
@@ -83,7 +84,7 @@ def test_epochs_differ_in_order_and_boundaries():
 def test_order_is_not_the_corpus_order():
     """Rank correlation of order and place: no more than chance allows, once in 100,000."""
     replay = Replay(Ring([23] * 5000), None, 23, seed=3)
-    window = replay._permuted(np.arange(5000), np.zeros(5000, dtype=np.int64))
+    window = replay.order(np.arange(5000))
     assert sorted(window.tolist()) == list(range(5000))
     assert abs(np.corrcoef(window, np.arange(5000))[0, 1]) < 4.5 / 5000**0.5
     assert abs(np.corrcoef(window[1:], window[:-1])[0, 1]) < 4.5 / 5000**0.5
@@ -102,16 +103,19 @@ def test_no_batch_and_no_rank_matters(store):
 def test_shows_the_selected_documents_of_a_store(store):
     mask = np.arange(store.documents) % 4 == 1
     replay = Replay(store, Selection(mask, store.corpus_digest, {}), 1, seed=0)
-    begin = np.cumsum(store.lengths) - store.lengths
-    spans = [np.arange(b, b + n) for b, n in zip(begin[mask], store.lengths[mask], strict=True)]
-    expected = np.sort(store.take(np.concatenate(spans)))
+    lengths = np.concatenate(list(store.lengths_by_source()))
+    ids = np.empty(store.tokens, dtype=np.int32)
+    store.copy(0, ids)
+    expected = np.sort(ids[np.repeat(mask, lengths)])
     np.testing.assert_array_equal(np.sort(replay.batch(np.arange(replay.windows)).ravel()), expected)
     assert replay.documents == mask.sum()
 
 
 def test_neighbours_are_one_run():
-    starts, _ = _runs(np.array([5, 0, 3, 4, 2]), np.array([True, False, True, False, True]))
-    assert starts.tolist() == [0, 8]
+    lengths, mask = np.array([5, 0, 3, 4, 2]), np.array([True, False, True, False, True])
+    for sources in ([lengths], [lengths[:2], lengths[2:]], [lengths[:4], lengths[4:]]):
+        starts, shifts, tokens = _runs(sources, mask)
+        assert (starts.tolist(), shifts.tolist(), tokens) == ([0, 8], [0, 4], 10)
 
 
 def test_a_selection_of_another_corpus_is_refused(store):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_steps.errors import InvalidCut
-from train.span_corruption import SpanCorruption, _composition
+from train.span_corruption import SpanCorruption, _compositions
 
 
 T5 = SpanCorruption(512, first_sentinel=32_099)
@@ -45,7 +45,7 @@ def test_t5_lengths():
 def test_inputs_are_always_filled(input_length):
     corruption = SpanCorruption(input_length, first_sentinel=32_099)
     raw = np.arange(2 * corruption.raw_length, dtype=np.int32).reshape(2, -1) + 2
-    inputs, targets = corruption.corrupt(raw, np.array([3, 9]), 0)
+    inputs, targets = corruption.rows(raw, np.array([3, 9]), 0)
     assert inputs.shape == (2, input_length)
     assert targets.shape == (2, corruption.target_length)
     for row in range(2):
@@ -63,7 +63,7 @@ def test_equals_the_spelled_out_row(seed, samples, input_length):
     assert (dropped > 0).all()
     assert (dropped.sum(axis=1) == corruption.noise_tokens).all()
     assert (kept.sum(axis=1) == corruption.raw_length - corruption.noise_tokens).all()
-    inputs, targets = corruption.corrupt(raw, sample, seed)
+    inputs, targets = corruption.rows(raw, sample, seed)
     assert inputs.dtype == targets.dtype == np.int32
     for row in range(len(samples)):
         expected = spelled_out(raw[row].tolist(), kept[row], dropped[row], 32_099)
@@ -72,7 +72,7 @@ def test_equals_the_spelled_out_row(seed, samples, input_length):
 
 def test_ten_thousand_windows_are_restored():
     raw = np.random.default_rng(1).integers(2, 32_000, (10_000, 568), dtype=np.int32)
-    inputs, targets = T5.corrupt(raw, np.arange(10_000), 5)
+    inputs, targets = T5.rows(raw, np.arange(10_000), 5)
     is_text = inputs < 32_000
     dropped = targets < 32_000
     is_text[:, -1] = dropped[:, -1] = False  # EOS
@@ -85,18 +85,18 @@ def test_ten_thousand_windows_are_restored():
 def test_depends_on_seed_and_index_only():
     raw = np.random.default_rng(2).integers(2, 32_000, (8, 568), dtype=np.int32)
     sample = np.arange(100, 108)
-    inputs, targets = T5.corrupt(raw, sample, 7)
+    inputs, targets = T5.rows(raw, sample, 7)
     for part in (slice(0, 3), slice(3, 8)):
-        np.testing.assert_array_equal(T5.corrupt(raw[part], sample[part], 7)[0], inputs[part])
-        np.testing.assert_array_equal(T5.corrupt(raw[part], sample[part], 7)[1], targets[part])
-    assert (T5.corrupt(raw, sample + 1, 7)[0] != inputs).any(axis=1).all()
-    assert (T5.corrupt(raw, sample, 8)[0] != inputs).any(axis=1).all()
+        np.testing.assert_array_equal(T5.rows(raw[part], sample[part], 7)[0], inputs[part])
+        np.testing.assert_array_equal(T5.rows(raw[part], sample[part], 7)[1], targets[part])
+    assert (T5.rows(raw, sample + 1, 7)[0] != inputs).any(axis=1).all()
+    assert (T5.rows(raw, sample, 8)[0] != inputs).any(axis=1).all()
 
 
 def test_compositions_are_uniform():
     """All 35 ways to write 8 as 4 positive parts, equally often: chi-squared, 34 degrees, fails once in 10,000."""
-    draws = np.random.default_rng(3).random((35_000, 3))
-    _, counts = np.unique(_composition(8, draws), axis=0, return_counts=True)
+    base = np.random.default_rng(3).integers(0, 2**64, 35_000, dtype=np.uint64)
+    _, counts = np.unique(_compositions(base, 0, 8, 4), axis=0, return_counts=True)
     assert len(counts) == 35
     assert ((counts - 1000) ** 2 / 1000).sum() < 73.5
 

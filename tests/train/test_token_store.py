@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
-from train.token_store import TokenStore, TokenStoreWriter
+from train.token_store import TokenStore
+from train.token_store_writer import TokenStoreWriter
 from train.tokenizers import TextEncoder
 
 
@@ -19,6 +20,12 @@ def tree(path):
     """Bytes of every file under a folder, hidden ones too, without what tasks leave."""
     files = (file for file in Path(path).rglob("*") if file.is_file())
     return {str(file.relative_to(path)): file.read_bytes() for file in files if "/tasks/" not in str(file)}
+
+
+def ids_of(store):
+    ids = np.empty(store.tokens, dtype=np.int32)
+    store.copy(0, ids)
+    return ids
 
 
 def write(path, tokenizer, docs, rank=0, world_size=1):
@@ -38,20 +45,21 @@ def test_holds_what_the_tokenizer_says(store, corpus_documents, tokenizer_folder
     expected = [tokenizer(doc.text, add_special_tokens=False)["input_ids"] for doc in ordered]
     assert store.sources == ("in/b.jsonl", "in/c.jsonl", "in/d.jsonl", "out/a.jsonl")
     assert store.documents == len(ordered)
-    assert store.lengths.tolist() == [len(ids) for ids in expected]
-    assert store.take(np.arange(store.tokens)).tolist() == [id for ids in expected for id in ids]
+    assert [n for lengths in store.lengths_by_source() for n in lengths] == [len(ids) for ids in expected]
+    assert ids_of(store).tolist() == [id for ids in expected for id in ids]
     keys = np.array([document_key(doc.id, doc.text) for doc in ordered], dtype=np.uint64)
     np.testing.assert_array_equal(store.keys(), keys)
     assert store.corpus_digest == keys_digest(keys)
     store.verify()
 
 
-def test_take_follows_any_shape_and_order(store):
-    everything = store.take(np.arange(store.tokens))
-    position = np.random.default_rng(0).integers(0, store.tokens, (7, 31))
-    taken = store.take(position)
-    assert taken.dtype == np.int32
-    np.testing.assert_array_equal(taken, everything[position])
+def test_copies_across_sources(store):
+    everything, rng = ids_of(store), np.random.default_rng(0)
+    for length in (1, 50, store.tokens // 2):
+        for position in rng.integers(0, store.tokens - length, 20).tolist():
+            part = np.empty(length, dtype=np.int32)
+            store.copy(position, part)
+            np.testing.assert_array_equal(part, everything[position : position + length])
 
 
 def test_ids_that_fit_are_two_bytes(store):
@@ -94,7 +102,7 @@ def test_control_tokens_in_text_stay_text(tokenizer_folder, literal):
     (ids,) = encoder.encode([f"ban {literal} gar"])
     assert ids.size > 2
     assert not np.isin(ids, [0, 1]).any()
-    assert ids.max() <= encoder.first_sentinel - encoder.sentinels
+    assert ids.max() <= encoder.vocab_size - 1 - encoder.sentinels
 
 
 def test_a_changed_document_is_refused(corpus_documents, tokenizer_folder, tmp_path):
@@ -150,7 +158,7 @@ def test_damage_is_found(corpus_documents, tokenizer_folder, tmp_path):
 def test_a_source_without_tokens(tokenizer_folder, tmp_path):
     write(tmp_path, tokenizer_folder, [Document(text="", id="x", metadata={"file_path": "empty"})])
     store = TokenStore.open(str(tmp_path))
-    assert (store.documents, store.tokens, store.lengths.tolist()) == (1, 0, [0])
+    assert (store.documents, store.tokens, next(store.lengths_by_source()).tolist()) == (1, 0, [0])
 
 
 def test_not_a_store(tmp_path):

@@ -6,7 +6,8 @@ from torch import nn
 from transformers.optimization import Adafactor as Reference
 
 from pipeline_steps.errors import StoreMismatch
-from train.optimizer import Adafactor, learning_rate
+from train.adafactor import Adafactor
+from train.optimizers import AdamW, learning_rate
 
 
 # transformers factors every matrix and T5 only those of 128 and more on both sides: these are treated alike
@@ -32,7 +33,7 @@ def test_equals_transformers():
         theirs.values(), lr=1.0, scale_parameter=True, relative_step=False, warmup_init=False, beta1=None
     )
     for step in range(1, 51):
-        rate = learning_rate(step, 10)
+        rate = learning_rate(step, "adafactor", 10)
         reference.param_groups[0]["lr"] = rate
         for weights in (ours, theirs):
             set_gradients(weights, step)
@@ -53,13 +54,14 @@ def test_small_matrices_keep_their_full_second_moment():
     }
 
 
-def test_a_restored_state_continues_bitwise():
+@pytest.mark.parametrize("make", [Adafactor, AdamW])
+def test_a_restored_state_continues_bitwise(make):
     whole, parts = parameters(), parameters()
-    optimizer = Adafactor(whole.items())
-    first = Adafactor(parts.items())
+    optimizer = make(whole.items())
+    first = make(parts.items())
     for step in range(1, 11):
         if step == 6:
-            second = Adafactor(parts.items())
+            second = make(parts.items())
             second.load_state_dict(first.state_dict())
             first = second
         for weights, one in ((whole, optimizer), (parts, first)):
@@ -68,19 +70,41 @@ def test_a_restored_state_continues_bitwise():
     assert all(torch.equal(whole[name], parts[name]) for name in SHAPES)
 
 
-def test_the_state_of_another_model_is_refused():
-    state = Adafactor(parameters().items()).state_dict()
+@pytest.mark.parametrize("make", [Adafactor, AdamW])
+def test_the_state_of_another_model_is_refused(make):
+    state = make(parameters().items()).state_dict()
     with pytest.raises(StoreMismatch, match=r"another model \(g.0\)"):
-        Adafactor((name, value) for name, value in parameters().items() if name != "g").load_state_dict(state)
+        make((name, value) for name, value in parameters().items() if name != "g").load_state_dict(state)
 
 
-def test_zero_grad_forgets():
+@pytest.mark.parametrize("make", [Adafactor, AdamW])
+def test_zero_grad_forgets(make):
     weights = parameters()
     set_gradients(weights, 1)
-    Adafactor(weights.items()).zero_grad()
+    make(weights.items()).zero_grad()
     assert all(weight.grad is None for weight in weights.values())
 
 
 def test_learning_rate():
-    assert [learning_rate(step) for step in (1, 10_000, 40_000)] == pytest.approx([0.01, 0.01, 0.005])
-    assert learning_rate(100, warmup_steps=25) == pytest.approx(0.1)
+    rates = [learning_rate(step, "adafactor") for step in (1, 10_000, 40_000)]
+    assert rates == pytest.approx([0.01, 0.01, 0.005])  # 1 / sqrt(max(step, 10,000))
+    assert learning_rate(100, "adafactor", warmup_steps=25) == pytest.approx(0.1)
+    rising = [learning_rate(step, "adamw", 100, 1e-3) for step in (1, 50, 100, 400)]
+    assert rising == pytest.approx([1e-5, 5e-4, 1e-3, 5e-4])
+
+
+def test_adamw_equals_torch():
+    ours, theirs = parameters(), parameters()
+    optimizer = AdamW(ours.items())
+    decaying = [weight for weight in theirs.values() if weight.ndim > 1]
+    groups = [{"params": decaying}, {"params": [w for w in theirs.values() if w.ndim == 1], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.1, foreach=False, fused=False)
+    for step in range(1, 21):
+        for group in reference.param_groups:
+            group["lr"] = learning_rate(step, "adamw", 5)
+        for weights in (ours, theirs):
+            set_gradients(weights, step)
+        optimizer.step(step, learning_rate(step, "adamw", 5))
+        reference.step()
+    for name in SHAPES:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-7)

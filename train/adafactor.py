@@ -1,0 +1,171 @@
+"""T5's Adafactor: factored second moments, no first moment, steps relative to the size of the weights.
+
+Shazeer & Stern 2018 (arXiv 1804.04235), Alg. 4 with T5's settings. Tensors of one shape are updated together, so
+that a step costs a few operations per *shape* instead of dozens per tensor, and no value is read back from the
+device. Shapes: G tensors of one shape [..., R, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+
+from pipeline_steps.errors import StoreMismatch
+from train.sharding import cut_like, joined_like, own_rows, sum_over_rows
+
+
+# T5 operative_config.gin and Shazeer & Stern 2018, Alg. 4 and Sec. 9
+_GRADIENT_FLOOR = 1e-30  # epsilon 1
+_WEIGHT_FLOOR = 1e-3  # epsilon 2: the scale of weights that are near zero
+_CLIP = 1.0  # largest root mean square of an update
+_DECAY = 0.8  # second moments decay with 1 - t^-0.8
+MIN_FACTORED = 128  # mesh optimize.py: a matrix with a smaller side keeps its full second moment
+# Most values updated together: a few MB stay in a CPU's cache (measured: 1.3x of none); on a GPU, what is stacked
+# must stay small beside the model
+_TOGETHER = {"cpu": 1 << 20}
+_TOGETHER_ELSEWHERE = 1 << 26
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Parameters of one shape, and their state; of sharded ones (FSDP2), this process's rows."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+    moments: tuple[Tensor, ...]
+
+    def take_gradients(self) -> Tensor:
+        """Float32 [G, ...]; a single gradient as it lies, and used up."""
+        gradients = [own_rows(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        return (gradients[0].unsqueeze(0) if len(gradients) == 1 else torch.stack(gradients)).float()
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """Over the processes that share the rows of these parameters."""
+        return sum_over_rows(partial, self.parameters[0])
+
+
+class Adafactor:
+    """Updates parameters in place from their gradients, which it uses up.
+
+    Its state is two float32 tensors (rows, columns) per factored matrix and one per other tensor.
+
+    Args:
+        parameters: names and parameters; the names are the state's. FSDP2's sharded parameters too.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        by_shape: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in parameters:
+            by_shape.setdefault(tuple(parameter.shape), []).append((name, parameter))
+        self._groups = [_make_group(chunk) for members in by_shape.values() for chunk in _chunks(members)]
+
+    @torch.no_grad()
+    def step(self, step: int, rate: float) -> None:
+        """Make step number `step` (the first is 1) at a relative learning rate."""
+        decay = 1.0 - step**-_DECAY
+        for group in self._groups:
+            weights, size = [own_rows(weight.detach()) for weight in group.parameters], group.parameters[0].numel()
+            update = _precondition(group, group.take_gradients(), decay)
+            clip = _CLIP / _rms(group, update, size).clamp_(min=_CLIP)
+            stacked = weights[0].unsqueeze(0) if len(weights) == 1 else torch.stack(weights)
+            scale = _rms(group, stacked, size).clamp_(min=_WEIGHT_FLOOR)
+            update *= clip * scale * rate
+            torch._foreach_sub_(weights, list(update.unbind()))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self._groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state by parameter name, whole, ready for safetensors; all processes of a sharded model must call it."""
+        return {
+            f"{name}.{part}": (
+                moment if part == 1 else joined_like(moment, _state_shapes(parameter.shape)[0], parameter)
+            ).clone()
+            for name, part, moment, parameter in self._entries()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a state written by `state_dict`. Raises StoreMismatch if it is of another model."""
+        shapes = {
+            f"{name}.{part}": _state_shapes(parameter.shape)[part] for name, part, _, parameter in self._entries()
+        }
+        if {name: tuple(value.shape) for name, value in state.items()} != shapes:
+            differing = sorted(state.keys() ^ shapes.keys()) or ["shapes"]
+            raise StoreMismatch(f"the optimizer state is of another model ({differing[0]}): use its own preset")
+        for name, part, moment, parameter in self._entries():
+            full = state[f"{name}.{part}"]
+            moment.copy_(full if part == 1 else cut_like(full, parameter))
+
+    def _entries(self) -> Iterator[tuple[str, int, Tensor, nn.Parameter]]:
+        """Name and parameter of every moment: number 0 is of rows or full, 1 of columns."""
+        for group in self._groups:
+            for part, moments in enumerate(group.moments):
+                yield from zip(group.names, repeat(part), moments, group.parameters)
+
+
+def _together(tensor: Tensor) -> int:
+    return _TOGETHER.get(tensor.device.type, _TOGETHER_ELSEWHERE)
+
+
+def _chunks(members: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    parameter = members[0][1]
+    count = max(1, _together(parameter) // max(1, parameter.numel()))
+    for start in range(0, len(members), count):
+        yield members[start : start + count]
+
+
+def _make_group(members: list[tuple[str, nn.Parameter]]) -> _Group:
+    names, parameters = [name for name, _ in members], [parameter for _, parameter in members]
+    local, full = own_rows(parameters[0]), parameters[0].shape
+    factored = len(_state_shapes(full)) == 2
+    shapes = [local.shape[:-1], (*local.shape[:-2], full[-1])] if factored else [local.shape]
+    moments = tuple(torch.zeros((len(members), *shape), device=local.device) for shape in shapes)
+    return _Group(names, parameters, moments)
+
+
+def _state_shapes(shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Of the second moment of a parameter: rows and columns, or all of it."""
+    if len(shape) >= 2 and min(shape[-2:]) >= MIN_FACTORED:
+        return [tuple(shape[:-1]), (*shape[:-2], shape[-1])]
+    return [tuple(shape)]
+
+
+def _precondition(group: _Group, gradient: Tensor, decay: float) -> Tensor:
+    """Gradients [G, ...], in place, over the root of their running second moment, which is updated."""
+    if len(group.moments) == 1:
+        (moment,) = group.moments
+        moment.lerp_(gradient.square().add_(_GRADIENT_FLOOR), 1.0 - decay)
+        return gradient.mul_(moment.rsqrt())
+    row, column = group.moments
+    rows, columns = group.parameters[0].shape[-2:]
+    row.lerp_(_square_sum(gradient, -1).div_(columns).add_(_GRADIENT_FLOOR), 1.0 - decay)
+    column.lerp_(group.sum(_column_square_sum(gradient)).div_(rows).add_(_GRADIENT_FLOOR), 1.0 - decay)
+    mean = group.sum(row.sum(dim=-1, keepdim=True)).div_(rows)
+    gradient *= (row / mean).rsqrt_().unsqueeze(-1)
+    gradient *= column.rsqrt().unsqueeze(-2)
+    return gradient
+
+
+def _square_sum(stacked: Tensor, dim: int) -> Tensor:
+    """Sums of squares, without an array of squares."""
+    return torch.linalg.vector_norm(stacked, dim=dim).square_()
+
+
+def _column_square_sum(stacked: Tensor) -> Tensor:
+    """Over dimension -2, some rows at a time: `vector_norm` is slow across rows on a CPU."""
+    rows = max(1, _together(stacked) * stacked.shape[-2] // stacked.numel())
+    pieces = [piece.square().sum(dim=-2) for piece in torch.split(stacked, rows, dim=-2)]
+    return pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(dim=0)
+
+
+def _rms(group: _Group, stacked: Tensor, size: int) -> Tensor:
+    """Root mean square of each of G tensors of `size` values, with dimensions that broadcast against them."""
+    squares = group.sum(_square_sum(stacked.float().flatten(1), 1))
+    return squares.div_(size).sqrt_().view(-1, *[1] * (stacked.ndim - 1))

@@ -1,0 +1,61 @@
+"""The training loss on held-out text, with the same masks for every model.
+
+A split is its documents one after the other, cut into windows as in training; what is left at the end is not used.
+The mask of a window is a function of (seed, window), so models are compared on the very same targets, sentinels and
+EOS included, as T5's own loss counts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline_steps.errors import InvalidCut, StoreMismatch
+from train.objectives import Objective, make_objective
+from train.token_store import TokenStore
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutRows:
+    """Windows of a split, and how they become rows.
+
+    Attributes:
+        store: the split's tokens.
+        objective: of the models that are measured.
+        window_N: int64 [N], evenly spaced.
+        seed: of the masks.
+    """
+
+    store: TokenStore
+    objective: Objective
+    window_N: np.ndarray
+    seed: int
+
+    @classmethod
+    def open(cls, tokens: str, preset: str, input_length: int, most: int, seed: int, tokenizer: str) -> HeldOutRows:
+        """At most `most` windows of a token store.
+
+        Raises:
+            StoreMismatch: it was tokenised with another tokenizer than the one of this sha256.
+            InvalidCut: it holds less than two windows.
+        """
+        store = TokenStore.open(tokens)
+        if store.tokenizer_sha256 != tokenizer:
+            raise StoreMismatch(f"{tokens} was tokenised with another tokenizer than the model's: tokenise it anew")
+        objective = make_objective(preset, input_length, store.vocab_size, store.sentinels, store.eos)
+        windows = store.tokens // objective.raw_length
+        if windows < 2:
+            raise InvalidCut(
+                f"{tokens} holds {store.tokens:,} tokens, less than two windows of {objective.raw_length}: hold out "
+                "more text"
+            )
+        count = min(windows, most)
+        return cls(store, objective, np.arange(count) * windows // count, seed)
+
+    def rows(self, window_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets int32 of some windows."""
+        raw = np.empty((len(window_B), self.objective.raw_length), dtype=np.int32)
+        for row, window in zip(raw, window_B.tolist(), strict=True):
+            self.store.copy(window * self.objective.raw_length, row)
+        return self.objective.rows(raw, window_B, self.seed)

@@ -1,0 +1,101 @@
+"""The loss of a batch, for which the logits of no more than a piece of it exist at any time.
+
+Shapes: N target tokens, D width of the model, V rows of the output layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.tokenizers import PAD
+
+
+Z_LOSS = 1e-4  # T5 operative_config.gin
+_PIECE = 1024  # rows of logits at a time: 131 MB in float32 at 32,128 words
+
+
+class TokenLosses(nn.Module):
+    """A language model that returns what it is trained on instead of logits.
+
+    Rows are full, so there is no padding to mask.
+
+    Args:
+        model: a T5, which sees inputs and predicts targets, or a causal model, for which they are alike.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_BI: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss to minimise, summed over tokens; float64 [2]: negative log-likelihood (nats), squared normalisers."""
+        hidden, weight = self._hidden(input_BI, target_BT)
+        loss, nll_N, square_N = _apply(hidden.flatten(0, 1), weight, target_BT.flatten())
+        return loss, torch.stack([nll_N.sum(dtype=torch.float64), square_N.sum(dtype=torch.float64)])
+
+    def by_token(self, input_BI: Tensor, target_BT: Tensor) -> Tensor:
+        """Float32 [B, T]: negative log-likelihood of every target (nats), without gradients."""
+        with torch.no_grad():
+            hidden, weight = self._hidden(input_BI, target_BT)
+            _, nll_N, _ = _apply(hidden.flatten(0, 1), weight, target_BT.flatten())
+        return nll_N.view(target_BT.shape)
+
+    def _hidden(self, input_BI: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
+        model = self.model
+        if not model.config.is_encoder_decoder:
+            return model.model(input_ids=input_BI, use_cache=False).last_hidden_state, model.lm_head.weight
+        encoded = model.encoder(input_ids=input_BI).last_hidden_state
+        shifted = torch.cat([torch.full_like(target_BT[:, :1], PAD), target_BT[:, :-1]], dim=1)
+        decoded = model.decoder(input_ids=shifted, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        if model.lm_head.weight is model.shared.weight:
+            decoded = decoded * model.config.d_model**-0.5  # Raffel et al. 2020: a tied output layer is scaled
+        return decoded, model.lm_head.weight
+
+
+def _apply(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss summed over tokens, which has gradients; negative log-likelihoods and squared normalisers, float32 [N]."""
+    result: tuple[Tensor, Tensor, Tensor] = _Loss.apply(hidden_ND, weight_VD, target_N)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Loss(torch.autograd.Function):
+    """Cross-entropy of a linear layer with z-loss, whose gradients are found on the way forward, piece by piece."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        device = hidden_ND.device.type
+        hidden, weight = hidden_ND.detach(), weight_VD.detach()
+        if torch.is_autocast_enabled(device):
+            hidden, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (hidden, weight))
+        log_normaliser_N = torch.empty(len(target_N), device=hidden.device)
+        nll_N = torch.empty_like(log_normaliser_N)
+        wanted = any(ctx.needs_input_grad)
+        gradients = (torch.empty_like(hidden), torch.zeros_like(weight_VD)) if wanted else None
+        for start in range(0, len(target_N), _PIECE):
+            piece = slice(start, start + _PIECE)
+            logits, target = (hidden[piece] @ weight.t()).float(), target_N[piece, None]
+            log_normaliser_N[piece] = logits.logsumexp(dim=-1)
+            nll_N[piece] = log_normaliser_N[piece] - logits.gather(-1, target).squeeze(-1)
+            if gradients is not None:
+                by_logit = _by_logit(logits, log_normaliser_N[piece, None], target).to(weight.dtype)
+                gradients[0][piece] = by_logit @ weight
+                gradients[1].add_(by_logit.t() @ hidden[piece])
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
+        square_N = log_normaliser_N.square()
+        ctx.mark_non_differentiable(nll_N, square_N)
+        return nll_N.sum() + Z_LOSS * square_N.sum(), nll_N, square_N
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * gradient, weight_gradient * gradient, None
+
+
+def _by_logit(logits: Tensor, log_normaliser: Tensor, target: Tensor) -> Tensor:
+    """Derivative of the loss of each row by its logits, in their place."""
+    logits.sub_(log_normaliser).exp_().mul_(1 + 2 * Z_LOSS * log_normaliser)
+    return logits.scatter_add_(-1, target, torch.full_like(target, -1, dtype=logits.dtype))

@@ -1,0 +1,42 @@
+"""Parameters that FSDP2 has cut by rows among processes, and whole tensors; nothing happens to any other tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+
+def own_rows(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of all rows; every process must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def cut_like(full: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor, or this process's rows of it where those of `parameter` are cut; on its device."""
+    if not isinstance(parameter, DTensor):
+        return full.to(parameter.device)
+    return distribute_tensor(
+        full.to(parameter.device), parameter.device_mesh, [Shard(0)], src_data_rank=None
+    ).to_local()
+
+
+def joined_like(rows: Tensor, shape: tuple[int, ...], parameter: Tensor) -> Tensor:
+    """The inverse of `cut_like`: a tensor of `shape` from every process's rows."""
+    if not isinstance(parameter, DTensor):
+        return rows
+    stride = torch.empty(shape, device="meta").stride()
+    cut = DTensor.from_local(rows, parameter.device_mesh, [Shard(0)], shape=torch.Size(shape), stride=stride)
+    return cut.full_tensor()
+
+
+def sum_over_rows(partial: Tensor, parameter: Tensor) -> Tensor:
+    """Add up, in place, what the processes that share the rows of `parameter` have summed over their own."""
+    if isinstance(parameter, DTensor):
+        torch.distributed.all_reduce(partial, group=parameter.device_mesh.get_group())
+    return partial
