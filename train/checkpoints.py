@@ -14,11 +14,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import read_json, write_atomically, write_json
 from train.folders import checksum, whole_folder
 from train.model import empty_model
@@ -44,7 +45,26 @@ def save_checkpoint(
         tensors: weights and optimizer state by name, whole.
         tokenizer: folder that is copied into it.
         state: must hold `step`.
+
+    Raises:
+        ModelError: it cannot be written; those before it are intact.
     """
+    try:
+        return _save(run_dir, model, tensors, tokenizer, state)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the checkpoint of step {state['step']} cannot be written to {run_dir} ({error}): make room and give the "
+            "same command again; the last checkpoint is intact"
+        ) from error
+
+
+def _save(
+    run_dir: Path,
+    model: PreTrainedModel,
+    tensors: tuple[dict[str, Tensor], dict[str, Tensor]],
+    tokenizer: Path,
+    state: dict[str, Any],
+) -> Path:
     target = checkpoint_folder(run_dir, state["step"])
     with whole_folder(target) as folder:
         _save_config(model, folder)

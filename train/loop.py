@@ -38,7 +38,7 @@ from train.model import build_model, prepare_for_full_rows
 from train.optimizers import OPTIMIZERS, learning_rate
 from train.plan import Plan
 from train.run_directory import Metrics, refuse_differences, versions, write_environment
-from train.sharding import whole
+from train.sharding import shard, whole
 from train.trackers import start_trackers
 
 
@@ -73,7 +73,8 @@ class Trainer:
         prepare_for_full_rows(self.raw_model)
         if arguments.compile:
             _compile_layers(self.raw_model)
-        self.model = self.accelerator.prepare(TokenLosses(self.raw_model)).train()
+        self.sharded = self.world > 1 and (arguments.shard or self.accelerator.distributed_type == "FSDP")
+        self.model: Any = self._distributed(TokenLosses(self.raw_model)).train()
         self.optimizer = OPTIMIZERS[arguments.optimizer](self.raw_model.named_parameters())
         if newest:
             self.optimizer.load_state_dict(load_optimizer(newest))
@@ -108,7 +109,9 @@ class Trainer:
                 bar.update()
                 if logged:
                     row = self._close_interval(step, norm)
-                    bar.set_postfix(loss=f"{row['nll']:.3f}", tokens_s=f"{row['tokens_per_second']:,.0f}", refresh=False)
+                    bar.set_postfix(
+                        loss=f"{row['nll']:.3f}", tokens_s=f"{row['tokens_per_second']:,.0f}", refresh=False
+                    )
                     self._log(files, trackers, "metrics", row)
                 if step in grid or (arguments.eval_every and step % arguments.eval_every == 0):
                     for row in self._measure_held_out(step):
@@ -133,8 +136,8 @@ class Trainer:
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, rows in enumerate(passes):
             last = number == len(passes) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with dropout_of(rows.samples, arguments.seed):
+            with self._synchronised(last):
+                with dropout_of(rows.samples, arguments.seed), self.accelerator.autocast():
                     loss, parts = self.model(self._to_device(rows.inputs), self._to_device(rows.targets))
                 sums += parts.detach() * rows.counts
                 self.accelerator.backward(loss * (scale * rows.counts))
@@ -162,11 +165,7 @@ class Trainer:
         speed = self.interval.speed(self.batches.waited, objective.input_length, flops, self.peak)
         tokens = self.interval.samples * objective.target_length
         self.interval, self.batches.waited = Interval(self.device, {}), 0.0
-        if not math.isfinite(sums[0]):
-            raise ModelError(
-                f"the loss is {sums[0]} at step {step} of {self.plan.run_dir}: start a new run with more "
-                "--warmup_steps, or in float32; the last checkpoint is intact"
-            )
+        self._refuse_infinite(sums[0], step)
         losses = {"nll": sums[0] / tokens, "z_loss": Z_LOSS * sums[1] / tokens}
         return self.plan.counts(step) | losses | {"lr": self._learning_rate(step), "grad_norm": norm} | speed
 
@@ -180,7 +179,7 @@ class Trainer:
             for windows in shares(split.window_N, self.world, self.accelerator.process_index, most):
                 shown = windows if len(windows) else split.window_N[:1]
                 inputs, targets = (self._to_device(torch.from_numpy(a).long()) for a in split.rows(shown))
-                with torch.no_grad():
+                with torch.no_grad(), self.accelerator.autocast():
                     sums += self.model(inputs, targets)[1] * (len(windows) > 0)
             nll = self.accelerator.reduce(sums, "sum")[0].item() / (
                 len(split.window_N) * split.objective.target_length
@@ -195,21 +194,34 @@ class Trainer:
         """Write a checkpoint, then drop those before it that are not to be kept."""
         start, arguments = time.perf_counter(), self.plan.arguments
         sums = self.accelerator.reduce(self.interval.sums, "sum").tolist()
+        self._refuse_infinite(sums[0], step)
         tensors = whole_weights(self.raw_model), self.optimizer.state_dict()
         if self.main:
             state = self.plan.state(step) | {"versions": versions()}
             if self.interval.samples:
                 state["interval"] = self.interval.carry(sums, self.batches.waited)
-            try:
-                save_checkpoint(self.plan.run_dir, self.raw_model, tensors, self.plan.store.tokenizer, state)
-            except OSError as error:
-                raise ModelError(
-                    f"the checkpoint of step {step} cannot be written to {self.plan.run_dir} ({error.strerror}): make "
-                    "room and give the same command again; the last checkpoint is intact"
-                ) from error
+            save_checkpoint(self.plan.run_dir, self.raw_model, tensors, self.plan.store.tokenizer, state)
             prune(self.plan.run_dir, set(self.plan.grid), arguments.keep_last)
         self.accelerator.wait_for_everyone()
         self.interval.pause(time.perf_counter() - start)
+
+    def _distributed(self, model: TokenLosses) -> Any:
+        if not self.sharded:
+            return self.accelerator.prepare(model)
+        return shard(model.to(self.device), self.raw_model)
+
+    def _synchronised(self, last: bool) -> Any:
+        """A context for a pass whose gradients are exchanged if it is the last of its step."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)
+        return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model)
+
+    def _refuse_infinite(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"the loss is {loss} at step {step} of {self.plan.run_dir}: start a new run with more "
+                "--warmup_steps, or in float32; the last checkpoint is intact"
+            )
 
     def _initial_model(self) -> Any:
         store, arguments = self.plan.store, self.plan.arguments

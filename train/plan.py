@@ -22,7 +22,7 @@ from train.token_store import TokenStore
 
 # What may differ between two starts of a run: where things are, and how fast or how often they are done.
 _FREE = {"tokens", "selection", "run_dir", "stage_to", "verify_tokens", "micro_batch_size", "report_to", "save_every"}
-_FREE |= {"keep_last", "held_out", "eval_every", "eval_windows"}
+_FREE |= {"keep_last", "shard", "held_out", "eval_every", "eval_windows"}
 
 
 def _option(default: Any, help: str) -> Any:
@@ -59,6 +59,7 @@ class PretrainArguments:
     max_grad_norm: float = _option(0.0, "gradients are scaled down to this norm; 0: never, as T5")
     mixed_precision: Literal["no", "bf16"] | None = _option(None, "if not given, what accelerate was launched with")
     compile: bool = _option(False, "torch.compile the layers")
+    shard: bool = _option(False, "FSDP2: cut weights, gradients and optimizer state among processes")
     checkpoints: int = _option(5, "checkpoints to keep, evenly spaced, the last step included")
     milestones: list[int] = _option(
         [], "steps whose checkpoints are kept too; the paper: 20000 100000 300000 500000 700000"

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
         note_preemption(plan.run_dir, None)
         stopped = Trainer(plan).train()
-    except WinnowError as error:
+    except (WinnowError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     if stopped:

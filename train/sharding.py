@@ -1,10 +1,24 @@
-"""Parameters that FSDP2 has cut by rows among processes, and whole tensors; nothing happens to any other tensor."""
+"""FSDP2: parameters cut by rows among processes, and whole tensors; nothing happens to any other tensor."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+
+def shard(module: nn.Module, model: Any) -> nn.Module:
+    """Cut the parameters of a module among all processes: each layer of its language model, then the rest."""
+    stacks = (model.encoder.block, model.decoder.block) if model.config.is_encoder_decoder else (model.model.layers,)
+    # A T5 block returns its position bias, a view, on which nobody works in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    for layer in [layer for stack in stacks for layer in stack]:
+        fully_shard(layer)
+    return fully_shard(module)
 
 
 def own_rows(tensor: Tensor) -> Tensor:

@@ -124,7 +124,10 @@ class TokenStore:
 
 
 def _map(path: Path, tokens: int) -> np.ndarray:
-    mapped = np.load(path, mmap_mode="r" if tokens else None, allow_pickle=False)  # an empty file cannot be mapped
+    try:
+        mapped = np.load(path, mmap_mode="r" if tokens else None, allow_pickle=False)  # an empty file cannot be mapped
+    except (OSError, ValueError) as error:
+        raise StoreMismatch(f"{path} is damaged ({error}): delete its folder and tokenize again") from error
     if len(mapped) != tokens:
         raise StoreMismatch(
             f"{path} holds {len(mapped):,} tokens, its meta.json says {tokens:,}: delete its folder, tokenize again"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import ModelError, StoreIncomplete, StoreMismatch
 from train import folders
 from train.adafactor import Adafactor
 from train.checkpoints import (
@@ -91,7 +91,7 @@ def test_disk_full_leaves_the_last_one(tmp_path, save, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folders, "_sync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ModelError, match="step 10 cannot be written .*No space left"):
         save(10)
     assert latest_checkpoint(tmp_path) == good
     assert sorted(path.name for path in good.parent.iterdir()) == ["LATEST", good.name]

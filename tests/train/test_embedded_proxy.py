@@ -56,7 +56,7 @@ def test_it_separates_texts_a_reader_would_separate():
 
 def test_its_tokenizer_follows_t5():
     encoder = TextEncoder(EMBEDDED_PROXY)
-    assert (encoder.vocab_size, encoder.sentinels, encoder.first_sentinel) == (8192, 100, 8191)
+    assert (encoder.vocab_size, encoder.sentinels, encoder.eos) == (8192, 100, 1)
     proxy = load_proxy(EMBEDDED_PROXY)
     assert proxy._tokenizer.convert_ids_to_tokens(proxy._ids("yes") + proxy._ids("no")) == ["▁yes", "▁no"]
     text = "The  river, in 1492, ran\nnorth."

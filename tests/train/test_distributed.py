@@ -1,0 +1,90 @@
+"""Several processes: the same samples, the same losses, and nothing lost when one of them is killed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from training_runs import BATCH, LENGTH, flags, launch, launch_to_die, outcome, rows, untimed
+
+from train.arguments import parse
+from train.batches import Batches, shares
+from train.plan import Plan, PretrainArguments
+
+
+@pytest.fixture(scope="module")
+def two(store, tmp_path_factory):
+    """A run on two processes that nobody disturbs."""
+    run_dir = tmp_path_factory.mktemp("two")
+    finished = launch(2, flags(store, run_dir))
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((run_dir / "environment.json").read_text())["processes"] == 2
+    return run_dir
+
+
+def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path):
+    argv = flags(store, tmp_path / "run")
+    inside_a_save = (
+        "import train.folders\nrename = train.folders._rename\n"
+        "train.folders._rename = lambda a, b: die() if b.name == 'step-00000016' else rename(a, b)"
+    )
+    another_process_between_saves = (
+        "from train.loop import Trainer\nupdate = Trainer._update\n"
+        "Trainer._update = lambda self, step, *a, **k: "
+        "die() if step == 23 and os.environ['RANK'] == '1' else update(self, step, *a, **k)"
+    )
+    launch_to_die(2, argv, inside_a_save, tmp_path)
+    assert any(path.name.startswith(".step-00000016.tmp") for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert rows(tmp_path / "run")[-1]["step"] == 16
+    launch_to_die(2, argv, another_process_between_saves, tmp_path)
+    assert 20 <= rows(tmp_path / "run")[-1]["step"] <= 23
+    finished = launch(2, argv)
+    assert finished.returncode == 0, finished.stderr
+    assert [row["nll"].hex() for row in rows(tmp_path / "run")] == [row["nll"].hex() for row in rows(two)]
+    assert untimed(tmp_path / "run") == untimed(two)
+    assert outcome(tmp_path / "run") == outcome(two)
+
+
+@pytest.mark.parametrize(("processes", "more"), [(1, {}), (4, {}), (2, {"shard": "true", "micro_batch_size": 2})])
+def test_losses_do_not_depend_on_the_processes(two, store, tmp_path, processes, more):
+    finished = launch(processes, flags(store, tmp_path, total_tokens=12 * BATCH * LENGTH, save_every=0, **more))
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((tmp_path / "environment.json").read_text())["processes"] == processes
+    for one, other in zip(rows(two), rows(tmp_path), strict=False):
+        assert (one["samples"], one["epoch"]) == (other["samples"], other["epoch"])
+        assert one["nll"] == pytest.approx(other["nll"], abs=1e-5)
+        # Adafactor forgives a wrong scale of the gradient; its norm tells
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+@pytest.mark.parametrize("total", [30 * BATCH, 30 * BATCH - 4, 29 * BATCH + 1])
+def test_every_sample_is_shown_by_one_process(store, tmp_path, most, total):
+    """Whatever the number of processes and passes; the last step may have fewer samples than there are processes."""
+    changes = {"total_tokens": total * LENGTH, "micro_batch_size": most}
+    plan = Plan.make(parse(PretrainArguments, flags(store, tmp_path, **changes), "", ""))
+    expected = plan.objective.rows(plan.replay.batch(np.arange(total)), np.arange(total), plan.arguments.seed)[0]
+    for world in (1, 2, 4):
+        ranks = [Batches(plan, rank, world, pin=False) for rank in range(world)]
+        shown = []
+        for step in range(1, plan.budget.steps + 1):
+            passes = [rank.rows(step) for rank in ranks]
+            assert len({len(one) for one in passes}) == 1  # all meet for every pass
+            shown += [rows for one in passes for rows in one if rows.counts]
+            assert all(len(rows.samples) <= (most or BATCH) for one in passes for rows in one)
+        assert np.concatenate([rows.samples for rows in shown]).tolist() == list(range(total))
+        np.testing.assert_array_equal(torch.cat([rows.inputs for rows in shown]).numpy(), expected)
+
+
+def test_the_thread_gives_what_is_made_at_once(store, tmp_path):
+    plan = Plan.make(parse(PretrainArguments, flags(store, tmp_path), "", ""))
+    batches = Batches(plan, 1, 2, pin=False)
+    for step, passes in batches.steps(7, 30):
+        assert torch.equal(passes[0].inputs, batches.rows(step)[0].inputs)
+    assert step == 30
+    assert batches.waited > 0
+
+
+def test_shares():
+    pieces = [shares(np.arange(10), 3, rank, 2) for rank in range(3)]
+    assert [[piece.tolist() for piece in own] for own in pieces] == [[[0, 1], [2, 3]], [[4, 5], [6]], [[7, 8], [9]]]
