@@ -18,6 +18,7 @@ from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
 from launch.report import write_report
 from launch.stages import Settings
+from launch.training import add_training_commands
 from pipeline_steps import __version__
 from pipeline_steps.errors import WinnowError
 
@@ -36,7 +37,11 @@ Kill it at any time; the same command goes on where it was, with the same result
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command: 0 done, 1 a stage died, 2 the input is at fault, 130 interrupted."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, further = parser.parse_known_args(argv)
+    if further and not getattr(args, "further", False):  # arguments of train.pretrain, for commands that take them
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    args.further = further
     errors = Console(stderr=True)
     try:
         return args.run(args)
@@ -108,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     look.set_defaults(run=_inspect)
     _add_coverage(commands)
+    add_training_commands(commands)
     return parser
 
 

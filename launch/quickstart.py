@@ -6,12 +6,10 @@ anything at any time and give the same command again: it goes on, and the result
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from pipeline_steps.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import CorpusError, InvalidCut, StoreMismatch
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.models import model_identity, require
+from train.folders import locked
 from train.token_budget import TokenBudget
 
 
@@ -71,7 +70,7 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
     _check(settings, workers)
     run = Run(Path(folder), settings)
     run.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(run.folder), StageProgress(Console()) as progress:
+    with locked(run.folder, "quickstart"), StageProgress(Console()) as progress:
         _claim(run)
         for make_stage in (
             _corpus,
@@ -274,16 +273,3 @@ def _claim(run: Run) -> None:
     if differing := [name for name in asked if found.get(name) != asked[name]]:
         said = "; ".join(f"{name}: {found.get(name)!r} there, {asked[name]!r} now" for name in differing)
         raise StoreMismatch(f"{run.folder} was started with other settings ({said}): give another --output")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Only one quickstart at a time in a folder; the lock goes with the process, however it ends."""
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreMismatch(
-                f"another quickstart is running in {folder}: wait for it, or give another --output"
-            ) from None
-        yield

@@ -11,3 +11,6 @@ TRAIN_STEPS = 1_000_000  # Sec. 4.1
 TRAIN_BATCH = 1_024  # Sec. 4.1, sequences per step
 TRAIN_INPUT_LENGTH = 512  # Sec. 4.1, encoder tokens per sequence
 TRAIN_TOKENS = 524_288_000_000  # Sec. 4.2: "exactly 524B tokens"
+C4_TOKENS = 184_000_000_000  # Sec. 4.1, tokens of C4 under T5's vocabulary
+RATES = (0.1, 0.2, 0.4, 0.6, 0.8)  # Sec. 4.2, fractions of C4 that samplers keep
+MILESTONES = (20_000, 100_000, 300_000, 500_000, 700_000)  # App. B.5, steps whose T5-Large scores perplexity

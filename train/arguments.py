@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +15,11 @@ import yaml
 T = TypeVar("T")
 
 
-def parse(kind: type[T], argv: list[str] | None, prog: str, description: str) -> T:
+def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, unless: Sequence[str] = ()) -> T:
     """An instance of a dataclass whose fields have `help` in their metadata; exits with code 2 on a mistake.
 
     A YAML value goes through the same conversion as a flag: YAML 1.1 reads `1e-3` as a string. A file that is not
-    there may be one of those that come with this package.
+    there may be one of those that come with this package. `unless` are flags that all others overrule.
     """
     from transformers import HfArgumentParser  # half a second
 
@@ -36,7 +37,7 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str) ->
     parser.add_argument("--config", metavar="FILE", help="YAML file with these names as keys; flags overrule it")
     if config.config is not None:
         flags = _as_flags(parser, config.config, [field.name for field in dataclasses.fields(kind)]) + flags  # type: ignore[arg-type]
-    return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)[0]
+    return parser.parse_args_into_dataclasses([*unless, *flags], look_for_args_file=False)[0]
 
 
 def shipped() -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import xxhash
 
+from pipeline_steps.errors import StoreMismatch
+
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
@@ -40,6 +42,24 @@ def whole_folder(target: Path) -> Iterator[Path]:
         os.close(lock)
     for leftover in sorted(target.parent.glob(f".{target.name}.tmp-*")):
         _remove_if_dead(leftover)
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Only one process at a time in a folder; the lock goes with its process, however it ends.
+
+    Raises:
+        StoreMismatch: another one is there; calls it `what`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreMismatch(
+                f"another {what} is running in {folder}: wait for it or end it, or give another folder"
+            ) from None
+        yield
 
 
 def checksum(path: Path) -> str:

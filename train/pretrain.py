@@ -13,9 +13,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import nullcontext
 
 from pipeline_steps.errors import WinnowError
 from train.arguments import parse
+from train.folders import locked
 from train.plan import Plan, PretrainArguments
 from train.run_directory import claim, is_finished, note_preemption
 
@@ -27,21 +29,29 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line; exits."""
     try:
         arguments = parse(PretrainArguments, argv, "train.pretrain", str(__doc__))
-        plan = Plan.make(arguments)
+        sys.exit(_pretrain(Plan.make(arguments)))
+    except (WinnowError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def _pretrain(plan: Plan) -> int:
+    """Run a plan; the exit code."""
+    first = (
+        int(os.environ.get("RANK", 0)) == 0
+    )  # workers outlive a launcher that is killed: one holds the lock for all
+    with locked(plan.run_dir, "training run") if first else nullcontext():
         claim(plan.run_dir, plan.resolved)
         if is_finished(plan.run_dir, plan.budget.steps):
-            sys.exit(0)
+            return 0
         from train.loop import Trainer  # seconds to import; mistakes above are told before
 
         note_preemption(plan.run_dir, None)
         stopped = Trainer(plan).train()
-    except (WinnowError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    if stopped:
+        if stopped is None:
+            return 0
         note_preemption(plan.run_dir, stopped)
-        sys.exit(128 + stopped if stopped == signal.SIGINT else REQUEUE)
-    sys.exit(0)
+        return 128 + stopped if stopped == signal.SIGINT else REQUEUE
 
 
 if __name__ == "__main__":

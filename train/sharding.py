@@ -18,7 +18,8 @@ def shard(module: nn.Module, model: Any) -> nn.Module:
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for layer in [layer for stack in stacks for layer in stack]:
         fully_shard(layer)
-    return fully_shard(module)
+    fully_shard(module)
+    return module
 
 
 def own_rows(tensor: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class TokenStore:
         eos: id of the end of a text.
         append_eos: whether every document ends in it.
         tokenizer: folder of the tokenizer, loadable by `AutoTokenizer.from_pretrained`.
+        tokenizer_name: what it was called when the corpus was tokenised.
         tokenizer_sha256: of its tokenizer.json.
     """
 
@@ -52,6 +53,7 @@ class TokenStore:
         self.path = path
         self.sources = tuple(sorted(sources))
         self.tokenizer = path / "tokenizer"
+        self.tokenizer_name: str = config["tokenizer"]
         self.tokenizer_sha256: str = config["tokenizer_sha256"]
         self.vocab_size: int = config["vocab_size"]
         self.sentinels: int = config["sentinels"]
@@ -96,10 +98,15 @@ class TokenStore:
             digest.update(np.load(folder / "keys.npy", allow_pickle=False).astype("<u8", copy=False).tobytes())
         return digest.hexdigest()
 
+    def by_source(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Of each source: the name of its folder, its tokens, and int64 [n + 1], where each document begins."""
+        for folder, tokens in zip(self._folders, self._maps, strict=True):
+            yield folder.name, tokens, np.load(folder / "offsets.npy", allow_pickle=False)
+
     def lengths_by_source(self) -> Iterator[np.ndarray]:
         """int64 [n] for each source: tokens of each of its documents."""
-        for folder in self._folders:
-            yield np.diff(np.load(folder / "offsets.npy", allow_pickle=False))
+        for _, _, offsets in self.by_source():
+            yield np.diff(offsets)
 
     def copy(self, position: int, ids: np.ndarray) -> None:
         """Fill `ids` (int32) with the tokens from `position` on in the concatenation of all documents."""

@@ -86,5 +86,5 @@ def outcome(run_dir):
     """Bytes of everything but the environment and timings."""
     files = [path for path in sorted(Path(run_dir).rglob("*")) if path.is_file()]
     kept = {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
-    del kept["environment.json"], kept["metrics.jsonl"]
+    del kept["environment.json"], kept["metrics.jsonl"], kept[".lock"]
     return kept

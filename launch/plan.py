@@ -1,0 +1,106 @@
+"""`winnow plan`: what a training run takes, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline_steps.errors import InvalidCut
+from pipeline_steps.paper import C4_TOKENS
+
+
+USUAL_MFU = 0.3  # nanoT5's README: 31 % of an A100's peak for T5-Base; NeMo's performance page: 27 %
+
+
+def plan(
+    config: str, flags: list[str], corpus_tokens: int | None, accelerator: str, count: int, mfu: float
+) -> dict[str, Any]:
+    """Tokens, repetitions, operations, hours and memory of a run, as JSON types.
+
+    Raises:
+        InvalidCut: no such accelerator, or nonsense numbers; what `train.costs.run_cost` raises.
+    """
+    from train.arguments import parse
+    from train.costs import run_cost
+    from train.flops import PEAK_TFLOPS, peak_flops
+    from train.plan import PretrainArguments
+    from train.token_store import TokenStore
+
+    peak = peak_flops(accelerator)
+    if peak is None:
+        raise InvalidCut(
+            f"nothing is known of the accelerator {accelerator!r}: choose one of {', '.join(PEAK_TFLOPS)}"
+        )
+    if count < 1 or not 0 < mfu <= 1:
+        raise InvalidCut(f"{count} accelerators at {mfu:g} of their peak: at least one is needed, at 0 to 1")
+    nowhere = ["--tokens", "", "--run_dir", ""]  # a plan needs neither
+    arguments = parse(PretrainArguments, ["--config", config, *flags], "winnow plan", str(__doc__), nowhere)
+    if corpus_tokens is None and os.path.exists(arguments.tokens):
+        corpus_tokens = TokenStore.open(arguments.tokens).tokens
+    cost = run_cost(arguments, corpus_tokens or C4_TOKENS)
+    speed = count * mfu * peak
+    return asdict(cost) | {
+        "preset": arguments.preset,
+        "corpus_tokens": corpus_tokens or C4_TOKENS,
+        "accelerator": accelerator,
+        "accelerators": count,
+        "mfu": mfu,
+        "hours": cost.hours(speed),
+        "tokens_per_second": cost.encoder_tokens / (cost.hours(speed) * 3600),
+    }
+
+
+def show_plan(found: dict[str, Any], console: Console) -> None:
+    """Print a plan as two tables."""
+    facts = Table(title=f"{found['preset']}, {found['parameters'] / 1e6:,.1f}M parameters", show_header=False)
+    for name in ("encoder_tokens", "raw_tokens", "target_tokens", "samples", "steps"):
+        facts.add_row(name.replace("_", " "), f"{found[name]:,}")
+    facts.add_row("floating-point operations", f"{found['flops']:.3g}")
+    many = f"{found['accelerators']} x {found['accelerator']} at {found['mfu']:.0%} of the peak"
+    facts.add_row(f"hours on {many}", f"{found['hours']:,.1f}")
+    facts.add_row("encoder tokens a second", f"{found['tokens_per_second']:,.0f}")
+    for name, size in found["memory"].items():
+        shown = "activations of one row (estimate)" if name == "activations" else name
+        facts.add_row(f"memory: {shown}", f"{size / 2**20:,.0f} MiB")
+    console.print(facts)
+    epochs = Table(title=f"repetitions of a corpus of {found['corpus_tokens']:,} tokens")
+    for rate in found["epochs"]:
+        epochs.add_column(f"{rate:.0%}", justify="right")
+    epochs.add_row(*(f"{value:.2f}" for value in found["epochs"].values()))
+    console.print(epochs)
+
+
+def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `winnow plan`."""
+    parser = commands.add_parser(
+        "plan",
+        help="what a training run takes: tokens, repetitions at each rate, operations, hours, memory",
+        description="Work out a training run without starting it. CONFIG is a YAML file of train.pretrain's "
+        "arguments, or the name of one that comes with this package, e.g. t5-small-paper.yaml; further arguments of "
+        "train.pretrain overrule it. Speeds are a share of the accelerator's peak, not measured ones.",
+    )
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument(
+        "--corpus-tokens", type=float, metavar="N", help="of the whole corpus (default: its store's, or C4's 184e9)"
+    )
+    parser.add_argument("--accelerator", default="H100", metavar="NAME", help="(%(default)s)")
+    parser.add_argument("--accelerators", type=int, default=1, metavar="N", help="how many (%(default)s)")
+    parser.add_argument("--mfu", type=float, default=USUAL_MFU, help="share of the peak that is reached (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=_run, further=True)
+
+
+def _run(args: argparse.Namespace) -> int:
+    tokens = None if args.corpus_tokens is None else int(args.corpus_tokens)
+    found = plan(args.config, args.further, tokens, args.accelerator, args.accelerators, args.mfu)
+    if args.json:
+        Console().print_json(json.dumps(found))
+    else:
+        show_plan(found, Console())
+    return 0
