@@ -68,7 +68,7 @@ class Adafactor:
         """Make step number `step` (the first is 1) at a relative learning rate."""
         decay = 1.0 - step**-_DECAY
         for group in self._groups:
-            weights, size = [own_rows(weight.detach()) for weight in group.parameters], group.parameters[0].numel()
+            weights, size = [own_rows(weight) for weight in group.parameters], group.parameters[0].numel()
             update = _precondition(group, group.take_gradients(), decay)
             clip = _CLIP / _rms(group, update, size).clamp_(min=_CLIP)
             stacked = weights[0].unsqueeze(0) if len(weights) == 1 else torch.stack(weights)

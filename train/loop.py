@@ -6,9 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from types import FrameType
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -34,15 +32,14 @@ from train.flops import peak_flops, training_flops
 from train.held_out import HeldOutRows
 from train.interval import Interval
 from train.losses import Z_LOSS, TokenLosses
+from train.memory import keep_freed_memory
 from train.model import build_model, prepare_for_full_rows
 from train.optimizers import OPTIMIZERS, learning_rate
 from train.plan import Plan
 from train.run_directory import Metrics, refuse_differences, versions, write_environment
 from train.sharding import shard, whole
+from train.signals import stopping_signals
 from train.trackers import start_trackers
-
-
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Trainer:
@@ -71,6 +68,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # before one of them tidies up
         self.raw_model = load_model(newest) if newest else self._initial_model()
         prepare_for_full_rows(self.raw_model)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if arguments.compile:
             _compile_layers(self.raw_model)
         self.sharded = self.world > 1 and (arguments.shard or self.accelerator.distributed_type == "FSDP")
@@ -93,7 +92,7 @@ class Trainer:
     def train(self) -> int | None:
         """Train to the end: None. On SIGTERM, SIGUSR1 or SIGINT write a checkpoint and stop: the signal's number."""
         with ExitStack() as stack:
-            stopped = stack.enter_context(_signals())
+            stopped = stack.enter_context(stopping_signals())
             files = self._open_files(stack) if self.main else {}
             trackers = start_trackers(self.accelerator, self.plan, self.done)
             number = self._steps(files, trackers, stopped)
@@ -278,19 +277,3 @@ def _bar(done: int, last: int, main: bool) -> Any:
     return tqdm(
         initial=done, total=last, unit="step", disable=not main, mininterval=0.1 if sys.stderr.isatty() else 60.0
     )
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that the numbers of stopping signals are put into instead of ending the process."""
-    stopped: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stopped.append(number)
-
-    before = {number: signal.signal(number, note) for number in STOPPING}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,10 +3,10 @@
     git clone https://github.com/PiotrNawrot/nanoT5
     python tests/benchmarks/bench_replay.py --nanot5 nanoT5 [--documents 200000] [--sources 64]
 
-Batches of 128 windows of 568 tokens, inputs of 512, one thread, minimum over turns of 20 batches each. The peer is given
-windows that are already in memory, as lists (what a dataset's rows are) and as arrays; ours also finds the windows in
-the token store of a random tenth of a corpus. Without --nanot5, a collator of our own that works row by row stands in.
-Prints JSON lines.
+Batches of 128 windows of 568 tokens, inputs of 512, one thread, minimum over turns of 20 batches each. The peer is
+given windows that are already in memory, as lists (what a dataset's rows are) and as arrays; ours also finds the
+windows in the token store of a random tenth of a corpus. Without --nanot5, a collator of our own that works row by
+row stands in. Prints JSON lines.
 """
 
 import argparse
