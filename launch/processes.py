@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline_steps.errors import WinnowError
+from train.signals import signal_when_parent_dies
 
 
 TICK = 0.2  # seconds between two looks at the processes
@@ -100,14 +101,8 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(signal_when_parent_dies, signal.SIGKILL),
         )
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent is gone, kill -9 included."""
-    pr_set_pdeathsig = 1  # <sys/prctl.h>
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _check(job: Job, status: int) -> None:

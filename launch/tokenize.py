@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,9 +57,10 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
         Job("launch.tokenize", (output, "--part", f"{part}/{parts}"), folder / "logs" / f"tokenize-{part}.log")
         for part in range(parts)
     ]
+    start = time.monotonic()
     with StageProgress(Console()) as progress:
         run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, len(files)) / len(files)))
-        progress.finish("Tokenize", 0.0)
+        progress.finish("Tokenize", time.monotonic() - start)
     store = TokenStore.open(output)
     store.verify()
     return store

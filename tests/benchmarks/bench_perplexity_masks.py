@@ -52,6 +52,7 @@ def train(docs, folder, tokens):
         "input-length": INPUT_LENGTH,
         "warmup-steps": WARMUP_STEPS,
         "checkpoints": 1,
+        "report-to": "none",
     }
     start = time.perf_counter()
     words = [f"--{name}={value}" for name, value in settings.items()]

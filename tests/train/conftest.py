@@ -47,6 +47,24 @@ def tokenizer_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def plain_tokenizer(tmp_path_factory):
+    """A byte-level BPE with one special token, as GPT-2's."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text(random.Random(0), 60) for _ in range(300)], trainer)
+    folder = tmp_path_factory.mktemp("plain_tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def corpus_documents():
     return [doc for source, count in {"b": 30, "a": 120, "c": 1, "d": 60}.items() for doc in documents(source, count)]
 

@@ -1,14 +1,30 @@
 """Several processes: the same samples, the same losses, and nothing lost when one of them is killed."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
-from training_runs import BATCH, LENGTH, flags, launch, launch_to_die, outcome, rows, untimed
+from training_runs import (
+    ACCELERATE,
+    BATCH,
+    ENVIRONMENT,
+    LENGTH,
+    ROOT,
+    flags,
+    launch,
+    launch_to_die,
+    outcome,
+    rows,
+    untimed,
+)
 
 from train.arguments import parse
 from train.batches import Batches, shares
+from train.checkpoints import latest_checkpoint
 from train.plan import Plan, PretrainArguments
 
 
@@ -55,6 +71,29 @@ def test_losses_do_not_depend_on_the_processes(two, store, tmp_path, processes, 
         assert one["nll"] == pytest.approx(other["nll"], abs=1e-5)
         # Adafactor forgives a wrong scale of the gradient; its norm tells
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+def test_workers_save_and_stop_when_their_launcher_is_killed(store, tmp_path):
+    """torchrun's workers are in sessions of their own: kill -9 of the launcher would leave them training."""
+    settings = flags(store, tmp_path, total_tokens=100_000 * BATCH * LENGTH, save_every=0)
+    argv = [*ACCELERATE, "--multi_gpu", "--main_process_port", "0", "--num_processes", "2", "-m", "train.pretrain"]
+    launcher = subprocess.Popen([*argv, *settings], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and rows(tmp_path))
+    another = [sys.executable, "-m", "train.pretrain", *settings]
+    second = subprocess.run(another, cwd=ROOT, env=ENVIRONMENT, capture_output=True)
+    assert second.returncode == 2
+    assert b"another training run is running in" in second.stderr
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: (tmp_path / "preempted.json").exists())
+    assert latest_checkpoint(tmp_path).name in (tmp_path / "checkpoints" / "LATEST").read_text()
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])

@@ -1,9 +1,12 @@
 """Span corruption must be T5's: its lengths, its law, its sentinels, and nothing but (seed, index) may matter."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from pipeline_steps.errors import InvalidCut
 from train.span_corruption import SpanCorruption, _compositions
@@ -78,7 +81,7 @@ def test_ten_thousand_windows_are_restored():
     is_text[:, -1] = dropped[:, -1] = False  # EOS
     kept_sum = np.where(is_text, inputs, 0).sum(axis=1) + np.where(dropped, targets, 0).sum(axis=1)
     np.testing.assert_array_equal(kept_sum, raw.sum(axis=1))
-    for row in range(0, 10_000, 10):
+    for row in range(10_000):
         assert restored(inputs[row].tolist(), targets[row].tolist(), 32_000) == raw[row].tolist()
 
 
@@ -99,6 +102,34 @@ def test_compositions_are_uniform():
     _, counts = np.unique(_compositions(base, 0, 8, 4), axis=0, return_counts=True)
     assert len(counts) == 35
     assert ((counts - 1000) ** 2 / 1000).sum() < 73.5
+
+
+def as_in_t5(total, parts, rng):
+    """Another way to the same law, Raffel et al.'s: shuffle cut marks, count what lies between them."""
+    marks = np.zeros(total - 1, dtype=int)
+    marks[: parts - 1] = 1
+    rng.shuffle(marks)
+    return np.bincount(np.cumsum([0, *marks]), minlength=parts)
+
+
+@pytest.mark.parametrize(("which", "total"), [(0, 483), (1, 85)])
+@pytest.mark.parametrize("span", [0, 13, 27])
+def test_lengths_are_distributed_as_in_t5(which, total, span):
+    """One span of each of many windows, by chi-squared: against the law, and against an independent sampler."""
+    rng, windows = np.random.default_rng(9), 4000
+    ours = T5.span_lengths(np.arange(windows), 5)[which][:, span]
+    theirs = np.array([as_in_t5(total, 28, rng)[span] for _ in range(windows)])
+    # P(length k): the other 27 spans share total - k tokens
+    law = np.array([math.comb(total - k - 1, 26) for k in range(1, total - 26)], dtype=float) / math.comb(
+        total - 1, 27
+    )
+    edges = [0, *(np.searchsorted(np.cumsum(law), [0.2, 0.4, 0.6, 0.8, 0.95]) + 1).tolist(), total]
+    expected = np.diff(np.concatenate([[0], np.cumsum(law)])[np.minimum(edges, len(law))]) * windows
+    counts = [np.histogram(lengths, [edge + 0.5 for edge in edges])[0] for lengths in (ours, theirs)]
+    kept = expected > 5
+    for count in counts:
+        assert stats.chisquare(count[kept], expected[kept] * count[kept].sum() / expected[kept].sum()).pvalue > 1e-4
+    assert stats.chi2_contingency(np.array(counts)[:, kept]).pvalue > 1e-4
 
 
 def test_span_lengths_follow_t5s_law():

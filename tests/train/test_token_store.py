@@ -134,6 +134,27 @@ def test_a_tokenizer_with_other_conventions_is_refused(tokenizer_folder, tmp_pat
         TextEncoder(str(tmp_path))
 
 
+def test_a_tokenizer_without_sentinels(corpus_documents, plain_tokenizer, tmp_path):
+    docs = [*corpus_documents[:30], Document(text="a<|endoftext|>b", id="x", metadata={"file_path": "x"})]
+    list(TokenStoreWriter(str(tmp_path), str(plain_tokenizer), append_eos=True).run(iter(docs)))
+    store = TokenStore.open(str(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(plain_tokenizer)
+    assert (store.sentinels, store.eos) == (0, tokenizer.eos_token_id)
+    ids = ids_of(store)
+    assert (ids == store.eos).sum() == len(docs)  # what a text spells is text
+    texts = tokenizer.decode(ids).split("<|endoftext|>")
+    assert texts[: len(docs) - 1] == [doc.text for doc in corpus_documents[:30]]
+
+
+def test_a_tokenizer_without_eos_is_refused(plain_tokenizer, tmp_path):
+    for file in plain_tokenizer.iterdir():
+        (tmp_path / file.name).write_text(
+            file.read_text().replace('"eos_token": "<|endoftext|>"', '"model_max_length": 9')
+        )
+    with pytest.raises(ModelError, match="has no EOS token"):
+        TextEncoder(str(tmp_path))
+
+
 def test_a_source_in_two_runs_is_refused(corpus_documents, tokenizer_folder, tmp_path):
     docs = corpus_documents[:20] + corpus_documents[40:50] + corpus_documents[20:30]
     with pytest.raises(CorpusError, match="in/b.jsonl reach TokenStoreWriter in more than one run"):

@@ -15,6 +15,7 @@ from train import pretrain
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS, BATCH, LENGTH = 30, 6, 32
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 TIMES = {"seconds", "tokens_per_second", "tflops", "mfu", "data_wait"}
 TOTAL = STEPS * BATCH * LENGTH
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
@@ -48,7 +49,7 @@ def launch(processes, argv, script=("-m", "train.pretrain")):
     """Run under `accelerate launch` on so many processes."""
     # `--cpu --num_processes 2` would start one process; this way it is two, over gloo
     many = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *many, "--num_processes", str(processes)]
+    accelerate = [*ACCELERATE, *many, "--num_processes", str(processes)]
     environment = ENVIRONMENT | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # bits depend on it
     return subprocess.run(
         [*accelerate, *script, *argv], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120

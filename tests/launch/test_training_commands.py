@@ -1,0 +1,128 @@
+"""The commands around training, as a user gives them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launch.cli import main
+from pipeline_steps import EMBEDDED_PROXY
+from pipeline_steps.selection import Selection
+from train.token_store import TokenStore
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(3):
+        with (folder / f"{number}.jsonl").open("w") as file:
+            for i in range(40):
+                words = [f"w{(i * 7 + j * (number + 1)) % 97}" for j in range(60)]
+                file.write(json.dumps({"id": f"{number}-{i}", "text": " ".join(words)}) + "\n")
+    return folder
+
+
+def tokenize(corpus, output, *more):
+    return main(["tokenize", "--corpus", str(corpus), "--tokenizer", EMBEDDED_PROXY, "--output", str(output), *more])
+
+
+@pytest.fixture(scope="module")
+def tokens(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    assert tokenize(corpus, folder, "--workers", "2") == 0
+    return folder
+
+
+def sealed(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in sorted(folder.glob("sources/*/*"))}
+
+
+def test_tokenize_in_one_process_or_two(corpus, tokens, tmp_path, capsys):
+    assert tokenize(corpus, tmp_path / "one", "--workers", "1") == 0
+    assert "120 documents" in capsys.readouterr().out
+    assert sealed(tmp_path / "one") == sealed(tokens)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("sources/*/*")}
+    assert tokenize(corpus, tmp_path / "one") == 0  # nothing is done twice
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("sources/*/*")} == before
+
+
+def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
+    words = ["tokenize", "--corpus", corpus, "--tokenizer", EMBEDDED_PROXY, "--output", tmp_path / "out"]
+    process = subprocess.Popen([sys.executable, "-m", "launch", *map(str, words)], cwd=ROOT)
+    while not (tmp_path / "out" / "sources").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert tokenize(corpus, tmp_path / "out") == 0
+    assert sealed(tmp_path / "out") == sealed(tokens)
+
+
+def test_tokenize_refuses_another_corpus(corpus, tokens, tmp_path, capsys):
+    assert tokenize(corpus / "0.jsonl", tokens) == 2
+    assert "is of another run" in capsys.readouterr().err
+    assert tokenize(corpus, tokens, "--append-eos") == 2
+    assert "append_eos: False there, True now" in capsys.readouterr().err
+    assert tokenize(tmp_path / "nowhere", tmp_path / "out") == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_documents_end_in_eos_if_asked(corpus, tokens, tmp_path):
+    assert tokenize(corpus, tmp_path, "--append-eos") == 0
+    plain, ended = TokenStore.open(str(tokens)), TokenStore.open(str(tmp_path))
+    assert ended.tokens == plain.tokens + plain.documents
+    ids = np.empty(ended.tokens, dtype=np.int32)
+    ended.copy(0, ids)
+    lengths = np.concatenate(list(ended.lengths_by_source()))
+    assert (ids[np.cumsum(lengths) - 1] == ended.eos).all()
+    assert (ids == ended.eos).sum() == ended.documents
+
+
+def test_materialise(tokens, tmp_path, capsys):
+    store = TokenStore.open(str(tokens))
+    Selection(np.arange(store.documents) % 2 == 0, store.corpus_digest, {}).save(str(tmp_path / "half"))
+    words = ["materialise", "--tokens", str(tokens), "--selection", str(tmp_path / "half")]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert "60 documents" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("*.ds"))) == 3
+
+
+def test_plan(tokens, capsys):
+    assert main(["plan", "t5-small-paper.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("524,288,000,000", "581,632,000,000", "31.61", "60.5M"))
+    assert main(["plan", "tiny-cpu.yaml", "--tokens", str(tokens), "--batch-size", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] == 1000
+    assert found["corpus_tokens"] == TokenStore.open(str(tokens)).tokens
+    assert found["epochs"]["0.1"] == pytest.approx(found["raw_tokens"] / (0.1 * found["corpus_tokens"]))
+    assert main(["plan", "t5-small-paper.yaml", "--accelerator", "abacus"]) == 2
+    assert "choose one of" in capsys.readouterr().err
+    assert main(["plan", "t5-small-paper.yaml", "--mfu", "40"]) == 2
+
+
+def test_arguments_of_training_go_only_where_they_belong(capsys):
+    with pytest.raises(SystemExit):
+        main(["inspect", "somewhere", "--batch-size", "8"])
+    assert "unrecognized arguments: --batch-size 8" in capsys.readouterr().err
+
+
+def test_verify_resume(tokens, tmp_path, capsys):
+    words = ["verify-resume", "--tokens", str(tokens), "--output", str(tmp_path / "proof")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "the same to the bit: 60 losses" in " ".join(shown.split())
+    assert shown.count("killed after step") == 2
+    metrics = tmp_path / "proof" / "killed" / "metrics.jsonl"
+    assert [json.loads(line)["step"] for line in metrics.open()] == list(range(1, 61))
+    assert main(words) == 2
+    assert "exists already" in capsys.readouterr().err
