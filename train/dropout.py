@@ -2,7 +2,7 @@
 
 torch draws dropout on a CPU from one generator on one thread, a sixth of a training step of T5-Small; and what a row
 loses would depend on the rank and the micro-batch it is in. Here each sample has a key of its own, so a run is the
-same for any number of processes. On a GPU torch's own dropout is used: there it costs next to nothing.
+same for any number of processes. On a GPU and in compiled layers torch's own is used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ def dropout_of(sample_B: np.ndarray, seed: int) -> Iterator[None]:
 def dropout(values: Tensor, p: float, training: bool) -> Tensor:
     """`torch.nn.functional.dropout`, drawn by sample where that is possible."""
     global _calls
-    if _key_B is None or not training or p == 0.0 or values.device.type != "cpu" or len(_key_B) != len(values):
+    if (
+        torch.compiler.is_compiling()
+        or _key_B is None
+        or not training
+        or p == 0.0
+        or values.device.type != "cpu"
+        or len(_key_B) != len(values)
+    ):
         return functional.dropout(values, p, training)
     _calls += 1
     dropped: Tensor = _Dropout.apply(values, mix(_key_B, _calls), round(p * 2**_STEPS))  # type: ignore[no-untyped-call]

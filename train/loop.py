@@ -127,9 +127,8 @@ class Trainer:
         """Make one step; the norm of the gradient if it is to be measured."""
         arguments, objective = self.plan.arguments, self.plan.objective
         samples = self.plan.budget.samples_after(step) - self.plan.budget.samples_after(step - 1)
-        if self.device.type != "cpu":  # on a CPU, dropout is drawn by sample
-            rank = self.accelerator.process_index
-            torch.manual_seed(int(mix(np.array([step * self.world + rank]), arguments.seed)[0]))
+        rank = self.accelerator.process_index
+        torch.manual_seed(int(mix(np.array([step * self.world + rank]), arguments.seed)[0]))  # of torch's own dropout
         # T5's loss: the sum over the tokens of all processes, over their number. DDP takes the mean over processes.
         scale = self.world / (samples * objective.target_length)
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
