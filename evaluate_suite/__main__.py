@@ -1,6 +1,7 @@
 """Measure training runs.
 
     python -m evaluate_suite perplexity --runs full=RUN random=RUN --tokens in_distribution=DIR --output results.jsonl
+    python -m evaluate_suite tasks
 
 Every checkpoint of every run is measured on every split; what was measured before is not measured again.
 """
@@ -11,7 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from evaluate_suite.perplexity import HeldOut, evaluate_run
+from evaluate_suite.registry import SUITES, by_suite, registry
 from evaluate_suite.results import write_results
 from pipeline_steps.errors import WinnowError
 
@@ -31,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     ppl.add_argument("--cache", metavar="DIR", help="where measurements are kept (default: beside the output)")
     ppl.add_argument("--max-windows", type=int, default=256, help="windows of each split, evenly spaced (%(default)s)")
     ppl.add_argument("--seed", type=int, default=0, help="of the masks (%(default)s)")
+    commands.add_parser("tasks", help="the paper's 111 tasks: what each is measured by, in how many shots, from where")
     args = parser.parse_args(argv)
+    if not hasattr(args, "runs"):
+        return _show_tasks()
     cache = Path(args.cache or Path(args.output).parent / "evaluation")
     splits = [HeldOut(task, folder, args.max_windows, args.seed) for task, folder in args.tokens]
     try:
@@ -39,6 +47,25 @@ def main(argv: list[str] | None = None) -> int:
     except WinnowError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    return 0
+
+
+def _show_tasks() -> int:
+    """Print the registry, a table a suite."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for suite, tasks in by_suite().items():
+        table = Table(
+            "task", "protocol", "shots", "metrics", "chance", "dataset", title=SUITES[suite], title_justify="left"
+        )
+        for task in tasks:
+            name = task.name if task.scored else f"{task.name} (not scored: {task.note})"
+            shots = f"{task.shots} {task.mode}" if task.mode else ""
+            chance = "" if task.chance is None else f"{task.chance:g}"
+            where = f"{task.dataset} {task.config} {task.split}"
+            table.add_row(name, task.protocol, shots, ", ".join(task.metrics), chance, where)
+        console.print(table)
+    scored = sum(task.scored for task in registry().values())
+    console.print(f"{len(registry())} tasks, {scored} of them scored", highlight=False)
     return 0
 
 

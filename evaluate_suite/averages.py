@@ -36,9 +36,10 @@ def suite_scores(rows: Iterable[ResultRow], partial: bool = False) -> dict[str, 
             continue
         if len(there) < len(wanted) and not partial:
             missing = [task.name for task in wanted if task not in there]
+            more = f" and {len(missing) - 5} others" if len(missing) > 5 else ""
             raise StoreIncomplete(
-                f"{SUITES[suite]}: {len(there)} of {len(wanted)} tasks were measured, {', '.join(missing[:5])} and "
-                f"{max(len(missing) - 5, 0)} others are missing: measure them, or ask for a partial average"
+                f"{SUITES[suite]}: {len(there)} of {len(wanted)} tasks were measured; {', '.join(missing[:5])}{more} "
+                "are missing: measure them, or ask for a partial average"
             )
         scores[suite] = _mean_of_groups(there, found)
     return scores

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from evaluate_suite.__main__ import main
 from evaluate_suite.registry import PROTOCOLS, SUITES, by_suite, registry
 
 
@@ -65,3 +66,11 @@ def test_every_field(task):
         assert len(task.labels) >= 2
     for value in dataclasses.astuple(task):
         assert value is not None or task.chance is None
+
+
+def test_the_list_shows_them_all(capsys):
+    assert main(["tasks"]) == 0
+    shown = capsys.readouterr().out
+    assert "111 tasks, 109 of them scored" in shown
+    assert all(title in shown for title in SUITES.values())
+    assert all(task.name in shown for task in TASKS)
