@@ -90,7 +90,8 @@ def test_record_has_an_example_an_answer():
     )
     assert [example.target for example in examples] == ["penguin", "pigeon"]
     assert {example.input for example in examples} == {
-        'record query: A @placeholder is a bird. entities: penguin, potato, pigeon passage: He said "so." First. Second'
+        "record query: A @placeholder is a bird. entities: penguin, potato, pigeon "
+        'passage: He said "so." First. Second'
     }
     assert {example.references for example in examples} == {("penguin", "pigeon")}
     found = Answers(["pigeon"] * 2, [e.references for e in examples], [e.group for e in examples])

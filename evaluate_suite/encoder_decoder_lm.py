@@ -1,0 +1,187 @@
+"""A T5 for lm-eval: `lm_eval.simple_evaluate(model=EncoderDecoderLM("google/flan-t5-small"), tasks=["arc_easy"])`.
+
+lm-eval's own model for encoder-decoders runs the encoder once per answer choice, cuts a long prompt from the left,
+which loses the instruction, and bounds the decoder by the encoder's length. Here a prompt is encoded once for all its
+answers; one that is too long loses whole exemplars, the first ones, never the question; the decoder stops where the
+task says. Shapes: N prompts of a batch, S input tokens, C answers, T answer tokens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from torch import Tensor
+from tqdm import tqdm
+
+
+_BATCH_TOKENS = 16_384  # input positions of a batch of prompts
+_BETWEEN_EXEMPLARS = "\n\n"  # lm-eval's fewshot_delimiter
+_MAX_NEW_TOKENS = 256  # lm-eval's default, for tasks that do not say
+
+
+class EncoderDecoderLM(LM):
+    """An encoder-decoder of transformers behind lm-eval's interface.
+
+    Args:
+        pretrained: Hub id or folder, a checkpoint of `train` too; or a model.
+        tokenizer: Hub id or folder, or a tokenizer; that of `pretrained` unless given.
+        max_input: tokens of a prompt, EOS included; FLAN trains on 2,048.
+        score_eos: count the end of an answer as part of it, as decoding does; lm-eval's own models do not, so that an
+            answer that begins another is favoured.
+        batch_tokens: input positions of a batch.
+        device: "auto" takes a GPU if there is one.
+
+    Attributes:
+        shortened: prompts that lost exemplars.
+        cut: prompts whose question alone was too long, and lost its end.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        tokenizer: Any = None,
+        max_input: int = 2048,
+        score_eos: bool = False,
+        batch_tokens: int = _BATCH_TOKENS,
+        device: str = "auto",
+    ) -> None:
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        super().__init__()
+        if isinstance(pretrained, str):
+            tokenizer = tokenizer or pretrained
+            pretrained = AutoModelForSeq2SeqLM.from_pretrained(pretrained)
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = pretrained.to(found if device == "auto" else device).eval()
+        self._max_input, self._score_eos, self._batch_tokens = max_input, score_eos, batch_tokens
+        self._pad, self._eos = pretrained.config.pad_token_id, pretrained.config.eos_token_id
+        self.shortened = self.cut = 0
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the tokenizer, for lm-eval's caches."""
+        return str(self._tokenizer.name_or_path)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-probability (nats) of each answer after its prompt, and whether it is what greedy decoding says."""
+        by_prompt: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            by_prompt.setdefault(request.args[0], []).append(number)
+        prompts = list(by_prompt)
+        inputs = [self._prompt_ids(prompt) for prompt in prompts]
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        with self._bar(len(prompts), "prompts", disable_tqdm) as bar:
+            for batch in self._batches(inputs):
+                numbers = [by_prompt[prompts[row]] for row in batch]
+                answers = [[self._answer_ids(requests[number].args[1]) for number in row] for row in numbers]
+                for row, scores in zip(numbers, self._score([inputs[row] for row in batch], answers), strict=True):
+                    for number, score in zip(row, scores, strict=True):
+                        found[number] = score
+                bar.update(len(batch))
+        return found
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What greedy decoding says, up to the first of the task's stop strings."""
+        inputs = [self._prompt_ids(request.args[0]) for request in requests]
+        found = [""] * len(requests)
+        with self._bar(len(requests), "prompts", disable_tqdm) as bar:
+            for batch in self._batches(inputs):
+                for most in sorted({_most_new_tokens(requests[row].args[1]) for row in batch}):
+                    rows = [row for row in batch if _most_new_tokens(requests[row].args[1]) == most]
+                    for row, text in zip(rows, self._generate([inputs[row] for row in rows], most), strict=True):
+                        found[row] = _until(text, requests[row].args[1].get("until", []))
+                bar.update(len(batch))
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Not for encoder-decoders: raises NotImplementedError."""
+        raise NotImplementedError(
+            "an encoder-decoder has no likelihood of a text alone: measure it with python -m evaluate_suite perplexity"
+        )
+
+    @torch.inference_mode()
+    def _score(self, inputs: list[list[int]], answers: list[list[list[int]]]) -> list[list[tuple[float, bool]]]:
+        """Of every answer of each prompt; each prompt is encoded once."""
+        ids_NS, mask_NS = self._padded(inputs)
+        encoded = self._model.get_encoder()(input_ids=ids_NS, attention_mask=mask_NS).last_hidden_state
+        row_C = torch.tensor([row for row, some in enumerate(answers) for _ in some], device=ids_NS.device)
+        flat = [answer for some in answers for answer in some]
+        target_CT, target_mask_CT = self._padded(flat)
+        logits = self._model(
+            encoder_outputs=(encoded[row_C],),
+            attention_mask=mask_NS[row_C],
+            decoder_input_ids=self._model._shift_right(target_CT),
+            use_cache=False,
+        ).logits.float()
+        chosen_CT = logits.log_softmax(-1).gather(-1, target_CT[..., None]).squeeze(-1)
+        score_C = (chosen_CT * target_mask_CT).sum(1).tolist()
+        greedy_C = ((logits.argmax(-1) == target_CT) | (target_mask_CT == 0)).all(1).tolist()
+        scores = iter(zip(score_C, greedy_C, strict=True))
+        return [[next(scores) for _ in some] for some in answers]
+
+    @torch.inference_mode()
+    def _generate(self, inputs: list[list[int]], most: int) -> list[str]:
+        ids_NS, mask_NS = self._padded(inputs)
+        said = self._model.generate(
+            input_ids=ids_NS, attention_mask=mask_NS, max_new_tokens=most, do_sample=False, num_beams=1
+        )
+        texts: list[str] = self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        return texts
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Ids and EOS; of a prompt that is too long, without its first exemplars."""
+        blocks = prompt.split(_BETWEEN_EXEMPLARS)
+        for first in range(len(blocks)):
+            ids = self._ids(_BETWEEN_EXEMPLARS.join(blocks[first:]))
+            if len(ids) < self._max_input:
+                self.shortened += first > 0
+                return [*ids, self._eos]
+        self.cut += 1
+        return [*ids[: self._max_input - 1], self._eos]
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        ids = self._ids(answer)
+        return [*ids, self._eos] if self._score_eos or not ids else ids
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return ids
+
+    def _batches(self, inputs: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Rows by length, the longest first, as many as fit."""
+        batch: list[int] = []
+        for row in sorted(range(len(inputs)), key=lambda row: -len(inputs[row])):
+            if batch and (len(batch) + 1) * len(inputs[batch[0]]) > self._batch_tokens:
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask, int64 [rows, longest]."""
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([row + [self._pad] * (longest - len(row)) for row in rows], device=self._model.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._model.device)
+        return ids, mask
+
+    def _bar(self, total: int, unit: str, disable: bool) -> Any:
+        return tqdm(total=total, unit=unit, disable=disable or not sys.stderr.isatty())
+
+
+def _most_new_tokens(settings: dict[str, Any]) -> int:
+    return int(settings.get("max_gen_toks", _MAX_NEW_TOKENS))
+
+
+def _until(text: str, stops: str | Sequence[str]) -> str:
+    """The text before the first stop string that is in it."""
+    for stop in [stops] if isinstance(stops, str) else stops:
+        if stop:
+            text = text.split(stop)[0]
+    return text
