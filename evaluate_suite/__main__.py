@@ -1,7 +1,7 @@
 """Measure training runs.
 
-    python -m evaluate_suite perplexity --runs full=RUN random=RUN --tokens in_distribution=DIR --output results.jsonl
-    python -m evaluate_suite tasks
+    winnow evaluate --list
+    winnow evaluate perplexity --runs full=RUN random=RUN --tokens in_distribution=DIR --output results.jsonl
 
 Every checkpoint of every run is measured on every split; what was measured before is not measured again.
 """
@@ -24,9 +24,10 @@ from pipeline_steps.errors import WinnowError
 def main(argv: list[str] | None = None) -> int:
     """Run the command line: 0 done, 2 the input is at fault."""
     parser = argparse.ArgumentParser(
-        prog="python -m evaluate_suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="winnow evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--list", action="store_true", help="print the paper's 111 tasks and how each is measured")
+    commands = parser.add_subparsers(metavar="COMMAND")
     ppl = commands.add_parser("perplexity", help="span-corruption perplexity on held-out splits")
     ppl.add_argument("--runs", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="run folders of train")
     ppl.add_argument(
@@ -36,10 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     ppl.add_argument("--cache", metavar="DIR", help="where measurements are kept (default: beside the output)")
     ppl.add_argument("--max-windows", type=int, default=256, help="windows of each split, evenly spaced (%(default)s)")
     ppl.add_argument("--seed", type=int, default=0, help="of the masks (%(default)s)")
-    commands.add_parser("tasks", help="the paper's 111 tasks: what each is measured by, in how many shots, from where")
     args = parser.parse_args(argv)
-    if not hasattr(args, "runs"):
+    if args.list:
         return _show_tasks()
+    if not hasattr(args, "runs"):
+        parser.error("say --list, or perplexity and its arguments")
     cache = Path(args.cache or Path(args.output).parent / "evaluation")
     splits = [HeldOut(task, folder, args.max_windows, args.seed) for task, folder in args.tokens]
     try:

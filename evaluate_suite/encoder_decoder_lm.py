@@ -17,15 +17,19 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from torch import Tensor
 from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutput
+
+from pipeline_steps.t5_encoder import PackedT5Encoder
 
 
-_BATCH_TOKENS = 16_384  # input positions of a batch of prompts
+_BATCH_TOKENS = {"cpu": 2048}  # input positions of a batch: attention scores stay in a CPU's cache
+_BATCH_TOKENS_ELSEWHERE = 16_384
 _BETWEEN_EXEMPLARS = "\n\n"  # lm-eval's fewshot_delimiter
 _MAX_NEW_TOKENS = 256  # lm-eval's default, for tasks that do not say
 
 
 class EncoderDecoderLM(LM):
-    """An encoder-decoder of transformers behind lm-eval's interface.
+    """A T5 of transformers (v1.0 or v1.1 layout) behind lm-eval's interface.
 
     Args:
         pretrained: Hub id or folder, a checkpoint of `train` too; or a model.
@@ -33,7 +37,7 @@ class EncoderDecoderLM(LM):
         max_input: tokens of a prompt, EOS included; FLAN trains on 2,048.
         score_eos: count the end of an answer as part of it, as decoding does; lm-eval's own models do not, so that an
             answer that begins another is favoured.
-        batch_tokens: input positions of a batch.
+        batch_tokens: input positions of a batch; by device unless given.
         device: "auto" takes a GPU if there is one.
 
     Attributes:
@@ -47,7 +51,7 @@ class EncoderDecoderLM(LM):
         tokenizer: Any = None,
         max_input: int = 2048,
         score_eos: bool = False,
-        batch_tokens: int = _BATCH_TOKENS,
+        batch_tokens: int | None = None,
         device: str = "auto",
     ) -> None:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -59,7 +63,9 @@ class EncoderDecoderLM(LM):
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = pretrained.to(found if device == "auto" else device).eval()
-        self._max_input, self._score_eos, self._batch_tokens = max_input, score_eos, batch_tokens
+        self._encoder = PackedT5Encoder(self._model)
+        self._max_input, self._score_eos = max_input, score_eos
+        self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_ELSEWHERE)
         self._pad, self._eos = pretrained.config.pad_token_id, pretrained.config.eos_token_id
         self.shortened = self.cut = 0
 
@@ -107,29 +113,38 @@ class EncoderDecoderLM(LM):
 
     @torch.inference_mode()
     def _score(self, inputs: list[list[int]], answers: list[list[list[int]]]) -> list[list[tuple[float, bool]]]:
-        """Of every answer of each prompt; each prompt is encoded once."""
-        ids_NS, mask_NS = self._padded(inputs)
-        encoded = self._model.get_encoder()(input_ids=ids_NS, attention_mask=mask_NS).last_hidden_state
-        row_C = torch.tensor([row for row, some in enumerate(answers) for _ in some], device=ids_NS.device)
-        flat = [answer for some in answers for answer in some]
-        target_CT, target_mask_CT = self._padded(flat)
+        """Of every answer of each prompt. Prompts are encoded once, and so is what answers share but their last token:
+        all letters of a multiple choice are one row of the decoder."""
+        encoded, mask_NS = self._encoder.encode(inputs)
+        shared: dict[tuple[int, tuple[int, ...]], int] = {}  # (prompt, decoder input) -> row of the decoder
+        flat = [(row, answer) for row, some in enumerate(answers) for answer in some]
+        row_C = [shared.setdefault((row, tuple(answer[:-1])), len(shared)) for row, answer in flat]
+        prompt = torch.tensor([row for row, _ in shared], device=encoded.device)
+        start = self._model.config.decoder_start_token_id
         logits = self._model(
-            encoder_outputs=(encoded[row_C],),
-            attention_mask=mask_NS[row_C],
-            decoder_input_ids=self._model._shift_right(target_CT),
+            encoder_outputs=(encoded[prompt],),
+            attention_mask=mask_NS[prompt].long(),
+            decoder_input_ids=self._padded([[start, *before] for _, before in shared])[0],
             use_cache=False,
         ).logits.float()
-        chosen_CT = logits.log_softmax(-1).gather(-1, target_CT[..., None]).squeeze(-1)
+        target_CT, target_mask_CT = self._padded([answer for _, answer in flat])
+        place_C = torch.tensor(row_C, device=encoded.device)
+        place_T = torch.arange(target_CT.shape[1], device=encoded.device)
+        chosen_CT = logits.log_softmax(-1)[place_C[:, None], place_T, target_CT]
         score_C = (chosen_CT * target_mask_CT).sum(1).tolist()
-        greedy_C = ((logits.argmax(-1) == target_CT) | (target_mask_CT == 0)).all(1).tolist()
+        greedy_C = ((logits.argmax(-1)[place_C] == target_CT) | (target_mask_CT == 0)).all(1).tolist()
         scores = iter(zip(score_C, greedy_C, strict=True))
         return [[next(scores) for _ in some] for some in answers]
 
     @torch.inference_mode()
     def _generate(self, inputs: list[list[int]], most: int) -> list[str]:
-        ids_NS, mask_NS = self._padded(inputs)
+        encoded, mask_NS = self._encoder.encode(inputs)
         said = self._model.generate(
-            input_ids=ids_NS, attention_mask=mask_NS, max_new_tokens=most, do_sample=False, num_beams=1
+            encoder_outputs=BaseModelOutput(encoded),
+            attention_mask=mask_NS.long(),
+            max_new_tokens=most,
+            do_sample=False,
+            num_beams=1,
         )
         texts: list[str] = self._tokenizer.batch_decode(said, skip_special_tokens=True)
         return texts

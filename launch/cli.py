@@ -10,6 +10,7 @@ from dataclasses import fields
 
 from rich.console import Console
 
+from evaluate_suite.__main__ import main as evaluate_suite
 from evaluate_suite.report import terminal_table
 from launch.coverage import compare, show_coverage
 from launch.inspect import inspect, show
@@ -114,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     look.set_defaults(run=_inspect)
     _add_coverage(commands)
     add_training_commands(commands)
+    evaluate = commands.add_parser(
+        "evaluate", add_help=False, help="the paper's 111 tasks (--list); perplexity of every checkpoint of a run"
+    )
+    evaluate.set_defaults(run=lambda args: evaluate_suite(args.further), further=True)
     return parser
 
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM, _until
 from pipeline_steps import EMBEDDED_PROXY
+from pipeline_steps.t5_encoder import PackedT5Encoder
 from train.model import build_model
 
 
@@ -63,13 +64,15 @@ def test_lm_evals_own_scores(model, tokenizer):
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
-def test_each_prompt_is_encoded_once(model, tokenizer, monkeypatch):
-    rows, encode = [], model.encoder.forward
-    monkeypatch.setattr(
-        model.encoder, "forward", lambda **kwargs: (rows.append(len(kwargs["input_ids"])), encode(**kwargs))[1]
-    )
-    EncoderDecoderLM(model, tokenizer).loglikelihood(asked("loglikelihood", *pairs()))
-    assert sum(rows) == len(PROMPTS)
+def test_each_prompt_is_encoded_once_and_letters_share_a_row(model, tokenizer, monkeypatch):
+    encoded, decoded = [], []
+    encode, decode = PackedT5Encoder.encode, model.decoder.forward
+    monkeypatch.setattr(PackedT5Encoder, "encode", lambda self, ids: (encoded.append(len(ids)), encode(self, ids))[1])
+    monkeypatch.setattr(model.decoder, "forward", lambda **kw: (decoded.append(len(kw["input_ids"])), decode(**kw))[1])
+    letters = [(prompt, f" {letter}") for prompt in PROMPTS for letter in "ABCD"]
+    assert {len(tokenizer(f" {letter}", add_special_tokens=False).input_ids) for letter in "ABCD"} == {1}
+    EncoderDecoderLM(model, tokenizer).loglikelihood(asked("loglikelihood", *letters))
+    assert sum(encoded) == sum(decoded) == len(PROMPTS)
 
 
 def test_exemplars_go_before_the_question_does(model, tokenizer):
