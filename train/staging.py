@@ -6,6 +6,7 @@ notice; a network file system does.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ from train.token_store import TokenStore
 def stage(tokens: str, to: str | None) -> str:
     """The folder to read a token store from: `tokens` itself, or its copy in the folder `to`.
 
-    A copy appears whole, its checksums verified, under a name that goes with its content. Processes of a machine may
-    call this at once: the first whole copy stays.
+    A copy appears whole, its checksums verified, under a name that goes with its content. All processes of a machine
+    may call this at once.
 
     Raises:
         StoreMismatch: the copy is damaged, as is then the original.
@@ -30,10 +31,13 @@ def stage(tokens: str, to: str | None) -> str:
         return tokens
     store = TokenStore.open(tokens)
     target = Path(to) / f"{store.corpus_digest}-{store.tokenizer_sha256[:16]}-{int(store.append_eos)}"
-    if not target.exists():
-        with whole_folder(target) as folder:
-            _copy(Path(tokens), folder)
-            TokenStore.open(str(folder)).verify()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of a machine copies, the others wait
+        if not target.exists():
+            with whole_folder(target) as folder:
+                _copy(Path(tokens), folder)
+                TokenStore.open(str(folder)).verify()
     return str(target)
 
 

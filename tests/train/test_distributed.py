@@ -12,6 +12,7 @@ from training_runs import (
     ACCELERATE,
     BATCH,
     ENVIRONMENT,
+    GENTLE,
     LENGTH,
     ROOT,
     flags,
@@ -32,14 +33,14 @@ from train.plan import Plan, PretrainArguments
 def two(store, tmp_path_factory):
     """A run on two processes that nobody disturbs."""
     run_dir = tmp_path_factory.mktemp("two")
-    finished = launch(2, flags(store, run_dir))
+    finished = launch(2, flags(store, run_dir, warmup_steps=GENTLE))
     assert finished.returncode == 0, finished.stderr
     assert json.loads((run_dir / "environment.json").read_text())["processes"] == 2
     return run_dir
 
 
 def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path):
-    argv = flags(store, tmp_path / "run")
+    argv = flags(store, tmp_path / "run", warmup_steps=GENTLE)
     inside_a_save = (
         "import train.folders\nrename = train.folders._rename\n"
         "train.folders._rename = lambda a, b: die() if b.name == 'step-00000016' else rename(a, b)"
@@ -63,7 +64,8 @@ def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path):
 
 @pytest.mark.parametrize(("processes", "more"), [(1, {}), (4, {}), (2, {"shard": "true", "micro_batch_size": 2})])
 def test_losses_do_not_depend_on_the_processes(two, store, tmp_path, processes, more):
-    finished = launch(processes, flags(store, tmp_path, total_tokens=12 * BATCH * LENGTH, save_every=0, **more))
+    settings = {"total_tokens": 12 * BATCH * LENGTH, "save_every": 0, "warmup_steps": GENTLE}
+    finished = launch(processes, flags(store, tmp_path, **settings, **more))
     assert finished.returncode == 0, finished.stderr
     assert json.loads((tmp_path / "environment.json").read_text())["processes"] == processes
     for one, other in zip(rows(two), rows(tmp_path), strict=False):

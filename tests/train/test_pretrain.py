@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import BATCH, LENGTH, STEPS, TIMES, TOTAL, flags, launch, main, outcome, read_rows, rows, untimed
+from training_runs import (
+    BATCH,
+    GENTLE,
+    LENGTH,
+    STEPS,
+    TIMES,
+    TOTAL,
+    flags,
+    launch,
+    main,
+    outcome,
+    read_rows,
+    rows,
+    untimed,
+)
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 from transformers.optimization import Adafactor as ReferenceAdafactor
 
@@ -62,9 +76,11 @@ def test_the_last_batch_may_be_smaller(whole, store, tmp_path):
     assert model.config.vocab_size == 512
 
 
-def test_passes_of_fewer_rows_add_up(whole, store, tmp_path):
-    assert main(*flags(store, tmp_path, micro_batch_size=4, total_tokens=10 * BATCH * LENGTH)) == 0
-    for one, other in zip(rows(whole), rows(tmp_path), strict=False):
+def test_passes_of_fewer_rows_add_up(store, tmp_path):
+    settings = {"total_tokens": 10 * BATCH * LENGTH, "warmup_steps": GENTLE}
+    assert main(*flags(store, tmp_path / "one", **settings)) == 0
+    assert main(*flags(store, tmp_path / "two", micro_batch_size=4, **settings)) == 0
+    for one, other in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert one["nll"] == pytest.approx(other["nll"], abs=1e-5)
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
@@ -72,13 +88,13 @@ def test_passes_of_fewer_rows_add_up(whole, store, tmp_path):
 def test_learns_as_transformers_does(store, tmp_path):
     """300 steps of T5 v1.0 on the same batches: transformers' forward pass, loss and Adafactor."""
     steps = 300
-    argv = flags(store, tmp_path, total_tokens=steps * BATCH * LENGTH, save_every=0, warmup_steps=1000)
+    argv = flags(store, tmp_path, total_tokens=steps * BATCH * LENGTH, save_every=0, warmup_steps=40_000)
     assert main(*argv) == 0
     ours = np.array([row["nll"] for row in rows(tmp_path)])
     plan = Plan.make(parse(PretrainArguments, argv, "", ""))
     model = build_model("t5-tiny", store.vocab_size, 0)
     optimizer = ReferenceAdafactor(
-        model.parameters(), lr=1000**-0.5, scale_parameter=True, relative_step=False, warmup_init=False
+        model.parameters(), lr=40_000**-0.5, scale_parameter=True, relative_step=False, warmup_init=False
     )
     theirs = []
     for step in range(1, steps + 1):
@@ -90,9 +106,7 @@ def test_learns_as_transformers_does(store, tmp_path):
         theirs.append(output.loss.item())
     assert np.abs(ours[:2] - theirs[:2]).max() < 1e-4  # transformers factors the position bias too, T5 does not
     by_50 = [np.mean(losses, axis=1) for losses in (ours.reshape(-1, 50), np.reshape(theirs, (-1, 50)))]
-    assert (
-        np.abs(by_50[0] - by_50[1]).max() < 0.05
-    )  # of 50 noisy steps; rounding alone makes runs drift apart by half of it
+    assert np.abs(by_50[0] - by_50[1]).max() < 0.01
     assert by_50[0][-1] < by_50[0][0] - 0.5
 
 
@@ -245,11 +259,11 @@ def test_a_damaged_store_is_refused(store, tmp_path, capsys):
 def test_staged_once_and_the_same(whole, store, tmp_path):
     staged = {"stage_to": tmp_path / "local", "total_tokens": 3 * BATCH * LENGTH}
     assert main(*flags(store, tmp_path / "run", **staged)) == 0
-    (copy,) = (tmp_path / "local").iterdir()
+    (copy,) = (tmp_path / "local").glob("[!.]*")
     before = copy.stat().st_mtime_ns
     assert [row["nll"] for row in rows(tmp_path / "run")] == [row["nll"] for row in rows(whole)[:3]]
     assert main(*flags(store, tmp_path / "again", **staged)) == 0
-    assert [path.stat().st_mtime_ns for path in (tmp_path / "local").iterdir()] == [before]
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "local").glob("[!.]*")] == [before]
 
 
 def test_held_out_perplexity_along_the_way(store, tmp_path):
