@@ -34,7 +34,7 @@ class EncoderDecoderLM(LM):
     Args:
         pretrained: Hub id or folder, a checkpoint of `train` too; or a model.
         tokenizer: Hub id or folder, or a tokenizer; that of `pretrained` unless given.
-        max_input: tokens of a prompt, EOS included; FLAN trains on 2,048.
+        max_input: tokens of a prompt, EOS included.
         score_eos: count the end of an answer as part of it, as decoding does; lm-eval's own models do not, so that an
             answer that begins another is favoured.
         batch_tokens: input positions of a batch; by device unless given.

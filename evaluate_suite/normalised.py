@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from evaluate_suite.bootstrap import RESAMPLES
 from pipeline_steps.errors import InvalidCut
 
 
 Scores = Mapping[str, float]
 LOWER_IS_BETTER = frozenset({"c4_perplexity", "hq_perplexity"})
-_DRAWS = 2000  # of the bootstrap: the ends of a 95 % interval are known to a few percent of its length
 _BEYOND = 4.0  # a size is extrapolated to a quarter of the smallest reference and four times the largest
 # Standard deviations over ten trainings of T5's baseline, Raffel et al. 2020, Table 1; points of each suite
 RUN_NOISE = {"glue": 0.235, "superglue": 0.416, "cnn_dailymail": 0.065, "squad": 0.343}
@@ -108,8 +108,8 @@ def effective_model_size(
     for suite in _common(model, *family.values()):
         log_size = np.log(sorted(family))
         score = _better(suite) * np.array([family[size][suite] for size in sorted(family)])
-        curve = _monotone(log_size, score, float(np.log(reference)))
-        found = _invert(log_size, curve, _better(suite) * model[suite])
+        curve, at = _monotone(score), sorted(family).index(reference)
+        found = _invert(log_size, curve + (score[at] - curve[at]), _better(suite) * model[suite], at)
         if found is None:
             left_out[suite] = "it does not tell the sizes apart"
             continue
@@ -134,17 +134,22 @@ def _better(suite: str) -> int:
     return -1 if suite in LOWER_IS_BETTER else 1
 
 
-def _monotone(log_size: np.ndarray, score: np.ndarray, reference: float) -> np.ndarray:
-    """Scores that do not fall with size, shifted to go through the reference's own."""
-    fitted = isotonic_regression(score).x
-    at = int(np.argmin(np.abs(log_size - reference)))
-    shifted: np.ndarray = fitted + (score[at] - fitted[at])
-    return shifted
+def _monotone(score: np.ndarray) -> np.ndarray:
+    """The nearest scores that do not fall with size."""
+    fitted: np.ndarray = isotonic_regression(score).x
+    return fitted
 
 
-def _invert(log_size: np.ndarray, curve: np.ndarray, score: float) -> tuple[float, float, str] | None:
-    """Log size of a score, the slope there, and "above" or "below" if it was cut off; None on a flat stretch."""
+def _invert(log_size: np.ndarray, curve: np.ndarray, score: float, at: int) -> tuple[float, float, str] | None:
+    """Log size of a score, the slope there, and "above" or "below" if it was cut off; None on a flat stretch.
+
+    A score on the reference's own stretch (number `at`) is worth the reference's size.
+    """
     slopes = np.diff(curve) / np.diff(log_size)
+    if slopes.max() <= 0:
+        return None
+    if np.isclose(score, curve[at], rtol=1e-12):
+        return float(log_size[at]), float(slopes[slopes > 0].min()), ""
     segment = int(np.clip(np.searchsorted(curve, score, side="left") - 1, 0, len(slopes) - 1))
     if slopes[segment] <= 0:
         return None
@@ -158,8 +163,8 @@ def _interval(terms: Mapping[str, float], spread: Mapping[str, float], seed: int
     """95 % interval of the mean: trainings drawn anew from their noise, suites with replacement."""
     rng = np.random.default_rng(seed)
     values, sd = np.array(list(terms.values())), np.array([spread[suite] for suite in terms])
-    drawn = values + sd * rng.standard_normal((_DRAWS, len(values)))
-    chosen = rng.integers(0, len(values), (_DRAWS, len(values)))
+    drawn = values + sd * rng.standard_normal((RESAMPLES, len(values)))
+    chosen = rng.integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.quantile(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 

@@ -55,7 +55,6 @@ class Task:
         mode: "direct" or "cot", whether exemplars reason before they answer.
         chance: score of guessing, in the metric's unit (percent); None for perplexity.
         scored: whether there are public labels to score with.
-        target: what a perplexity is per.
         note: what a reader of the number should know.
     """
 
@@ -79,7 +78,6 @@ class Task:
     mode: str = ""
     chance: float | None = None
     scored: bool = True
-    target: str = ""
     note: str = field(default="", compare=False)
 
 

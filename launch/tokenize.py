@@ -20,6 +20,7 @@ from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.files import read_json, write_json
+from train.folders import locked
 from train.run_directory import refuse_differences
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
@@ -49,6 +50,14 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
         WinnowError: the corpus or the tokenizer cannot be used, or the folder holds another store.
         StageFailed: a process died.
     """
+    with locked(Path(output), "winnow tokenize"):
+        _run(output, settings, workers)
+    store = TokenStore.open(output)
+    store.verify()
+    return store
+
+
+def _run(output: str, settings: TokenizeSettings, workers: int) -> None:
     folder = Path(output)
     files = _files(folder, settings)
     _claim(folder, settings, files)
@@ -61,13 +70,9 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
     with StageProgress(Console()) as progress:
         run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, len(files)) / len(files)))
         progress.finish("Tokenize", time.monotonic() - start)
-    store = TokenStore.open(output)
-    store.verify()
-    return store
 
 
 def _files(folder: Path, settings: TokenizeSettings) -> list[str]:
-    folder.mkdir(parents=True, exist_ok=True)
     listing = folder / "files.txt.new"
     open_corpus(settings.corpus, str(listing), settings.limit)
     files = listing.read_text().splitlines()

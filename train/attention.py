@@ -26,12 +26,11 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: None,
-    scaling: float = 1.0,
     dropout: float = 0.0,
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of queries [B, H, Q, D] to keys and values [B, H, K, D]: [B, Q, H, D]."""
+    """Of queries [B, H, Q, D] to keys and values [B, H, K, D]: [B, Q, H, D]. T5 does not scale scores."""
     bias = None if module.is_decoder and not module.is_causal else position_bias  # cross-attention has none
     if bias is not None and module.is_causal:
         future = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu(1)
@@ -43,9 +42,7 @@ def attend(
         weights = sample_dropout(functional.softmax(scores, dim=-1).to(value.dtype), dropout, module.training)
         return (weights @ value).transpose(1, 2), None
     bias = None if bias is None else bias.to(query.dtype)
-    attended = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling
-    )
+    attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
     return attended.transpose(1, 2), None
 
 

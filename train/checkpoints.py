@@ -73,7 +73,7 @@ def _save(
         for name, values in zip(_WEIGHTS, tensors, strict=True):
             save_file(values, folder / name, metadata={"format": "pt"})
         write_json(f"{folder}/state.json", state | {"xxh3": {name: checksum(folder / name) for name in _WEIGHTS}})
-    write_atomically(f"{target.parent}/LATEST", f"{target.name}\n".encode())
+    _point_to(target)
     return target
 
 
@@ -99,6 +99,8 @@ def sweep(run_dir: Path, step: int) -> None:
             remove_checkpoint(folder)
     for folder in sorted((run_dir / "checkpoints").glob(".*")):
         shutil.rmtree(folder)
+    if step:
+        _point_to(checkpoint_folder(run_dir, step))
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
@@ -136,6 +138,10 @@ def load_optimizer(folder: Path) -> dict[str, Tensor]:
     """The optimizer's tensors by name."""
     state: dict[str, Tensor] = load_file(folder / "optimizer.safetensors")
     return state
+
+
+def _point_to(newest: Path) -> None:
+    write_atomically(f"{newest.parent}/LATEST", f"{newest.name}\n".encode())
 
 
 def whole_weights(model: PreTrainedModel) -> dict[str, Tensor]:

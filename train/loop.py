@@ -57,7 +57,7 @@ class Trainer:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         arguments = plan.arguments
-        self.accelerator = Accelerator(mixed_precision=plan.precision, project_dir=str(plan.run_dir))
+        self.accelerator = Accelerator(mixed_precision=arguments.precision, project_dir=str(plan.run_dir))
         self.main, self.world = self.accelerator.is_main_process, self.accelerator.num_processes
         if self.world > arguments.batch_size:
             raise ModelError(f"{self.world} processes cannot share a batch of {arguments.batch_size}: launch fewer")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +15,6 @@ from train.sharding import cut_like, own_rows, whole
 # Touvron et al. 2023 (LLaMA), Sec. 2.3
 _BETAS = (0.9, 0.95)
 _WEIGHT_DECAY = 0.1
-
-
-class Optimizer(Protocol):
-    """What the training loop needs: no schedule, no state but what `state_dict` gives."""
-
-    def step(self, step: int, rate: float) -> None:
-        """Make step number `step` (the first is 1)."""
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state by parameter name, ready for safetensors."""
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a state written by `state_dict`."""
 
 
 class AdamW:

@@ -149,11 +149,6 @@ class Plan:
         return Path(self.arguments.run_dir)
 
     @property
-    def precision(self) -> str:
-        """Of the matrix products."""
-        return self.arguments.precision
-
-    @property
     def grid(self) -> list[int]:
         """Steps whose checkpoints are kept."""
         milestones = [step for step in self.arguments.milestones if 0 < step <= self.budget.steps]

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 from pipeline_steps.errors import WinnowError
 from train.arguments import parse
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line; exits."""
     try:
         arguments = parse(PretrainArguments, argv, "train.pretrain", str(__doc__))
+        note_preemption(Path(arguments.run_dir), None)  # first of all: a job that is refused must not be requeued
         sys.exit(_pretrain(Plan.make(arguments)))
     except (WinnowError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -37,16 +39,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def _pretrain(plan: Plan) -> int:
     """Run a plan; the exit code."""
-    first = (
-        int(os.environ.get("RANK", 0)) == 0
-    )  # workers outlive a launcher that is killed: one holds the lock for all
-    with locked(plan.run_dir, "training run") if first else nullcontext():
+    # Workers outlive a launcher that is killed: the first of them holds the lock for all
+    is_first = int(os.environ.get("RANK", 0)) == 0
+    with locked(plan.run_dir, "training run") if is_first else nullcontext():
         claim(plan.run_dir, plan.resolved)
         if is_finished(plan.run_dir, plan.budget.steps):
             return 0
         from train.loop import Trainer  # seconds to import; mistakes above are told before
 
-        note_preemption(plan.run_dir, None)
         stopped = Trainer(plan).train()
         if stopped is None:
             return 0

@@ -129,6 +129,7 @@ def test_wsc_names_the_referent():
         ("Tom", " tom ", "True"),
         ("Tom", "Mitchell", "False"),
         ("Bob's hat", "Bob", "False"),
+        ("Bob's hat", "hat", "False"),
         ("Bob", "Bob's", "False"),
         ("Tom", "the", ""),
         ("Tom", "", ""),

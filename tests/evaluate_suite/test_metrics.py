@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluate_suite.hub_metrics import TaskMetric
 from evaluate_suite.metrics import METRICS, Answers, compute, invalid_share, normalised, word_f1
 from evaluate_suite.registry import registry
+from evaluate_suite.task_metric import TaskMetric
 from pipeline_steps.errors import InvalidCut
 
 

@@ -62,6 +62,7 @@ def test_the_newest_valid_one_is_taken(tmp_path, save):
         load_checkpoint(saved[2])
     sweep(tmp_path, 5)
     assert list_checkpoints(tmp_path) == saved[:1]
+    assert (saved[0].parent / "LATEST").read_text() == f"{saved[0].name}\n"
 
 
 def test_the_grid_and_the_last_few_stay(tmp_path, save):
