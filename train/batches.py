@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.plan import Plan
+from train.training_plan import TrainingPlan
 
 
 _AHEAD = 4  # steps: rides out a slow read of a network file system
@@ -52,7 +52,7 @@ class Batches:
         waited: seconds that steps have waited for their rows.
     """
 
-    def __init__(self, plan: Plan, rank: int, world: int, pin: bool) -> None:
+    def __init__(self, plan: TrainingPlan, rank: int, world: int, pin: bool) -> None:
         self._plan, self._rank, self._world, self._pin = plan, rank, world, pin
         self.waited = 0.0
 
@@ -80,9 +80,7 @@ class Batches:
         return [self._make(piece if len(piece) else samples[:1], len(piece) > 0) for piece in pieces]
 
     def _make(self, samples: np.ndarray, counts: bool) -> Rows:
-        raw = self._plan.replay.batch(samples)
-        arrays = self._plan.objective.rows(raw, samples, self._plan.arguments.seed)
-        inputs, targets = (torch.from_numpy(array).long() for array in arrays)
+        inputs, targets = (torch.from_numpy(array).long() for array in self._plan.rows(samples))
         if self._pin:
             inputs, targets = inputs.pin_memory(), targets.pin_memory()
         return Rows(samples, inputs, targets, counts)

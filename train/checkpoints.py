@@ -17,10 +17,11 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from pipeline_steps.errors import ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import read_json, write_atomically, write_json
+from pipeline_steps.models import model_identity
 from train.folders import checksum, whole_folder
 from train.model import empty_model
 from train.run_directory import checkpoint_folder, list_checkpoints
@@ -132,6 +133,21 @@ def load_model(folder: Path) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         parameter.data.copy_(weights[name])
     return model.eval()
+
+
+def load_pretrained(model: str) -> PreTrainedModel:
+    """Float32 T5 of a checkpoint, a folder of transformers' or the Hub.
+
+    Raises:
+        ModelError: it is not a T5, or not to be had.
+    """
+    model_identity(model)  # says in one sentence what is wrong with a name
+    config = AutoConfig.from_pretrained(model)
+    if config.model_type not in ("t5", "mt5"):
+        raise ModelError(f"{model} is a {config.model_type}, not a T5: give a T5")
+    if (Path(model) / "state.json").exists():
+        return load_checkpoint(Path(model))[0]
+    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype="float32", use_safetensors=True)
 
 
 def load_optimizer(folder: Path) -> dict[str, Tensor]:

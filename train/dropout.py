@@ -68,6 +68,16 @@ class SampleDropout(nn.Module):
         return dropout(values, self.p, self.training)
 
 
+def set_dropout(model: Any, p: float) -> None:
+    """Give all layers of a T5 this probability; its configuration says so too."""
+    model.config.dropout_rate = p
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
+        elif isinstance(getattr(module, "dropout", None), float):  # of attention weights
+            module.dropout = p
+
+
 def use_sample_dropout(model: nn.Module) -> None:
     """Put `SampleDropout` in the place of every `nn.Dropout`."""
     for module in list(model.modules()):

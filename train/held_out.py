@@ -7,7 +7,9 @@ EOS included, as T5's own loss counts them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -59,3 +61,42 @@ class HeldOutRows:
         for row, window in zip(raw, window_B.tolist(), strict=True):
             self.store.copy(window * self.objective.raw_length, row)
         return self.objective.rows(raw, window_B, self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutLosses:
+    """Perplexity of splits along the way, shared among processes.
+
+    Attributes:
+        splits: by name.
+        micro_batch_size: rows in a forward pass of a process; 0: its share of a training batch.
+        batch_size: of training.
+    """
+
+    splits: dict[str, HeldOutRows]
+    micro_batch_size: int
+    batch_size: int
+
+    def __bool__(self) -> bool:
+        """Whether there are splits."""
+        return bool(self.splits)
+
+    def __call__(self, model: Any, accelerator: Any) -> list[dict[str, Any]]:
+        """A row for each split; every process must call it."""
+        return [self._measure(name, split, model, accelerator) for name, split in self.splits.items()]
+
+    def _measure(self, name: str, split: HeldOutRows, model: Any, accelerator: Any) -> dict[str, Any]:
+        import torch
+
+        from train.batches import shares
+
+        world, count = accelerator.num_processes, len(split.window_N)
+        most = self.micro_batch_size or -(-self.batch_size // world)
+        sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        for windows in shares(split.window_N, world, accelerator.process_index, most):
+            shown = windows if len(windows) else split.window_N[:1]
+            inputs, targets = (torch.from_numpy(a).long().to(accelerator.device) for a in split.rows(shown))
+            with torch.no_grad(), accelerator.autocast():
+                sums += model(inputs, targets)[1] * (len(windows) > 0)
+        nll = accelerator.reduce(sums, "sum")[0].item() / (count * split.objective.target_length)
+        return {"split": name, "nll": nll, "perplexity": math.exp(nll), "windows": count}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import astuple
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from train.training_plan import Amount
 
 
 class Interval:
@@ -18,19 +21,19 @@ class Interval:
 
     Attributes:
         sums: float64 [2], nats and squared normalisers of this process's targets.
-        samples: of all processes.
+        amount: what all processes have shown.
     """
 
     def __init__(self, device: torch.device, carried: dict[str, Any]) -> None:
         self.sums = torch.tensor(carried.get("sums", [0.0, 0.0]), dtype=torch.float64, device=device)
-        self.samples: int = carried.get("samples", 0)
+        self.amount = Amount(*carried.get("amount", ()))
         self._waited_before: float = carried.get("waited", 0.0)
         self._since = time.perf_counter() - carried.get("seconds", 0.0)
 
-    def add(self, sums: Tensor, samples: int) -> None:
+    def add(self, sums: Tensor, amount: Amount) -> None:
         """Count a step."""
         self.sums += sums
-        self.samples += samples
+        self.amount += amount
 
     def pause(self, seconds: float) -> None:
         """Do not count time that was not spent on training."""
@@ -38,15 +41,20 @@ class Interval:
 
     def carry(self, sums: list[float], waited: float) -> dict[str, Any]:
         """What goes on after a resume; `sums` over all processes."""
-        return {"sums": sums, "samples": self.samples, "seconds": self._seconds(), "waited": self._waited(waited)}
+        return {
+            "sums": sums,
+            "amount": astuple(self.amount),
+            "seconds": self._seconds(),
+            "waited": self._waited(waited),
+        }
 
-    def speed(self, waited: float, input_length: int, flops_per_sample: int, peak: float | None) -> dict[str, Any]:
+    def speed(self, waited: float, flops_per_sample: float, peak: float | None) -> dict[str, Any]:
         """Rates over the interval; `peak` of all devices together, `waited` seconds of this process for rows."""
         seconds = self._seconds()
-        flops = self.samples * flops_per_sample / seconds
+        flops = self.amount.samples * flops_per_sample / seconds
         return {
             "seconds": seconds,
-            "tokens_per_second": self.samples * input_length / seconds,
+            "tokens_per_second": self.amount.encoder_tokens / seconds,
             "tflops": flops / 1e12,
             "mfu": flops / peak if peak else None,
             "data_wait": self._waited(waited) / seconds,

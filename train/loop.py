@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json
 from pipeline_steps.numerics.keys import mix
-from train.batches import Batches, Rows, shares
+from train.batches import Batches, Rows
 from train.checkpoints import (
     latest_checkpoint,
     load_model,
@@ -29,17 +29,16 @@ from train.checkpoints import (
 )
 from train.dropout import dropout_of
 from train.flops import peak_flops, training_flops
-from train.held_out import HeldOutRows
 from train.interval import Interval
 from train.losses import Z_LOSS, TokenLosses
 from train.memory import keep_freed_memory
-from train.model import build_model, prepare_for_full_rows
-from train.optimizers import OPTIMIZERS, learning_rate
-from train.plan import Plan
+from train.model import prepare_for_training
+from train.optimizers import OPTIMIZERS
 from train.run_directory import Metrics, refuse_differences, versions, write_environment
 from train.sharding import shard, whole
 from train.signals import stopping_signals
 from train.trackers import start_trackers
+from train.training_plan import TrainingPlan
 
 
 class Trainer:
@@ -54,7 +53,7 @@ class Trainer:
         StoreMismatch: the checkpoint is of another run.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
         arguments = plan.arguments
         self.accelerator = Accelerator(mixed_precision=arguments.precision, project_dir=str(plan.run_dir))
@@ -66,18 +65,18 @@ class Trainer:
         if state:
             refuse_differences(state["hashes"], plan.hashes, str(newest))
         self.accelerator.wait_for_everyone()  # before one of them tidies up
-        self.raw_model = load_model(newest) if newest else self._initial_model()
-        prepare_for_full_rows(self.raw_model)
+        self.raw_model = load_model(newest) if newest else plan.initial_model()
+        prepare_for_training(self.raw_model, plan.padded)
         if self.device.type == "cpu":
             keep_freed_memory()
         if arguments.compile:
             _compile_layers(self.raw_model)
         self.sharded = self.world > 1 and (arguments.shard or self.accelerator.distributed_type == "FSDP")
-        self.model: Any = self._distributed(TokenLosses(self.raw_model)).train()
+        self.model: Any = self._distributed(TokenLosses(self.raw_model, plan.padded)).train()
         self.optimizer = OPTIMIZERS[arguments.optimizer](self.raw_model.named_parameters())
         if newest:
             self.optimizer.load_state_dict(load_optimizer(newest))
-        self.held_out = self._open_held_out()
+        self.measure = plan.open_measurements()
         self.batches = Batches(plan, self.accelerator.process_index, self.world, self.device.type == "cuda")
         self.done: int = state.get("step", 0)
         self.interval = Interval(self.device, state.get("interval", {}) if self.main else {})
@@ -113,7 +112,7 @@ class Trainer:
                     )
                     self._log(files, trackers, "metrics", row)
                 if step in grid or (arguments.eval_every and step % arguments.eval_every == 0):
-                    for row in self._measure_held_out(step):
+                    for row in self._measure(step):
                         self._log(files, trackers, "held_out", row)
                 # Processes get a signal at different steps; they agree where they talk to each other anyway.
                 stop = step < last and (logged or self.world == 1) and self._any(stopped)
@@ -125,12 +124,12 @@ class Trainer:
 
     def _update(self, step: int, passes: list[Rows], measure: bool) -> float | None:
         """Make one step; the norm of the gradient if it is to be measured."""
-        arguments, objective = self.plan.arguments, self.plan.objective
-        samples = self.plan.budget.samples_after(step) - self.plan.budget.samples_after(step - 1)
+        arguments, budget = self.plan.arguments, self.plan.budget
+        amount = self.plan.amount(budget.samples_after(step - 1), budget.samples_after(step))
         rank = self.accelerator.process_index
         torch.manual_seed(int(mix(np.array([step * self.world + rank]), arguments.seed)[0]))  # of torch's own dropout
         # T5's loss: the sum over the tokens of all processes, over their number. DDP takes the mean over processes.
-        scale = self.world / (samples * objective.target_length)
+        scale = self.world / amount.target_tokens
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, rows in enumerate(passes):
             last = number == len(passes) - 1
@@ -139,11 +138,11 @@ class Trainer:
                     loss, parts = self.model(self._to_device(rows.inputs), self._to_device(rows.targets))
                 sums += parts.detach() * rows.counts
                 self.accelerator.backward(loss * (scale * rows.counts))
-        self.interval.add(sums, samples)
+        self.interval.add(sums, amount)
         norm = self._gradient_norm() if measure or arguments.max_grad_norm else None
         if norm is not None and arguments.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self.raw_model.parameters(), arguments.max_grad_norm, norm)
-        self.optimizer.step(step, self._learning_rate(step))
+        self.optimizer.step(step, self.plan.learning_rate(step))
         self.optimizer.zero_grad()
         return float(norm) if norm is not None and measure else None
 
@@ -151,39 +150,23 @@ class Trainer:
         gradients = [weight.grad for weight in self.raw_model.parameters() if weight.grad is not None]
         return whole(torch.nn.utils.get_total_norm(gradients))
 
-    def _learning_rate(self, step: int) -> float:
-        arguments = self.plan.arguments
-        return learning_rate(step, arguments.optimizer, arguments.warmup_steps, arguments.learning_rate)
-
     def _close_interval(self, step: int, norm: float | None) -> dict[str, Any]:
         """The row of metrics for the steps since the last one."""
         sums = self.accelerator.reduce(self.interval.sums, "sum").tolist()
-        objective = self.plan.objective
-        flops = training_flops(self.raw_model.config, objective.input_length, objective.target_length)
-        speed = self.interval.speed(self.batches.waited, objective.input_length, flops, self.peak)
-        tokens = self.interval.samples * objective.target_length
+        seen = self.interval.amount
+        lengths = seen.encoder_tokens // seen.samples, seen.target_tokens // seen.samples  # of a row, in the mean
+        speed = self.interval.speed(self.batches.waited, training_flops(self.raw_model.config, *lengths), self.peak)
+        tokens = seen.target_tokens
         self.interval, self.batches.waited = Interval(self.device, {}), 0.0
         self._refuse_infinite(sums[0], step)
         losses = {"nll": sums[0] / tokens, "z_loss": Z_LOSS * sums[1] / tokens}
-        return self.plan.counts(step) | losses | {"lr": self._learning_rate(step), "grad_norm": norm} | speed
+        return self.plan.counts(step) | losses | {"lr": self.plan.learning_rate(step), "grad_norm": norm} | speed
 
-    def _measure_held_out(self, step: int) -> list[dict[str, Any]]:
-        """A row for each held-out split."""
-        start, found = time.perf_counter(), []
+    def _measure(self, step: int) -> list[dict[str, Any]]:
+        """What is measured on held-out data."""
+        start = time.perf_counter()
         self.model.eval()
-        for name, split in self.held_out.items():
-            sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-            most = self.plan.arguments.micro_batch_size or -(-self.plan.arguments.batch_size // self.world)
-            for windows in shares(split.window_N, self.world, self.accelerator.process_index, most):
-                shown = windows if len(windows) else split.window_N[:1]
-                inputs, targets = (self._to_device(torch.from_numpy(a).long()) for a in split.rows(shown))
-                with torch.no_grad(), self.accelerator.autocast():
-                    sums += self.model(inputs, targets)[1] * (len(windows) > 0)
-            nll = self.accelerator.reduce(sums, "sum")[0].item() / (
-                len(split.window_N) * split.objective.target_length
-            )
-            measured = {"split": name, "nll": nll, "perplexity": math.exp(nll), "windows": len(split.window_N)}
-            found.append(self.plan.counts(step) | measured)
+        found = [self.plan.counts(step) | row for row in self.measure(self.model, self.accelerator)]
         self.model.train()
         self.interval.pause(time.perf_counter() - start)
         return found
@@ -196,9 +179,9 @@ class Trainer:
         tensors = whole_weights(self.raw_model), self.optimizer.state_dict()
         if self.main:
             state = self.plan.state(step) | {"versions": versions()}
-            if self.interval.samples:
+            if self.interval.amount.samples:
                 state["interval"] = self.interval.carry(sums, self.batches.waited)
-            save_checkpoint(self.plan.run_dir, self.raw_model, tensors, self.plan.store.tokenizer, state)
+            save_checkpoint(self.plan.run_dir, self.raw_model, tensors, self.plan.tokenizer, state)
             prune(self.plan.run_dir, set(self.plan.grid), arguments.keep_last)
         self.accelerator.wait_for_everyone()
         self.interval.pause(time.perf_counter() - start)
@@ -221,16 +204,6 @@ class Trainer:
                 "--warmup_steps, or in float32; the last checkpoint is intact"
             )
 
-    def _initial_model(self) -> Any:
-        store, arguments = self.plan.store, self.plan.arguments
-        return build_model(arguments.preset, store.vocab_size, arguments.init_seed, store.eos)
-
-    def _open_held_out(self) -> dict[str, HeldOutRows]:
-        arguments, tokenizer = self.plan.arguments, self.plan.store.tokenizer_sha256
-        shape = (arguments.preset, arguments.input_length, arguments.eval_windows, arguments.seed)
-        folders = dict(one.split("=", 1) for one in arguments.held_out)
-        return {name: HeldOutRows.open(folder, *shape, tokenizer) for name, folder in folders.items()}
-
     def _to_device(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.to(self.device, non_blocking=True)
 
@@ -245,7 +218,7 @@ class Trainer:
         write_environment(
             self.plan.run_dir, device=str(self.device), processes=self.world, threads=torch.get_num_threads()
         )
-        names = ["metrics", "held_out"] if self.held_out else ["metrics"]
+        names = ["metrics", "held_out"] if self.measure else ["metrics"]
         return {name: stack.enter_context(Metrics(self.plan.run_dir, name, self.done)) for name in names}
 
     def _close(self) -> None:

@@ -20,20 +20,24 @@ _PIECE = 1024  # rows of logits at a time: 131 MB in float32 at 32,128 words
 class TokenLosses(nn.Module):
     """A language model that returns what it is trained on instead of logits.
 
-    Rows are full, so there is no padding to mask.
-
     Args:
         model: a T5, which sees inputs and predicts targets, or a causal model, for which they are alike.
+        padded: rows of a T5 end in padding, which is not seen and does not count; otherwise they are full.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, padded: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.padded = padded
 
     def forward(self, input_BI: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Loss to minimise, summed over tokens; float64 [2]: negative log-likelihood (nats), squared normalisers."""
         hidden, weight = self._hidden(input_BI, target_BT)
-        loss, nll_N, square_N = _apply(hidden.flatten(0, 1), weight, target_BT.flatten())
+        hidden, target = hidden.flatten(0, 1), target_BT.flatten()
+        if self.padded:
+            counts = target != PAD
+            hidden, target = hidden[counts], target[counts]
+        loss, nll_N, square_N = _apply(hidden, weight, target)
         return loss, torch.stack([nll_N.sum(dtype=torch.float64), square_N.sum(dtype=torch.float64)])
 
     def by_token(self, input_BI: Tensor, target_BT: Tensor) -> Tensor:
@@ -47,9 +51,12 @@ class TokenLosses(nn.Module):
         model = self.model
         if not model.config.is_encoder_decoder:
             return model.model(input_ids=input_BI, use_cache=False).last_hidden_state, model.lm_head.weight
-        encoded = model.encoder(input_ids=input_BI).last_hidden_state
+        mask = (input_BI != PAD).long() if self.padded else None
+        encoded = model.encoder(input_ids=input_BI, attention_mask=mask).last_hidden_state
         shifted = torch.cat([torch.full_like(target_BT[:, :1], PAD), target_BT[:, :-1]], dim=1)
-        decoded = model.decoder(input_ids=shifted, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        decoded = model.decoder(
+            input_ids=shifted, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+        ).last_hidden_state
         if model.lm_head.weight is model.shared.weight:
             decoded = decoded * model.config.d_model**-0.5  # Raffel et al. 2020: a tied output layer is scaled
         return decoded, model.lm_head.weight

@@ -94,13 +94,13 @@ def empty_model(folder: str) -> PreTrainedModel:
         return model_of(AutoConfig.from_pretrained(folder))
 
 
-def prepare_for_full_rows(model: PreTrainedModel) -> None:
-    """Attention without masks and, on a CPU, dropout by sample: for rows without padding. Weights and names stay."""
-    from train.attention import FULL_ROWS
+def prepare_for_training(model: PreTrainedModel, padded: bool) -> None:
+    """Attention without masks unless rows are padded and, on a CPU, dropout by sample. Weights and names stay."""
+    from train.attention import FULL_ROWS, PADDED_ROWS
     from train.dropout import use_sample_dropout
 
     if isinstance(model, T5ForConditionalGeneration):
-        model.set_attn_implementation(FULL_ROWS)
+        model.set_attn_implementation(PADDED_ROWS if padded else FULL_ROWS)
         use_sample_dropout(model)
 
 

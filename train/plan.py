@@ -13,11 +13,13 @@ import xxhash
 
 from pipeline_steps.errors import InvalidCut, ModelError
 from pipeline_steps.selection import Selection
+from train.held_out import HeldOutLosses, HeldOutRows
 from train.objectives import Objective, make_objective
 from train.replay import Replay
 from train.staging import stage
 from train.token_budget import TokenBudget
 from train.token_store import TokenStore
+from train.training_plan import Amount
 
 
 # What may differ between two starts of a run: where things are, and how fast or how often they are done.
@@ -149,6 +151,16 @@ class Plan:
         return Path(self.arguments.run_dir)
 
     @property
+    def tokenizer(self) -> Path:
+        """Folder of the corpus's tokenizer."""
+        return self.store.tokenizer
+
+    @property
+    def padded(self) -> bool:
+        """Rows are full."""
+        return False
+
+    @property
     def grid(self) -> list[int]:
         """Steps whose checkpoints are kept."""
         milestones = [step for step in self.arguments.milestones if 0 < step <= self.budget.steps]
@@ -166,6 +178,38 @@ class Plan:
             "selection": self.resolved["selection_digest"] or "all documents",
             "tokenizer": self.store.tokenizer_sha256,
         }
+
+    def initial_model(self) -> Any:
+        """With weights that depend on the preset and `init_seed` alone."""
+        from train.model import build_model
+
+        return build_model(self.arguments.preset, self.store.vocab_size, self.arguments.init_seed, self.store.eos)
+
+    def learning_rate(self, step: int) -> float:
+        """By `train.optimizers.learning_rate`."""
+        from train.optimizers import learning_rate
+
+        arguments = self.arguments
+        return learning_rate(step, arguments.optimizer, arguments.warmup_steps, arguments.learning_rate)
+
+    def rows(self, sample_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of samples, int32 [B, I] and [B, T], all of them full."""
+        return self.objective.rows(self.replay.batch(sample_B), sample_B, self.arguments.seed)
+
+    def amount(self, first: int, last: int) -> Amount:
+        """What samples `first` to `last` - 1 hold."""
+        samples = last - first
+        return Amount(samples, samples * self.arguments.input_length, samples * self.objective.target_length)
+
+    def open_measurements(self) -> HeldOutLosses:
+        """Perplexity of the held-out splits."""
+        arguments = self.arguments
+        shape = (arguments.preset, arguments.input_length, arguments.eval_windows, arguments.seed)
+        folders = dict(one.split("=", 1) for one in arguments.held_out)
+        splits = {
+            name: HeldOutRows.open(folder, *shape, self.store.tokenizer_sha256) for name, folder in folders.items()
+        }
+        return HeldOutLosses(splits, arguments.micro_batch_size, arguments.batch_size)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint says of itself."""

@@ -21,6 +21,7 @@ from train.arguments import parse
 from train.folders import locked
 from train.plan import Plan, PretrainArguments
 from train.run_directory import claim, is_finished, note_preemption
+from train.training_plan import TrainingPlan
 
 
 REQUEUE = os.EX_TEMPFAIL  # 75: "temporary failure; the user is invited to retry", sysexits.h
@@ -31,14 +32,14 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments = parse(PretrainArguments, argv, "train.pretrain", str(__doc__))
         note_preemption(Path(arguments.run_dir), None)  # first of all: a job that is refused must not be requeued
-        sys.exit(_pretrain(Plan.make(arguments)))
+        sys.exit(run(Plan.make(arguments)))
     except (WinnowError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
 
 
-def _pretrain(plan: Plan) -> int:
-    """Run a plan; the exit code."""
+def run(plan: TrainingPlan) -> int:
+    """Start a plan, or continue it; the exit code."""
     # Workers outlive a launcher that is killed: the first of them holds the lock for all
     is_first = int(os.environ.get("RANK", 0)) == 0
     with locked(plan.run_dir, "training run") if is_first else nullcontext():

@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
 
 from pipeline_steps.errors import ModelError
-from train.plan import Plan
+from train.training_plan import TrainingPlan
 
 
-def start_trackers(accelerator: Accelerator, plan: Plan, done: int) -> Callable[[str, dict[str, Any]], None]:
+def start_trackers(accelerator: Accelerator, plan: TrainingPlan, done: int) -> Callable[[str, dict[str, Any]], None]:
     """A function that takes rows by name; TensorBoard's files are in <run>/pretrain.
 
     Raises:

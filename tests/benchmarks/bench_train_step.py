@@ -55,10 +55,10 @@ def our_step(model, autocast):
     from train.dropout import dropout_of
     from train.losses import TokenLosses
     from train.memory import keep_freed_memory
-    from train.model import prepare_for_full_rows
+    from train.model import prepare_for_training
 
     keep_freed_memory()
-    prepare_for_full_rows(model)
+    prepare_for_training(model, padded=False)
     losses, optimizer = TokenLosses(model), Adafactor(model.named_parameters())
 
     def step(number, inputs, targets):

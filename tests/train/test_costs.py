@@ -10,7 +10,7 @@ from train.arguments import parse, shipped
 from train.costs import run_cost
 from train.flops import peak_flops, training_flops
 from train.losses import TokenLosses
-from train.model import build_model, prepare_for_full_rows
+from train.model import build_model, prepare_for_training
 from train.optimizers import OPTIMIZERS
 from train.plan import PretrainArguments
 
@@ -23,7 +23,7 @@ def arguments(config, *flags):
 @pytest.mark.parametrize(("inputs", "targets"), [(64, 17), (128, 128)])
 def test_flops_are_those_torch_counts(preset, inputs, targets):
     model = build_model(preset, 500, 0)
-    prepare_for_full_rows(model)
+    prepare_for_training(model, padded=False)
     if preset == "llama-tiny":
         model.set_attn_implementation("eager")  # torch does not count its fused attention on a CPU
         targets = inputs
@@ -79,7 +79,7 @@ def test_memory_is_what_is_allocated(preset, optimizer):
 def test_activations_are_an_estimate_from_above():
     cost = run_cost(arguments("tiny-cpu.yaml", "--input-length", "256"), 10**9)
     model = build_model("t5-tiny", 32_100, 0)
-    prepare_for_full_rows(model)
+    prepare_for_training(model, padded=False)
     saved = {}
     rows = [torch.randint(3, 400, (1, length)) for length in (256, 57)]
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from train.dropout import dropout, dropout_of
-from train.model import PRESETS, build_model, prepare_for_full_rows
+from train.model import PRESETS, build_model, prepare_for_training
 
 
 SAMPLES = np.arange(100, 108)
@@ -75,7 +75,7 @@ def test_torchs_own_elsewhere():
 def test_a_model_is_the_same_in_any_batch(monkeypatch):
     monkeypatch.setitem(PRESETS, "t5-tiny", PRESETS["t5-tiny"] | {"dropout_rate": 0.1})
     model = build_model("t5-tiny", 500, 0).train()
-    prepare_for_full_rows(model)
+    prepare_for_training(model, padded=False)
     inputs, targets = torch.randint(3, 400, (4, 40)), torch.randint(3, 400, (4, 12))
 
     def logits(rows):

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 from pipeline_steps.errors import ModelError
 from train import losses
 from train.losses import Z_LOSS, TokenLosses
-from train.model import PRESETS, build_model, model_config, prepare_for_full_rows
+from train.model import PRESETS, build_model, model_config, prepare_for_training
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_losses_and_gradients_are_those_of_transformers(preset, piece, monkeypat
     """transformers' own forward pass and plain cross-entropy, in the same weights."""
     monkeypatch.setattr(losses, "_PIECE", piece)
     ours, theirs = (build_model(preset, 1000, init_seed=0) for _ in range(2))
-    prepare_for_full_rows(ours)
+    prepare_for_training(ours, padded=False)
     inputs, targets = batch(1000, lengths=(64, 64) if preset == "llama-tiny" else (64, 20))
     if preset == "llama-tiny":
         logits = theirs(input_ids=inputs).logits
@@ -88,7 +88,7 @@ def test_losses_and_gradients_are_those_of_transformers(preset, piece, monkeypat
 
 def test_bfloat16_is_close():
     model = build_model("t5-tiny", 1000, init_seed=0)
-    prepare_for_full_rows(model)
+    prepare_for_training(model, padded=False)
     inputs, targets = batch(1000)
     exact = TokenLosses(model)(inputs, targets)[1][0]
     with torch.autocast("cpu", torch.bfloat16):
