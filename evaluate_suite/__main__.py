@@ -1,59 +1,199 @@
-"""Measure training runs.
+"""Measure models: the paper's 111 tasks.
 
     winnow evaluate --list
-    winnow evaluate perplexity --runs full=RUN random=RUN --tokens in_distribution=DIR --output results.jsonl
+    winnow evaluate perplexity --runs full=RUN random=RUN --tokens c4=DIR high_quality=DIR,DIR --output results.jsonl
+    winnow evaluate fine-tune  --runs full=RUN random=RUN --suites glue superglue --output results.jsonl
+    winnow evaluate few-shot   --runs full=RUN random=RUN --instruction-tune --output results.jsonl
+    winnow evaluate few-shot   --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output results.jsonl
 
-Every checkpoint of every run is measured on every split; what was measured before is not measured again.
+Runs are folders of train.pretrain; checkpoints, folders of any T5 and Hub ids will do for fine-tune and few-shot
+too. Rows are added to the results; what was measured before, of the same weights with the same settings, is not
+measured again. Data come from the Hub, or with --data-root from folders laid out as there. Then: winnow report.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from evaluate_suite.perplexity import HeldOut, evaluate_run
 from evaluate_suite.registry import SUITES, by_suite, registry
-from evaluate_suite.results import write_results
 from pipeline_steps.errors import WinnowError
+
+
+if TYPE_CHECKING:
+    from evaluate_suite.checkpoint import Checkpoint
+    from evaluate_suite.fine_tuned import FineTuning
+    from evaluate_suite.results import ResultRow
+
+
+_TUNED = ("glue", "superglue", "cnn_dailymail", "squad")
+_FEW_SHOT = ("mmlu", "bbh", "reasoning", "qa")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line: 0 done, 2 the input is at fault."""
-    parser = argparse.ArgumentParser(
-        prog="winnow evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--list", action="store_true", help="print the paper's 111 tasks and how each is measured")
-    commands = parser.add_subparsers(metavar="COMMAND")
-    ppl = commands.add_parser("perplexity", help="span-corruption perplexity on held-out splits")
-    ppl.add_argument("--runs", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="run folders of train")
-    ppl.add_argument(
-        "--tokens", nargs="+", type=_named, required=True, metavar="TASK=DIR", help="held-out token stores"
-    )
-    ppl.add_argument("--output", required=True, metavar="FILE", help="results, as JSON lines")
-    ppl.add_argument("--cache", metavar="DIR", help="where measurements are kept (default: beside the output)")
-    ppl.add_argument("--max-windows", type=int, default=256, help="windows of each split, evenly spaced (%(default)s)")
-    ppl.add_argument("--seed", type=int, default=0, help="of the masks (%(default)s)")
+    parser = _parser()
     args = parser.parse_args(argv)
     if args.list:
         return _show_tasks()
-    if not hasattr(args, "runs"):
-        parser.error("say --list, or perplexity and its arguments")
-    cache = Path(args.cache or Path(args.output).parent / "evaluation")
-    splits = [HeldOut(task, folder, args.max_windows, args.seed) for task, folder in args.tokens]
+    if args.harness:
+        sys.stdout.write(f"{files('evaluate_suite').joinpath('harness')}\n")
+        return 0
+    if not hasattr(args, "measure"):
+        parser.error("say --list, or one of perplexity, fine-tune, few-shot and its arguments")
     try:
-        write_results(args.output, [row for n, run in args.runs for row in evaluate_run(Path(run), n, splits, cache)])
+        args.measure(args)
     except WinnowError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
+def _perplexity(args: argparse.Namespace) -> None:
+    from evaluate_suite.perplexity import HeldOut, evaluate_run
+
+    splits = [HeldOut(task, folder, args.max_windows, args.seed) for task, folder in args.tokens]
+    for name, run in args.runs:
+        _add(args, evaluate_run(Path(run), name, splits, _cache(args)))
+        list(_checkpoints(args, name, run, every=True))
+
+
+def _fine_tune(args: argparse.Namespace) -> None:
+    from evaluate_suite.fine_tuned import fine_tuned_rows
+
+    for name, run in args.runs:
+        for checkpoint in _checkpoints(args, name, run, args.every_checkpoint):
+            for suite in args.suites:
+                _add(args, fine_tuned_rows(checkpoint, suite, _cache(args), _how(args)))
+
+
+def _few_shot(args: argparse.Namespace) -> None:
+    from evaluate_suite.data import find_tasks
+    from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows
+    from evaluate_suite.fine_tuned import fine_tune, tuned_checkpoints
+
+    tasks = [task for task in find_tasks(args.tasks) if task.protocol == "few_shot"]
+    settings = FewShot(args.data_root, args.cot, args.limit, args.max_input, args.score_eos)
+    for name, run in args.runs:
+        for checkpoint in _checkpoints(args, name, run, args.every_checkpoint):
+            if not args.instruction_tune:
+                _add(args, few_shot_rows(checkpoint, tasks, settings, _cache(args)))
+                continue
+            tuned = tuned_checkpoints(checkpoint, fine_tune(checkpoint, "flan", _cache(args), _how(args)))
+            rows = {step: few_shot_rows(one, tasks, settings, _cache(args)) for step, one in tuned.items()}
+            _add(args, best_rows(rows))
+
+
+def _checkpoints(args: argparse.Namespace, name: str, run: str, every: bool) -> Iterator[Checkpoint]:
+    """What is to be measured of a run; what it has cost is a row too."""
+    from evaluate_suite.checkpoint import cost_rows, find_checkpoints
+
+    for checkpoint in find_checkpoints(name, run, every):
+        _add(args, cost_rows(checkpoint))
+        yield checkpoint
+
+
+def _add(args: argparse.Namespace, rows: list[ResultRow]) -> None:
+    from evaluate_suite.units import add_results
+
+    add_results(args.output, rows)
+
+
+def _cache(args: argparse.Namespace) -> Path:
+    return Path(args.cache or Path(args.output).parent / "evaluation")
+
+
+def _how(args: argparse.Namespace) -> FineTuning:
+    from evaluate_suite.fine_tuned import FineTuning
+
+    flags = ["--budget", args.budget, *args.tuning]
+    flags += ["--data_root", args.data_root] if args.data_root else []
+    return FineTuning(args.launch, flags) if args.launch else FineTuning(flags=flags)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="winnow evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="print the paper's 111 tasks and how each is measured")
+    parser.add_argument(
+        "--harness", action="store_true", help="print the folder of our lm-eval tasks, for --include_path"
+    )
+    commands = parser.add_subparsers(metavar="COMMAND")
+    ppl = commands.add_parser(
+        "perplexity", help="of the training objective on held-out text, with confidence intervals"
+    )
+    ppl.add_argument(
+        "--tokens",
+        nargs="+",
+        type=_named,
+        required=True,
+        metavar="TASK=DIR[,DIR...]",
+        help="held-out token stores; several of a task are its sources, in equal shares",
+    )
+    ppl.add_argument("--max-windows", type=int, default=256, help="windows of each split, evenly spaced (%(default)s)")
+    ppl.add_argument("--seed", type=int, default=0, help="of the masks (%(default)s)")
+    ppl.set_defaults(measure=_perplexity)
+    tune = commands.add_parser(
+        "fine-tune", help="GLUE, SuperGLUE, CNN/DailyMail, SQuAD: fine-tuned as T5, best step of each task"
+    )
+    tune.add_argument("--suites", nargs="+", choices=_TUNED, default=list(_TUNED), metavar="SUITE", help="%(default)s")
+    tune.set_defaults(measure=_fine_tune)
+    shots = commands.add_parser("few-shot", help="MMLU, BBH, reasoning, question answering: through lm-eval")
+    shots.add_argument(
+        "--tasks", nargs="+", default=list(_FEW_SHOT), metavar="TASK", help="tasks or suites (%(default)s)"
+    )
+    shots.add_argument("--cot", action="store_true", help="let the exemplars of BBH reason too")
+    shots.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="questions of each task; 0: all (%(default)s)"
+    )
+    shots.add_argument("--max-input", type=int, default=2048, help="tokens of a prompt (%(default)s)")
+    shots.add_argument("--score-eos", action="store_true", help="count the end of a ranked answer as part of it")
+    shots.add_argument(
+        "--instruction-tune", action="store_true", help="on FLAN first; the best of its checkpoints is reported"
+    )
+    shots.set_defaults(measure=_few_shot)
+    for command in (tune, shots):
+        _add_tuning(command)
+    for command in (ppl, tune, shots):
+        command.add_argument(
+            "--runs", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="what to measure, by sampler"
+        )
+        command.add_argument("--output", required=True, metavar="FILE", help="results, as JSON lines; rows are added")
+        command.add_argument("--cache", metavar="DIR", help="where measurements are kept (default: beside the output)")
+    return parser
+
+
+def _add_tuning(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-root", metavar="DIR", help="data sets laid out as on the Hub; if not given, the Hub")
+    command.add_argument(
+        "--every-checkpoint", action="store_true", help="measure all of a run's, for curves, not the last alone"
+    )
+    command.add_argument(
+        "--budget",
+        choices=("paper", "small", "smoke"),
+        default="paper",
+        help="of fine-tuning: T5's, an hour's, a minute's",
+    )
+    command.add_argument("--launch", metavar="ARGS", help='of accelerate launch, e.g. "--multi_gpu --num_processes 8"')
+    command.add_argument(
+        "--tuning",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="FLAG",
+        help="last: flags of evaluate_suite.fine_tune, e.g. --tuning --steps 1000",
+    )
+
+
 def _show_tasks() -> int:
     """Print the registry, a table a suite."""
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     for suite, tasks in by_suite().items():
         table = Table(

@@ -19,7 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
+from pipeline_steps.models import pick_device, pick_dtype
 from pipeline_steps.t5_encoder import PackedT5Encoder
+from train.checkpoints import load_pretrained
 
 
 _BATCH_TOKENS = {"cpu": 2048}  # input positions of a batch: attention scores stay in a CPU's cache
@@ -39,6 +41,7 @@ class EncoderDecoderLM(LM):
             answer that begins another is favoured.
         batch_tokens: input positions of a batch; by device unless given.
         device: "auto" takes a GPU if there is one.
+        dtype: "auto" is bfloat16 on a GPU, float32 on a CPU; a model that is given stays as it is.
 
     Attributes:
         shortened: prompts that lost exemplars.
@@ -53,16 +56,17 @@ class EncoderDecoderLM(LM):
         score_eos: bool = False,
         batch_tokens: int | None = None,
         device: str = "auto",
+        dtype: str = "auto",
     ) -> None:
-        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         super().__init__()
+        where = pick_device() if device == "auto" else torch.device(device)
         if isinstance(pretrained, str):
             tokenizer = tokenizer or pretrained
-            pretrained = AutoModelForSeq2SeqLM.from_pretrained(pretrained)
+            pretrained = load_pretrained(pretrained).to(pick_dtype(dtype, where))
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = pretrained.to(found if device == "auto" else device).eval()
+        self._model = pretrained.to(where).eval()
         self._encoder = PackedT5Encoder(self._model)
         self._max_input, self._score_eos = max_input, score_eos
         self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_ELSEWHERE)

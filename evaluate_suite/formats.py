@@ -128,6 +128,18 @@ def _squad(task: Task, row: Row) -> list[Example]:
     return [Example(text, answers[0] if answers else _UNKNOWN, answers or (_UNKNOWN,))]
 
 
+def _dpr(task: Task, row: Row) -> list[Example]:
+    """Rahman and Ng's pronouns, in the form of WSC (released with T5): to train on."""
+    marked = re.sub(rf" ({re.escape(row['pronoun'])})([ .,])", r" *\1*\2", row["sentence"], count=1)
+    answer = row["candidates"][int(row["label"])]
+    return [Example(f"wsc: {marked}", answer, ("True",))]
+
+
+def _pair(task: Task, row: Row) -> list[Example]:
+    """Texts as they are, as FLAN has them."""
+    return [Example(row["inputs"], row["targets"], (row["targets"],))]
+
+
 _FORMATS: dict[str, Callable[[Task, Row], list[Example]]] = {
     "glue": _glue,
     "stsb": _stsb,
@@ -137,6 +149,8 @@ _FORMATS: dict[str, Callable[[Task, Row], list[Example]]] = {
     "wsc": _wsc,
     "summarize": _summarize,
     "squad": _squad,
+    "dpr": _dpr,
+    "pair": _pair,
 }
 
 

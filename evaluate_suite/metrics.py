@@ -19,6 +19,7 @@ import numpy as np
 
 _INVALID = -1  # class of a text that is no label
 _UNPARSABLE = -1.0  # value of a text that is no number, as in T5
+_DRAWS = 200  # enough for a standard error (Efron & Tibshirani 1993, Sec. 6.4)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,22 @@ def compute(name: str, answers: Answers) -> float:
     """A metric by name, in percent. Raises KeyError naming those there are."""
     if name not in METRICS:
         raise KeyError(f"no metric {name!r}: there are {', '.join(METRICS)}")
-    return 100.0 * METRICS[name](answers)
+    if name in _MEANS:
+        return 100.0 * float(np.mean(_MEANS[name](answers)))
+    read, score = _JOINT[name]
+    return 100.0 * score(*read(answers), len(answers.labels))
+
+
+def standard_error(name: str, answers: Answers) -> float:
+    """Of `compute`, in percent, over the examples: s / sqrt(N) of a mean, by the bootstrap where a metric is none."""
+    if name in _MEANS:
+        values = _MEANS[name](answers)
+        return 100.0 * float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+    read, score = _JOINT[name]
+    said_N, true_N = read(answers)
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, len(said_N), len(said_N)) for _ in range(_DRAWS)]
+    return 100.0 * float(np.std([score(said_N[one], true_N[one], len(answers.labels)) for one in drawn], ddof=1))
 
 
 def invalid_share(answers: Answers) -> float:
@@ -58,102 +74,124 @@ def invalid_share(answers: Answers) -> float:
     return 100.0 * float(np.mean(_classes(answers)[0] == _INVALID)) if answers.labels else 0.0
 
 
-def accuracy(answers: Answers) -> float:
-    """Share of predictions that are an accepted text, white space around it aside."""
-    return float(
-        np.mean([_among(said, true) for said, true in zip(answers.predictions, answers.references, strict=True)])
-    )
+def majority(answers: Answers) -> Answers:
+    """The same, had the model always said the most frequent label: what a metric must be compared with."""
+    most = Counter(true[0] for true in answers.references).most_common(1)[0][0]
+    return Answers([most] * len(answers.predictions), answers.references, answers.groups, answers.labels)
 
 
-def matthews_correlation(answers: Answers) -> float:
-    """Of classes; invalid answers are a class of their own."""
-    from sklearn.metrics import matthews_corrcoef
-
-    predicted, true = _classes(answers)
-    return float(matthews_corrcoef(true, predicted))
+# -- means over units: values [N] -------------------------------------------------------------------------------
 
 
-def f1(answers: Answers) -> float:
-    """Of the second of two classes; an invalid answer counts as the other than the truth."""
-    from sklearn.metrics import f1_score
-
-    predicted, true = _classes(answers)
-    return float(f1_score(true, np.where(predicted == _INVALID, 1 - true, predicted), zero_division=0.0))
+def _right(answers: Answers) -> np.ndarray:
+    """Whether predictions are an accepted text, white space around it aside."""
+    pairs = zip(answers.predictions, answers.references, strict=True)
+    return np.array([float(_among(said, true)) for said, true in pairs])
 
 
-def macro_f1(answers: Answers) -> float:
-    """Mean over classes of the F1 of each; invalid answers belong to none."""
-    from sklearn.metrics import f1_score
-
-    predicted, true = _classes(answers)
-    labels = range(len(answers.labels))
-    return float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
-
-
-def pearson(answers: Answers) -> float:
-    """Correlation of numbers; 0 if all predictions are the same."""
-    from scipy.stats import pearsonr
-
-    predicted, true = _numbers(answers)
-    return 0.0 if np.ptp(predicted) == 0 else float(pearsonr(predicted, true).statistic)
-
-
-def spearman(answers: Answers) -> float:
-    """Correlation of ranks; 0 if all predictions are the same."""
-    from scipy.stats import spearmanr
-
-    predicted, true = _numbers(answers)
-    return 0.0 if np.ptp(predicted) == 0 else float(spearmanr(predicted, true).statistic)
-
-
-def question_exact_match(answers: Answers) -> float:
-    """Share of groups all of whose predictions are right (MultiRC)."""
+def _right_questions(answers: Answers) -> np.ndarray:
+    """Whether all predictions of a group are right (MultiRC)."""
     right: dict[str, bool] = {}
     for said, true, group in zip(answers.predictions, answers.references, answers.groups, strict=True):
         right[group] = right.get(group, True) and _among(said, true)
-    return float(np.mean(list(right.values())))
+    return np.array(list(right.values()), dtype=float)
 
 
-def answer_exact_match(answers: Answers) -> float:
-    """Share of predictions equal to an accepted answer after SQuAD's normalisation; one example a group."""
+def _exact_answers(answers: Answers) -> np.ndarray:
+    """Whether a prediction is an accepted answer after SQuAD's normalisation; one example a group."""
     return _best(answers, lambda said, true: float(normalised(said) == normalised(true)))
 
 
-def answer_f1(answers: Answers) -> float:
-    """Mean F1 over words with the nearest accepted answer, after SQuAD's normalisation; one example a group."""
+def _answer_words(answers: Answers) -> np.ndarray:
+    """F1 over words with the nearest accepted answer, after SQuAD's normalisation; one example a group."""
     return _best(answers, word_f1)
 
 
-def rouge1(answers: Answers) -> float:
-    """Mean ROUGE-1 F-measure, no stemming."""
-    return _rouge(answers, "rouge1")
+def _rouge(kind: str) -> Callable[[Answers], np.ndarray]:
+    """F-measure of a ROUGE, no stemming; of L over sentences."""
+
+    def values(answers: Answers) -> np.ndarray:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer([kind], use_stemmer=False)
+        pairs = zip(answers.references, answers.predictions, strict=True)
+        return np.array([scorer.score(_lines(true[0]), _lines(said))[kind].fmeasure for true, said in pairs])
+
+    return values
 
 
-def rouge2(answers: Answers) -> float:
-    """Mean ROUGE-2 F-measure, no stemming."""
-    return _rouge(answers, "rouge2")
-
-
-def rouge_lsum(answers: Answers) -> float:
-    """Mean ROUGE-L F-measure over sentences, no stemming."""
-    return _rouge(answers, "rougeLsum")
-
-
-METRICS: dict[str, Callable[[Answers], float]] = {
-    "accuracy": accuracy,
-    "exact_match": accuracy,
-    "matthews_correlation": matthews_correlation,
-    "f1": f1,
-    "macro_f1": macro_f1,
-    "pearson": pearson,
-    "spearman": spearman,
-    "question_exact_match": question_exact_match,
-    "answer_exact_match": answer_exact_match,
-    "answer_f1": answer_f1,
-    "rouge1": rouge1,
-    "rouge2": rouge2,
-    "rougeLsum": rouge_lsum,
+_MEANS: dict[str, Callable[[Answers], np.ndarray]] = {
+    "accuracy": _right,
+    "exact_match": _right,
+    "question_exact_match": _right_questions,
+    "answer_exact_match": _exact_answers,
+    "answer_f1": _answer_words,
+    "rouge1": _rouge("rouge1"),
+    "rouge2": _rouge("rouge2"),
+    "rougeLsum": _rouge("rougeLsum"),
 }
+
+
+# -- functions of all predictions [N] and truths [N] together ----------------------------------------------------
+
+
+def _matthews(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
+    """Correlation of classes; invalid answers are a class of their own."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(true_N, said_N))
+
+
+def _f1(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
+    """Of the second of two classes; an invalid answer counts as the other than the truth."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(true_N, np.where(said_N == _INVALID, 1 - true_N, said_N), zero_division=0.0))
+
+
+def _macro_f1(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
+    """Mean over classes of the F1 of each; invalid answers belong to none."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(true_N, said_N, labels=range(labels), average="macro", zero_division=0.0))
+
+
+def _pearson(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
+    """Correlation of numbers; 0 if either are all the same."""
+    from scipy.stats import pearsonr
+
+    return 0.0 if _constant(said_N, true_N) else float(pearsonr(said_N, true_N).statistic)
+
+
+def _spearman(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
+    """Correlation of ranks; 0 if either are all the same."""
+    from scipy.stats import spearmanr
+
+    return 0.0 if _constant(said_N, true_N) else float(spearmanr(said_N, true_N).statistic)
+
+
+def _classes(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true classes, int64 [N] each; predictions that are no label are -1."""
+    number = {label: index for index, label in enumerate(answers.labels)}
+    predicted = [number.get(said.strip(), _INVALID) for said in answers.predictions]
+    return np.array(predicted), np.array([number[true[0]] for true in answers.references])
+
+
+def _numbers(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true numbers, float64 [N] each; what is no number is -1, as in T5."""
+    true = [float(reference[0]) for reference in answers.references]
+    return np.array([_number(said) for said in answers.predictions]), np.array(true)
+
+
+_Read = Callable[[Answers], tuple[np.ndarray, np.ndarray]]
+_JOINT: dict[str, tuple[_Read, Callable[[np.ndarray, np.ndarray, int], float]]] = {
+    "matthews_correlation": (_classes, _matthews),
+    "f1": (_classes, _f1),
+    "macro_f1": (_classes, _macro_f1),
+    "pearson": (_numbers, _pearson),
+    "spearman": (_numbers, _spearman),
+}
+METRICS = (*_MEANS, *_JOINT)
 
 
 def normalised(text: str) -> str:
@@ -169,30 +207,22 @@ def word_f1(prediction: str, reference: str) -> float:
     return 2 * shared / (len(said) + len(true)) if shared else 0.0
 
 
-def _best(answers: Answers, similarity: Callable[[str, str], float]) -> float:
-    """Mean over groups of the best similarity to an accepted text; copies of a query count once."""
+def _best(answers: Answers, similarity: Callable[[str, str], float]) -> np.ndarray:
+    """Of each group the best similarity to an accepted text; copies of a query count once."""
     groups = answers.groups or [str(number) for number in range(len(answers.predictions))]
     scores: dict[str, float] = {}
     for said, true, group in zip(answers.predictions, answers.references, groups, strict=True):
         if group not in scores:
             scores[group] = max(similarity(said, one) for one in true)
-    return float(np.mean(list(scores.values())))
+    return np.array(list(scores.values()))
 
 
 def _among(said: str, true: Sequence[str]) -> bool:
     return said.strip() in {one.strip() for one in true}
 
 
-def _classes(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true classes, int64 [N] each; predictions that are no label are -1."""
-    number = {label: index for index, label in enumerate(answers.labels)}
-    predicted = [number.get(said.strip(), _INVALID) for said in answers.predictions]
-    return np.array(predicted), np.array([number[true[0]] for true in answers.references])
-
-
-def _numbers(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    true = [float(reference[0]) for reference in answers.references]
-    return np.array([_number(said) for said in answers.predictions]), np.array(true)
+def _constant(*arrays: np.ndarray) -> bool:
+    return any(np.ptp(array) == 0 for array in arrays)
 
 
 def _number(text: str) -> float:
@@ -201,14 +231,6 @@ def _number(text: str) -> float:
     except ValueError:
         return _UNPARSABLE
     return value if np.isfinite(value) else _UNPARSABLE
-
-
-def _rouge(answers: Answers, kind: str) -> float:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer([kind], use_stemmer=False)
-    pairs = zip(answers.references, answers.predictions, strict=True)
-    return float(np.mean([scorer.score(_lines(true[0]), _lines(said))[kind].fmeasure for true, said in pairs]))
 
 
 def _lines(summary: str) -> str:

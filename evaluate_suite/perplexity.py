@@ -1,13 +1,14 @@
-"""Span-corruption perplexity: the training objective on held-out text, with the same masks for every model.
+"""Perplexity of the training objective on held-out text: span corruption for a T5, the next token for a Llama.
 
 Windows and masks are `train.held_out`'s, the same for every model. All windows have equally many targets, so the mean
-over windows is the mean over tokens, and windows are the units of the bootstrap.
+over windows is the mean over tokens, and windows are the units of the bootstrap. A split of several sources, such as
+the paper's high-quality text (v1 App. C.2), counts them alike and is reported by source too.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluate_suite.bootstrap import perplexity_interval
+from evaluate_suite.checkpoint import Checkpoint, find_checkpoints
 from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.files import load_tensors, read_json, save_tensors
 from train.held_out import HeldOutRows
+from train.run_directory import list_checkpoints
 from train.token_store import TokenStore
 
 
-_BATCH_TOKENS = 4096  # encoder positions in one forward pass: stays in a CPU's cache
+_BATCH_TOKENS = {"cpu": 4096}  # encoder positions in one forward pass: stays in a CPU's cache
+_BATCH_TOKENS_ELSEWHERE = 131_072
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class HeldOut:
 
     Attributes:
         task: name in the results, e.g. "in_distribution".
-        tokens: folder of its token store.
+        tokens: folder of its token store; of several, separated by commas, their folders' names are the sources.
         max_windows: measure on this many windows at most, evenly spaced over the split.
         seed: of the masks.
     """
@@ -42,6 +46,15 @@ class HeldOut:
     max_windows: int = 256
     seed: int = 0
 
+    @property
+    def sources(self) -> list[HeldOut]:
+        """A split for each store, of equally many windows."""
+        folders = self.tokens.split(",")
+        if len(folders) == 1:
+            return [self]
+        most = max(self.max_windows // len(folders), 1)
+        return [replace(self, task=f"{self.task}/{Path(one).name}", tokens=one, max_windows=most) for one in folders]
+
 
 def evaluate_run(run_dir: Path, sampler: str, splits: list[HeldOut], cache: Path) -> list[ResultRow]:
     """Rows of every checkpoint of a training run on every split; measured once, then read from `cache`.
@@ -50,15 +63,19 @@ def evaluate_run(run_dir: Path, sampler: str, splits: list[HeldOut], cache: Path
         StoreIncomplete: the run has no checkpoint.
         StoreMismatch: a split was tokenised with another tokenizer than the model's.
     """
-    checkpoints = sorted((run_dir / "checkpoints").glob("step-*/state.json"))
-    if not checkpoints:
+    if not list_checkpoints(run_dir):
         raise StoreIncomplete(f"{run_dir} has no checkpoint: train it first")
+    checkpoints = find_checkpoints(sampler, str(run_dir))
     input_length = read_json(f"{run_dir}/resolved.json")["input_length"]
     rows = []
-    for state_file in tqdm(checkpoints, desc=sampler, unit="checkpoint", disable=not sys.stderr.isatty()):
+    for checkpoint in tqdm(checkpoints, desc=sampler, unit="checkpoint", disable=not sys.stderr.isatty()):
         for split in splits:
-            nll_N = window_losses(state_file.parent, split, input_length, cache / sampler)
-            rows.append(_row(sampler, read_json(str(state_file)), split.task, nll_N))
+            losses = [
+                window_losses(Path(checkpoint.model), one, input_length, cache / sampler) for one in split.sources
+            ]
+            rows.append(_row(checkpoint, split.task, np.concatenate(_of_one_length(losses))))
+            if len(losses) > 1:
+                rows += [_row(checkpoint, one.task, nll) for one, nll in zip(split.sources, losses, strict=True)]
     return rows
 
 
@@ -72,7 +89,7 @@ def window_losses(checkpoint: Path, split: HeldOut, input_length: int, cache: Pa
         "input_length": input_length,
         "split": {name: value for name, value in asdict(split).items() if name != "tokens"},
     }
-    file = cache / f"{checkpoint.name}-{split.task}.safetensors"
+    file = cache / f"{checkpoint.name}-{split.task.replace('/', '-')}.safetensors"
     if file.exists():
         tensors, header = load_tensors(str(file))
         if header == made:
@@ -83,40 +100,37 @@ def window_losses(checkpoint: Path, split: HeldOut, input_length: int, cache: Pa
 
 
 def _measure(checkpoint: Path, split: HeldOut, state: dict[str, Any], input_length: int) -> np.ndarray:
+    """Mean NLL of the targets of each window of a split with one store, float64 [N]."""
     import torch
 
+    from pipeline_steps.models import pick_device
     from train.checkpoints import load_checkpoint
     from train.losses import TokenLosses
+    from train.model import prepare_for_training
 
     rows = HeldOutRows.open(
         split.tokens, state["preset"], input_length, split.max_windows, split.seed, state["hashes"]["tokenizer"]
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = TokenLosses(load_checkpoint(checkpoint)[0].to(device))
+    device = pick_device()
+    raw = load_checkpoint(checkpoint)[0].to(device)
+    prepare_for_training(raw, padded=False)
+    model = TokenLosses(raw)
+    most = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)
     losses = []
-    for part in np.array_split(rows.window_N, -(-len(rows.window_N) * input_length // _BATCH_TOKENS)):
+    for part in np.array_split(rows.window_N, -(-len(rows.window_N) * input_length // most)):
         inputs, targets = (torch.from_numpy(array).long().to(device) for array in rows.rows(part))
         losses.append(model.by_token(inputs, targets).double().mean(dim=1).cpu().numpy())
     return np.concatenate(losses)
 
 
-def _row(sampler: str, state: dict[str, Any], task: str, nll_N: np.ndarray) -> ResultRow:
+def _of_one_length(losses: list[np.ndarray]) -> list[np.ndarray]:
+    """Sources count alike: of a longer one, evenly spaced windows."""
+    least = min(map(len, losses))
+    return [nll_N[np.arange(least) * len(nll_N) // least] for nll_N in losses]
+
+
+def _row(checkpoint: Checkpoint, task: str, nll_N: np.ndarray) -> ResultRow:
     perplexity = perplexity_interval(nll_N)
-    return ResultRow(
-        sampler=sampler,
-        rate=state["selected_documents"] / state["corpus_documents"],
-        model=state["preset"],
-        seed=state["seed"],
-        step=state["step"],
-        encoder_tokens=state["encoder_tokens"],
-        epoch=state["epoch"],
-        task=task,
-        metric="perplexity",
-        value=perplexity.value,
-        stderr=perplexity.stderr,
-        ci95_low=perplexity.low,
-        ci95_high=perplexity.high,
-        n=nll_N.size,
-        n_shot=0,
-        harness_version=f"winnow-llm {__version__}",
-    )
+    estimate = perplexity.value, perplexity.stderr, nll_N.size
+    row = checkpoint.row(task, "perplexity", estimate, 0, f"winnow-llm {__version__}")
+    return replace(row, ci95_low=perplexity.low, ci95_high=perplexity.high)

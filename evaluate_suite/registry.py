@@ -28,6 +28,7 @@ SUITES = {
     "qa": "Question answering",
 }
 PROTOCOLS = ("perplexity", "finetune", "few_shot")
+TRAINING = "training"  # protocol of data that is trained on and not measured
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Task:
         dataset: Hub id.
         split: that is measured on.
         metrics: of T5 or the harness; a task's score is their mean.
+        beside: further metrics, which do not count.
         direction: "higher" or "lower" is better.
         source: place in the paper.
         config: of the dataset; the task's name unless given.
@@ -55,6 +57,8 @@ class Task:
         mode: "direct" or "cot", whether exemplars reason before they answer.
         chance: score of guessing, in the metric's unit (percent); None for perplexity.
         scored: whether there are public labels to score with.
+        harness: file of the lm-eval task, its own or in `evaluate_suite/harness`, {part} standing for a configuration.
+        cot_harness: the same with a chain of thought, if the suite is measured in both ways.
         note: what a reader of the number should know.
     """
 
@@ -77,8 +81,16 @@ class Task:
     shots: int = 0
     mode: str = ""
     chance: float | None = None
+    beside: tuple[str, ...] = ()
     scored: bool = True
+    harness: str = ""
+    cot_harness: str = ""
     note: str = field(default="", compare=False)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """All metrics."""
+        return self.metrics + self.beside
 
 
 @cache
@@ -87,6 +99,12 @@ def registry() -> dict[str, Task]:
     tasks = [task for file in _files() for task in _read(file)]
     order = list(SUITES)
     return {task.name: task for task in sorted(tasks, key=lambda task: order.index(task.suite))}
+
+
+@cache
+def training_data(suite: str) -> list[Task]:
+    """Data sets a suite is fine-tuned on beside the training splits of its tasks."""
+    return [task for file in _files() for task in _read(file, "training") if task.suite == suite]
 
 
 def by_suite() -> dict[str, list[Task]]:
@@ -99,11 +117,11 @@ def _files() -> list[Any]:
     return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
 
 
-def _read(file: Any) -> list[Task]:
+def _read(file: Any, section: str = "tasks") -> list[Task]:
     content = yaml.safe_load(file.read_text())
     lists = {one.name for one in fields(Task) if str(one.type).startswith("tuple")}
     tasks = []
-    for name, entry in content["tasks"].items():
+    for name, entry in content.get(section, {}).items():
         values = content["defaults"] | (entry or {})
         values = {key: tuple(value) if key in lists else value for key, value in values.items()}
         values = {"config": name, "group": name, "prefix": name} | values

@@ -33,7 +33,7 @@ class TaskMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
-            description=f"{', '.join(self.task.metrics)} of {self.task.name}, as T5 computes them",
+            description=f"{', '.join(self.task.reported)} of {self.task.name}, as T5 computes them",
             citation="Raffel et al. 2020",
             inputs_description="predictions: texts; references: lists of accepted texts; groups: names",
             features=datasets.Features({"predictions": text, "references": datasets.Sequence(text), "groups": text}),
@@ -48,4 +48,4 @@ class TaskMetric(evaluate.Metric):
 
     def _compute(self, predictions: list[str], references: list[list[str]], groups: list[str]) -> dict[str, float]:
         answers = Answers(predictions, references, groups, self.task.labels)
-        return {name: compute(name, answers) for name in self.task.metrics}
+        return {name: compute(name, answers) for name in self.task.reported}

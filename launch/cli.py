@@ -18,6 +18,7 @@ from launch.neighbours import neighbours, show_neighbours
 from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
 from launch.report import write_report
+from launch.report_command import add_report
 from launch.stages import Settings
 from launch.training import add_training_commands
 from pipeline_steps import __version__
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", add_help=False, help="the paper's 111 tasks (--list); perplexity of every checkpoint of a run"
     )
     evaluate.set_defaults(run=lambda args: evaluate_suite(args.further), further=True)
+    add_report(commands)
     return parser
 
 

@@ -24,6 +24,7 @@ from pipeline_steps.numerics.keys import mix
 
 _SAMPLES = 0xD0  # any constant: masks must not follow other numbers drawn from the same seed
 _STEPS = 16  # bits of a draw: probabilities are multiples of 2^-16
+_LONGEST = 4096  # tokens of a row up to which places have numbers of their own, in 32 bits with 256 heads
 _key_B: np.ndarray | None = None
 _calls = 0
 
@@ -101,7 +102,9 @@ def _dropped(values: Tensor, key_B: np.ndarray, threshold: int) -> Tensor:
     values = values.contiguous()
     out = torch.empty_like(values)
     bits = {2: torch.int16, 4: torch.int32}[values.element_size()]
-    source, target = (tensor.detach().view(bits).view(len(values), -1).numpy() for tensor in (values, out))
+    # Weights of attention [B, H, Q, K] are told apart by place, whatever the padding makes of Q and K
+    shape = values.shape if values.ndim == 4 else (len(values), 1, 1, -1)
+    source, target = (tensor.detach().view(bits).view(shape).numpy() for tensor in (values, out))
     parts = [part for part in np.array_split(np.arange(len(key_B)), torch.get_num_threads()) if len(part)]
     pieces = [slice(part[0], part[-1] + 1) for part in parts]
     list(_threads().map(lambda piece: _keep(source[piece], key_B[piece], threshold, target[piece]), pieces))
@@ -114,14 +117,19 @@ def _threads() -> ThreadPoolExecutor:
 
 
 @njit(nogil=True, cache=True)
-def _keep(source_BN: np.ndarray, key_B: np.ndarray, threshold: int, target_BN: np.ndarray) -> None:
+def _keep(source_BHQK: np.ndarray, key_B: np.ndarray, threshold: int, target_BHQK: np.ndarray) -> None:
     """Copy the bits of values that stay, and zeros for those that do not."""
     U = np.uint32
+    _, heads, queries, keys = source_BHQK.shape
     for row in range(len(key_B)):
         low, high = U(key_B[row]), U(key_B[row] >> np.uint64(32))
-        for i in range(source_BN.shape[1]):
-            x = U(i) ^ low  # a 32-bit mixer by Ch. Wellons (lowbias32), keyed before and between its rounds
-            x = (x ^ (x >> U(16))) * U(0x7FEB352D) + high
-            x = (x ^ (x >> U(15))) * U(0x846CA68B)
-            x = x ^ (x >> U(16))
-            target_BN[row, i] = source_BN[row, i] if (x & U(0xFFFF)) >= U(threshold) else 0
+        for head in range(heads):
+            for query in range(queries):
+                first = U((head * _LONGEST + query) * _LONGEST)
+                source, target = source_BHQK[row, head, query], target_BHQK[row, head, query]
+                for i in range(keys):
+                    x = first + U(i) ^ low  # a 32-bit mixer by Ch. Wellons (lowbias32), keyed before and in its middle
+                    x = (x ^ (x >> U(16))) * U(0x7FEB352D) + high
+                    x = (x ^ (x >> U(15))) * U(0x846CA68B)
+                    x = x ^ (x >> U(16))
+                    target[i] = source[i] if (x & U(0xFFFF)) >= U(threshold) else 0

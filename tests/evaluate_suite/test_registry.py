@@ -59,7 +59,8 @@ def test_every_field(task):
     assert (task.chance is None) == (task.protocol == "perplexity")
     assert task.chance is None or 0 <= task.chance <= 51
     assert "App." in task.source
-    assert bool(task.format) == (task.protocol != "perplexity")
+    assert bool(task.format) == (task.protocol == "finetune")
+    assert bool(task.harness) == (task.protocol == "few_shot")
     assert bool(task.mode) == (task.protocol == "few_shot")
     if task.format == "glue":
         assert task.fields == tuple(sorted(task.fields)) or task.name in {"multirc", "wic"}  # T5 sorts them

@@ -1,0 +1,130 @@
+"""A checkpoint to measure: where it is, and what its rows in the results say of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evaluate_suite.results import ResultRow
+from pipeline_steps import __version__
+from pipeline_steps.errors import ModelError, StoreIncomplete
+from pipeline_steps.files import read_json
+from pipeline_steps.models import model_identity
+from train.run_directory import list_checkpoints
+
+
+_TOKENIZER = ("tokenizer.json", "spiece.model")
+_NORMAL_95 = 1.959964  # of the standard normal distribution, the ends of its middle 95 %
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model at one step of its training.
+
+    Attributes:
+        sampler: what chose its training documents, or any other name.
+        model: folder or Hub id.
+        state: of a checkpoint of `train`; empty for other models.
+        weights: checksum of the weights; of other models, their digest or commit.
+        name: of its folder in caches.
+    """
+
+    sampler: str
+    model: str
+    state: dict[str, Any]
+    weights: str
+    name: str
+
+    def tuned(self, folder: Path) -> Checkpoint:
+        """What became of it in fine-tuning: other weights, the same rows."""
+        weights = read_json(f"{folder}/state.json")["xxh3"]["model.safetensors"]
+        return replace(
+            self,
+            model=str(folder),
+            weights=weights,
+            name=f"{self.name}/{folder.parent.parent.name}/measured/{folder.name}",
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What pins its weights down."""
+        return {"weights": self.weights}
+
+    def row(self, task: str, metric: str, estimate: tuple[float, float, int], shots: int, harness: str) -> ResultRow:
+        """A row of the results, from value, standard error and number of units; the interval is the normal one."""
+        value, stderr, n = estimate
+        state = self.state
+        return ResultRow(
+            sampler=self.sampler,
+            rate=state["selected_documents"] / state["corpus_documents"] if state else 1.0,
+            model=state["preset"] if state else Path(self.model).name,
+            seed=state.get("seed", 0),
+            step=state.get("step", 0),
+            encoder_tokens=state.get("encoder_tokens", 0),
+            epoch=state.get("epoch", 0.0),
+            task=task,
+            metric=metric,
+            value=value,
+            stderr=stderr,
+            ci95_low=value - _NORMAL_95 * stderr,
+            ci95_high=value + _NORMAL_95 * stderr,
+            n=n,
+            n_shot=shots,
+            harness_version=harness,
+        )
+
+
+def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
+    """Accelerator hours of its training so far, from the rows of its run's metrics.jsonl; none for other models."""
+    run_dir = Path(checkpoint.model).parent.parent
+    if not checkpoint.state or not (run_dir / "metrics.jsonl").exists():
+        return []
+    with open(run_dir / "metrics.jsonl", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    seconds = sum(row["seconds"] for row in rows if row["step"] <= checkpoint.state["step"])
+    hours = seconds * read_json(f"{run_dir}/environment.json")["processes"] / 3600
+    return [checkpoint.row("cost", "training_accelerator_hours", (hours, 0.0, 1), 0, f"winnow-llm {__version__}")]
+
+
+def find_checkpoints(sampler: str, where: str, every: bool = True) -> list[Checkpoint]:
+    """The checkpoints of a training run, by step; or a single one, or any other model.
+
+    Args:
+        sampler: its name in the results.
+        where: run directory, checkpoint, model folder or Hub id.
+        every: all of a run's, or only the last.
+
+    Raises:
+        StoreIncomplete: a run directory without a checkpoint.
+        ModelError: there is no such model, or it has no tokenizer.
+    """
+    folder = Path(where)
+    if (folder / "resolved.json").exists() or (folder / "checkpoints").exists():
+        found = list_checkpoints(folder)
+        if not found:
+            raise StoreIncomplete(f"{where} has no checkpoint: train it first")
+        return [_open(sampler, str(one)) for one in (found if every else found[-1:])]
+    return [_open(sampler, where)]
+
+
+def _open(sampler: str, model: str) -> Checkpoint:
+    folder = Path(model)
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER):
+        raise ModelError(
+            f"{model} has no tokenizer ({' or '.join(_TOKENIZER)}): copy that of its training into the folder"
+        )
+    if (folder / "state.json").exists():
+        state = read_json(f"{model}/state.json")
+        return Checkpoint(sampler, model, state, state["xxh3"]["model.safetensors"], folder.name)
+    identity = model_identity(model)
+    return Checkpoint(
+        sampler, model, {}, identity.get("digest") or identity["revision"], identity["model"].replace("/", "--")
+    )
+
+
+def harness_version() -> str:
+    """Of this project and of lm-eval."""
+    return f"winnow-llm {__version__}, lm-eval {version('lm_eval')}"

@@ -1,0 +1,199 @@
+"""Few-shot tasks through lm-eval: its prompts, its samples, its filters, with `EncoderDecoderLM` for the model.
+
+MMLU, BBH and question answering are answered directly, reasoning after a chain of thought (Shen et al. 2023; v1
+App. C.7); BBH with one too if asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluate_suite.averages import suite_scores
+from evaluate_suite.checkpoint import Checkpoint, harness_version
+from evaluate_suite.data import data_digest, dataset_arguments
+from evaluate_suite.harness_tasks import stock_tasks
+from evaluate_suite.registry import Task
+from evaluate_suite.results import ResultRow
+from evaluate_suite.units import Estimates, once
+from pipeline_steps.errors import CorpusError, InvalidCut
+
+
+_SEED = 1234  # lm-eval's own default, of exemplars that are drawn; ours are the first ones
+_HARNESS_METRIC = {"accuracy": "acc", "exact_match": "exact_match"}
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """How tasks are asked.
+
+    Attributes:
+        data_root: see `evaluate_suite.data`; None: the Hub.
+        cot: let the exemplars of BBH reason too.
+        limit: questions of each task, the first ones; 0: all.
+        max_input: tokens of a prompt; one that is longer loses its first exemplars.
+        score_eos: count the end of a ranked answer as part of it.
+    """
+
+    data_root: str | None = None
+    cot: bool = False
+    limit: int = 0
+    max_input: int = 2048
+    score_eos: bool = False
+
+    def with_thought(self, task: Task) -> bool:
+        """Whether a task's other variant is asked for, and there."""
+        return self.cot and bool(task.cot_harness)
+
+    def made(self, checkpoint: Checkpoint, task: Task) -> dict[str, Any]:
+        """What a measurement depends on."""
+        settings: dict[str, Any] = {name: value for name, value in asdict(self).items() if name != "data_root"}
+        settings |= {"cot": self.with_thought(task), "shots": task.shots, "harness": harness_version()}
+        return checkpoint.identity | settings | {"data": data_digest(task, self.data_root)}
+
+
+def few_shot_rows(checkpoint: Checkpoint, tasks: Sequence[Task], settings: FewShot, cache: Path) -> list[ResultRow]:
+    """Rows of a checkpoint on tasks; what is in the cache is not measured again, nor is the model loaded for it."""
+    model: list[Any] = []
+
+    def loaded() -> Any:
+        if not model:
+            from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
+
+            model.append(
+                EncoderDecoderLM(checkpoint.model, max_input=settings.max_input, score_eos=settings.score_eos)
+            )
+        return model[0]
+
+    def measure(task: Task) -> Estimates:
+        return measure_few_shot(task, loaded(), settings.data_root, settings.with_thought(task), settings.limit)
+
+    rows = []
+    title = f"{checkpoint.sampler} {checkpoint.name}"
+    for task in tqdm(tasks, desc=title, unit="task", disable=not sys.stderr.isatty()):
+        found = once(
+            cache / checkpoint.sampler / checkpoint.name / f"{task.name}.json",
+            settings.made(checkpoint, task),
+            partial(measure, task),
+        )
+        rows += [
+            checkpoint.row(task.name, name, estimate, task.shots, harness_version())
+            for name, estimate in found.items()
+        ]
+    return rows
+
+
+def best_rows(by_step: dict[int, list[ResultRow]]) -> list[ResultRow]:
+    """Rows of the fine-tuning step with the best mean over suites: all suites are reported from one checkpoint (v1
+    App. C.7). Earlier steps win ties; the step is a row of its own for each task."""
+    step = max(by_step, key=lambda step: (np.mean(list(suite_scores(by_step[step], partial=True).values())), -step))
+    rows = by_step[step]
+    steps = {row.task: replace(row, metric="fine_tuning_step", value=float(step), stderr=0.0) for row in rows}
+    exact = [replace(row, ci95_low=row.value, ci95_high=row.value) for row in steps.values()]
+    return [*rows, *exact]
+
+
+def measure_few_shot(task: Task, model: Any, data_root: str | None, cot: bool = False, limit: int = 0) -> Estimates:
+    """A task's metric in percent, over all its parts; how many prompts lost exemplars, or the end of their question.
+
+    Args:
+        task: of the registry, protocol few_shot.
+        model: an `EncoderDecoderLM`, or any other LM of lm-eval.
+        data_root: see `evaluate_suite.data`; None: the Hub.
+        cot: let the exemplars reason, where the task is measured in both ways.
+        limit: questions of each part, the first ones; 0: all.
+
+    Raises:
+        CorpusError: the data cannot be read.
+        InvalidCut: the task has no such variant.
+    """
+    before = _lost(model)
+    parts = [_measure(task, part, model, data_root, cot, limit) for part in task.parts or (task.config,)]
+    values, errors, counts = (np.array(column) for column in zip(*parts, strict=True))
+    stderr = float(np.sqrt((errors**2).sum()) / len(parts))
+    found = {task.metrics[0]: (float(values.mean()), stderr, int(counts.sum()))}
+    lost = _lost(model) - before
+    return found | {
+        name: (float(number), 0.0, int(counts.sum()))
+        for name, number in zip(("prompts_shortened", "prompts_cut"), lost.tolist(), strict=True)
+    }
+
+
+def harness_config(task: Task, part: str, data_root: str | None, cot: bool = False) -> dict[str, Any]:
+    """The lm-eval task of one part of a task, with its data where they are."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    template = task.cot_harness if cot and task.mode == "direct" else task.harness
+    if not template:
+        raise InvalidCut(f"{task.name} is measured {task.mode} only: leave --cot out for it")
+    config: dict[str, Any] = load_yaml(_file(template.format(part=part)))
+    config["num_fewshot"] = task.shots
+    for name in ("training_split", "validation_split"):
+        if config.get(name) not in (task.split, config.get("fewshot_split")):
+            config.pop(name, None)  # nothing is taken from it
+    if data_root is None:
+        return config
+    urls = config.get("dataset_kwargs", {}).get("data_files")
+    if urls:  # not on the Hub: the same files, in a folder of their own
+        config["dataset_kwargs"]["data_files"] = {split: _local(task, url, data_root) for split, url in urls.items()}
+        return config
+    arguments = dataset_arguments(task.dataset, part, task.revision, data_root)
+    config["dataset_path"], config["dataset_name"] = arguments.pop("path"), arguments.pop("name", None)
+    config["dataset_kwargs"] = arguments
+    return config
+
+
+def _measure(
+    task: Task, part: str, model: Any, data_root: str | None, cot: bool, limit: int
+) -> tuple[float, float, int]:
+    """Value and standard error in percent, and number of questions."""
+    from datasets.exceptions import DatasetsError
+    from jinja2 import TemplateError
+    from lm_eval import evaluate
+    from lm_eval.tasks import TaskManager
+
+    config = harness_config(task, part, data_root, cot)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says for every task that few-shot settings are as given
+    try:
+        loaded = TaskManager(include_defaults=False).load([config])
+        loaded["tasks"][config["task"]].set_fewshot_seed(_SEED)
+        found = evaluate(model, loaded, limit=limit or None, bootstrap_iters=0, log_samples=False)
+    except (ValueError, TypeError, LookupError, OSError, AssertionError, TemplateError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CorpusError(
+            f"{task.name} cannot be measured with the data of {config['dataset_path']} ({reason}): download "
+            f"{task.dataset} again, or give another --data-root"
+        ) from error
+    (result,) = found["results"].values()
+    (count,) = found["n-samples"].values()
+    metric = _HARNESS_METRIC[task.metrics[0]]
+    key = next(name for name in result if name.startswith(f"{metric},"))  # of the first filter
+    value = result[key]
+    return 100 * value, 100 * (value * (1 - value) / max(count["effective"] - 1, 1)) ** 0.5, count["effective"]
+
+
+def _file(name: str) -> Path:
+    own = Path(str(files("evaluate_suite"))) / "harness" / name
+    return own if own.exists() else stock_tasks() / name
+
+
+def _local(task: Task, url: str, data_root: str) -> str:
+    file = Path(data_root) / task.dataset / task.config / url.rsplit("/", 1)[1]
+    if not file.exists():
+        raise CorpusError(f"{task.name} needs {file}: curl --create-dirs -o {file} {url}")
+    return str(file)
+
+
+def _lost(model: Any) -> np.ndarray:
+    return np.array([getattr(model, "shortened", 0), getattr(model, "cut", 0)])

@@ -1,0 +1,172 @@
+"""Fine-tune a T5 on all tasks of a suite, as Raffel et al. 2020 do, and measure them along the way.
+
+    accelerate launch -m evaluate_suite.fine_tune --suite glue --model RUN/checkpoints/step-01000000 --run-dir TUNED
+    accelerate launch -m evaluate_suite.fine_tune --suite glue --model google/t5-v1_1-small --run-dir TUNED \\
+        --data-root DATA --budget smoke
+
+Suites: glue, superglue, cnn_dailymail, squad; flan for instruction tuning before few-shot tasks. Killed at any time
+and started again, it continues and ends with the same numbers; a finished run returns at once. Exit codes are those of
+train.pretrain. TUNED/held_out.jsonl has the metrics of every task at every measured step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from evaluate_suite.checkpoint import find_checkpoints
+from evaluate_suite.data import load_split
+from evaluate_suite.formats import Example, to_text
+from evaluate_suite.registry import Task, by_suite, training_data
+from pipeline_steps.errors import InvalidCut, WinnowError
+from pipeline_steps.numerics.keys import mix
+from train.arguments import parse
+from train.example_store import ExampleStore
+from train.fine_tune import FineTuneArguments, FineTunePlan
+from train.pretrain import run
+from train.run_directory import note_preemption
+from train.tokenizers import TextEncoder
+from train.training_plan import Measurements
+
+
+# Tokens of inputs and targets: T5's sequence_lengths/*.gin, and of flan: flan/v2/run_example.py
+LENGTHS = {
+    "glue": (512, 84),
+    "superglue": (512, 62),
+    "cnn_dailymail": (512, 512),
+    "squad": (512, 97),
+    "flan": (2056, 512),
+}
+_SAMPLE = 0xA5  # any constant: which examples are taken must not follow other numbers drawn from the same seed
+
+
+@dataclass(frozen=True)
+class SuiteArguments(FineTuneArguments):
+    """Everything that can be said to `evaluate_suite.fine_tune`."""
+
+    suite: str = field(default="glue", metadata={"help": f"one of {', '.join(LENGTHS)}"})
+    tasks: list[str] = field(
+        default_factory=list, metadata={"help": "of the suite, to train on and measure; all if not given, as T5"}
+    )
+    data_root: str | None = field(
+        default=None, metadata={"help": "folder of data sets laid out as on the Hub; if not given, the Hub"}
+    )
+    most_examples: int = field(
+        default=0,
+        metadata={"help": "train on so many examples, drawn at random, for mixtures that are too large; 0: all"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.suite not in LENGTHS:
+            raise InvalidCut(f"no suite {self.suite!r} to fine-tune on: choose one of {', '.join(LENGTHS)}")
+        strangers = sorted(set(self.tasks) - {task.name for task in by_suite().get(self.suite, [])})
+        if strangers:
+            raise InvalidCut(f"{self.suite} has no task {strangers[0]!r}: winnow evaluate --list names them")
+        for name, length in zip(("input_length", "target_length"), LENGTHS[self.suite], strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, length)
+
+    @property
+    def measured(self) -> list[Task]:
+        """The tasks of the suite that are trained on and have labels to be measured with."""
+        tasks = by_suite().get(self.suite, [])
+        return [task for task in tasks if task.scored and (not self.tasks or task.name in self.tasks)]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Most tokens of an input and of a target."""
+        return self.input_length or 0, self.target_length or 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; exits."""
+    try:
+        arguments = parse(SuiteArguments, argv, "evaluate_suite.fine_tune", str(__doc__))
+        note_preemption(Path(arguments.run_dir), None)
+        sys.exit(run(make_plan(arguments)))
+    except (WinnowError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def make_plan(arguments: SuiteArguments) -> FineTunePlan:
+    """Read the data and the tokenizer; whichever process comes first tokenises what is trained on, for all."""
+    (checkpoint,) = find_checkpoints("", arguments.model, every=False)
+    model = checkpoint.model
+    run_dir = Path(arguments.run_dir)
+    tasks = arguments.measured
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / ".examples.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tokenizer = _tokenizer(model, run_dir)
+        examples = _training_examples(arguments, tokenizer)
+
+    def measurements() -> Measurements:
+        from evaluate_suite.answering import TaskScores, validation_examples
+
+        shown = {task: validation_examples(task, arguments.data_root, arguments.eval_rows or 0) for task in tasks}
+        return TaskScores(shown, str(tokenizer), *arguments.lengths)
+
+    told = {"suite": arguments.suite, "tasks": [task.name for task in tasks], "of": checkpoint.identity}
+    return FineTunePlan(arguments, examples, tokenizer, measurements, told)
+
+
+def training_pairs(arguments: SuiteArguments) -> Iterator[tuple[str, str]]:
+    """Input and target of every training example: the training splits of the tasks one after the other."""
+    seen = set()
+    beside = [] if arguments.tasks else training_data(arguments.suite)
+    for task in [*arguments.measured, *beside]:
+        place = (task.dataset, task.config)
+        if place in seen:  # MNLI has two validation splits and one to train on
+            continue
+        seen.add(place)
+        for row in load_split(task, "train", arguments.data_root):
+            yield from ((example.input, example.target) for example in _to_train_on(task, row))
+
+
+def _to_train_on(task: Task, row: dict[str, object]) -> list[Example]:
+    return [example for example in to_text(task, row) if example.train]
+
+
+def _tokenizer(model: str, run_dir: Path) -> Path:
+    folder = run_dir / "tokenizer"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=run_dir) as temporary:
+            TextEncoder(model).save(Path(temporary) / "tokenizer")
+            shutil.move(Path(temporary) / "tokenizer", folder)
+    return folder
+
+
+def _training_examples(arguments: SuiteArguments, tokenizer: Path) -> ExampleStore:
+    path = Path(arguments.run_dir) / "examples.safetensors"
+    kept = ("suite", "tasks", "most_examples", "seed")
+    made = {name: value for name, value in asdict(arguments).items() if name in kept}
+    made |= {"lengths": list(arguments.lengths)}
+    if path.exists():
+        known = ExampleStore.load(str(path))
+        if known.made == made:
+            return known
+    pairs = training_pairs(arguments)
+    if arguments.most_examples:
+        pairs = _drawn(list(pairs), arguments.most_examples, arguments.seed)
+    store = ExampleStore.make(pairs, TextEncoder(str(tokenizer)), arguments.lengths, made)
+    store.save(str(path))
+    return store
+
+
+def _drawn(pairs: list[tuple[str, str]], most: int, seed: int) -> Iterator[tuple[str, str]]:
+    """`most` of them at random, in their order."""
+    chosen = np.argsort(mix(np.arange(len(pairs), dtype=np.uint64), seed ^ _SAMPLE), kind="stable")[:most]
+    return (pairs[number] for number in np.sort(chosen).tolist())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Fine-tuned tasks of a checkpoint: `evaluate_suite.fine_tune` under accelerate, and the rows it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluate_suite.checkpoint import Checkpoint
+from evaluate_suite.registry import registry
+from evaluate_suite.results import ResultRow
+from pipeline_steps import __version__
+from pipeline_steps.errors import ModelError, StoreIncomplete
+from pipeline_steps.files import read_json, write_json
+from train.run_directory import list_checkpoints
+
+
+# What accelerate would otherwise warn that it assumes
+_LAUNCH = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+_SINGLE = ("invalid_share", "majority")  # numbers without an error of their own
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How checkpoints are fine-tuned.
+
+    Attributes:
+        launch: arguments of `accelerate launch`; one process unless given.
+        flags: further arguments of `evaluate_suite.fine_tune`, e.g. ["--budget", "smoke"].
+    """
+
+    launch: str = _LAUNCH
+    flags: Sequence[str] = ()
+
+
+def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> Path:
+    """Fine-tune a checkpoint on a suite, or go on with it; the run's folder, <cache>/<sampler>/<checkpoint>/<suite>.
+
+    Raises:
+        ModelError: it ended before its time; what it said is on the terminal.
+    """
+    run_dir = cache / checkpoint.sampler / checkpoint.name / suite
+    marker, made = run_dir / "finished.json", checkpoint.identity | {"flags": list(how.flags)}
+    if marker.exists() and read_json(str(marker)) == made:  # a launch takes ten seconds to find that out
+        return run_dir
+    command = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
+    command += ["-m", "evaluate_suite.fine_tune", "--suite", suite, "--model", checkpoint.model]
+    code = subprocess.run([*command, "--run_dir", str(run_dir), *how.flags], env=_environment()).returncode
+    if code:
+        raise ModelError(
+            f"fine-tuning {checkpoint.model} on {suite} ended with code {code}: see above; the same command goes on "
+            f"from the last checkpoint in {run_dir}"
+        )
+    write_json(str(marker), made)
+    return run_dir
+
+
+def fine_tuned_rows(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> list[ResultRow]:
+    """Rows of a checkpoint on the tasks of a suite, each from the step at which it was best (Raffel et al. 2020,
+    Sec. 3.1.2); earlier steps win ties."""
+    run_dir = fine_tune(checkpoint, suite, cache, how)
+    with open(run_dir / "held_out.jsonl", encoding="utf-8") as lines:
+        measured = [json.loads(line) for line in lines]
+    best: dict[str, dict[str, Any]] = {}
+    for row in measured:
+        if row["split"] not in best or row["score"] > best[row["split"]]["score"]:
+            best[row["split"]] = row
+    return [row for name, found in best.items() for row in _rows(checkpoint, name, found)]
+
+
+def tuned_checkpoints(checkpoint: Checkpoint, run_dir: Path) -> dict[int, Checkpoint]:
+    """Checkpoints of a fine-tuning run by step; their rows are those of what was tuned.
+
+    Raises:
+        StoreIncomplete: there is none.
+    """
+    found = list_checkpoints(run_dir)
+    if not found:
+        raise StoreIncomplete(f"{run_dir} has no checkpoint: fine-tune first")
+    return {int(folder.name.rsplit("-", 1)[1]): checkpoint.tuned(folder) for folder in found}
+
+
+def _rows(checkpoint: Checkpoint, name: str, found: dict[str, Any]) -> list[ResultRow]:
+    task, n, harness = registry()[name], found["examples"], f"winnow-llm {__version__}"
+    numbers = {metric: (found[metric], found[f"{metric}_stderr"]) for metric in task.reported}
+    numbers |= {metric: (found[metric], 0.0) for metric in _SINGLE if metric in found}
+    numbers["fine_tuning_step"] = (found["step"], 0.0)
+    return [
+        checkpoint.row(name, metric, (value, stderr, n), 0, harness) for metric, (value, stderr) in numbers.items()
+    ]
+
+
+def _environment() -> dict[str, str]:
+    """Of the processes that compute: on a machine without a GPU, accelerate is told so."""
+    import torch
+
+    return dict(os.environ) | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"})

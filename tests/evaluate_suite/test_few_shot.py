@@ -1,0 +1,146 @@
+"""Few-shot numbers must be lm-eval's own, and be measured once."""
+
+import json
+import math
+
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from tiny_data import ROWS
+
+from evaluate_suite.checkpoint import Checkpoint
+from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
+from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows, harness_config, measure_few_shot
+from evaluate_suite.harness_tasks import gsm8k_exemplars
+from evaluate_suite.registry import by_suite, registry
+from evaluate_suite.results import ResultRow
+from pipeline_steps.errors import CorpusError, InvalidCut
+
+
+TASKS = [task for tasks in by_suite().values() for task in tasks if task.protocol == "few_shot"]
+
+
+@pytest.fixture(scope="module")
+def lm(model):
+    return EncoderDecoderLM(model)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_every_task_from_end_to_end(task, lm, data_root):
+    found = measure_few_shot(task, lm, str(data_root))
+    assert set(found) == {*task.metrics, "prompts_shortened", "prompts_cut"}
+    value, stderr, n = found[task.metrics[0]]
+    assert 0 <= value <= 100
+    assert math.isfinite(stderr)
+    assert n == {"mmlu": ROWS, "bbh": 3 * max(1, len(task.parts))}.get(task.suite, n) > 0
+
+
+@pytest.mark.parametrize("task", TASKS[::9] + by_suite()["reasoning"] + by_suite()["qa"], ids=lambda task: task.name)
+def test_what_is_measured_is_the_registrys(task, data_root):
+    for part in task.parts or (task.config,):
+        config = harness_config(task, part, str(data_root))
+        assert (config.get("test_split") or config["validation_split"]) == task.split
+        assert config["num_fewshot"] == task.shots
+        hub = harness_config(task, part, None)
+        assert hub["dataset_path"] in (task.dataset, "json", "csv")
+        if hub["dataset_path"] == task.dataset:
+            assert hub.get("dataset_name") in (part, None)
+
+
+@pytest.mark.parametrize("name", ["anatomy", "arc_easy", "qa_boolq", "unifiedqa", "svamp"])
+def test_lm_evals_own_model_and_loop_say_the_same(name, lm, model, data_root):
+    task = registry()[name]
+    theirs = simple_evaluate(
+        model=HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=2, max_length=2048),
+        tasks=[harness_config(task, task.config, str(data_root))],
+        bootstrap_iters=0,
+        task_manager=TaskManager(include_defaults=False),
+    )
+    (result,) = theirs["results"].values()
+    key = next(key for key in result if key.startswith(("acc,", "exact_match,")))
+    assert measure_few_shot(task, lm, str(data_root))[task.metrics[0]][0] == pytest.approx(100 * result[key])
+
+
+def test_our_tasks_are_there_for_lm_eval_by_name(capsys):
+    from evaluate_suite.__main__ import main
+
+    assert main(["--harness"]) == 0
+    manager = TaskManager(include_path=capsys.readouterr().out.strip(), include_defaults=False)
+    fine_tuned = {f"winnow_t5_{task.name}" for s in by_suite().values() for task in s if task.protocol == "finetune"}
+    own = {"winnow_svamp", "winnow_asdiv_cot", "winnow_strategyqa", "winnow_unifiedqa"}
+    assert set(manager.all_tasks) == own | fine_tuned - {"winnow_t5_ax", "winnow_t5_wnli"}
+
+
+def test_prompts_hold_eight_exemplars_then_the_question(lm, data_root):
+    asked = []
+
+    class Listening(EncoderDecoderLM):
+        def generate_until(self, requests, disable_tqdm=False):
+            asked.extend(request.args[0] for request in requests)
+            return ["The answer is 2."] * len(requests)
+
+    listening = Listening(lm._model, lm._tokenizer)
+    found = measure_few_shot(registry()["svamp"], listening, str(data_root))
+    assert found["exact_match"][0] == pytest.approx(100 / 3)  # "2.0" is 2
+    assert all(prompt.count("Q:") == 9 and prompt.endswith("How many?\nA:") for prompt in asked)
+    assert gsm8k_exemplars()[0]["question"] in asked[0]
+    asked.clear()
+    measure_few_shot(registry()["strategyqa"], listening, str(data_root))
+    assert asked[0].count("Foxes sleep. So the answer is yes.") == 4
+    assert asked[0].count("So the answer is no.") == 4
+
+
+def test_limit_and_chain_of_thought(lm, data_root):
+    assert measure_few_shot(registry()["anatomy"], lm, str(data_root), limit=2)["accuracy"][2] == 2
+    thought = harness_config(registry()["navigate"], "navigate", str(data_root), cot=True)
+    assert "step by step" in thought["doc_to_text"]
+    with pytest.raises(InvalidCut, match="direct only"):
+        measure_few_shot(registry()["anatomy"], lm, str(data_root), cot=True)
+
+
+def checkpoint(model):
+    return Checkpoint("random", model, {}, "w", "tiny")
+
+
+def test_measured_once_and_nothing_loaded_for_what_is_known(model, data_root, tmp_path, monkeypatch):
+    tasks, settings = [registry()["anatomy"], registry()["arc_easy"]], FewShot(str(data_root))
+    first = few_shot_rows(checkpoint(model), tasks[:1], settings, tmp_path)
+    both = few_shot_rows(checkpoint(model), tasks, settings, tmp_path)
+    assert set(first) < set(both)
+    monkeypatch.setattr("evaluate_suite.encoder_decoder_lm.EncoderDecoderLM.__init__", lambda *_, **__: 1 / 0)
+    assert sorted(few_shot_rows(checkpoint(model), tasks, settings, tmp_path)) == sorted(both)
+    for changed in (FewShot(str(data_root), limit=1), FewShot(str(data_root), score_eos=True)):
+        with pytest.raises(ZeroDivisionError):
+            few_shot_rows(checkpoint(model), tasks, changed, tmp_path)
+    with pytest.raises(ZeroDivisionError):  # other weights
+        few_shot_rows(Checkpoint("random", model, {}, "v", "tiny"), tasks, settings, tmp_path)
+    few_shot_rows(checkpoint(model), tasks, FewShot(str(data_root), cot=True), tmp_path)  # of BBH alone
+
+
+def test_bad_data_is_said_in_one_sentence(model, lm, tmp_path):
+    with pytest.raises(CorpusError, match="hf download cais/mmlu"):
+        measure_few_shot(registry()["anatomy"], lm, str(tmp_path))
+    with pytest.raises(CorpusError, match=r"unifiedqa needs .*curl .*storage\.googleapis\.com"):
+        measure_few_shot(registry()["unifiedqa"], lm, str(tmp_path))
+    file = tmp_path / "openai" / "gsm8k" / "main" / "test.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"unexpected": 1}) + "\n")
+    with pytest.raises(CorpusError, match="gsm8k cannot be measured with the data"):
+        measure_few_shot(registry()["gsm8k"], lm, str(tmp_path))
+
+
+def row(task, metric, value):
+    return ResultRow("s", 1.0, "t5", 0, 9, 1, 1.0, task, metric, value, 1.0, 0.0, 1.0, 5, 0, "h")
+
+
+def test_one_checkpoint_for_all_suites():
+    """The best mean over suites wins, also where another is better in one of them."""
+
+    def rows(qa, reasoning):
+        of_qa = [row(task.name, task.metrics[0], qa) for task in by_suite()["qa"]]
+        return of_qa + [row(task.name, task.metrics[0], reasoning) for task in by_suite()["reasoning"]]
+
+    found = best_rows({100: rows(30, 10), 200: rows(29, 15), 300: rows(25, 19)})
+    assert {one.value for one in found if one.metric == "fine_tuning_step"} == {200}
+    assert {one.value for one in found if one.task == "arc_easy" and one.metric == "accuracy"} == {29}

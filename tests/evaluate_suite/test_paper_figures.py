@@ -1,0 +1,241 @@
+"""Every figure can be read: named axes, no text on text or beyond the edge, series that differ in grey."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from synthetic_study import EVERY_SAMPLER, costs, factor, rows
+
+from evaluate_suite.figures import style
+from evaluate_suite.figures.cost import cost
+from evaluate_suite.figures.efficiency import (
+    alive_curve,
+    efficiency,
+    efficiency_by_rate,
+    groups,
+    mean_curve,
+    overview,
+    repetitions,
+    saved,
+)
+from evaluate_suite.figures.quality import quantity_quality
+from evaluate_suite.figures.scorers import distributions, oriented, rank_changes, tau_heat_map
+from evaluate_suite.study.gallery import SECTIONS, study_figures
+from evaluate_suite.study.outcomes import outcomes
+from evaluate_suite.study.points import make_study, measures
+from evaluate_suite.study.samplers import FAMILIES, families
+
+
+SMALL = ("random", "ask-llm-xl")
+HOURS = {"ask-llm-xxl": 49.0, "ask-llm-xl": 10.0, "ask-llm-large": 1.7, "ask-llm-base": 0.76, "ask-llm-small": 0.24}
+
+
+@pytest.fixture(scope="module", params=[SMALL, tuple(EVERY_SAMPLER)], ids=["small", "22 samplers"])
+def study(request):
+    tasks = ("c4", "squad", "gsm8k", "svamp", "asdiv", "strategyqa")
+    models = ("t5-small", "t5-large") if request.param == SMALL else ("t5-small",)  # half the time
+    made = rows(request.param, models=models, tasks=tasks, steps=(250_000, 500_000, 750_000, 1_000_000))
+    return make_study([*made, *costs(HOURS, {"t5-small": 9.3, "t5-large": 24.0})])
+
+
+def scores(names, n=2000):
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=n)
+    return {name: (np.cos(i) * shared + rng.normal(size=n)).astype(np.float32) for i, name in enumerate(names)}
+
+
+def shown_texts(figure):
+    """Texts that are drawn, with their boxes in pixels."""
+    FigureCanvasAgg(figure).draw()
+    drawn = [figure._supxlabel] if figure._supxlabel else []
+    for legend in figure.legends:
+        drawn += legend.get_texts()
+    for axes in figure.axes:
+        drawn += [axes.title, axes._left_title, axes._right_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            low, high = sorted(limits)
+            drawn += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            drawn += [tick.label2 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert all(isinstance(text, Text) for text in drawn)
+    return [(t.get_text(), t.get_window_extent()) for t in drawn if t.get_visible() and t.get_text().strip()]
+
+
+def check(figure):
+    texts = shown_texts(figure)
+    width, height = figure.bbox.width, figure.bbox.height
+    for text, box in texts:
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside, f"{text!r} is cut off"
+    for (one, a), (other, b) in itertools.combinations(texts, 2):
+        across, up = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert across <= 1 or up <= 1, f"{one!r} lies on {other!r}"
+    for axes in figure.axes:
+        assert axes.get_ylabel()
+        assert axes.get_xlabel() or axes.get_label() == "<colorbar>"
+
+
+def test_every_figure_of_a_study_can_be_read(study):
+    found = outcomes(study)
+    names = sorted({point.sampler for point in study.checkpoints} - {"full"})
+    drawn = list(study_figures(study, found, scores(names), [n for n in names if n.startswith("perplexity")]))
+    assert {one.section for one in drawn} | {"ranks"} == set(SECTIONS)
+    assert len({one.name for one in drawn}) == len(drawn)
+    looked = set()
+    for one in drawn:
+        kind = (one.section, one.name.split("-")[0], one.wide, len(one.figure.axes))
+        if one.wide and kind in looked:  # wide ones of the same kind differ by their numbers only
+            continue
+        looked.add(kind)
+        check(one.figure)
+
+
+def test_a_line_a_sampler_and_everything_as_a_horizontal_one(study):
+    names = next(iter(families({p.sampler for p in study.checkpoints}).values()))
+    figure = quantity_quality(study, outcomes(study), "t5-small", names, ["over_scaling", *measures(study)])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "Full data" in labels
+    assert len(labels) == len(names) + 1
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "documents kept, %"
+        assert len(axes.containers) == len(names)
+
+
+def test_planted_savings_are_marked():
+    study = make_study(
+        rows(("ask-llm-xl",), (0.6,), ("t5-large",), tasks=("c4",), steps=tuple(range(10**5, 10**6 + 1, 10**5)))
+    )
+    figure = efficiency(study, outcomes(study), "t5-large", groups(["ask-llm-xl"]), ["c4_perplexity"])
+    (said,) = [t.get_text() for t in figure.legends[0].get_texts() if "saved" in t.get_text()]
+    # A run is worth size x (step / last)^1.5: it is worth everything where that is 1 / factor
+    planted = 1 - factor("ask-llm-xl", 0.6) ** (-1 / 1.5)
+    assert abs(float(re.search(r"(\d+)%", said)[1]) / 100 - planted) < 0.02
+    check(figure)
+
+
+def test_saved_is_measured_against_the_end_of_everything():
+    everything = [(100, 1.0), (200, 2.0)]
+    assert saved([(50, 1.0), (100, 2.0)], everything, "glue") == pytest.approx(0.5)
+    assert saved([(100, 1.0), (200, 1.5)], everything, "glue") is None
+    assert saved([(100, 3.0), (200, 1.0)], [(100, 4.0), (200, 2.0)], "c4_perplexity") == pytest.approx(0.25)
+
+
+def test_means_are_over_shared_steps_and_over_what_is_left():
+    study = make_study(
+        rows(("random",), (0.1, 0.8), ("t5-small",), tasks=("c4",), steps=(200_000, 600_000, 1_000_000))
+    )
+    runs = {}
+    for point in study.checkpoints:
+        if point.sampler == "random":
+            runs.setdefault(point.rate, []).append((point, point.scores["c4_perplexity"].value))
+    cut = [runs[0.1], runs[0.8][:2]]
+    curve = mean_curve(cut)
+    assert len(curve) == 2
+    assert curve[0][1] == pytest.approx((runs[0.1][0][1] + runs[0.8][0][1]) / 2)
+    assert [n for _, _, n in alive_curve(list(runs.values()), 8)] == [2, 1, 1]
+    assert [n for _, _, n in alive_curve(list(runs.values()), 1)] == [1]
+    assert alive_curve(list(runs.values()), 0.1) == []
+
+
+def test_rates_left_are_printed():
+    study = make_study(rows(("random", "density"), models=("t5-small",), tasks=("c4",)))
+    figure = repetitions(study, outcomes(study), "t5-small", ["random", "density"], "c4_perplexity")
+    said = [label.get_text() for label in figure.axes[2].get_xticklabels()]
+    assert [text.split("n = ")[1] for text in said] == ["4", "3", "2", "1", "1"]
+    assert repetitions(study, outcomes(study), "t5-small", ["dsir"], "c4_perplexity") is None
+    assert efficiency_by_rate(study, outcomes(study), "t5-small", ["dsir"], "c4_perplexity") is None
+
+
+def test_lines_of_a_figure_can_be_told_apart():
+    assert all(len(groups(names)) <= 7 for names in FAMILIES.values())
+    assert len(overview(EVERY_SAMPLER)) <= 7
+    looks = [style.series(number) for number in range(7)]
+    for name in ("color", "marker"):
+        assert len({str(look[name]) for look in looks}) == 7
+    assert len({(str(look["linestyle"]), look["marker"]) for look in looks}) == 7
+
+
+# Machado, Oliveira & Fernandes 2009, severity 1, linear RGB
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def lab(rgb, matrix):
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.asarray(matrix) @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen
+    t = xyz / [0.9505, 1.0, 1.089]
+    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("kind", DEFICIENCIES)
+def test_series_differ_for_every_eye(kind):
+    colours = [np.array([int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for c in style.SERIES]
+    seen = [lab(colour, DEFICIENCIES[kind]) for colour in colours]
+    nearest = min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2))
+    assert nearest > 12, nearest  # five times what is just noticeable (2.3: Mahy et al. 1994)
+
+
+def test_scores_are_turned_so_that_higher_is_better():
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=300)
+    turned = oriented({"b": -good, "a": good}, ["b"])
+    assert list(turned) == ["a", "b"]
+    figure = tau_heat_map({"a": good, "b": -good}, ["b"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "1.00", "1.00"]
+    assert tau_heat_map({"a": good, "b": -good}).axes[0].texts[1].get_text() == "−1.00"
+
+
+def test_numbers_on_dark_cells_are_light_and_on_light_cells_dark():
+    good = np.arange(100.0)
+    texts = tau_heat_map({"a": good, "b": -good}).axes[0].texts
+    assert [text.get_color() for text in texts] == ["#000000", "#ffffff", "#000000"]
+
+
+def test_distributions_say_what_they_leave_out():
+    one = np.concatenate([np.random.default_rng(0).normal(size=5000), [1e9, -1e9]])
+    figure = distributions({"ask-llm-xl": one, "flat": np.zeros(5002)}, units={"ask-llm-xl": "log P(yes), nats"})
+    assert "0.1% of the documents" in figure._supxlabel.get_text()
+    assert figure.axes[0].get_xlim()[1] < 10
+    assert figure.axes[0].get_xlabel() == "log P(yes), nats"
+    check(figure)
+
+
+def test_break_even_is_marked():
+    figure = cost({"ask-llm-xl": 10.0, "ask-llm-xxl": 49.0}, {"t5-large": 24.0})
+    circles = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_fillstyle() == "none"]
+    assert circles == pytest.approx([41.67], abs=0.01)
+
+
+def test_bars_of_ranks():
+    check(rank_changes({name: i - 11.0 for i, name in enumerate(EVERY_SAMPLER)}, "t5-small", "t5-large"))
+    check(rank_changes({"a": 0.0, "b": 0.0}, "x", "y"))
+
+
+def test_files_have_the_same_bytes_and_fixed_colours(tmp_path):
+    for folder in ("a", "b"):
+        files = style.save(cost({"ask-llm-xl": 10.0}, {"t5-large": 24.0}), str(tmp_path / folder / "cost"))
+    assert sorted(file.rsplit(".", 1)[1] for file in files) == ["pdf", "png", "svg"]
+    for file in files:
+        name = file.rsplit("/", 1)[1]
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert "var(--" not in (tmp_path / "a" / "cost.svg").read_text()
+
+
+def test_figures_of_a_page_take_its_colours_and_share_no_ids():
+    texts = [style.svg(cost({"ask-llm-xl": hours}, {"t5-large": 24.0}), f"<{hours}>") for hours in (1.0, 2.0)]
+    ids = [set(re.findall(r' id="([^"]+)"', text)) for text in texts]
+    assert not ids[0] & ids[1]
+    for text in texts:
+        assert "var(--series-0)" in text
+        assert "currentColor" in text
+        assert 'aria-label="&lt;' in text
+        used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+        assert used <= set(re.findall(r' id="([^"]+)"', text))

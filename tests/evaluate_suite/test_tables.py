@@ -1,0 +1,182 @@
+"""Tables: what is in a cell, what is best, and both renderings of it."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from synthetic_study import costs, rows
+
+from evaluate_suite.figures.cost import break_even, total_hours
+from evaluate_suite.study.outcomes import outcomes
+from evaluate_suite.study.points import make_study
+from evaluate_suite.study.table_data import Cell, Column, Table, mark_best, number, to_html, to_markdown
+from evaluate_suite.study.tables import (
+    cost_table,
+    main_table,
+    overlap_table,
+    rank_changes,
+    rank_table,
+    task_table,
+    terms_table,
+)
+from pipeline_steps.errors import InvalidCut
+
+
+FEW = ("random", "density", "ask-llm-xl", "a|b<c>")
+SCORING = {"ask-llm-xxl": 49.0, "ask-llm-xl": 10.0, "ask-llm-large": 1.7, "ask-llm-base": 0.76, "ask-llm-small": 0.24}
+TRAINING = {"t5-large": 24.0, "t5-small": 9.3}  # the extended version's Table 2, accelerator hours
+
+
+@pytest.fixture(scope="module")
+def study():
+    return make_study(rows(FEW, (0.2, 0.4), steps=(1_000_000,)) + costs(SCORING, TRAINING))
+
+
+def column(table, header):
+    place = next(i for i, one in enumerate(table.columns) if one.header.startswith(header))
+    return {row[0].text: row[place] for row in table.rows}
+
+
+def test_table_1_names_the_best_and_what_a_hundred_percent_is(study):
+    table = main_table(study, outcomes(study), "t5-small", 0.4)
+    assert [row[0].text for row in table.rows] == ["Full data", "Random", "Density", "Ask-LLM (XL)", "a|b<c>"]
+    assert len(table.columns) == 13
+    for header in ("Over-scaling", "Effective", "C4", "MMLU"):
+        best = [name for name, cell in column(table, header).items() if cell.best]
+        assert best == ["Ask-LLM (XL)"], header
+    assert column(table, "Over-scaling")["Full data"].value == 0
+    assert column(table, "Over-scaling")["Full data"].interval == ""
+    assert column(table, "Effective")["Random"].low < column(table, "Effective")["Random"].value
+    assert any("100 % is t5-base" in note for note in table.notes)
+
+
+def test_what_is_left_out_or_not_measured_is_a_footnote():
+    study = make_study(rows(FEW[:2], (0.4,), tasks=("c4", "squad", "cnn_dailymail"), steps=(1_000_000,)))
+    table = main_table(study, outcomes(study), "t5-xl", 0.4)
+    assert any("Not measured: High-quality perplexity, GLUE" in note for note in table.notes)
+    same = [r for r in rows(FEW[:2], (0.4,), tasks=("c4", "squad"), references=("t5-base",), steps=(1_000_000,))]
+    flat = [r if r.task == "c4" else type(r)(**(vars(r) | {"value": 50.0})) for r in same]
+    flat = make_study(flat)
+    assert any("leaves out SQuAD: " in n for n in main_table(flat, outcomes(flat), "t5-small", 0.4).notes)
+
+
+def test_a_run_with_fewer_suites_says_so():
+    made = [r for r in rows(FEW[:2], (0.4,), steps=(1_000_000,)) if not (r.sampler == "random" and r.task == "squad")]
+    study = make_study(made)
+    names = [row[0].text for row in main_table(study, outcomes(study), "t5-small", 0.4).rows]
+    assert "Random (9 of 10 suites)" in names
+    assert "Density" in names
+
+
+def test_partial_suites_are_marked_in_the_header():
+    made = [row for row in rows(FEW[:2], (0.4,), steps=(1_000_000,)) if row.task != "mrpc"]
+    study = make_study(made, partial=True)
+    assert any(
+        one.header == "GLUE (8/9)" for one in main_table(study, outcomes(study), "t5-small", 0.4).columns
+    )  # fmt: skip
+
+
+def test_terms_are_what_the_mean_is_of(study):
+    table = terms_table(outcomes(study), "t5-small", 0.4, "over_scaling")
+    for row in table.rows:
+        assert np.mean([cell.value for cell in row[1:-1]]) == pytest.approx(row[-1].value)
+    sizes = terms_table(outcomes(study), "t5-small", 0.4, "effective_size")
+    for row in sizes.rows:
+        assert np.exp(np.mean(np.log([cell.value for cell in row[1:-1]]))) == pytest.approx(row[-1].value)
+
+
+def test_the_papers_break_even():
+    assert break_even(10.0, 24.0) == pytest.approx(0.417, abs=5e-4)
+    assert total_hours(0.44, 10.0, 24.0) == pytest.approx(23.44)
+    assert total_hours(break_even(10.0, 24.0), 10.0, 24.0) == pytest.approx(24.0)
+    table = cost_table(SCORING, TRAINING)
+    assert [one.header for one in table.columns].index("break-even, 1 run") == 3
+    large = {row[0].text: row[7].text for row in table.rows}
+    assert large["Ask-LLM (XL)"] == "41.7"
+    assert {row[0].text: row[8].text for row in table.rows}["Ask-LLM (XL)"] == "4.2"
+    assert float(large["Ask-LLM (XXL)"]) > 100  # never pays for one run
+
+
+def test_ranks_change_where_the_order_does():
+    made = rows(("random", "density", "ask-llm-xl"), (0.4,), tasks=("squad", "rte"), steps=(1_000_000,))
+    turned = [
+        type(r)(**(vars(r) | {"value": 100 - r.value if r.model == "t5-large" else r.value})) for r in made
+    ]  # fmt: skip
+    study = make_study([row for row in turned if row.task == "squad"])
+    changes = rank_changes(study, "t5-small", "t5-large")
+    assert changes == {"random": 2, "density": 0, "ask-llm-xl": -2}
+    assert rank_table(changes, "t5-small", "t5-large").rows[0][0].text == "Random"
+    with pytest.raises(InvalidCut):
+        rank_changes(study, "t5-small", "t5-xl")
+
+
+def test_overlap_is_symmetric_and_all_with_itself():
+    rng = np.random.default_rng(0)
+    table = overlap_table({name: rng.random(2000) < 0.3 for name in ("density", "random")})
+    assert [row[0].text for row in table.rows] == ["Random", "Density"]
+    values = np.array([[cell.value for cell in row[2:]] for row in table.rows])
+    assert np.allclose(np.diag(values), 100)
+    assert values[0, 1] == values[1, 0]
+    assert abs(values[0, 1] - 30) < 6
+
+
+def test_every_task_is_there_with_error_chance_and_number(study):
+    table = task_table(study, "t5-small", 0.4)
+    mrpc = [row for row in table.rows if row[0].text == "mrpc"]
+    assert [row[2].text for row in mrpc] == ["accuracy", "f1"]
+    assert [mrpc[0][i].text for i in (1, 3, 5)] == ["GLUE", "1,000", "50.0"]
+    assert re.fullmatch(r"[\d.]+ ± 0.80°", mrpc[0][6].text)  # 30 points where guessing makes 50
+    assert len({row[0].text for row in table.rows}) == 109
+
+
+def test_markdown_columns_line_up_and_names_cannot_break_out(study):
+    for table in (main_table(study, outcomes(study), "t5-small", 0.4), cost_table(SCORING, TRAINING)):
+        text = to_markdown(table)
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(lines) == len(table.rows) + 2
+        assert len({len(line) for line in lines}) == 1
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert r"a\|b&lt;c>" in to_markdown(main_table(study, outcomes(study), "t5-small", 0.4))
+    plain = to_markdown(main_table(study, outcomes(study), "t5-small", 0.4), intervals=False)
+    assert " to " not in plain.split("\n\n")[1]
+
+
+def test_html_is_well_formed_escaped_and_sortable(study):
+    text = to_html(main_table(study, outcomes(study), "t5-small", 0.4))
+    assert "a|b&lt;c&gt;" in text
+    assert "<c>" not in text
+    assert text.count("data-value") >= 5 * 12
+    check_well_formed(text)
+    assert "<small>" not in to_html(main_table(study, outcomes(study), "t5-small", 0.4), intervals=False)
+
+
+def test_equal_cells_are_all_best_and_words_never():
+    columns = (Column("a"), Column("b", "%", "lower"), Column("c"))
+    rows_ = mark_best(columns, [[Cell("x"), number(1), number(9)], [Cell("y"), number(1), number(8)]])
+    assert [[cell.best for cell in row] for row in rows_] == [[False, True, False]] * 2
+    assert columns[1].text == "b, % ↓"
+    assert "−1.0" in to_markdown(Table("t", columns, ((Cell("x"), number(-1), Cell("–")),)))
+
+
+class _Balance(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in {"meta", "link", "br", "img", "input", "hr"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check_well_formed(text):
+    parser = _Balance()
+    parser.feed(text)
+    parser.close()
+    assert not parser.open
