@@ -89,11 +89,13 @@ def _few_shot(args: argparse.Namespace) -> None:
 
 
 def _checkpoints(args: argparse.Namespace, name: str, run: str, every: bool) -> Iterator[Checkpoint]:
-    """What is to be measured of a run; what it has cost is a row too."""
+    """What is to be measured of a run; what it has cost goes into costs.jsonl, apart from what can be repeated."""
     from evaluate_suite.checkpoint import cost_rows, find_checkpoints
+    from evaluate_suite.units import add_results
 
     for checkpoint in find_checkpoints(name, run, every):
-        _add(args, cost_rows(checkpoint))
+        if rows := cost_rows(checkpoint):
+            add_results(str(Path(args.output).with_name("costs.jsonl")), rows)
         yield checkpoint
 
 

@@ -26,6 +26,7 @@ from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, Stor
 from pipeline_steps.paper import RATES
 
 
+_COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
 COSTS = ("training_accelerator_hours", "scoring_accelerator_hours")
 _SAME_RATE = 0.05  # a cut keeps whole documents, and as many tokens as asked, not as many documents
 _T5_VOCABULARY = 32_100  # ids of every published T5: t5/data/utils.py
@@ -77,7 +78,8 @@ class Study:
 
 
 def read_study(paths: Sequence[str], partial: bool = False) -> Study:
-    """The study in files of results, or in all `results.jsonl` of folders; any fsspec paths.
+    """The study in files of results, or in all `results.jsonl` of folders, with the `costs.jsonl` beside them; any
+    fsspec paths.
 
     Args:
         paths: files and folders.
@@ -207,9 +209,10 @@ def _files(path: str) -> list[str]:
     try:
         fs, root = fsspec.core.url_to_fs(path)
         if fs.isdir(root):
-            found = sorted(name for name in fs.find(root) if name.rsplit("/", 1)[-1] == "results.jsonl")
+            found = sorted(name for name in fs.find(root) if name.rsplit("/", 1)[-1] in ("results.jsonl", _COSTS))
         else:
-            found = [root] if fs.exists(root) else []
+            beside = f"{root.rpartition('/')[0]}/{_COSTS}"
+            found = [name for name in dict.fromkeys((root, beside)) if fs.exists(root) and fs.exists(name)]
     except (OSError, ImportError, ValueError) as error:
         raise CorpusError(f"{path} cannot be listed: {error}") from error
     if not found:

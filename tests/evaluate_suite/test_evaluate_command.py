@@ -1,10 +1,15 @@
 """winnow evaluate, as a user would: from a run to rows, once."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from test_perplexity import made  # noqa: F401  a run with two checkpoints
+from training_runs import ENVIRONMENT
 
+from evaluate_suite import few_shot
 from evaluate_suite.__main__ import main
 from evaluate_suite.results import read_results
 
@@ -20,9 +25,11 @@ def test_perplexity_by_source(made, run, tmp_path, capsys):  # noqa: F811
     argv = ["perplexity", "--runs", f"random={run}", "--tokens", f"high_quality={tokens},{tokens}", f"c4={tokens}"]
     assert main([*argv, "--output", str(output), "--max-windows", "8"]) == 0
     rows = read_results(str(output))
-    assert {row.task for row in rows} == {"c4", "high_quality", "high_quality/tokens", "cost"}
+    assert {row.task for row in rows} == {"c4", "high_quality", "high_quality/tokens"}
     seconds = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert max(row.value for row in rows if row.task == "cost") == pytest.approx(sum(seconds) / 3600)
+    costs = read_results(str(tmp_path / "costs.jsonl"))
+    assert max(row.value for row in costs) == pytest.approx(sum(seconds) / 3600)
+    assert {(row.task, row.metric) for row in costs} == {("cost", "training_accelerator_hours")}
     assert {row.n for row in rows if row.task == "high_quality"} == {8}
     assert {row.n for row in rows if row.task == "high_quality/tokens"} == {4}
 
@@ -32,11 +39,46 @@ def test_few_shot_adds_rows(run, data_root, tmp_path, capsys):
     argv = ["few-shot", "--runs", f"random={run}", "--data-root", str(data_root), "--output", str(output)]
     assert main([*argv, "--tasks", "anatomy"]) == 0
     assert main([*argv, "--tasks", "arc_easy", "--every-checkpoint"]) == 0
-    rows = [row for row in read_results(str(output)) if row.task != "cost"]
+    rows = read_results(str(output))
     assert {(row.task, row.step) for row in rows} == {("anatomy", 4), ("arc_easy", 2), ("arc_easy", 4)}
     assert {(row.sampler, row.model, row.rate) for row in rows} == {("random", "t5-tiny", 1.0)}
     assert main([*argv, "--tasks", "anatomi"]) == 2
     assert "did you mean anatomy" in capsys.readouterr().err
+
+
+DYING = """
+import os, signal, sys
+from evaluate_suite import few_shot
+inner = few_shot.measure_few_shot
+def measure(task, *rest):
+    if task.name == "arc_challenge":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(task, *rest)
+few_shot.measure_few_shot = measure
+from evaluate_suite import few_shot
+from evaluate_suite.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+def test_killed_and_given_again(run, data_root, tmp_path, monkeypatch):
+    """What was measured before SIGKILL is not measured again, and the results are those of an undisturbed run."""
+
+    def argv(name):
+        output = ["--data-root", str(data_root), "--output", str(tmp_path / name / "results.jsonl")]
+        return ["few-shot", "--runs", f"random={run}", "--tasks", "qa", *output]
+
+    dead = subprocess.run([sys.executable, "-c", DYING, *argv("killed")], capture_output=True, env=ENVIRONMENT)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    units = sorted(path.stem for path in (tmp_path / "killed").rglob("step-*/*.json"))
+    assert units == ["arc_easy", "qa_boolq", "unifiedqa"]
+    assert main(argv("undisturbed")) == 0
+    measured = []
+    inner = few_shot.measure_few_shot
+    monkeypatch.setattr(few_shot, "measure_few_shot", lambda task, *rest: measured.append(task) or inner(task, *rest))
+    assert main(argv("killed")) == 0
+    assert [task.name for task in measured] == ["arc_challenge"]
+    assert (tmp_path / "killed/results.jsonl").read_bytes() == (tmp_path / "undisturbed/results.jsonl").read_bytes()
 
 
 def test_fine_tuned_and_instruction_tuned(run, data_root, tmp_path, monkeypatch):

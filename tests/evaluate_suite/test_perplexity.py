@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datatrove.pipeline.readers import JsonlReader
 
 from evaluate_suite.perplexity import HeldOut, evaluate_run, window_losses
@@ -34,12 +35,18 @@ def made(tmp_path_factory):
             JsonlReader(str(folder), glob_pattern="*.jsonl").run()
         )
     )
-    arguments = {"tokens": folder / "tokens", "run-dir": folder / "run", "total-tokens": 4 * 4 * LENGTH}
+    train(folder / "tokens", folder / "run")
+    return folder
+
+
+def train(tokens, run, **changes):
+    """Four steps with two checkpoints."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    arguments = {"tokens": tokens, "run-dir": run, "total-tokens": 4 * 4 * LENGTH} | changes
     arguments |= {"batch-size": 4, "input-length": LENGTH, "checkpoints": 2, "report-to": "none"}
     with pytest.raises(SystemExit) as ended:
         pretrain([str(word) for name, value in arguments.items() for word in (f"--{name}", value)])
     assert ended.value.code == 0
-    return folder
 
 
 def checkpoints(folder):
@@ -69,6 +76,28 @@ def test_equals_a_plain_computation(made, tmp_path):
             loss = model(input_ids=torch.tensor(inputs).long(), labels=torch.tensor(targets).long()).loss
         expected.append(loss.item())
     np.testing.assert_allclose(measured, expected, rtol=1e-5)
+
+
+def test_of_a_causal_model(made, tmp_path):
+    """Next-token loss, window by window, on a Llama that transformers loads itself."""
+    from transformers import LlamaForCausalLM
+
+    run = tmp_path / "run"
+    train(made / "tokens", run, preset="llama-tiny", **{"optimizer": "adamw", "warmup-steps": 2})
+    checkpoint = sorted((run / "checkpoints").glob("step-*"))[-1]
+    measured = window_losses(checkpoint, HeldOut("t", str(made / "tokens"), max_windows=5), LENGTH, tmp_path)
+    store = TokenStore.open(str(made / "tokens"))
+    tokens = np.empty(store.tokens, dtype=np.int32)
+    store.copy(0, tokens)
+    model = LlamaForCausalLM.from_pretrained(checkpoint).eval()
+    count = store.tokens // LENGTH
+    for i in range(5):
+        window = tokens[i * count // 5 * LENGTH :][:LENGTH]
+        shown = torch.tensor([[store.eos, *window[:-1].tolist()]])
+        with torch.no_grad():
+            logits = model(input_ids=shown).logits[0]
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(window).long())
+        assert measured[i] == pytest.approx(loss.item(), rel=1e-4)
 
 
 def test_the_same_masks_for_every_model(made, tmp_path):

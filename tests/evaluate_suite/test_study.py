@@ -192,3 +192,13 @@ def test_the_papers_sizes_come_back_in_the_papers_order(monkeypatch):
     assert spearmanr([sizes[name] for name in REPORTED], reported).statistic >= 0.9
     assert spearmanr([found[name].over_scaling.value for name in REPORTED], reported).statistic >= 0.9
     assert max(found, key=lambda name: found[name].over_scaling.value) == "ask-llm-gemma-7b"
+
+
+def test_costs_lie_beside_the_results(tmp_path):
+    results, beside = tmp_path / "run" / "results.jsonl", tmp_path / "run" / "costs.jsonl"
+    write_results(str(results), rows(["random"], (0.2,), tasks={"c4"}))
+    write_results(str(beside), costs({}, {"t5-small": 9.3}))
+    for path in (results, results.parent):
+        assert read_study([str(path)]).training_hours == {"t5-small": 9.3}
+    beside.unlink()
+    assert read_study([str(results)]).training_hours == {}
