@@ -17,7 +17,7 @@ from launch.inspect import inspect, show
 from launch.neighbours import neighbours, show_neighbours
 from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
-from launch.report import write_report
+from launch.quickstart_report import write_report
 from launch.report_command import add_report
 from launch.stages import Settings
 from launch.training import add_training_commands

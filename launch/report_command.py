@@ -1,4 +1,4 @@
-"""`winnow report`: its arguments; `launch.study` does the work."""
+"""`winnow report`: its arguments; `launch.study_report` does the work."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _report(args: argparse.Namespace) -> int:
     for module, extra in (("scipy", "eval"), ("torch", "score"), ("matplotlib", "report"), ("jinja2", "report")):
         require(module, extra)
-    from launch.study import write_study_report
+    from launch.study_report import write_study_report
 
     console = Console()
     for line in write_study_report(args):
