@@ -9,6 +9,7 @@
     ├── InvalidScore             a scorer returned NaN or infinity
     ├── InvalidEmbedding         an embedding is NaN, zero or of another dimension
     ├── InvalidCut               the asked number of documents or tokens cannot be selected
+    ├── InvalidStudy             a study file says something that cannot be run
     └── ModelError               a model or tokenizer cannot do what the step needs
 
 Messages name what was asked, what was found, the file and document, and the next action.
@@ -52,6 +53,10 @@ class InvalidEmbedding(WinnowError, ValueError):
 
 class InvalidCut(WinnowError, ValueError):
     """The asked number of documents or tokens cannot be selected from this store."""
+
+
+class InvalidStudy(WinnowError, ValueError):
+    """A study file says something that cannot be run: the message names the line."""
 
 
 class ModelError(WinnowError, ValueError):

@@ -57,7 +57,7 @@ class FineTuneArguments:
     target_length: int | None = _option(None, "tokens of a target")
     learning_rate: float = _option(1e-3, "constant, relative to the size of the weights (Adafactor)")
     dropout: float = _option(0.1, "in fine-tuning (Raffel et al. 2020, Sec. 3.1.2)")
-    checkpoints: int = _option(1, "checkpoints to keep, evenly spaced, the last step included")
+    checkpoints: int | None = _option(None, "checkpoints to keep, evenly spaced; by default the last step's alone")
     keep_last: int = _option(1, "how many of the newest stay, beside those to keep")
     mixed_precision: Literal["no", "bf16"] | None = _option(None, "if not given, what accelerate was launched with")
     log_every: int = _option(100, "steps between rows of metrics.jsonl")
@@ -65,7 +65,7 @@ class FineTuneArguments:
     seed: int = _option(0, "order of examples, dropout")
 
     def __post_init__(self) -> None:
-        for name, value in BUDGETS[self.budget].items():
+        for name, value in (BUDGETS[self.budget] | {"checkpoints": 1}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         least = dict.fromkeys(("steps", "batch_size", "eval_every", "checkpoints", "keep_last", "log_every"), 1)
@@ -143,7 +143,7 @@ class FineTunePlan:
     @property
     def grid(self) -> list[int]:
         """Steps whose checkpoints are kept."""
-        return self.budget.grid(self.arguments.checkpoints)
+        return self.budget.grid(self.arguments.checkpoints or 1)
 
     @property
     def resolved(self) -> dict[str, Any]:

@@ -221,3 +221,9 @@ def test_the_module_teaches():
     )
     assert shown.returncode == 0
     assert "accelerate launch -m evaluate_suite.fine_tune" in shown.stdout
+
+
+def test_instruction_tuning_keeps_checkpoints_to_choose_from():
+    assert SuiteArguments("model", "run", suite="flan").checkpoints == 10
+    assert SuiteArguments("model", "run", suite="flan", checkpoints=2).checkpoints == 2
+    assert SuiteArguments("model", "run", suite="glue").checkpoints == 1

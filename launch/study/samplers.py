@@ -1,0 +1,52 @@
+"""The paper's 22 samplers: what scores, by which proxy, and how the score is cut (Sec. 4.1, App. B)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline_steps.numerics.priority import Mode
+from pipeline_steps.paper import MILESTONES
+
+
+SCORERS = ("ask-llm", "perplexity", "density", "semdedup", "prototypes", "dsir", "quality-classifier")
+MODELS = {"ask-llm", "perplexity"}  # scorers that ask a model
+_SIZES = ("small", "base", "large", "xl", "xxl")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How documents are chosen.
+
+    Attributes:
+        name: unique in a study.
+        scorer: one of `SCORERS`; "" for chance.
+        mode: how its score is cut, as for `pipeline_steps.Cut`.
+        model: of a scorer that asks one: Hub id, folder, or "<model of the study>@<step>", a checkpoint of its run on
+            everything.
+    """
+
+    name: str
+    scorer: str
+    mode: Mode
+    model: str = ""
+
+
+def _paper() -> list[Sampler]:
+    coverage = [
+        Sampler("random", "", "random"),
+        Sampler("density", "density", "ips"),
+        Sampler("semdedup", "semdedup", "bottom"),
+        Sampler("prototypes", "prototypes", "top"),
+        Sampler("dsir", "dsir", "direct"),
+        Sampler("quality-classifier", "quality-classifier", "top"),
+    ]
+    perplexity = [Sampler(f"perplexity-{size}", "perplexity", "bottom", f"google/t5-v1_1-{size}") for size in _SIZES]
+    trained = [
+        Sampler(f"perplexity-large-{step // 1000}k", "perplexity", "bottom", f"t5-large@{step}") for step in MILESTONES
+    ]
+    asked = [Sampler(f"ask-llm-{size}", "ask-llm", "top", f"google/flan-t5-{size}") for size in _SIZES]
+    gemma = Sampler("ask-llm-gemma-7b", "ask-llm", "top", "google/gemma-7b-it")
+    return [*coverage, *perplexity, *trained, *asked, gemma]
+
+
+PAPER_SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in _paper()}

@@ -1,0 +1,132 @@
+"""A study file: the paper's matrix exactly, and every mistake by its line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.study.samplers import PAPER_SAMPLERS, SCORERS
+from launch.study.schema import Run, open_study, parse_study, shipped
+from launch.study.yaml_lines import read_yaml
+from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.paper import MILESTONES, RATES, TRAIN_TOKENS
+
+
+SMALL = """\
+output: runs/x
+samplers:
+  - random
+  - ask-llm-xl
+rates: [0.2]
+models:
+  t5-tiny: {total_tokens: 65536}
+"""
+
+
+def edited(old, new):
+    assert old in SMALL
+    return SMALL.replace(old, new)
+
+
+def test_the_papers_study_is_the_papers():
+    study = open_study("paper.yaml")
+    runs = study.runs()
+    selected = [run for run in runs if run.sampler != "full"]
+    assert len(selected) == 22 * 5 * 2 == 220
+    assert len(runs) - len(selected) == 2
+    assert len({run.name for run in runs}) == 222
+    assert {run.rate for run in selected} == set(RATES)
+    assert all(model["total_tokens"] == TRAIN_TOKENS for model in study.models.values())
+    assert {model["preset"] for model in study.models.values()} == {"t5-small", "t5-large"}
+    wanted = {int(s.model.split("@")[1]) for s in study.samplers if s.model.startswith("t5-large@")}
+    assert wanted == set(MILESTONES) <= set(study.models["t5-large"]["milestones"])
+
+
+def test_the_papers_samplers():
+    assert len(PAPER_SAMPLERS) == 22
+    assert {sampler.scorer for sampler in PAPER_SAMPLERS.values()} == {"", *SCORERS}
+    modes = {s.scorer: s.mode for s in PAPER_SAMPLERS.values()}
+    assert modes["density"] == "ips"  # Sec. 3.3
+    assert modes["ask-llm"] == "top"
+    assert modes["perplexity"] == modes["semdedup"] == "bottom"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_study_that_is_shipped_can_be_read(name):
+    assert open_study(name).runs()
+
+
+def test_a_small_study_and_its_defaults():
+    study = parse_study("s.yaml", SMALL)
+    assert study.runs() == [
+        Run("full", 1.0, "t5-tiny", 0),
+        Run("random", 0.2, "t5-tiny", 0),
+        Run("ask-llm-xl", 0.2, "t5-tiny", 0),
+    ]
+    assert study.runs()[1].name == "t5-tiny/random-0.2-seed0"
+    assert study.corpus is None
+    assert study.engine.kind == "local"
+
+
+def test_a_sampler_can_be_changed_or_be_ones_own():
+    own = """samplers:
+  - ask-llm-xl: {model: some/model}
+  - mine: {scorer: perplexity, model: t5-tiny@10, mode: top}"""
+    study = parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl", own))
+    assert [(s.name, s.scorer, s.mode, s.model) for s in study.samplers] == [
+        ("ask-llm-xl", "ask-llm", "top", "some/model"),
+        ("mine", "perplexity", "top", "t5-tiny@10"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rates", "rate", r"line 5: no key 'rate': did you mean rates"),
+        ("ask-llm-xl", "ask-lm-xl", r"line 4: no sampler 'ask-lm-xl': did you mean ask-llm-xl"),
+        ("ask-llm-xl", "random", r"line 4: two runs would be called random"),
+        ("ask-llm-xl", "full: {scorer: density}", r"line 4: two runs would be called full"),
+        ("ask-llm-xl", "mine: {scorer: ask-llm}", r"line 4: mine needs a model"),
+        ("ask-llm-xl", "perplexity-large-20k", r"line 4: .* this study trains no t5-large: its models are t5-tiny"),
+        ("ask-llm-xl", "mine: {scorer: nonsense}", r"line 4: no scorer 'nonsense'"),
+        ("ask-llm-xl", "mine: {scorer: density, mode: best}", r"line 4: no mode 'best'"),
+        ("[0.2]", "[0]", r"line 5: the rate 0 must be above 0 and below 1"),
+        ("[0.2]", "[1.5]", r"line 5: the rate 1.5 must be above 0"),
+        ("[0.2]", "[0.2, 0.2]", r"line 5: rates: 0.2 is there twice"),
+        ("[0.2]", "[a]", r"line 5: rates must be a number, not 'a'"),
+        ("[0.2]", "[]", r"line 5: rates is empty"),
+        ("[0.2]", "0.2", r"line 5: rates must be a list"),
+        ("65536", "65537", r"line 7: models.t5-tiny: 65537 tokens are not a whole number of samples"),
+        ("t5-tiny", "t5-huge", r"line 7: models.t5-huge: no preset 't5-huge'"),
+        ("total_tokens", "total_token", r"line 7: no key 'models.t5-tiny.total_token': did you mean total_tokens"),
+        ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7: nowhere.yaml cannot be read"),
+        ("output: runs/x\n", "", r"line 1: there is no output"),
+        ("output: runs/x", "output: [", r"line \d+: not YAML"),
+        ("output: runs/x", "output: a\noutput: b", r"line 2: output is there twice, first in line 1"),
+        ("output: runs/x", "output: a\nreferences: {t5-tiny: {total_tokens: 65536}}", r"line 2: .* one folder"),
+        ("output: runs/x", "output: a\nengine: {kind: slrum}", r"line 2: no engine 'slrum': did you mean slurm"),
+        ("output: runs/x", "output: a\nevaluation: {suites: [glu]}", r"line 2: no suites 'glu': did you mean glue"),
+        ("output: runs/x", "output: a\nengine: {workers: 0}", r"line 2: workers must be at least 1"),
+    ],
+)
+def test_mistakes_are_named_by_their_line(old, new, said):
+    with pytest.raises(InvalidStudy, match=r"s\.yaml, " + said):
+        parse_study("s.yaml", edited(old, new))
+
+
+def test_a_corpus_of_ones_own_needs_a_target_for_dsir():
+    text = edited("- random", "- dsir").replace("output: runs/x", "output: runs/x\ncorpus: c/")
+    with pytest.raises(InvalidStudy, match="dsir needs a target"):
+        parse_study("s.yaml", text)
+    assert parse_study("s.yaml", f"{text}target: wiki/\n").target == "wiki/"
+
+
+def test_files_that_are_not_there_or_empty():
+    with pytest.raises(InvalidStudy, match=r"nowhere\.yaml, line 1: it cannot be read .* paper\.yaml"):
+        open_study("nowhere.yaml")
+    with pytest.raises(InvalidStudy, match="is empty"):
+        parse_study("s.yaml", "# nothing\n")
+
+
+@given(st.floats(min_value=1e-9, max_value=1e9, allow_nan=False))
+def test_numbers_with_an_exponent_are_numbers(number):
+    assert read_yaml("s", f"a: {number:.6e}").plain["a"] == pytest.approx(number)
