@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluate_suite.registry import SUITES, by_suite, registry
-from pipeline_steps.errors import WinnowError
+from pipeline_steps.errors import InvalidCut, WinnowError
 
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "measure"):
         parser.error("say --list, or one of perplexity, fine-tune, few-shot and its arguments")
     try:
+        _check_output(args.output)
         args.measure(args)
-    except WinnowError as error:
+    except (WinnowError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
@@ -76,16 +77,24 @@ def _few_shot(args: argparse.Namespace) -> None:
     from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows
     from evaluate_suite.fine_tuned import fine_tune, tuned_checkpoints
 
-    tasks = [task for task in find_tasks(args.tasks) if task.protocol == "few_shot"]
+    tasks = find_tasks(args.tasks)
+    others = [task for task in tasks if task.protocol != "few_shot"]
+    if others:
+        command = {"finetune": "fine-tune"}.get(others[0].protocol, "perplexity")
+        raise InvalidCut(f"{others[0].name} is not asked with exemplars: winnow evaluate {command} measures it")
     settings = FewShot(args.data_root, args.cot, args.limit, args.max_input, args.score_eos)
     for name, run in args.runs:
         for checkpoint in _checkpoints(args, name, run, args.every_checkpoint):
             if not args.instruction_tune:
-                _add(args, few_shot_rows(checkpoint, tasks, settings, _cache(args)))
+                for rows in few_shot_rows(checkpoint, tasks, settings, _cache(args)):
+                    _add(args, rows)
                 continue
             tuned = tuned_checkpoints(checkpoint, fine_tune(checkpoint, "flan", _cache(args), _how(args)))
-            rows = {step: few_shot_rows(one, tasks, settings, _cache(args)) for step, one in tuned.items()}
-            _add(args, best_rows(rows))
+            measured = {
+                step: [row for rows in few_shot_rows(one, tasks, settings, _cache(args)) for row in rows]
+                for step, one in tuned.items()
+            }
+            _add(args, best_rows(measured))
 
 
 def _checkpoints(args: argparse.Namespace, name: str, run: str, every: bool) -> Iterator[Checkpoint]:
@@ -97,6 +106,15 @@ def _checkpoints(args: argparse.Namespace, name: str, run: str, every: bool) -> 
         if rows := cost_rows(checkpoint):
             add_results(str(Path(args.output).with_name("costs.jsonl")), rows)
         yield checkpoint
+
+
+def _check_output(path: str) -> None:
+    """Refuse, before anything is measured, a file that rows cannot be added to."""
+    from evaluate_suite.units import add_results
+
+    if "://" in path:
+        raise InvalidCut(f"{path} is not a local file: rows are added to it under a lock; copy it afterwards")
+    add_results(path, [])
 
 
 def _add(args: argparse.Namespace, rows: list[ResultRow]) -> None:
@@ -112,9 +130,8 @@ def _cache(args: argparse.Namespace) -> Path:
 def _how(args: argparse.Namespace) -> FineTuning:
     from evaluate_suite.fine_tuned import FineTuning
 
-    flags = ["--budget", args.budget, *args.tuning]
-    flags += ["--data_root", args.data_root] if args.data_root else []
-    return FineTuning(args.launch, flags) if args.launch else FineTuning(flags=flags)
+    given = {"flags": args.tuning, "data_root": args.data_root, "budget": args.budget}
+    return FineTuning(args.launch, **given) if args.launch else FineTuning(**given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,7 +232,7 @@ def _show_tasks() -> int:
 
 def _named(text: str) -> tuple[str, str]:
     name, separator, folder = text.partition("=")
-    if not separator:
+    if not (name and separator and folder):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
     return name, folder
 

@@ -18,7 +18,7 @@ from evaluate_suite.averages import task_score
 from evaluate_suite.data import load_split
 from evaluate_suite.formats import Example, read_back, to_text
 from evaluate_suite.harness_tasks import answers_of
-from evaluate_suite.metrics import compute, invalid_share, majority, standard_error
+from evaluate_suite.metrics import compute, invalid_share, majority, standard_error, units
 from evaluate_suite.registry import Task
 from pipeline_steps.models import padded
 from pipeline_steps.numerics.batches import batches_by_length
@@ -118,7 +118,7 @@ class TaskScores:
         common = majority(answers) if task.labels else answers
         always = {name: compute(name, common) for name in task.metrics} if task.labels else {}
         return (
-            {"split": task.name, "score": task_score(task, found), "examples": len(examples)}
+            {"split": task.name, "score": task_score(task, found), "examples": len(examples), "units": units(answers)}
             | found
             | errors
             | {"invalid_share": invalid_share(answers)}

@@ -27,13 +27,15 @@ class Checkpoint:
     Attributes:
         sampler: what chose its training documents, or any other name.
         model: folder or Hub id.
-        state: of a checkpoint of `train`; empty for other models.
+        architecture: its preset, or its name.
+        state: of a checkpoint of `train.pretrain`; empty for other models.
         weights: checksum of the weights; of other models, their digest or commit.
         name: of its folder in caches.
     """
 
     sampler: str
     model: str
+    architecture: str
     state: dict[str, Any]
     weights: str
     name: str
@@ -60,7 +62,7 @@ class Checkpoint:
         return ResultRow(
             sampler=self.sampler,
             rate=state["selected_documents"] / state["corpus_documents"] if state else 1.0,
-            model=state["preset"] if state else Path(self.model).name,
+            model=self.architecture,
             seed=state.get("seed", 0),
             step=state.get("step", 0),
             encoder_tokens=state.get("encoder_tokens", 0),
@@ -83,9 +85,10 @@ def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
     if not checkpoint.state or not (run_dir / "metrics.jsonl").exists():
         return []
     with open(run_dir / "metrics.jsonl", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    seconds = sum(row["seconds"] for row in rows if row["step"] <= checkpoint.state["step"])
-    hours = seconds * read_json(f"{run_dir}/environment.json")["processes"] / 3600
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    hours = (
+        sum(row["seconds"] * row.get("processes", 1) for row in rows if row["step"] <= checkpoint.state["step"]) / 3600
+    )
     return [checkpoint.row("cost", "training_accelerator_hours", (hours, 0.0, 1), 0, f"winnow-llm {__version__}")]
 
 
@@ -116,13 +119,12 @@ def _open(sampler: str, model: str) -> Checkpoint:
         raise ModelError(
             f"{model} has no tokenizer ({' or '.join(_TOKENIZER)}): copy that of its training into the folder"
         )
-    if (folder / "state.json").exists():
-        state = read_json(f"{model}/state.json")
-        return Checkpoint(sampler, model, state, state["xxh3"]["model.safetensors"], folder.name)
+    state = read_json(f"{model}/state.json") if (folder / "state.json").exists() else {}
+    if "corpus_documents" in state:  # of pre-training; a fine-tuned one is a model like any other
+        return Checkpoint(sampler, model, state["preset"], state, state["xxh3"]["model.safetensors"], folder.name)
     identity = model_identity(model)
-    return Checkpoint(
-        sampler, model, {}, identity.get("digest") or identity["revision"], identity["model"].replace("/", "--")
-    )
+    weights, name = identity.get("digest") or identity["revision"], identity["model"].replace("/", "--")
+    return Checkpoint(sampler, model, identity["model"], {}, weights, name)
 
 
 def harness_version() -> str:

@@ -21,6 +21,8 @@ from pipeline_steps.errors import CorpusError, InvalidCut
 
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+_COMPRESSED = (".gz", ".zst")
+_NOT_DATA = ("dataset_info", "dataset_dict", "state.json")  # what `datasets` writes beside its own
 
 
 def load_split(task: Task, split: str, data_root: str | None) -> Any:
@@ -57,7 +59,7 @@ def dataset_arguments(dataset: str, config: str, revision: str, data_root: str |
             f"{data_root} holds no {dataset}: hf download {dataset} --repo-type dataset --local-dir {folder}"
         )
     files = _by_readme(folder, config) or _by_file_names(folder, config)
-    builders = {_BUILDERS[Path(file).suffix] for some in files.values() for file in some}
+    builders = {_builder(file) for some in files.values() for file in some}
     if len(builders) != 1:
         there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise CorpusError(
@@ -103,8 +105,12 @@ def _by_readme(folder: Path, config: str) -> dict[str, list[str]]:
     """Files of each split as the README's metadata has them, {} if it does not know the configuration."""
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    metadata = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
-    for entry in (metadata or {}).get("configs", []):
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    try:
+        metadata = (yaml.safe_load(front[1]) if front else None) or {}
+    except yaml.YAMLError as error:
+        raise CorpusError(f"the metadata of {readme} cannot be read ({error.__class__.__name__}): mend it") from error
+    for entry in metadata.get("configs") or []:
         if entry.get("config_name", "default") == (config or "default"):
             given = entry.get("data_files", {})
             pairs = [(one["split"], one["path"]) for one in given] if isinstance(given, list) else [("train", given)]
@@ -115,16 +121,25 @@ def _by_readme(folder: Path, config: str) -> dict[str, list[str]]:
 
 
 def _by_file_names(folder: Path, config: str) -> dict[str, list[str]]:
-    """<config>/<split>.jsonl or <config>/<split>-00000-of-00001.parquet; data/ or the folder itself where there is but
-    one configuration."""
+    """<config>/<split>.jsonl or <config>/<split>-00000-of-00001.parquet, compressed or not; data/ or the folder itself
+    where there is but one configuration. Of a name that ends in train, that is the split."""
     for place in (folder / config, folder / "data", folder):
         splits: dict[str, list[str]] = {}
         for file in _glob(place, ["*.*"]):
-            splits.setdefault(re.sub(r"-\d+-of-\d+$", "", file.stem), []).append(str(file))
+            name = re.sub(r"-\d+-of-\d+$", "", file.name.split(".")[0])
+            splits.setdefault(re.sub(r"^.*[_-](train)$", r"\1", name), []).append(str(file))
         if splits:
             return splits
     return {}
 
 
 def _glob(folder: Path, patterns: list[str]) -> list[Path]:
-    return sorted(path for one in patterns for path in folder.glob(one) if path.suffix in _BUILDERS)
+    found = (path for one in patterns for path in folder.glob(one) if not path.name.startswith(_NOT_DATA))
+    return sorted(path for path in found if _builder(path.name))
+
+
+def _builder(name: str) -> str:
+    """Of `datasets`, for a file's name; "" if there is none."""
+    for suffix in _COMPRESSED:
+        name = name.removesuffix(suffix)
+    return _BUILDERS.get(Path(name).suffix, "")

@@ -2,14 +2,14 @@
 
 lm-eval's own model for encoder-decoders runs the encoder once per answer choice, cuts a long prompt from the left,
 which loses the instruction, and bounds the decoder by the encoder's length. Here a prompt is encoded once for all its
-answers; one that is too long loses whole exemplars, the first ones, never the question; the decoder stops where the
-task says. Shapes: N prompts of a batch, S input tokens, C answers, T answer tokens.
+answers; one that is too long loses whole exemplars, the first ones, never the instruction or the question; no more is
+decoded than the task allows. Shapes: N prompts of a batch, S input tokens, C answers, T answer tokens.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ class EncoderDecoderLM(LM):
         dtype: "auto" is bfloat16 on a GPU, float32 on a CPU; a model that is given stays as it is.
 
     Attributes:
+        frame: the instruction before a prompt's exemplars and the question after them, of a request; set by who knows
+            the task. Without it, the last paragraph is taken for the question.
         shortened: prompts that lost exemplars.
         cut: prompts whose question alone was too long, and lost its end.
     """
@@ -71,6 +73,7 @@ class EncoderDecoderLM(LM):
         self._max_input, self._score_eos = max_input, score_eos
         self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_ELSEWHERE)
         self._pad, self._eos = pretrained.config.pad_token_id, pretrained.config.eos_token_id
+        self.frame: Callable[[Instance], tuple[str, str]] = lambda request: ("", "")
         self.shortened = self.cut = 0
 
     @property
@@ -84,7 +87,7 @@ class EncoderDecoderLM(LM):
         for number, request in enumerate(requests):
             by_prompt.setdefault(request.args[0], []).append(number)
         prompts = list(by_prompt)
-        inputs = [self._prompt_ids(prompt) for prompt in prompts]
+        inputs = [self._prompt_ids(requests[numbers[0]]) for numbers in by_prompt.values()]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         with self._bar(len(prompts), "prompts", disable_tqdm) as bar:
             for batch in self._batches(inputs):
@@ -98,7 +101,7 @@ class EncoderDecoderLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What greedy decoding says, up to the first of the task's stop strings."""
-        inputs = [self._prompt_ids(request.args[0]) for request in requests]
+        inputs = [self._prompt_ids(request) for request in requests]
         found = [""] * len(requests)
         with self._bar(len(requests), "prompts", disable_tqdm) as bar:
             for batch in self._batches(inputs):
@@ -153,11 +156,17 @@ class EncoderDecoderLM(LM):
         texts: list[str] = self._tokenizer.batch_decode(said, skip_special_tokens=True)
         return texts
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
+    def _prompt_ids(self, request: Instance) -> list[int]:
         """Ids and EOS; of a prompt that is too long, without its first exemplars."""
-        blocks = prompt.split(_BETWEEN_EXEMPLARS)
-        for first in range(len(blocks)):
-            ids = self._ids(_BETWEEN_EXEMPLARS.join(blocks[first:]))
+        prompt = request.args[0]
+        instruction, question = self.frame(request)
+        between = prompt.removeprefix(instruction).removesuffix(question)
+        if not question or instruction + between + question != prompt:
+            instruction, (between, _, question) = "", prompt.rpartition(_BETWEEN_EXEMPLARS)
+            between += _BETWEEN_EXEMPLARS if between else ""
+        exemplars = between.split(_BETWEEN_EXEMPLARS)[:-1]
+        for first in range(len(exemplars) + 1):
+            ids = self._ids(instruction + "".join(one + _BETWEEN_EXEMPLARS for one in exemplars[first:]) + question)
             if len(ids) < self._max_input:
                 self.shortened += first > 0
                 return [*ids, self._eos]

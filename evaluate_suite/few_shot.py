@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.resources import files
@@ -51,6 +51,15 @@ class FewShot:
     max_input: int = 2048
     score_eos: bool = False
 
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.max_input < 2:
+            raise InvalidCut(f"limit {self.limit} must be at least 0, max_input {self.max_input} at least 2")
+
+    def label(self, task: Task) -> str:
+        """What is not as usual, for the rows."""
+        said = {"cot": self.with_thought(task), f"limit {self.limit}": self.limit, "EOS scored": self.score_eos}
+        return "".join(f", {name}" for name, is_so in said.items() if is_so)
+
     def with_thought(self, task: Task) -> bool:
         """Whether a task's other variant is asked for, and there."""
         return self.cot and bool(task.cot_harness)
@@ -62,8 +71,16 @@ class FewShot:
         return checkpoint.identity | settings | {"data": data_digest(task, self.data_root)}
 
 
-def few_shot_rows(checkpoint: Checkpoint, tasks: Sequence[Task], settings: FewShot, cache: Path) -> list[ResultRow]:
-    """Rows of a checkpoint on tasks; what is in the cache is not measured again, nor is the model loaded for it."""
+def few_shot_rows(
+    checkpoint: Checkpoint, tasks: Sequence[Task], settings: FewShot, cache: Path
+) -> Iterator[list[ResultRow]]:
+    """Rows of a checkpoint, task by task; what is in the cache is not measured again, nor is the model loaded for it.
+
+    All data are looked for before the first task is measured. Raises what `measure_few_shot` raises.
+    """
+    for task in tasks:
+        for part in task.parts or (task.config,):
+            harness_config(task, part, settings.data_root, settings.with_thought(task))
     model: list[Any] = []
 
     def loaded() -> Any:
@@ -78,19 +95,15 @@ def few_shot_rows(checkpoint: Checkpoint, tasks: Sequence[Task], settings: FewSh
     def measure(task: Task) -> Estimates:
         return measure_few_shot(task, loaded(), settings.data_root, settings.with_thought(task), settings.limit)
 
-    rows = []
     title = f"{checkpoint.sampler} {checkpoint.name}"
     for task in tqdm(tasks, desc=title, unit="task", disable=not sys.stderr.isatty()):
         found = once(
-            cache / checkpoint.sampler / checkpoint.name / f"{task.name}.json",
+            cache / checkpoint.sampler / checkpoint.name / f"{task.name}{settings.label(task)}.json",
             settings.made(checkpoint, task),
             partial(measure, task),
         )
-        rows += [
-            checkpoint.row(task.name, name, estimate, task.shots, harness_version())
-            for name, estimate in found.items()
-        ]
-    return rows
+        harness = harness_version() + settings.label(task)
+        yield [checkpoint.row(task.name, name, estimate, task.shots, harness) for name, estimate in found.items()]
 
 
 def best_rows(by_step: dict[int, list[ResultRow]]) -> list[ResultRow]:
@@ -167,7 +180,9 @@ def _measure(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says for every task that few-shot settings are as given
     try:
         loaded = TaskManager(include_defaults=False).load([config])
-        loaded["tasks"][config["task"]].set_fewshot_seed(_SEED)
+        harness = loaded["tasks"][config["task"]]
+        harness.set_fewshot_seed(_SEED)
+        model.frame = partial(_frame, harness)
         found = evaluate(model, loaded, limit=limit or None, bootstrap_iters=0, log_samples=False)
     except (ValueError, TypeError, LookupError, OSError, AssertionError, TemplateError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -181,6 +196,13 @@ def _measure(
     key = next(name for name in result if name.startswith(f"{metric},"))  # of the first filter
     value = result[key]
     return 100 * value, 100 * (value * (1 - value) / max(count["effective"] - 1, 1)) ** 0.5, count["effective"]
+
+
+def _frame(harness: Any, request: Any) -> tuple[str, str]:
+    """Instruction and question of a request."""
+    question = harness.doc_to_text(request.doc)
+    asked = harness.fewshot_context(request.doc, num_fewshot=0)
+    return asked.removesuffix(question), question
 
 
 def _file(name: str) -> Path:

@@ -12,17 +12,18 @@ train.pretrain. TUNED/held_out.jsonl has the metrics of every task at every meas
 from __future__ import annotations
 
 import fcntl
+import heapq
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from evaluate_suite.checkpoint import find_checkpoints
-from evaluate_suite.data import load_split
+from evaluate_suite.data import data_digest, load_split
 from evaluate_suite.formats import Example, to_text
 from evaluate_suite.registry import Task, by_suite, training_data
 from pipeline_steps.errors import InvalidCut, WinnowError
@@ -54,7 +55,10 @@ class SuiteArguments(FineTuneArguments):
 
     suite: str = field(default="glue", metadata={"help": f"one of {', '.join(LENGTHS)}"})
     tasks: list[str] = field(
-        default_factory=list, metadata={"help": "of the suite, to train on and measure; all if not given, as T5"}
+        default_factory=list,
+        metadata={
+            "help": "of the suite, to train on and measure; all if not given, as T5, with what is only trained on"
+        },
     )
     data_root: str | None = field(
         default=None, metadata={"help": "folder of data sets laid out as on the Hub; if not given, the Hub"}
@@ -76,12 +80,26 @@ class SuiteArguments(FineTuneArguments):
         for name, length in zip(("input_length", "target_length"), LENGTHS[self.suite], strict=True):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, length)
+            if getattr(self, name) < 2:
+                raise InvalidCut(f"{name} must be at least 2, a token and EOS, not {getattr(self, name)}")
+        if self.most_examples < 0:
+            raise InvalidCut(f"most_examples must be at least 0, not {self.most_examples}")
 
     @property
     def measured(self) -> list[Task]:
         """The tasks of the suite that are trained on and have labels to be measured with."""
         tasks = by_suite().get(self.suite, [])
         return [task for task in tasks if task.scored and (not self.tasks or task.name in self.tasks)]
+
+    @property
+    def beside(self) -> list[Task]:
+        """Data that is trained on beside the tasks' own."""
+        return [] if self.tasks else training_data(self.suite)
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Digests of all data."""
+        return {task.name: data_digest(task, self.data_root) for task in [*self.measured, *self.beside]}
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -104,6 +122,7 @@ def make_plan(arguments: SuiteArguments) -> FineTunePlan:
     """Read the data and the tokenizer; whichever process comes first tokenises what is trained on, for all."""
     (checkpoint,) = find_checkpoints("", arguments.model, every=False)
     model = checkpoint.model
+    arguments = replace(arguments, model=model)  # of a run directory its last checkpoint
     run_dir = Path(arguments.run_dir)
     tasks = arguments.measured
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -119,14 +138,14 @@ def make_plan(arguments: SuiteArguments) -> FineTunePlan:
         return TaskScores(shown, str(tokenizer), *arguments.lengths)
 
     told = {"suite": arguments.suite, "tasks": [task.name for task in tasks], "of": checkpoint.identity}
+    told |= {"data": arguments.data}
     return FineTunePlan(arguments, examples, tokenizer, measurements, told)
 
 
 def training_pairs(arguments: SuiteArguments) -> Iterator[tuple[str, str]]:
     """Input and target of every training example: the training splits of the tasks one after the other."""
     seen = set()
-    beside = [] if arguments.tasks else training_data(arguments.suite)
-    for task in [*arguments.measured, *beside]:
+    for task in [*arguments.measured, *arguments.beside]:
         place = (task.dataset, task.config)
         if place in seen:  # MNLI has two validation splits and one to train on
             continue
@@ -152,23 +171,29 @@ def _training_examples(arguments: SuiteArguments, tokenizer: Path) -> ExampleSto
     path = Path(arguments.run_dir) / "examples.safetensors"
     kept = ("suite", "tasks", "most_examples", "seed")
     made = {name: value for name, value in asdict(arguments).items() if name in kept}
-    made |= {"lengths": list(arguments.lengths)}
+    made |= {"lengths": list(arguments.lengths), "data": arguments.data}
     if path.exists():
         known = ExampleStore.load(str(path))
         if known.made == made:
             return known
     pairs = training_pairs(arguments)
     if arguments.most_examples:
-        pairs = _drawn(list(pairs), arguments.most_examples, arguments.seed)
+        pairs = _drawn(pairs, arguments.most_examples, arguments.seed)
     store = ExampleStore.make(pairs, TextEncoder(str(tokenizer)), arguments.lengths, made)
     store.save(str(path))
     return store
 
 
-def _drawn(pairs: list[tuple[str, str]], most: int, seed: int) -> Iterator[tuple[str, str]]:
-    """`most` of them at random, in their order."""
-    chosen = np.argsort(mix(np.arange(len(pairs), dtype=np.uint64), seed ^ _SAMPLE), kind="stable")[:most]
-    return (pairs[number] for number in np.sort(chosen).tolist())
+def _drawn(pairs: Iterator[tuple[str, str]], most: int, seed: int) -> Iterator[tuple[str, str]]:
+    """`most` of them at random, in their order; no more are held at a time."""
+    kept: list[tuple[int, int, tuple[str, str]]] = []  # a heap whose first has the largest key
+    for number, pair in enumerate(pairs):
+        key = -int(mix(np.array([number], dtype=np.uint64), seed ^ _SAMPLE)[0])
+        if len(kept) < most:
+            heapq.heappush(kept, (key, number, pair))
+        elif key > kept[0][0]:
+            heapq.heapreplace(kept, (key, number, pair))
+    return (pair for _, _, pair in sorted(kept, key=lambda one: one[1]))
 
 
 if __name__ == "__main__":

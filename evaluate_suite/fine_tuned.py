@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluate_suite.checkpoint import Checkpoint
-from evaluate_suite.registry import registry
+from evaluate_suite.data import data_digest
+from evaluate_suite.registry import by_suite, registry, training_data
 from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
 from pipeline_steps.errors import ModelError, StoreIncomplete
@@ -32,11 +33,28 @@ class FineTuning:
 
     Attributes:
         launch: arguments of `accelerate launch`; one process unless given.
-        flags: further arguments of `evaluate_suite.fine_tune`, e.g. ["--budget", "smoke"].
+        flags: further arguments of `evaluate_suite.fine_tune`.
+        data_root: see `evaluate_suite.data`.
+        budget: of `train.fine_tune.BUDGETS`.
     """
 
     launch: str = _LAUNCH
     flags: Sequence[str] = ()
+    data_root: str | None = None
+    budget: str = "paper"
+
+    def made(self, suite: str) -> dict[str, Any]:
+        """What the outcome depends on."""
+        data = {
+            task.name: data_digest(task, self.data_root)
+            for task in [*by_suite().get(suite, []), *training_data(suite)]
+        }
+        return {"flags": list(self.flags), "budget": self.budget, "launch": self.launch, "data": data}
+
+    @property
+    def words(self) -> list[str]:
+        """All flags."""
+        return [*self.flags, "--budget", self.budget, *(["--data_root", self.data_root] if self.data_root else [])]
 
 
 def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> Path:
@@ -46,16 +64,16 @@ def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) 
         ModelError: it ended before its time; what it said is on the terminal.
     """
     run_dir = cache / checkpoint.sampler / checkpoint.name / suite
-    marker, made = run_dir / "finished.json", checkpoint.identity | {"flags": list(how.flags)}
+    marker, made = run_dir / "finished.json", checkpoint.identity | how.made(suite)
     if marker.exists() and read_json(str(marker)) == made:  # a launch takes ten seconds to find that out
         return run_dir
     command = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
     command += ["-m", "evaluate_suite.fine_tune", "--suite", suite, "--model", checkpoint.model]
-    code = subprocess.run([*command, "--run_dir", str(run_dir), *how.flags], env=_environment()).returncode
+    code = subprocess.run([*command, "--run_dir", str(run_dir), *how.words], env=_environment()).returncode
     if code:
         raise ModelError(
             f"fine-tuning {checkpoint.model} on {suite} ended with code {code}: see above; the same command goes on "
-            f"from the last checkpoint in {run_dir}"
+            f"in {run_dir}, other settings need another --cache"
         )
     write_json(str(marker), made)
     return run_dir
@@ -71,7 +89,7 @@ def fine_tuned_rows(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTu
     for row in measured:
         if row["split"] not in best or row["score"] > best[row["split"]]["score"]:
             best[row["split"]] = row
-    return [row for name, found in best.items() for row in _rows(checkpoint, name, found)]
+    return [row for name, found in best.items() for row in _rows(checkpoint, name, found, how.budget)]
 
 
 def tuned_checkpoints(checkpoint: Checkpoint, run_dir: Path) -> dict[int, Checkpoint]:
@@ -86,13 +104,14 @@ def tuned_checkpoints(checkpoint: Checkpoint, run_dir: Path) -> dict[int, Checkp
     return {int(folder.name.rsplit("-", 1)[1]): checkpoint.tuned(folder) for folder in found}
 
 
-def _rows(checkpoint: Checkpoint, name: str, found: dict[str, Any]) -> list[ResultRow]:
-    task, n, harness = registry()[name], found["examples"], f"winnow-llm {__version__}"
+def _rows(checkpoint: Checkpoint, name: str, found: dict[str, Any], budget: str) -> list[ResultRow]:
+    task, harness = registry()[name], f"winnow-llm {__version__}" + ("" if budget == "paper" else f", {budget} budget")
     numbers = {metric: (found[metric], found[f"{metric}_stderr"]) for metric in task.reported}
     numbers |= {metric: (found[metric], 0.0) for metric in _SINGLE if metric in found}
     numbers["fine_tuning_step"] = (found["step"], 0.0)
     return [
-        checkpoint.row(name, metric, (value, stderr, n), 0, harness) for metric, (value, stderr) in numbers.items()
+        checkpoint.row(name, metric, (value, stderr, found["units"]), 0, harness)
+        for metric, (value, stderr) in numbers.items()
     ]
 
 

@@ -73,7 +73,7 @@ def _glue(task: Task, row: Row) -> list[Example]:
 
 
 def _stsb(task: Task, row: Row) -> list[Example]:
-    """The similarity in steps of 0.2."""
+    """The similarity in steps of 0.2; measured against the label as it is, where T5 takes the rounded one."""
     text = f"stsb sentence1: {row['sentence1']} sentence2: {row['sentence2']}"
     true = float(row["label"])
     return [Example(text, f"{round(5 * true) / 5:.1f}", (repr(true),))]

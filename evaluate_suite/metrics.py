@@ -58,15 +58,21 @@ def compute(name: str, answers: Answers) -> float:
 
 
 def standard_error(name: str, answers: Answers) -> float:
-    """Of `compute`, in percent, over the examples: s / sqrt(N) of a mean, by the bootstrap where a metric is none."""
+    """Of `compute`, in percent, over `units`: s / sqrt(N) of a mean, by the bootstrap where a metric is none."""
     if name in _MEANS:
         values = _MEANS[name](answers)
         return 100.0 * float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
     read, score = _JOINT[name]
     said_N, true_N = read(answers)
     rng = np.random.default_rng(0)
-    drawn = [rng.integers(0, len(said_N), len(said_N)) for _ in range(_DRAWS)]
+    members = _members(answers)
+    drawn = [_draw(members, rng) for _ in range(_DRAWS)]
     return 100.0 * float(np.std([score(said_N[one], true_N[one], len(answers.labels)) for one in drawn], ddof=1))
+
+
+def units(answers: Answers) -> int:
+    """Examples that are independent of each other: those of a group (a question's answers) are one."""
+    return len(_members(answers))
 
 
 def invalid_share(answers: Answers) -> float:
@@ -168,6 +174,23 @@ def _spearman(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
     from scipy.stats import spearmanr
 
     return 0.0 if _constant(said_N, true_N) else float(spearmanr(said_N, true_N).statistic)
+
+
+def _members(answers: Answers) -> list[np.ndarray]:
+    """Numbers of the examples of each group."""
+    if not answers.groups:
+        return list(np.arange(len(answers.predictions))[:, None])
+    names, group_N = np.unique(np.asarray(answers.groups), return_inverse=True)
+    order = np.argsort(group_N, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(group_N, minlength=len(names)))[:-1])
+
+
+def _draw(members: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Examples of as many groups, drawn with replacement."""
+    chosen = rng.integers(0, len(members), len(members))
+    if all(len(one) == 1 for one in members):
+        return np.concatenate(members)[chosen]
+    return np.concatenate([members[group] for group in chosen.tolist()])
 
 
 def _classes(answers: Answers) -> tuple[np.ndarray, np.ndarray]:

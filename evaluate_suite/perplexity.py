@@ -19,7 +19,7 @@ from evaluate_suite.bootstrap import perplexity_interval
 from evaluate_suite.checkpoint import Checkpoint, find_checkpoints
 from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
-from pipeline_steps.errors import StoreIncomplete
+from pipeline_steps.errors import InvalidCut, StoreIncomplete
 from pipeline_steps.files import load_tensors, read_json, save_tensors
 from train.held_out import HeldOutRows
 from train.run_directory import list_checkpoints
@@ -52,6 +52,9 @@ class HeldOut:
         folders = self.tokens.split(",")
         if len(folders) == 1:
             return [self]
+        names = [Path(one).name for one in folders]
+        if len(set(names)) < len(names):
+            raise InvalidCut(f"{self.task} has two sources of one name ({', '.join(names)}): rename a folder")
         most = max(self.max_windows // len(folders), 1)
         return [replace(self, task=f"{self.task}/{Path(one).name}", tokens=one, max_windows=most) for one in folders]
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 
 import fsspec
 
+from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.files import write_atomically
 
 
@@ -59,7 +60,10 @@ def write_results(path: str, rows: Iterable[ResultRow]) -> None:
 
 
 def read_results(path: str) -> list[ResultRow]:
-    """Read what `write_results` wrote."""
+    """Read what `write_results` wrote. Raises StoreMismatch: it is something else."""
     names = [field.name for field in fields(ResultRow)]
     with fsspec.open(path, "rb") as file:
-        return [ResultRow(**{name: row[name] for name in names}) for row in map(json.loads, file)]
+        try:
+            return [ResultRow(**{name: row[name] for name in names}) for row in map(json.loads, file)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreMismatch(f"{path} holds no results ({error!r}): give what winnow evaluate wrote") from error

@@ -22,7 +22,7 @@ def once(file: Path, made: dict[str, Any], measure: Callable[[], Estimates]) -> 
     """What `measure` finds, or what it found before if it was `made` of the same things."""
     if file.exists():
         known = read_json(str(file))
-        if known["made"] == made:
+        if known.get("made") == made:
             return {name: (value, stderr, n) for name, (value, stderr, n) in known["estimates"].items()}
     found = measure()
     write_json(str(file), {"made": made, "estimates": found})

@@ -20,6 +20,7 @@ from launch.quickstart import run_quickstart
 from launch.quickstart_report import write_report
 from launch.report_command import add_report
 from launch.stages import Settings
+from launch.study.commands import add_study_commands
 from launch.training import add_training_commands
 from pipeline_steps import __version__
 from pipeline_steps.errors import WinnowError
@@ -117,10 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_coverage(commands)
     add_training_commands(commands)
     evaluate = commands.add_parser(
-        "evaluate", add_help=False, help="the paper's 111 tasks (--list); perplexity of every checkpoint of a run"
+        "evaluate",
+        add_help=False,
+        help="the paper's 111 tasks (--list): perplexity, fine-tuned suites, few-shot tasks",
     )
     evaluate.set_defaults(run=lambda args: evaluate_suite(args.further), further=True)
     add_report(commands)
+    add_study_commands(commands)
     return parser
 
 

@@ -57,18 +57,19 @@ def write_study_report(args: argparse.Namespace) -> Iterator[str]:
     selections = open_selections(args.selections, stores)
     found = outcomes(study)
     versions = _versions(args.command)
-    if args.format == "markdown":
+    scores = {name: store.scores for name, store in stores.opened.items()}
+    units = {name: store.config.get("unit", "score") for name, store in stores.opened.items()}
+    page = args.format == "html"
+    figures = list(study_figures(study, found, scores, stores.lower, units)) if page or args.figures else []
+    for one in figures if args.figures else []:
+        save(one.figure, f"{args.figures}/{one.name}")
+    if args.figures:
+        yield f"figures  {args.figures}: {len(figures)}, each .svg, .pdf and .png"
+    if not page:
         text = markdown(study, found, versions)
     else:
-        scores = {name: store.scores for name, store in stores.opened.items()}
         turned = oriented(scores, stores.lower)
         documents = choose_documents(args.corpus, stores, turned) if args.corpus else {}
-        units = {name: store.config.get("unit", "score") for name, store in stores.opened.items()}
-        figures = list(study_figures(study, found, scores, stores.lower, units))
-        for one in figures if args.figures else []:
-            save(one.figure, f"{args.figures}/{one.name}")
-        if args.figures:
-            yield f"figures  {args.figures}: {len(figures)}, each .svg, .pdf and .png"
         text = render(study, found, figures, Scorers(scores, stores.lower, selections, documents), versions)
     write_atomically(args.output, text.encode())
     yield f"report   {args.output}"

@@ -84,7 +84,7 @@ def use_sample_dropout(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Dropout):
-                setattr(module, name, SampleDropout(child.p))
+                setattr(module, name, SampleDropout(child.p).train(child.training))
 
 
 class _Dropout(torch.autograd.Function):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -75,7 +75,7 @@ class ExampleStore:
         """Write one file, atomically."""
         save_tensors(path, self._arrays(), self.made)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of all ids."""
         digest = xxhash.xxh3_128()
@@ -105,8 +105,9 @@ class ExampleStore:
 
     def lengths(self, example_B: np.ndarray) -> tuple[int, int]:
         """Tokens of the inputs and of the targets of some examples."""
-        inputs, targets = np.diff(self.input_start_N1), np.diff(self.target_start_N1)
-        return int(inputs[example_B].sum()), int(targets[example_B].sum())
+        starts = self.input_start_N1, self.target_start_N1
+        inputs, targets = (int((start[example_B + 1] - start[example_B]).sum()) for start in starts)
+        return inputs, targets
 
     def _arrays(self) -> dict[str, np.ndarray]:
         names = ("inputs", "input_start_N1", "targets", "target_start_N1")

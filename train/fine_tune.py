@@ -24,7 +24,8 @@ from train.token_budget import TokenBudget
 from train.training_plan import Amount, Measurements
 
 
-# Raffel et al. 2020, Sec. 3.1.2: 2^18 steps of 128 rows of 512 tokens, at 1e-3, a checkpoint every 5,000 steps
+# Raffel et al. 2020, Sec. 3.1.2: 2^18 steps of 128 rows of 512 tokens, at 1e-3, a checkpoint every 5,000 steps. Here a
+# row is one example; T5's loader can put several short ones into one
 PAPER = {"steps": 262_144, "batch_size": 128, "eval_every": 5_000, "eval_rows": 0}
 BUDGETS: dict[str, dict[str, int]] = {
     "paper": PAPER,

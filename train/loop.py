@@ -72,6 +72,8 @@ class Trainer:
         if arguments.compile:
             _compile_layers(self.raw_model)
         self.sharded = self.world > 1 and (arguments.shard or self.accelerator.distributed_type == "FSDP")
+        if self.sharded and plan.padded:
+            raise ModelError("fine-tuning decodes along the way, which sharded weights cannot: launch without FSDP")
         self.model: Any = self._distributed(TokenLosses(self.raw_model, plan.padded)).train()
         self.optimizer = OPTIMIZERS[arguments.optimizer](self.raw_model.named_parameters())
         if newest:
@@ -160,6 +162,7 @@ class Trainer:
         self.interval, self.batches.waited = Interval(self.device, {}), 0.0
         self._refuse_infinite(sums[0], step)
         losses = {"nll": sums[0] / tokens, "z_loss": Z_LOSS * sums[1] / tokens}
+        speed["processes"] = self.world
         return self.plan.counts(step) | losses | {"lr": self.plan.learning_rate(step), "grad_norm": norm} | speed
 
     def _measure(self, step: int) -> list[dict[str, Any]]:
@@ -201,7 +204,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise ModelError(
                 f"the loss is {loss} at step {step} of {self.plan.run_dir}: start a new run with more "
-                "--warmup_steps, or in float32; the last checkpoint is intact"
+                "warm-up, a lower learning rate, or in float32; the last checkpoint is intact"
             )
 
     def _to_device(self, rows: torch.Tensor) -> torch.Tensor:

@@ -91,7 +91,7 @@ def read_study(paths: Sequence[str], partial: bool = False) -> Study:
     """
     rows: dict[tuple[str | float, ...], tuple[ResultRow, str]] = {}
     for path in [file for given in paths for file in _files(given)]:
-        for row in _read(path):
+        for row in read_results(path):
             key = (row.sampler, row.rate, row.model, row.seed, row.step, row.task, row.metric)
             known, where = rows.setdefault(key, (row, path))
             if known.value != row.value:
@@ -218,13 +218,6 @@ def _files(path: str) -> list[str]:
     if not found:
         raise StoreIncomplete(f"no results in {path}: give a results.jsonl, or a folder that holds one")
     return [name if "://" not in path else fs.unstrip_protocol(name) for name in found]
-
-
-def _read(path: str) -> list[ResultRow]:
-    try:
-        return read_results(path)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreMismatch(f"{path} holds no results ({error!r}): give what winnow evaluate wrote") from error
 
 
 def _of_seed(row: ResultRow) -> tuple[str, str, float, int, int]:

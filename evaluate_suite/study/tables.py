@@ -187,7 +187,7 @@ def _task_cells(
 ) -> tuple[Cell, ...]:
     known, rows = registry().get(task), [row for rows in found.values() for row in rows]
     sizes, shots = sorted({row.n for row in rows}), sorted({row.n_shot for row in rows})
-    chance = None if known is None else known.chance
+    chance = known.chance if known and metric in known.reported else None
     cells = [
         Cell(task),
         Cell(title(known.suite if known else task)),

@@ -49,7 +49,8 @@ class Evaluation:
 
     Attributes:
         suites: that are fine-tuned.
-        few_shot: tasks or suites that are asked after instruction tuning.
+        few_shot: tasks or suites that are asked.
+        instruction_tune: on FLAN before they are.
         budget: of fine-tuning.
         data_root: see `evaluate_suite.data`.
         limit: questions of each few-shot task; 0: all.
@@ -57,6 +58,7 @@ class Evaluation:
 
     suites: tuple[str, ...] = ()
     few_shot: tuple[str, ...] = ()
+    instruction_tune: bool = True
     budget: str = "paper"
     data_root: str | None = None
     limit: int = 0

@@ -1,12 +1,13 @@
 """Data must be found in the Hub's layout and in plain folders, and be missed in one sentence."""
 
+import gzip
 import json
 
 import pytest
 from tiny_data import write_configuration
 
 from evaluate_suite.data import data_digest, dataset_arguments, find_tasks, load_split
-from evaluate_suite.registry import by_suite, registry
+from evaluate_suite.registry import by_suite, registry, training_data
 from pipeline_steps.errors import CorpusError, InvalidCut
 
 
@@ -83,3 +84,19 @@ def test_tasks_by_name_and_by_suite():
         find_tasks(["gsm8"])
     with pytest.raises(InvalidCut, match="winnow evaluate --list"):
         find_tasks(["zzzzzz"])
+
+
+def test_compressed_files_and_long_names_and_what_lies_beside(tmp_path):
+    """FLAN's files on the Hub: one a collection, each name ending in train."""
+    folder = tmp_path / "SirNeural" / "flan_v2"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(("cot_zs_noopt_train", "dialog-train")):
+        with gzip.open(folder / f"{name}.jsonl.gz", "wt") as file:
+            file.write(json.dumps({"inputs": str(number), "targets": "x"}) + "\n")
+    (folder / "dataset_infos.json").write_text("{}")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0 --- of a kind\nconfigs:\n---\n# FLAN\n")
+    (task,) = training_data("flan")
+    assert load_split(task, "train", str(tmp_path))["inputs"] == ["0", "1"]
+    (folder / "README.md").write_text("---\na: [\n---\n")
+    with pytest.raises(CorpusError, match=r"README\.md cannot be read"):
+        load_split(task, "train", str(tmp_path))

@@ -78,16 +78,30 @@ def test_each_prompt_is_encoded_once_and_letters_share_a_row(model, tokenizer, m
 def test_exemplars_go_before_the_question_does(model, tokenizer):
     lm = EncoderDecoderLM(model, tokenizer, max_input=60)
     exemplars = [f"Question: what is {number}? Answer: {number}" for number in range(20)]
-    prompt = "\n\n".join([*exemplars, "Question: what is left? Answer:"])
-    kept = tokenizer.decode(lm._prompt_ids(prompt), skip_special_tokens=True)
-    assert len(lm._prompt_ids(prompt)) <= 60
+    (request,) = asked("loglikelihood", ("\n\n".join([*exemplars, "Question: what is left? Answer:"]), " 20"))
+    ids = lm._prompt_ids(request)
+    kept = tokenizer.decode(ids, skip_special_tokens=True)
+    assert len(ids) <= 60
     assert kept.endswith("what is left? Answer:")
     assert kept.startswith("Question: what is 1")  # a whole exemplar
-    assert (lm.shortened, lm.cut) == (2, 0)
-    long = lm._prompt_ids("First words " + "and more " * 100)
+    assert (lm.shortened, lm.cut) == (1, 0)
+    long = lm._prompt_ids(asked("loglikelihood", ("First words " + "and more " * 100, " x"))[0])
     assert tokenizer.decode(long).startswith("First words")
     assert len(long) == 60
     assert lm.cut == 1
+
+
+def test_instruction_and_question_stay_whole(model, tokenizer):
+    """Also a question of two paragraphs, if who knows the task says where it begins."""
+    lm = EncoderDecoderLM(model, tokenizer, max_input=60)
+    instruction, question = "Questions about rivers.\n\n", "The mill stood by the river.\n\nWhat stood there?"
+    exemplars = [f"What is {number}? {number}\n\n" for number in range(40)]
+    (request,) = asked("generate_until", (instruction + "".join(exemplars) + question, {}))
+    lm.frame = lambda request: (instruction, question)
+    kept = tokenizer.decode(lm._prompt_ids(request), skip_special_tokens=True)
+    assert kept.startswith("Questions about rivers. What is")
+    assert kept.endswith("39? 39 The mill stood by the river. What stood there?")
+    assert (lm.shortened, lm.cut) == (1, 0)
 
 
 def test_generates_no_more_than_asked(model, tokenizer):

@@ -1,6 +1,7 @@
 """winnow evaluate, as a user would: from a run to rows, once."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,12 @@ def run(made):  # noqa: F811
 
 def test_perplexity_by_source(made, run, tmp_path, capsys):  # noqa: F811
     output = tmp_path / "results.jsonl"
-    tokens = made / "tokens"
-    argv = ["perplexity", "--runs", f"random={run}", "--tokens", f"high_quality={tokens},{tokens}", f"c4={tokens}"]
+    tokens, other = made / "tokens", tmp_path / "other"
+    shutil.copytree(tokens, other)
+    argv = ["perplexity", "--runs", f"random={run}", "--tokens", f"high_quality={tokens},{other}", f"c4={tokens}"]
     assert main([*argv, "--output", str(output), "--max-windows", "8"]) == 0
     rows = read_results(str(output))
-    assert {row.task for row in rows} == {"c4", "high_quality", "high_quality/tokens"}
+    assert {row.task for row in rows} == {"c4", "high_quality", "high_quality/tokens", "high_quality/other"}
     seconds = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     costs = read_results(str(tmp_path / "costs.jsonl"))
     assert max(row.value for row in costs) == pytest.approx(sum(seconds) / 3600)
@@ -110,6 +112,17 @@ def test_what_is_not_there_is_said(run, tmp_path, capsys):
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     assert main([*argv, "--runs", f"a={tmp_path / 'empty'}"]) == 2
     assert "has no checkpoint: train it first" in capsys.readouterr().err
+    for given, said in (
+        (["--tasks", "glue"], "cola is not asked with exemplars: winnow evaluate fine-tune"),
+        (["--limit", "-1"], "limit -1 must be at least 0"),
+        (["--output", "s3://bucket/r.jsonl"], "is not a local file"),
+        (["--output", str(tmp_path)], "error: "),
+    ):
+        assert main([*argv, "--runs", f"a={run}", *given]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "foreign.jsonl").write_text('{"other": 1}\n')
+    assert main([*argv, "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
+    assert "holds no results" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["few-shot", "--runs", str(run)])
     assert "is not NAME=DIR" in capsys.readouterr().err

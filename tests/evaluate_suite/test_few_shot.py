@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from lm_eval import simple_evaluate
@@ -100,22 +101,48 @@ def test_limit_and_chain_of_thought(lm, data_root):
 
 
 def checkpoint(model):
-    return Checkpoint("random", model, {}, "w", "tiny")
+    return Checkpoint("random", model, "tiny", {}, "w", "tiny")
+
+
+def measured(*arguments):
+    return [row for rows in few_shot_rows(*arguments) for row in rows]
 
 
 def test_measured_once_and_nothing_loaded_for_what_is_known(model, data_root, tmp_path, monkeypatch):
     tasks, settings = [registry()["anatomy"], registry()["arc_easy"]], FewShot(str(data_root))
-    first = few_shot_rows(checkpoint(model), tasks[:1], settings, tmp_path)
-    both = few_shot_rows(checkpoint(model), tasks, settings, tmp_path)
+    first = measured(checkpoint(model), tasks[:1], settings, tmp_path)
+    both = measured(checkpoint(model), tasks, settings, tmp_path)
     assert set(first) < set(both)
     monkeypatch.setattr("evaluate_suite.encoder_decoder_lm.EncoderDecoderLM.__init__", lambda *_, **__: 1 / 0)
-    assert sorted(few_shot_rows(checkpoint(model), tasks, settings, tmp_path)) == sorted(both)
+    assert sorted(measured(checkpoint(model), tasks, settings, tmp_path)) == sorted(both)
     for changed in (FewShot(str(data_root), limit=1), FewShot(str(data_root), score_eos=True)):
         with pytest.raises(ZeroDivisionError):
-            few_shot_rows(checkpoint(model), tasks, changed, tmp_path)
+            measured(checkpoint(model), tasks, changed, tmp_path)
     with pytest.raises(ZeroDivisionError):  # other weights
-        few_shot_rows(Checkpoint("random", model, {}, "v", "tiny"), tasks, settings, tmp_path)
-    few_shot_rows(checkpoint(model), tasks, FewShot(str(data_root), cot=True), tmp_path)  # of BBH alone
+        measured(Checkpoint("random", model, "tiny", {}, "v", "tiny"), tasks, settings, tmp_path)
+    measured(checkpoint(model), tasks, FewShot(str(data_root), cot=True), tmp_path)  # of BBH alone
+
+
+def test_a_prompt_that_is_too_long_keeps_instruction_and_question(lm, data_root):
+    """MMLU's: the instruction is the first paragraph, the exemplars are what goes."""
+    seen = []
+
+    class Listening(EncoderDecoderLM):
+        def _score(self, inputs, answers):
+            seen.extend(self._tokenizer.decode(ids, skip_special_tokens=True) for ids in inputs)
+            return super()._score(inputs, answers)
+
+    found = measure_few_shot(registry()["anatomy"], Listening(lm._model, lm._tokenizer, max_input=160), str(data_root))
+    assert found["prompts_shortened"][0] == ROWS
+    assert all(prompt.startswith("The following are multiple choice questions") for prompt in seen)
+    assert all(prompt.endswith("Answer:") and 0 < prompt.count("Who slept") < 6 for prompt in seen)
+
+
+def test_all_data_are_looked_for_first(model, data_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluate_suite.few_shot.measure_few_shot", lambda *_: pytest.fail("measured before"))
+    shutil.copytree(data_root / "cais", tmp_path / "cais")
+    with pytest.raises(CorpusError, match="hf download openai/gsm8k"):
+        measured(checkpoint(model), [registry()["anatomy"], registry()["gsm8k"]], FewShot(str(tmp_path)), tmp_path)
 
 
 def test_bad_data_is_said_in_one_sentence(model, lm, tmp_path):

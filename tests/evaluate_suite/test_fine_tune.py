@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -168,9 +169,10 @@ def test_rows_of_the_best_step_of_each_task(data_root, model, tmp_path, undistur
     file = cache / "random" / "tiny" / "squad" / "held_out.jsonl"
     changed = [row | {"score": {4: 9.0, 6: 9.0}.get(row["step"], 1.0)} for row in read_rows(file)]
     file.write_text("".join(json.dumps(row) + "\n" for row in changed))
-    how = FineTuning(flags=flags("squad", "", data_root, model, steps=8, eval_every=2)[2:])
+    more = ["--steps=8", "--eval_every=2", "--log_every=1"]
+    how = FineTuning(flags=more, data_root=str(data_root), budget="smoke")
     (checkpoint,) = find_checkpoints("random", model)
-    found = fine_tuned_rows(Checkpoint("random", model, {}, checkpoint.weights, "tiny"), "squad", cache, how)
+    found = fine_tuned_rows(replace(checkpoint, name="tiny"), "squad", cache, how)
     assert {row.metric for row in found} == {"answer_f1", "answer_exact_match", "invalid_share", "fine_tuning_step"}
     assert {row.value for row in found if row.metric == "fine_tuning_step"} == {4}  # the earlier of two that tie
     assert file.read_text() == "".join(json.dumps(row) + "\n" for row in changed)
@@ -210,7 +212,7 @@ def test_mistakes_are_told_in_one_sentence(data_root, model, tmp_path, capsys):
 
 
 def test_what_ends_before_its_time_is_an_error_that_says_how_to_go_on(data_root, model, tmp_path):
-    checkpoint = Checkpoint("random", str(tmp_path / "nowhere"), {}, "w", "tiny")
+    checkpoint = Checkpoint("random", str(tmp_path / "nowhere"), "t5", {}, "w", "tiny")
     with pytest.raises(ModelError, match="ended with code 1: see above; the same command goes on"):
         fine_tuned_rows(checkpoint, "squad", tmp_path, FineTuning())
 
@@ -227,3 +229,34 @@ def test_instruction_tuning_keeps_checkpoints_to_choose_from():
     assert SuiteArguments("model", "run", suite="flan").checkpoints == 10
     assert SuiteArguments("model", "run", suite="flan", checkpoints=2).checkpoints == 2
     assert SuiteArguments("model", "run", suite="glue").checkpoints == 1
+
+
+def test_other_data_are_other_runs(data_root, model, tmp_path, capsys):
+    """The digests of training and validation data are the run's: what was measured on others is not taken for it."""
+    other = tmp_path / "other"
+    shutil.copytree(data_root / "rajpurkar", other / "rajpurkar")
+    assert main(flags("squad", tmp_path / "run", other, model, steps=3)) == 0
+    file = next((other / "rajpurkar").rglob("validation*"))
+    file.write_text(file.read_text().replace("slept", "snored"))
+    assert main(flags("squad", tmp_path / "run", other, model, steps=3)) == 2
+    assert "data: " in capsys.readouterr().err
+
+
+def test_a_run_directory_stands_for_its_last_checkpoint_and_a_tuned_one_for_itself(data_root, model, tmp_path):
+    assert main(flags("squad", tmp_path / "first", data_root, model, steps=3)) == 0
+    assert main(flags("squad", tmp_path / "second", data_root, tmp_path / "first", steps=3)) == 0
+    (tuned,) = find_checkpoints("x", str(tmp_path / "second"))
+    assert tuned.row("squad", "answer_f1", (1.0, 0.1, 6), 0, "h").model == "step-00000003"
+    before = find_checkpoints("x", model)[0]
+    assert before.tuned(Path(tuned.model)).row("t", "m", (1.0, 0.1, 6), 0, "h").model == before.architecture
+
+
+def test_a_mixture_that_is_too_large_is_drawn_from(data_root):
+    drawn = [
+        [pair for pair in fine_tune._drawn(iter([(str(n), "x") for n in range(500)]), 50, seed)] for seed in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    numbers = [int(text) for text, _ in drawn[0]]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 50
+    assert 150 < sum(numbers) / 50 < 350

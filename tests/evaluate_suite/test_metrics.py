@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluate_suite.metrics import METRICS, Answers, compute, invalid_share, normalised, word_f1
+from evaluate_suite.metrics import METRICS, Answers, compute, invalid_share, normalised, standard_error, units, word_f1
 from evaluate_suite.registry import registry
 from evaluate_suite.task_metric import TaskMetric
 from pipeline_steps.errors import InvalidCut
@@ -179,6 +179,25 @@ def test_every_task_can_be_computed(name):
         assert all(value == pytest.approx(100) for value in perfect.values()), perfect
     wrong = TaskMetric(name).compute(predictions=["no such"] * 4, references=[[one] for one in truth], groups=groups)
     assert all(np.isfinite(value) and value <= 0 for value in wrong.values()), wrong
+
+
+def test_errors_are_over_groups():
+    """Answers of a question are right or wrong together: six times as many of them say nothing more."""
+    rng = np.random.default_rng(0)
+    truth, right = rng.integers(0, 2, 200), rng.random(200) < 0.7
+    said = np.where(right, truth, 1 - truth)
+
+    def of(copies):
+        repeated = [np.repeat(one, copies) for one in (said, truth)]
+        texts = [[TWO[label] for label in one] for one in repeated]
+        groups = [str(group) for group in np.repeat(np.arange(200), copies)]
+        return Answers(texts[0], [[one] for one in texts[1]], groups, TWO)
+
+    assert units(of(6)) == 200
+    for metric in ("f1", "question_exact_match"):
+        assert standard_error(metric, of(6)) == pytest.approx(standard_error(metric, of(1)), rel=0.15)
+    accuracy = standard_error("accuracy", of(1))
+    assert accuracy == pytest.approx(100 * np.std(right, ddof=1) / 200**0.5)
 
 
 def test_evaluate_adds_batches():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 STEPS, BATCH, LENGTH = 30, 6, 32
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 GENTLE = 1_000_000  # warmup_steps: at T5's usual rate, rounding grows tenfold in a few steps of so small a batch
-TIMES = {"seconds", "tokens_per_second", "tflops", "mfu", "data_wait"}
+TIMES = {"seconds", "tokens_per_second", "tflops", "mfu", "data_wait", "processes"}
 TOTAL = STEPS * BATCH * LENGTH
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
 
