@@ -1,10 +1,12 @@
 """Measure what a selection was worth.
 
-    checkpoints + held-out token stores -> perplexity (same masks for every model) -> results.jsonl -> report.html
+    checkpoints ──► perplexity  (the same masks for every model) ─┐
+                ├─► fine_tune   (T5's formats and metrics)       ─┼─► units ─► results.jsonl ─► study/, figures/
+                └─► few_shot    (lm-eval, encoder_decoder_lm)    ─┘
 
-The paper's 111 tasks are data in `tasks/`, read by `registry`; `formats` makes texts of their rows and `metrics`
-numbers of answers; `encoder_decoder_lm` puts a T5 into lm-eval; `averages`, `normalised`, `agreement` compare what
-came out.
+The paper's 111 tasks are data in `tasks/`, read by `registry`; `data` finds their rows, on the Hub or in folders;
+`formats` makes texts of them and `metrics` numbers of answers; `harness/` has what lm-eval lacks. `averages`,
+`normalised`, `agreement` are pure functions of numbers.
 
-`winnow evaluate --help` for the command line.
+`winnow evaluate --help` and `winnow report --help` for the command line.
 """

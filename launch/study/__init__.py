@@ -3,4 +3,10 @@
 yaml_lines   YAML whose every value knows its line
 samplers     the paper's 22, by name
 schema       the file as typed dataclasses, checked
+stages       what there is to do, and what needs what; shared work once
+pipelines    the datatrove pipeline of each stage
+work         one task of a stage, in a process of its own
+progress     what is done
+local        all of it on one machine
+commands     winnow run, winnow status
 """

@@ -1,0 +1,107 @@
+"""What a study has to do: shared work once, nothing before what it needs, nothing twice."""
+
+import dataclasses
+
+import pytest
+
+from launch.study.local import levels
+from launch.study.progress import fingerprints, is_done, marker, note_done, tasks_left
+from launch.study.schema import open_study, parse_study
+from launch.study.stages import splits_of, stages_of, store_of
+from launch.study.work import run_of, training_command
+
+
+SMALL = """\
+output: {output}
+samplers: [random, density, {{mine: {{scorer: perplexity, model: t5-tiny@4}}}}]
+rates: [0.2, 0.5]
+models:
+  t5-tiny: {{total_tokens: 65536, milestones: [2]}}
+references:
+  t5-small: {{total_tokens: 65536}}
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    return parse_study("s.yaml", SMALL.format(output=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["paper.yaml", None])
+def test_every_stage_comes_after_what_it_needs(name, small):
+    study = open_study(name) if name else small
+    stages = stages_of(study)
+    seen = set()
+    for stage in stages.values():
+        assert set(stage.needs) <= seen, stage.name
+        seen.add(stage.name)
+    flat = [stage.name for level in levels(stages) for stage in level]
+    assert sorted(flat) == sorted(stages)
+    for level in levels(stages):
+        together = {stage.name for stage in level}
+        assert all(not set(stage.needs) & together for stage in level)
+
+
+def test_the_papers_study_shares_its_work():
+    study = open_study("paper.yaml")
+    stages = stages_of(study)
+    kinds = [name.partition("/")[0] for name in stages]
+    assert kinds.count("runs") == 222
+    assert kinds.count("scores") == 21  # one store for each scorer and proxy; chance draws from another's
+    assert kinds.count("selections") == 22
+    assert kinds.count("embeddings") == 1
+    assert kinds.count("measured") == 222 * (1 + 4 + 1)
+    assert len(stages["report"].needs) == kinds.count("measured")
+    trained = stages["scores/perplexity-large-20k"].needs
+    assert trained == ("runs/t5-large/full-1-seed0",)
+
+
+def test_chance_draws_from_a_store_that_is_there_anyway(small):
+    by_name = {sampler.name: store_of(small, sampler) for sampler in small.samplers}
+    assert by_name == {"random": "scores/density", "density": "scores/density", "mine": "scores/mine"}
+    alone = dataclasses.replace(small, samplers=small.samplers[:1])
+    assert store_of(alone, alone.samplers[0]) == "scores/keys"
+    assert "scores/keys" in stages_of(alone)
+
+
+def test_held_out_text_is_the_corpus_own_or_given(small):
+    assert splits_of(small) == {
+        "in_distribution": ["tokens/in_distribution"],
+        "high_quality": ["tokens/high_quality"],
+    }
+    paper = open_study("paper.yaml")
+    assert splits_of(paper)["high_quality"] == ["tokens/high_quality/wiki40b", "tokens/high_quality/realnewslike"]
+    assert "corpus" not in stages_of(paper)
+
+
+def test_a_fingerprint_follows_what_decides_and_nothing_else(small):
+    before = fingerprints(stages_of(small))
+    more_tasks = dataclasses.replace(small, engine=dataclasses.replace(small.engine, tasks=7, workers=3))
+    assert fingerprints(stages_of(more_tasks)) == before
+    other = dataclasses.replace(small, embedder="some/model")
+    after = fingerprints(stages_of(other))
+    changed = {name for name in before if before[name] != after[name]}
+    assert {"embeddings", "scores/density", "selections/random", "runs/t5-tiny/density-0.2-seed0"} <= changed
+    assert {"corpus", "tokens/train", "runs/t5-tiny/full-1-seed0", "scores/mine"} & changed == set()
+
+
+def test_a_task_is_done_once_and_of_this_study_alone(small):
+    stages = stages_of(small)
+    stage, made = stages["corpus/deal"], fingerprints(stages)["corpus/deal"]
+    assert tasks_left(small, stage, made) == list(range(8))
+    note_done(small, stage, 3, made)
+    assert tasks_left(small, stage, made) == [0, 1, 2, 4, 5, 6, 7]
+    assert not is_done(small, stage, 3, "another")
+    marker(small, stage, 3).write_text("")  # what a full disk leaves
+    assert not is_done(small, stage, 3, made)
+
+
+def test_commands_of_runs(small):
+    stages = stages_of(small)
+    full = training_command(small, stages["runs/t5-tiny/full-1-seed0"])
+    assert full[full.index("--milestones") + 1 :][:2] == ["2", "4"]  # a sampler scores with step 4
+    assert not any(word.startswith("--selection") for word in full)
+    selected = training_command(small, stages["runs/t5-tiny/density-0.5-seed0"])
+    assert f"--selection={small.output}/selections/density/0.5.safetensors" in selected
+    assert "--preset=t5-tiny" in selected
+    assert {run_of(stage) for stage in stages.values() if stage.kind == "training"} == set(small.runs())
