@@ -8,5 +8,6 @@ pipelines    the datatrove pipeline of each stage
 work         one task of a stage, in a process of its own
 progress     what is done
 local        all of it on one machine
+slurm        all of it as jobs that wait for each other
 commands     winnow run, winnow status
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,9 @@ from rich.table import Table
 from launch.progress import StageProgress
 from launch.study.local import run_local
 from launch.study.progress import fingerprints, tasks_left
-from launch.study.schema import Study, open_study
+from launch.study.reading import open_study
+from launch.study.schema import Study
+from launch.study.slurm import submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.yaml_lines import suggestion
 from pipeline_steps.errors import InvalidStudy
@@ -34,6 +37,7 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     run.add_argument("study", metavar="STUDY")
     run.add_argument("--only", metavar="STAGE", help="one stage, or all that begin so, e.g. scores or runs/t5-small")
+    run.add_argument("--executor", choices=("local", "slurm"), help="instead of the study's engine")
     run.add_argument("--dry-run", action="store_true", help="say what would be run, and start nothing")
     run.set_defaults(run=_run)
     status = commands.add_parser(
@@ -47,12 +51,20 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     study = open_study(args.study)
+    if args.executor:
+        study = replace(study, engine=replace(study.engine, kind=args.executor))
     stages = stages_of(study)
     made, chosen = fingerprints(stages), _chosen(study, stages, args.only)
     if args.dry_run:
         _show(study, chosen, made, Console())
+        if study.engine.kind == "slurm":
+            Console().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
     _check_needs(study, stages, chosen, made)
+    if study.engine.kind == "slurm":
+        for name, job in submit(study, chosen, made):
+            Console().print(f"{job:>10}  {name}", highlight=False)
+        return 0
     with locked(Path(study.output), "winnow run"), StageProgress(Console()) as progress:
         run_local(study, chosen, made, progress)
     Console().print(f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False)

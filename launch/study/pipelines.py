@@ -17,9 +17,10 @@ from datatrove.pipeline.writers import JsonlWriter
 
 from launch.corpus import open_corpus
 from launch.splits import DealDocuments, as_row, is_written_prose
+from launch.study.progress import note_done
 from launch.study.samplers import Sampler
 from launch.study.schema import Study
-from launch.study.stages import SHARDS, full_run, is_dealt, store_of
+from launch.study.stages import SHARDS, Stage, full_run, is_dealt, store_of
 from pipeline_steps import (
     AskLLMScorer,
     BaseScorer,
@@ -160,6 +161,21 @@ class PutInPlace(PipelineStep):
         if rank == 0 and os.path.exists(self.source):
             os.replace(self.source, self.target)
         yield from data or ()
+
+
+class NoteDone(PipelineStep):
+    """Last of a pipeline: notes that its task is done, for engines that start pipelines themselves."""
+
+    name = "✅ Done"
+
+    def __init__(self, study: Study, stage: Stage, made: str) -> None:
+        super().__init__()
+        self.study, self.stage, self.made = study, stage, made
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Pass everything on, then note it."""
+        yield from data or ()
+        note_done(self.study, self.stage, rank, self.made)
 
 
 class KeysScorer(BaseScorer):

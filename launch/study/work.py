@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.study.progress import fingerprints, note_done
-from launch.study.schema import FULL, Run, Study, open_study
+from launch.study.reading import open_study
+from launch.study.schema import FULL, Run, Study
 from launch.study.stages import Stage, full_run, splits_of, stages_of
 from pipeline_steps.errors import InvalidStudy, WinnowError
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.study.reading import open_study, parse_study, shipped
 from launch.study.samplers import PAPER_SAMPLERS, SCORERS
-from launch.study.schema import Run, open_study, parse_study, shipped
+from launch.study.schema import Run
 from launch.study.yaml_lines import read_yaml
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.paper import MILESTONES, RATES, TRAIN_TOKENS

@@ -6,7 +6,7 @@ import pytest
 
 from launch.study.local import levels
 from launch.study.progress import fingerprints, is_done, marker, note_done, tasks_left
-from launch.study.schema import open_study, parse_study
+from launch.study.reading import open_study, parse_study
 from launch.study.stages import splits_of, stages_of, store_of
 from launch.study.work import run_of, training_command
 
