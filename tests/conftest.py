@@ -22,6 +22,14 @@ def document(number: int) -> dict:
     return {"id": f"doc-{number}", "text": f"{text} {number}."}
 
 
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory) -> Path:
+    """Data sets of the 111 tasks, a few rows each, laid out as on the Hub."""
+    from tiny_data import write_tiny_data
+
+    return write_tiny_data(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """Four JSONL files of 5, 40, 1 and 54 documents; the first and last hold three documents in common."""

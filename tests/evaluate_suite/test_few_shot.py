@@ -16,10 +16,17 @@ from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows, harness_c
 from evaluate_suite.harness_tasks import gsm8k_exemplars
 from evaluate_suite.registry import by_suite, registry
 from evaluate_suite.results import ResultRow
+from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import CorpusError, InvalidCut
 
 
 TASKS = [task for tasks in by_suite().values() for task in tasks if task.protocol == "few_shot"]
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Folder of a T5 that is small but real, with its tokenizer."""
+    return EMBEDDED_PROXY
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
 from evaluate_suite.fine_tune import SuiteArguments, training_pairs
 from evaluate_suite.fine_tuned import FineTuning, fine_tuned_rows
 from evaluate_suite.registry import by_suite, registry
+from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import InvalidCut, ModelError
 from train.checkpoints import load_pretrained
 from train.fine_tune import BUDGETS, PAPER
@@ -34,6 +35,12 @@ from train.model import build_model
 
 SUITES = ("glue", "superglue", "cnn_dailymail", "squad")
 SCRIPT = ("-m", "evaluate_suite.fine_tune")
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Folder of a T5 that is small but real, with its tokenizer."""
+    return EMBEDDED_PROXY
 
 
 def flags(suite, run_dir, data_root, model, **changes):
