@@ -20,7 +20,9 @@ from launch.study.slurm import submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.yaml_lines import suggestion
 from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.files import read_json, write_json
 from train.folders import locked
+from train.run_directory import refuse_differences
 
 
 Commands = argparse._SubParsersAction
@@ -61,6 +63,7 @@ def _run(args: argparse.Namespace) -> int:
             Console().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
     _check_needs(study, stages, chosen, made)
+    claim(study)
     if study.engine.kind == "slurm":
         for name, job in submit(study, chosen, made):
             Console().print(f"{job:>10}  {name}", highlight=False)
@@ -77,6 +80,19 @@ def _status(args: argparse.Namespace) -> int:
     made = fingerprints(stages)
     _show(study, stages, made, Console(width=None if sys.stdout.isatty() else 160))
     return 3 if any(tasks_left(study, stage, made[name]) for name, stage in stages.items()) else 0
+
+
+def claim(study: Study) -> None:
+    """Note what all of a study's files were made from; more samplers, rates, models and seeds may come later.
+
+    Raises:
+        StoreMismatch: the folder holds those of another corpus.
+    """
+    path = Path(study.output) / "study.json"
+    made = {name: getattr(study, name) for name in ("corpus", "limit", "tokenizer", "held_out", "target", "embedder")}
+    if path.exists():
+        refuse_differences(read_json(str(path)), made, study.output)
+    write_json(str(path), made)
 
 
 def _chosen(study: Study, stages: Mapping[str, Stage], only: str | None) -> dict[str, Stage]:
