@@ -166,7 +166,7 @@ class FineTunePlan:
     def hashes(self) -> dict[str, str]:
         """Digests of what a checkpoint may be continued with."""
         configuration = json.dumps(self.resolved, sort_keys=True).encode()
-        return {"config": xxhash.xxh3_128_hexdigest(configuration), "examples": self.examples.digest}
+        return {"config": xxhash.xxh3_128_hexdigest(configuration)}
 
     def initial_model(self) -> Any:
         """The model that is fine-tuned, with dropout."""

@@ -7,12 +7,16 @@ import subprocess
 import sys
 
 import pytest
+from datatrove.pipeline.readers import JsonlReader
 from test_perplexity import made  # noqa: F401  a run with two checkpoints
 from training_runs import ENVIRONMENT
 
 from evaluate_suite import few_shot
 from evaluate_suite.__main__ import main
+from evaluate_suite.checkpoint import cost_rows, find_checkpoints
 from evaluate_suite.results import read_results
+from pipeline_steps import EMBEDDED_PROXY
+from train.token_store_writer import TokenStoreWriter
 
 
 @pytest.fixture
@@ -23,7 +27,10 @@ def run(made):  # noqa: F811
 def test_perplexity_by_source(made, run, tmp_path, capsys):  # noqa: F811
     output = tmp_path / "results.jsonl"
     tokens, other = made / "tokens", tmp_path / "other"
-    shutil.copytree(tokens, other)
+    (tmp_path / "text").mkdir()
+    lines = [json.dumps({"id": str(n), "text": f"{n} other words are in this line, " * 30}) for n in range(20)]
+    (tmp_path / "text" / "b.jsonl").write_text("\n".join(lines))
+    list(TokenStoreWriter(str(other), EMBEDDED_PROXY).run(JsonlReader(str(tmp_path / "text")).run()))
     argv = ["perplexity", "--runs", f"random={run}", "--tokens", f"high_quality={tokens},{other}", f"c4={tokens}"]
     assert main([*argv, "--output", str(output), "--max-windows", "8"]) == 0
     rows = read_results(str(output))
@@ -33,7 +40,22 @@ def test_perplexity_by_source(made, run, tmp_path, capsys):  # noqa: F811
     assert max(row.value for row in costs) == pytest.approx(sum(seconds) / 3600)
     assert {(row.task, row.metric) for row in costs} == {("cost", "training_accelerator_hours")}
     assert {row.n for row in rows if row.task == "high_quality"} == {8}
+    last = {row.task: row.value for row in rows if row.step == 4}
+    sources = last["high_quality/tokens"], last["high_quality/other"]
+    assert last["high_quality"] == pytest.approx((sources[0] * sources[1]) ** 0.5)  # the same share of each
+    assert abs(sources[0] - sources[1]) > 1
     assert {row.n for row in rows if row.task == "high_quality/tokens"} == {4}
+
+
+def test_hours_are_of_all_processes_up_to_the_checkpoint(run, tmp_path):
+    """Also where a run went on with another number of them, and died while it wrote a row."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    rows = [{"step": 1, "seconds": 3600.0, "processes": 2}, {"step": 2, "seconds": 1800.0, "processes": 4}]
+    rows.append({"step": 4, "seconds": 900.0, "processes": 4})
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "sec')
+    hours = [cost_rows(checkpoint)[0].value for checkpoint in find_checkpoints("random", str(copy))]
+    assert hours == [4.0, 5.0]  # of steps 2 and 4
 
 
 def test_few_shot_adds_rows(run, data_root, tmp_path, capsys):

@@ -40,6 +40,8 @@ def test_every_task_from_end_to_end(task, lm, data_root):
     assert set(found) == {*task.metrics, "prompts_shortened", "prompts_cut"}
     value, stderr, n = found[task.metrics[0]]
     assert 0 <= value <= 100
+    if not task.parts:
+        assert stderr == pytest.approx((value * (100 - value) / (n - 1)) ** 0.5)
     assert math.isfinite(stderr)
     assert n == {"mmlu": ROWS, "bbh": 3 * max(1, len(task.parts))}.get(task.suite, n) > 0
 
@@ -97,6 +99,13 @@ def test_prompts_hold_eight_exemplars_then_the_question(lm, data_root):
     measure_few_shot(registry()["strategyqa"], listening, str(data_root))
     assert asked[0].count("Foxes sleep. So the answer is yes.") == 4
     assert asked[0].count("So the answer is no.") == 4
+
+
+def test_parts_count_alike_and_their_errors_add_up(lm, data_root, monkeypatch):
+    measured = iter([(10.0, 3.0, 5), (20.0, 4.0, 50), (60.0, 0.0, 5)])
+    monkeypatch.setattr("evaluate_suite.few_shot._measure", lambda *_: next(measured))
+    found = measure_few_shot(registry()["logical_deduction"], lm, str(data_root))
+    assert found["exact_match"] == (30.0, pytest.approx(5 / 3), 60)
 
 
 def test_limit_and_chain_of_thought(lm, data_root):

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluate_suite.metrics import METRICS, Answers, compute, invalid_share, normalised, standard_error, units, word_f1
+from evaluate_suite.metrics import (
+    METRICS,
+    Answers,
+    compute,
+    invalid_share,
+    majority,
+    normalised,
+    standard_error,
+    units,
+    word_f1,
+)
 from evaluate_suite.registry import registry
 from evaluate_suite.task_metric import TaskMetric
 from pipeline_steps.errors import InvalidCut
@@ -179,6 +189,14 @@ def test_every_task_can_be_computed(name):
         assert all(value == pytest.approx(100) for value in perfect.values()), perfect
     wrong = TaskMetric(name).compute(predictions=["no such"] * 4, references=[[one] for one in truth], groups=groups)
     assert all(np.isfinite(value) and value <= 0 for value in wrong.values()), wrong
+
+
+def test_what_always_saying_the_same_would_score():
+    found = majority(
+        answers(["equivalent"] * 5, ["equivalent", "not_equivalent", "not_equivalent"] + ["equivalent"] * 2, TWO)
+    )
+    assert found.predictions == ["equivalent"] * 5
+    assert compute("accuracy", found) == 60
 
 
 def test_errors_are_over_groups():
