@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SOURCES := pipeline_steps train evaluate_suite launch tests
 
-.PHONY: help install quickstart test check format bench clean
+.PHONY: help install slurm quickstart test check format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -18,11 +18,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[quickstart,embed,dev]"
 	@touch $@
 
+slurm: ## as root on Debian: install the Slurm that its tests start, and skip without
+	@dpkg -s slurmctld slurmd slurm-client munge >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null; }
+
 quickstart: $(READY) ## score, select, pre-train, evaluate and report on this machine, in minutes
 	$(BIN)/winnow quickstart --output runs/quickstart
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -rs
 
 check: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)

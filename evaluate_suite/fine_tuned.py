@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pipeline_steps import __version__
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.files import read_json, write_json
 from train.run_directory import list_checkpoints
+from train.signals import REQUEUE, run_launcher
 
 
 # What accelerate would otherwise warn that it assumes
@@ -62,6 +62,7 @@ def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) 
 
     Raises:
         ModelError: it ended before its time; what it said is on the terminal.
+        SystemExit: it was told to stop, and has saved.
     """
     run_dir = cache / checkpoint.sampler / checkpoint.name / suite
     marker, made = run_dir / "finished.json", checkpoint.identity | how.made(suite)
@@ -69,7 +70,9 @@ def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) 
         return run_dir
     command = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
     command += ["-m", "evaluate_suite.fine_tune", "--suite", suite, "--model", checkpoint.model]
-    code = subprocess.run([*command, "--run_dir", str(run_dir), *how.words], env=_environment()).returncode
+    code = run_launcher([*command, "--run_dir", str(run_dir), *how.words], run_dir, _environment())
+    if code == REQUEUE:
+        raise SystemExit(REQUEUE)
     if code:
         raise ModelError(
             f"fine-tuning {checkpoint.model} on {suite} ended with code {code}: see above; the same command goes on "

@@ -15,6 +15,7 @@ from evaluate_suite.report import terminal_table
 from launch.coverage import compare, show_coverage
 from launch.inspect import inspect, show
 from launch.neighbours import neighbours, show_neighbours
+from launch.one_off.commands import add_one_off_commands
 from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
 from launch.quickstart_report import write_report
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     look.set_defaults(run=_inspect)
     _add_coverage(commands)
+    add_one_off_commands(commands)
     add_training_commands(commands)
     evaluate = commands.add_parser(
         "evaluate",

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import fsspec
@@ -29,6 +30,12 @@ _FORMATS = {
     ".parquet": "parquet",
     ".warc": "warc",
     ".wet": "warc",
+}
+ROW = "\0row"  # key of the metadata, which no row has
+_LOGIN = {
+    "s3": ": give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL if it is not AWS",
+    "hf": ": check the name; if it is private or gated, log in with `hf auth login` or give HF_TOKEN",
+    "gs": ": log in with `gcloud auth application-default login`",
 }
 _UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException)
 
@@ -96,6 +103,47 @@ def _with_text(reader: Any, data: dict[str, Any], path: str, id_in_file: int | s
     return document | {"id": str(document["id"])}
 
 
+def _with_row(reader: Any, data: dict[str, Any], path: str, id_in_file: int | str) -> dict[str, Any]:
+    """The same, with the row as it was in the metadata, under ROW."""
+    row = dict(data)
+    document = _with_text(reader, data, path, id_in_file)
+    document["metadata"][ROW] = row
+    return document
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """What a path leads to.
+
+    Attributes:
+        folder: with its protocol.
+        kind: "jsonl", "parquet" or "warc".
+        sizes: bytes of each file by its path in the folder, in the order they are read; 0 where nobody says.
+    """
+
+    folder: str
+    kind: str
+    sizes: dict[str, int]
+
+    def reader(self, paths_file: str, limit: int = -1, rows: bool = False) -> list[PipelineStep]:
+        """The steps that read it: a reader, and for WARC the text extraction.
+
+        Args:
+            paths_file: where to write the list of files.
+            limit: at most this many documents of each task; -1 for all.
+            rows: put each row, as it is in the file, into its document's metadata under `ROW`; WARC has none.
+        """
+        write_atomically(paths_file, "".join(f"{name}\n" for name in self.sizes).encode())
+        if self.kind == "warc":
+            require("trafilatura", "warc")
+            from datatrove.pipeline.extractors import Trafilatura
+
+            return [StrictWarcReader(self.folder, paths_file=paths_file, limit=limit), Trafilatura()]
+        reader = StrictJsonlReader if self.kind == "jsonl" else StrictParquetReader
+        adapter = _with_row if rows else _with_text
+        return [reader(self.folder, paths_file=paths_file, adapter=adapter, limit=limit)]
+
+
 def open_corpus(path: str, paths_file: str, limit: int = -1) -> list[PipelineStep]:
     """The steps that read a corpus: a reader, and for WARC the text extraction.
 
@@ -108,43 +156,42 @@ def open_corpus(path: str, paths_file: str, limit: int = -1) -> list[PipelineSte
     Raises:
         CorpusError: nothing is there, or files of no or of more than one known format.
     """
-    folder, names = _list(path)
-    by_format: dict[str, list[str]] = {}
-    for name in names:
+    return list_corpus(path).reader(paths_file, limit)
+
+
+def list_corpus(path: str) -> CorpusFiles:
+    """The files of a corpus, which `open_corpus` reads; raises as it does."""
+    folder, sizes = _list(path)
+    by_format: dict[str, dict[str, int]] = {}
+    for name, size in sizes.items():
         if kind := _format(name):
-            by_format.setdefault(kind, []).append(name)
+            by_format.setdefault(kind, {})[name] = size
     if len(by_format) != 1:
-        found = f"{len(names)} files, {' and '.join(sorted(by_format)) or 'none of a known format'}"
+        found = f"{len(sizes)} files, {' and '.join(sorted(by_format)) or 'none of a known format'}"
         raise CorpusError(f"{path} is not one corpus ({found}): give .jsonl, .parquet or .warc files of one kind")
     ((kind, files),) = by_format.items()
-    write_atomically(paths_file, "".join(f"{name}\n" for name in files).encode())
-    if kind == "jsonl":
-        return [StrictJsonlReader(folder, paths_file=paths_file, adapter=_with_text, limit=limit)]
-    if kind == "parquet":
-        return [StrictParquetReader(folder, paths_file=paths_file, adapter=_with_text, limit=limit)]
-    require("trafilatura", "warc")
-    from datatrove.pipeline.extractors import Trafilatura
-
-    return [StrictWarcReader(folder, paths_file=paths_file, limit=limit), Trafilatura()]
+    return CorpusFiles(folder, kind, files)
 
 
-def _list(path: str) -> tuple[str, list[str]]:
-    """A folder, and the files of the corpus in it, sorted."""
+def _list(path: str) -> tuple[str, dict[str, int]]:
+    """A folder, and the sizes of the files of the corpus in it, sorted by name."""
     try:
         fs, root = fsspec.core.url_to_fs(path)
         if has_magic(root):
-            files, folder = fs.glob(root), root[: root.rindex("/", 0, re.search(r"[*?\[]", root).start())]  # type: ignore[union-attr]
+            found, folder = fs.glob(root, detail=True), root[: root.rindex("/", 0, re.search(r"[*?\[]", root).start())]  # type: ignore[union-attr]
         elif fs.isdir(root):
-            files, folder = fs.find(root), root
+            found, folder = fs.find(root, detail=True), root
         elif fs.exists(root):
-            files, folder = [root], root.rsplit("/", 1)[0]
+            found, folder = {root: fs.info(root)}, root.rsplit("/", 1)[0]
         else:
             raise CorpusError(f"{path} does not exist")
     except CorpusError:
         raise
     except Exception as error:  # whatever the file system behind the protocol raises
-        raise CorpusError(f"{path} cannot be listed: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return fs.unstrip_protocol(folder), sorted(file[len(folder) :].lstrip("/") for file in files)
+        reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+        raise CorpusError(f"{path} cannot be listed ({reason}){_LOGIN.get(path.partition('://')[0], '')}") from error
+    sizes = {file[len(folder) :].lstrip("/"): int(entry.get("size") or 0) for file, entry in found.items()}
+    return fs.unstrip_protocol(folder), dict(sorted(sizes.items()))
 
 
 def _format(name: str) -> str | None:

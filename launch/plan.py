@@ -1,4 +1,4 @@
-"""`winnow plan`: what a training run takes, before anything is started."""
+"""`winnow plan`: what a training run, or a study, takes, before anything is started."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from pipeline_steps.errors import InvalidCut
+from launch.study.reading import open_study, shipped
+from pipeline_steps.errors import InvalidCut, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS
 
 
@@ -28,23 +30,15 @@ def plan(
     """
     from train.arguments import parse
     from train.costs import run_cost
-    from train.flops import PEAK_TFLOPS, peak_flops
     from train.plan import PretrainArguments
     from train.token_store import TokenStore
 
-    peak = peak_flops(accelerator)
-    if peak is None:
-        raise InvalidCut(
-            f"nothing is known of the accelerator {accelerator!r}: choose one of {', '.join(PEAK_TFLOPS)}"
-        )
-    if count < 1 or not 0 < mfu <= 1:
-        raise InvalidCut(f"{count} accelerators at {mfu:g} of their peak: at least one is needed, at 0 to 1")
+    speed = count * _speed(accelerator, count, mfu)
     nowhere = ["--tokens", "", "--run_dir", ""]  # a plan needs neither
     arguments = parse(PretrainArguments, ["--config", config, *flags], "winnow plan", str(__doc__), nowhere)
     if corpus_tokens is None and os.path.exists(arguments.tokens):
         corpus_tokens = TokenStore.open(arguments.tokens).tokens
     cost = run_cost(arguments, corpus_tokens or C4_TOKENS)
-    speed = count * mfu * peak
     return asdict(cost) | {
         "preset": arguments.preset,
         "corpus_tokens": corpus_tokens or C4_TOKENS,
@@ -54,6 +48,20 @@ def plan(
         "hours": cost.hours(speed),
         "tokens_per_second": cost.encoder_tokens / (cost.hours(speed) * 3600),
     }
+
+
+def _speed(accelerator: str, count: int, mfu: float) -> float:
+    """Operations per second of one accelerator, as reached."""
+    from train.flops import PEAK_TFLOPS, peak_flops
+
+    peak = peak_flops(accelerator)
+    if peak is None:
+        raise InvalidCut(
+            f"nothing is known of the accelerator {accelerator!r}: choose one of {', '.join(PEAK_TFLOPS)}"
+        )
+    if count < 1 or not 0 < mfu <= 1:
+        raise InvalidCut(f"{count} accelerators at {mfu:g} of their peak: at least one is needed, at 0 to 1")
+    return mfu * peak
 
 
 def show_plan(found: dict[str, Any], console: Console) -> None:
@@ -80,14 +88,18 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add `winnow plan`."""
     parser = commands.add_parser(
         "plan",
-        help="what a training run takes: tokens, repetitions at each rate, operations, hours, memory",
-        description="Work out a training run without starting it. CONFIG is a YAML file of train.pretrain's "
-        "arguments, or the name of one that comes with this package, e.g. t5-small-paper.yaml; further arguments of "
-        "train.pretrain overrule it. Speeds are a share of the accelerator's peak, not measured ones.",
+        help="what a training run or a study takes: tokens, operations, hours, memory, storage; when scores pay",
+        description="Work out a training run or a study without starting it. CONFIG is a YAML file of a study, or of "
+        "train.pretrain's arguments, which further arguments overrule, or the name of one that comes with this "
+        "package: paper.yaml, t5-small-paper.yaml. Speeds are a share of the accelerator's peak; of a study that has "
+        "begun, those that were measured.",
     )
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument(
         "--corpus-tokens", type=float, metavar="N", help="of the whole corpus (default: its store's, or C4's 184e9)"
+    )
+    parser.add_argument(
+        "--documents", type=float, metavar="N", help="of the corpus of a study (default: its store's, or C4's)"
     )
     parser.add_argument("--accelerator", default="H100", metavar="NAME", help="(%(default)s)")
     parser.add_argument("--accelerators", type=int, default=1, metavar="N", help="how many (%(default)s)")
@@ -97,10 +109,44 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
+    if is_study(args.config):
+        return _plan_study(args)
     tokens = None if args.corpus_tokens is None else int(args.corpus_tokens)
     found = plan(args.config, args.further, tokens, args.accelerator, args.accelerators, args.mfu)
     if args.json:
         Console().print_json(json.dumps(found))
     else:
         show_plan(found, Console())
+    return 0
+
+
+def is_study(config: str) -> bool:
+    """Whether a file, or one that comes with this package, is of a study and not of a training: it has samplers."""
+    if not os.path.exists(config):
+        return config in shipped()
+    try:
+        with open(config, encoding="utf-8") as file:
+            given = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # said by who reads it for good
+        return False
+    return isinstance(given, dict) and "samplers" in given
+
+
+def _plan_study(args: argparse.Namespace) -> int:
+    from launch.study.plan import plan_study
+    from launch.study.plan_tables import show_study_plan
+
+    if args.further:
+        raise InvalidStudy(f"{args.config} is a study, which takes no {' '.join(args.further)}: change the file")
+    documents, tokens = (None if one is None else int(one) for one in (args.documents, args.corpus_tokens))
+    for name, given in (("documents", documents), ("corpus-tokens", tokens)):
+        if given is not None and given < 1:
+            raise InvalidStudy(f"--{name} must be at least 1, not {given}")
+    speed = _speed(args.accelerator, args.accelerators, args.mfu)
+    found = plan_study(open_study(args.config), speed, documents, tokens)
+    if args.json:
+        reckoned = {"accelerator": args.accelerator, "accelerators": args.accelerators, "mfu": args.mfu}
+        Console().print_json(json.dumps(found.as_json() | reckoned))
+    else:
+        show_study_plan(found, args.accelerator, args.accelerators, args.mfu, Console())
     return 0

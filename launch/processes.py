@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,33 +33,46 @@ class Job:
         module: what `python -m` runs.
         arguments: its command line.
         log: file its output is appended to; on a user's error (status 2) its last line is the message.
+        title: what messages call it; "": by its log.
     """
 
     module: str
     arguments: tuple[str, ...]
     log: Path
+    title: str = ""
 
 
-def run_jobs(jobs: Sequence[Job], parallel: int, tick: Callable[[], None]) -> None:
+def run_jobs(
+    jobs: Sequence[Job], parallel: int, tick: Callable[[], None], after: Mapping[Job, Collection[Job]] | None = None
+) -> None:
     """Run jobs, `parallel` at a time; returns when all have ended well.
+
+    Args:
+        jobs: started in this order.
+        parallel: at a time.
+        tick: called between two looks at the processes.
+        after: jobs, among the others and earlier, that a job waits for.
 
     Raises:
         WinnowError: a job found the user's input at fault.
         StageFailed: a job died of anything else.
         KeyboardInterrupt: after ending the jobs.
     """
-    waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
+    waiting, running, ended = list(jobs), dict[Job, subprocess.Popen[bytes]](), set[Job]()
+    needs = {job: set(before) for job, before in (after or {}).items()}
     with _interrupts_held() as raise_held:
         try:
             while waiting or running:
-                while waiting and len(running) < parallel:
-                    job = waiting.pop(0)
+                ready = [job for job in waiting if needs.get(job, set()) <= ended]
+                for job in ready[: parallel - len(running)]:
+                    waiting.remove(job)
                     running[job] = _start(job)
                 raise_held()
                 for job, process in list(running.items()):
                     if (status := process.poll()) is not None:
                         del running[job]
                         _check(job, status)
+                        ended.add(job)
                 tick()
                 time.sleep(TICK)
             raise_held()
@@ -100,16 +113,31 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
+            env={**threads, **os.environ, "PYTHONUNBUFFERED": "1"},
             preexec_fn=partial(signal_when_parent_dies, signal.SIGKILL),
         )
+
+
+def log_end(log: str, lines: int = 12) -> str:
+    """The last lines of a log; "" if there is none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.path.getsize(log) - 16_384))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
 
 
 def _check(job: Job, status: int) -> None:
     if status == 0:
         return
     if status == 2:
-        raise WinnowError(job.log.read_text(errors="replace").rstrip().rsplit("\n", 1)[-1])
+        said = job.log.read_text(errors="replace").rstrip().rsplit("\n", 1)[-1]
+        raise WinnowError(f"{job.title.rstrip(',')}: {said}" if job.title else said)
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     memory = " (out of memory?)" if status == -signal.SIGKILL else ""
-    raise StageFailed(f"{job.log.stem} {how}{memory}; its log is {job.log}. The same command goes on from there.")
+    end = "".join(f"  | {line}\n" for line in log_end(str(job.log)).splitlines())
+    raise StageFailed(
+        f"{job.title or job.log.stem} {how}{memory}; the end of its log, {job.log}:\n{end}"
+        "The same command goes on from there."
+    )

@@ -25,7 +25,7 @@ from launch.processes import StageFailed
 from pipeline_steps.errors import StoreMismatch
 
 
-STEPS, BATCH, LENGTH = 60, 8, 128
+STEPS, BATCH, LENGTH = 30, 8, 128
 _POLL = 0.002  # seconds between two looks: a checkpoint of a small model is written in some 20 ms
 _PATIENCE = 600.0  # seconds for a run of this size
 

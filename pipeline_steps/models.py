@@ -44,10 +44,15 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
             raise ModelError(f"{model} holds no model: it has no config.json")
         return {"model": Path(model).name, "digest": _folder_digest(os.path.abspath(model))}
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         config = hf_hub_download(model, "config.json", revision=revision)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{model} is gated: accept its terms on https://huggingface.co/{model}, then `hf auth login` or "
+            "give HF_TOKEN"
+        ) from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(

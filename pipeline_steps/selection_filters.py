@@ -79,7 +79,7 @@ class CutFilter(BaseFilter):
         super().__init__(exclusion_writer)
         self.scores, self.cut = str(scores), cut
         self.labels = None if labels is None else str(labels)
-        self._rows: _KeptRows | None = None
+        self._rows: KeptRows | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield the kept documents, in order."""
@@ -95,9 +95,9 @@ class CutFilter(BaseFilter):
             self._rows = self._find_cut()
         return self._rows.keeps(doc) or (False, self._reason)
 
-    def _find_cut(self) -> _KeptRows:
+    def _find_cut(self) -> KeptRows:
         labels = None if self.labels is None else LabelStore.open(self.labels)
-        return _KeptRows(FoundCut(ScoreStore.open(self.scores), self.cut, labels))
+        return KeptRows(FoundCut(ScoreStore.open(self.scores), self.cut, labels))
 
 
 class TopKFilter(CutFilter):
@@ -201,16 +201,21 @@ class RandomFilter(CutFilter):
         super().__init__(scores, Cut("random", k, rate, token_budget, seed), labels, exclusion_writer)
 
 
-class _KeptRows:
+class KeptRows:
     """Looks documents up in a cut, source by source.
 
     Documents usually come in the order they were scored in, so the next row is tried first. Of documents that are
     identical to the byte, as many are kept as the cut keeps in the same source, in the order they come.
+
+    Attributes:
+        place: source and row in the store of the document that was asked for last.
     """
 
     def __init__(self, found: FoundCut) -> None:
+        self.place = ("", -1)
         self._found = found
         self._source: str | None = None
+        self._scored_as = ""
         self._keys: list[int] = []
         self._kept: list[bool] = []
         self._next = 0
@@ -220,6 +225,7 @@ class _KeptRows:
         self._rows_of: dict[int, list[int]] | None = None
 
     def keeps(self, doc: Document) -> bool:
+        """Whether the document is in the cut. Raises MissingScore if the store does not know it."""
         source = doc.metadata.get("file_path")
         if source != self._source:
             self._load(doc, source)
@@ -227,7 +233,7 @@ class _KeptRows:
         if row >= len(self._keys) or self._keys[row] != key or self._used[row]:
             row = self._search(doc, key)
         self._used[row] = True
-        self._next = row + 1
+        self._next, self.place = row + 1, (self._scored_as, row)
         return self._kept[row]
 
     def _load(self, doc: Document, source: str | None) -> None:
@@ -242,6 +248,7 @@ class _KeptRows:
                 f"{self._found.store.path} holds scores of: score them apart"
             )
         key_N, kept_N = self._found.keeps(scored_as)
+        self._scored_as = scored_as
         self._source, self._keys, self._kept = source, key_N.tolist(), kept_N.tolist()
         self._used = self._used_of.setdefault(source, bytearray(len(self._keys)))
         self._next, self._rows_of = 0, None

@@ -9,7 +9,7 @@ from pipeline_steps.paper import RATES
 from train.flops import training_flops
 from train.model import model_config, model_of
 from train.objectives import make_objective
-from train.plan import PretrainArguments
+from train.plan import PretrainArguments, kept_steps
 from train.token_budget import TokenBudget
 
 
@@ -31,6 +31,8 @@ class RunCost:
         parameters: of the model.
         memory: bytes of a process by what they hold; those of activations are an estimate, for one row.
         epochs: how often each rate of the corpus is repeated.
+        checkpoints: that are there in the end.
+        checkpoint_bytes: of one: weights and optimizer state.
     """
 
     steps: int
@@ -42,6 +44,8 @@ class RunCost:
     parameters: int
     memory: dict[str, int]
     epochs: dict[float, float]
+    checkpoints: int
+    checkpoint_bytes: int
 
     def hours(self, flops_per_second: float) -> float:
         """At a sustained speed."""
@@ -65,6 +69,8 @@ def run_cost(arguments: PretrainArguments, corpus_tokens: int) -> RunCost:
         parameters=parameters,
         memory=memory,
         epochs={rate: raw_tokens / (rate * corpus_tokens) for rate in (*RATES, 1.0)},
+        checkpoints=len(kept_steps(arguments, budget)),
+        checkpoint_bytes=memory["weights"] + memory["optimizer"],
     )
 
 

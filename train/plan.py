@@ -16,15 +16,11 @@ from pipeline_steps.selection import Selection
 from train.held_out import HeldOutLosses, HeldOutRows
 from train.objectives import Objective, make_objective
 from train.replay import Replay
+from train.run_directory import FREE
 from train.staging import stage
 from train.token_budget import TokenBudget
 from train.token_store import TokenStore
 from train.training_plan import Amount
-
-
-# What may differ between two starts of a run: where things are, and how fast or how often they are done.
-_FREE = {"tokens", "selection", "run_dir", "stage_to", "verify_tokens", "micro_batch_size", "report_to", "save_every"}
-_FREE |= {"keep_last", "shard", "held_out", "eval_every", "eval_windows"}
 
 
 def _option(default: Any, help: str) -> Any:
@@ -95,6 +91,12 @@ class PretrainArguments:
         return self.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
+def kept_steps(arguments: PretrainArguments, budget: TokenBudget) -> list[int]:
+    """Steps whose checkpoints stay: an even grid, and the milestones that the run reaches."""
+    milestones = [step for step in arguments.milestones if 0 < step <= budget.steps]
+    return sorted({*budget.grid(arguments.checkpoints), *milestones})
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A run, resolved.
@@ -129,7 +131,7 @@ class Plan:
         )
         selection = Selection.load(arguments.selection) if arguments.selection else None
         replay = Replay(store, selection, objective.raw_length, arguments.seed)
-        resolved = {name: value for name, value in asdict(arguments).items() if name not in _FREE} | {
+        resolved = {name: value for name, value in asdict(arguments).items() if name not in FREE} | {
             "mixed_precision": arguments.precision,
             "corpus_digest": store.corpus_digest,
             "corpus_documents": store.documents,
@@ -163,8 +165,7 @@ class Plan:
     @property
     def grid(self) -> list[int]:
         """Steps whose checkpoints are kept."""
-        milestones = [step for step in self.arguments.milestones if 0 < step <= self.budget.steps]
-        return sorted({*self.budget.grid(self.arguments.checkpoints), *milestones})
+        return kept_steps(self.arguments, self.budget)
 
     @property
     def hashes(self) -> dict[str, str]:

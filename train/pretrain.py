@@ -21,10 +21,8 @@ from train.arguments import parse
 from train.folders import locked
 from train.plan import Plan, PretrainArguments
 from train.run_directory import claim, is_finished, note_preemption
+from train.signals import REQUEUE
 from train.training_plan import TrainingPlan
-
-
-REQUEUE = os.EX_TEMPFAIL  # 75: "temporary failure; the user is invited to retry", sysexits.h
 
 
 def main(argv: list[str] | None = None) -> None:

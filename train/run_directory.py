@@ -21,6 +21,11 @@ from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.files import read_json, write_atomically, write_json
 
 
+# What may differ between two starts of a run: where things are, and how fast or how often they are done.
+FREE = {"tokens", "selection", "run_dir", "stage_to", "verify_tokens", "micro_batch_size", "report_to", "save_every"}
+FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows"}
+
+
 def checkpoint_folder(run_dir: Path, step: int) -> Path:
     """Where the checkpoint of a step stands."""
     return run_dir / "checkpoints" / f"step-{step:08d}"

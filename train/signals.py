@@ -1,15 +1,18 @@
-"""Signals that ask a run to write a checkpoint and stop, instead of ending it; and not to outlive its launcher."""
+"""Signals that ask a run to write a checkpoint and stop, instead of ending it; and launchers, which must let it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 
+REQUEUE = os.EX_TEMPFAIL  # 75: "temporary failure; the user is invited to retry", sysexits.h
 # A scheduler's and a container's notice, Slurm's --signal=USR1@120, and Ctrl-C
 _STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -37,3 +40,42 @@ def stopping_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _as_launcher() -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal_when_parent_dies(signal.SIGTERM)
+
+
+def run_launcher(command: Sequence[str], run_dir: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Wait for a launcher and the processes that train under it.
+
+    A signal to stop goes past the launcher, which would kill them half a minute later in the middle of a checkpoint.
+
+    Args:
+        command: of the launcher.
+        run_dir: of the run.
+        environment: of the launcher; this process's if None.
+
+    Returns:
+        its exit code; `REQUEUE` if the run was stopped and waits to be continued, which launchers do not tell.
+    """
+    import psutil
+
+    preempted = run_dir / "preempted.json"
+    preempted.unlink(missing_ok=True)  # of another start
+    # Slurm tells every process that its time is up; a launcher would die of it, those who train listen all the same
+    process = subprocess.Popen(command, env=environment, preexec_fn=_as_launcher)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        with suppress(psutil.NoSuchProcess):
+            for worker in psutil.Process(process.pid).children(recursive=True):
+                worker.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in _STOPPING}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return REQUEUE if code and preempted.exists() else code

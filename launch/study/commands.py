@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.live import Live
 
 from launch.progress import StageProgress
+from launch.study.access import check_access, left_out
 from launch.study.local import run_local
 from launch.study.progress import fingerprints, tasks_left
-from launch.study.reading import open_study
-from launch.study.schema import Study
-from launch.study.slurm import submit, write_scripts
+from launch.study.ray import run_ray
+from launch.study.reading import open_study, shipped
+from launch.study.schema import ENGINES, Study
+from launch.study.slurm import queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
+from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.files import read_json, write_json
@@ -26,6 +31,15 @@ from train.run_directory import refuse_differences
 
 
 Commands = argparse._SubParsersAction
+_EPILOG = """
+examples:
+  winnow run micro.yaml                                 all 22 samplers of the paper in miniature: minutes on 2 cores
+  winnow run study.yaml --only scores                   the score stores, once what they stand on is there
+  winnow run study.yaml --executor slurm --dry-run      write every sbatch script, submit nothing
+  winnow run study.yaml --executor ray                  on the cluster of RAY_ADDRESS, or one started here
+
+Studies that come with this package: {shipped}. Look with winnow plan before, winnow status meanwhile.
+"""
 
 
 def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -33,21 +47,30 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     run = commands.add_parser(
         "run",
         help="a study: score, select, train, measure and report, many runs from one file",
-        description="Run every stage of a study that is not done yet: shared work once, then each training, each "
-        "measurement, the report. Killed at any time, the same command goes on. STUDY is a YAML file, or the name of "
-        "one that comes with this package.",
+        description="Run every stage of a study that is not done yet: shared work once, then each training, each\n"
+        "measurement, the report. Killed at any time, the same command goes on. STUDY is a YAML file, or the\n"
+        "name of one that comes with this package.",
+        epilog=_EPILOG.format(shipped=", ".join(shipped())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("study", metavar="STUDY")
     run.add_argument("--only", metavar="STAGE", help="one stage, or all that begin so, e.g. scores or runs/t5-small")
-    run.add_argument("--executor", choices=("local", "slurm"), help="instead of the study's engine")
+    run.add_argument("--executor", choices=ENGINES, help="instead of the study's engine")
     run.add_argument("--dry-run", action="store_true", help="say what would be run, and start nothing")
     run.set_defaults(run=_run)
     status = commands.add_parser(
         "status",
-        help="how far a study is; exit code 0 if it is done, 3 if not",
-        description="Print each stage's tasks.",
+        help="how far a study is: done, running, failed, waiting, tokens per second, time left",
+        description="Print what each kind of stage is doing, what runs and what has failed, with the end of its log. "
+        "Reads files only, so it works from any machine that sees the output folder. Exit code: 0 all is done, 1 a "
+        "task has failed, 3 otherwise.",
     )
     status.add_argument("study", metavar="STUDY")
+    how = status.add_mutually_exclusive_group()
+    how.add_argument(
+        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="look again every so often (%(const)s)"
+    )
+    how.add_argument("--json", action="store_true", help="print one JSON object instead")
     status.set_defaults(run=_status)
 
 
@@ -58,19 +81,29 @@ def _run(args: argparse.Namespace) -> int:
     stages = stages_of(study)
     made, chosen = fingerprints(stages), _chosen(study, stages, args.only)
     if args.dry_run:
-        _show(study, chosen, made, Console())
+        Console().print(show(study, tasks_of(study, chosen, made)))
         if study.engine.kind == "slurm":
             Console().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
     _check_needs(study, stages, chosen, made)
+    check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
     claim(study)
+    if more := left_out(study):
+        Console(stderr=True).print(
+            f"{more:,} files of {study.corpus} have come since this study began and are not read: another output "
+            "takes them in",
+            style="yellow",
+            soft_wrap=True,
+        )
     if study.engine.kind == "slurm":
-        for name, job in submit(study, chosen, made):
-            Console().print(f"{job:>10}  {name}", highlight=False)
+        for name, job in submit(study, stages, made, chosen):
+            Console().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
         return 0
     with locked(Path(study.output), "winnow run"), StageProgress(Console()) as progress:
-        run_local(study, chosen, made, progress)
-    Console().print(f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False)
+        run_here = run_ray if study.engine.kind == "ray" else run_local
+        run_here(study, chosen, made, progress)
+    if "report" in chosen:
+        Console().print(f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False)
     return 0
 
 
@@ -78,8 +111,22 @@ def _status(args: argparse.Namespace) -> int:
     study = open_study(args.study)
     stages = stages_of(study)
     made = fingerprints(stages)
-    _show(study, stages, made, Console(width=None if sys.stdout.isatty() else 160))
-    return 3 if any(tasks_left(study, stage, made[name]) for name, stage in stages.items()) else 0
+    tasks = tasks_of(study, stages, made)
+    if args.json:
+        sys.stdout.write(json.dumps(as_json(tasks), indent=2) + "\n")
+        return exit_code(tasks)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with Live(show(study, tasks), console=console, auto_refresh=False) as live:
+        while args.watch and exit_code(tasks) != 0 and not _is_stuck(tasks):
+            time.sleep(args.watch)
+            tasks = tasks_of(study, stages, made)
+            live.update(show(study, tasks), refresh=True)
+    return exit_code(tasks)
+
+
+def _is_stuck(tasks: list[Task]) -> bool:
+    states = {task.found.state for task in tasks}
+    return "failed" in states and "running" not in states
 
 
 def claim(study: Study) -> None:
@@ -89,10 +136,15 @@ def claim(study: Study) -> None:
         StoreMismatch: the folder holds those of another corpus.
     """
     path = Path(study.output) / "study.json"
-    made = {name: getattr(study, name) for name in ("corpus", "limit", "tokenizer", "held_out", "target", "embedder")}
-    if path.exists():
-        refuse_differences(read_json(str(path)), made, study.output)
-    write_json(str(path), made)
+    kinds = {name.partition("/")[0] for name in stages_of(study)}
+    used = {"tokenizer": "tokens", "embedder": "embeddings", "target": "ngrams"}
+    names = ["corpus", "limit", "held_out", *(name for name, kind in used.items() if kind in kinds)]
+    names += ["target"] if "quality" in kinds and "target" not in names else []
+    made = {name: getattr(study, name) for name in names}
+    found = read_json(str(path)) if path.exists() else {}
+    both = found.keys() & made.keys()
+    refuse_differences({name: found[name] for name in both}, {name: made[name] for name in both}, study.output)
+    write_json(str(path), found | made)
 
 
 def _chosen(study: Study, stages: Mapping[str, Stage], only: str | None) -> dict[str, Stage]:
@@ -105,25 +157,16 @@ def _chosen(study: Study, stages: Mapping[str, Stage], only: str | None) -> dict
 def _check_needs(
     study: Study, stages: Mapping[str, Stage], chosen: Mapping[str, Stage], made: Mapping[str, str]
 ) -> None:
-    """A stage never runs on half of another."""
-    for stage in chosen.values():
-        for need in stage.needs:
-            left = tasks_left(study, stages[need], made[need]) if need not in chosen else []
-            if left:
-                raise InvalidStudy(
-                    f"{stage.name} needs {need}, of which {len(left)} of {stages[need].tasks} tasks are not done: "
-                    f"winnow run {study.path} --only {need}"
-                )
-
-
-def _show(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], console: Console) -> None:
-    """A line for each kind of stage, and one for each stage that is begun."""
-    table = Table("stage", "tasks", "done", title=f"{study.path}: {len(study.runs())} runs", title_justify="left")
-    kinds: dict[str, list[Stage]] = {}
-    for stage in stages.values():
-        kinds.setdefault(stage.name.partition("/")[0], []).append(stage)
-    for kind, members in kinds.items():
-        tasks = sum(stage.tasks for stage in members)
-        done = tasks - sum(len(tasks_left(study, stage, made[stage.name])) for stage in members)
-        table.add_row(kind if len(members) == 1 else f"{kind}: {len(members)} stages", f"{tasks:,}", f"{done:,}")
-    console.print(table)
+    """A stage never runs on half of another; on Slurm it waits for what is in the queue."""
+    begun = [stage for name, stage in chosen.items() if tasks_left(study, stage, made[name])]
+    needs = dict.fromkeys(need for stage in begun for need in stage.needs if need not in chosen)
+    missing = [need for need in needs if tasks_left(study, stages[need], made[need])]
+    if missing and study.engine.kind == "slurm":
+        there = queued(study, stages, made)
+        missing = [need for need in missing if need not in there]
+    if missing:
+        kinds = ", ".join(dict.fromkeys(need.partition("/")[0] for need in missing))
+        raise InvalidStudy(
+            f"{begun[0].name} and its like need {len(missing)} stages that are not done ({kinds}): winnow run "
+            f"{study.path} does them all, or give --only {missing[0]} first"
+        )

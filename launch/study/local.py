@@ -1,4 +1,4 @@
-"""A study on one machine: stages level by level, their tasks as processes, as many at a time as there are workers."""
+"""A study on one machine: tasks as processes, as many at a time as there are workers, each after those it needs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
-from launch.study.progress import tasks_left
+from launch.study.progress import forgive, tasks_left
 from launch.study.schema import Study
 from launch.study.stages import Stage
+
+
+_LOOK = 1.0  # seconds between two looks at what is done
 
 
 def run_local(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], progress: StageProgress) -> None:
@@ -20,40 +23,63 @@ def run_local(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]
         study: the study.
         stages: those to run, each after those it needs.
         made: fingerprints of all stages.
-        progress: where levels are shown.
+        progress: where they are shown.
 
     Raises:
         WinnowError: a task found the input at fault.
         StageFailed: a task died; its log is named.
     """
-    for number, level in enumerate(levels(stages)):
-        title = _title(number, level)
-        jobs = [_job(study, stage, task) for stage in level for task in tasks_left(study, stage, made[stage.name])]
-        start, all_jobs = time.monotonic(), sum(stage.tasks for stage in level)
-        if jobs:
-
-            def tick(level: list[Stage] = level, title: str = title, all_jobs: int = all_jobs) -> None:
-                left = sum(len(tasks_left(study, stage, made[stage.name])) for stage in level)
-                progress.update(title, 1 - left / all_jobs)
-
-            run_jobs(jobs, study.engine.workers, tick)
-        progress.finish(title, time.monotonic() - start if jobs else None)
-
-
-def levels(stages: Mapping[str, Stage]) -> list[list[Stage]]:
-    """Stages by the longest way that leads to them: those of a level do not need each other."""
-    depth: dict[str, int] = {}
     for name, stage in stages.items():
-        depth[name] = 1 + max((depth[need] for need in stage.needs if need in depth), default=-1)
-    return [[stages[n] for n in stages if depth[n] == d] for d in range(max(depth.values(), default=-1) + 1)]
+        forgive(study, stage, made[name])
+    jobs = {
+        name: [_job(study, stage, task) for task in tasks_left(study, stage, made[name])]
+        for name, stage in stages.items()
+    }
+    after = {
+        job: [one for need in stages[name].needs for one in jobs.get(need, ())] for name in jobs for job in jobs[name]
+    }
+    bars = _Bars(study, stages, made, progress)
+    run_jobs([job for one in jobs.values() for job in one], study.engine.workers, bars.tick, after)
+    bars.show()
+
+
+class _Bars:
+    """A line for each kind of stage."""
+
+    def __init__(
+        self, study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], progress: StageProgress
+    ) -> None:
+        self._study, self._made, self._progress = study, made, progress
+        self._kinds: dict[str, list[Stage]] = {}
+        for stage in stages.values():
+            self._kinds.setdefault(stage.name.partition("/")[0], []).append(stage)
+        self._start: dict[str, float] = {}
+        self._finished: set[str] = set()
+        self._looked = 0.0
+        self.show()
+
+    def tick(self) -> None:
+        """Look again, unless that was a moment ago: a look reads a file for each task."""
+        if time.monotonic() - self._looked > _LOOK:
+            self.show()
+
+    def show(self) -> None:
+        """How many tasks of each kind are done, and since when its first was."""
+        for kind in [one for one in self._kinds if one not in self._finished]:
+            tasks = sum(stage.tasks for stage in self._kinds[kind])
+            left = sum(len(tasks_left(self._study, stage, self._made[stage.name])) for stage in self._kinds[kind])
+            title = f"{kind} ({tasks:,} tasks)" if tasks > 1 else kind
+            if left == 0:
+                self._finished.add(kind)
+                start = self._start.get(kind)
+                self._progress.finish(title, None if start is None else time.monotonic() - start)
+            else:
+                self._start.setdefault(kind, time.monotonic())
+                self._progress.update(title, 1 - left / tasks)
+        self._looked = time.monotonic()
 
 
 def _job(study: Study, stage: Stage, task: int) -> Job:
+    title = stage.name if stage.tasks == 1 else f"{stage.name}, task {task} of {stage.tasks},"
     log = Path(study.output) / "logs" / stage.name / f"task-{task}.log"
-    return Job("launch.study.work", (study.path, stage.name, "--task", str(task)), log)
-
-
-def _title(number: int, level: list[Stage]) -> str:
-    kinds = list(dict.fromkeys(stage.name.partition("/")[0] for stage in level))
-    names = ", ".join(kinds[:3]) + (" …" if len(kinds) > 3 else "")
-    return f"{number + 1}. {names} ({len(level)})" if len(level) > 1 else f"{number + 1}. {level[0].name}"
+    return Job("launch.study.work", (study.path, stage.name, "--task", str(task), "--log", str(log)), log, title)

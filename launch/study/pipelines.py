@@ -6,7 +6,9 @@ Built in the process that runs them, and by executors that ship them; nothing he
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
@@ -15,13 +17,13 @@ from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from launch.corpus import open_corpus
-from launch.splits import DealDocuments, as_row, is_written_prose
-from launch.study.progress import note_done
-from launch.study.samplers import Sampler
+from launch.corpus import list_corpus
+from launch.splits import SPLITS, DealDocuments, as_row, is_written_prose
+from launch.study.samplers import EMBEDDED, MODELS, Sampler
 from launch.study.schema import Study
-from launch.study.stages import SHARDS, Stage, full_run, is_dealt, store_of
+from launch.study.stages import KEYS, SHARDS, full_run, is_dealt, listing_of, selection, store_of
 from pipeline_steps import (
+    EMBEDDED_PROXY,
     AskLLMScorer,
     BaseScorer,
     Cut,
@@ -43,11 +45,29 @@ from pipeline_steps import (
     SemDeDupScorer,
     SemDeDupSimilarities,
 )
+from pipeline_steps.errors import CorpusError, ModelError
 from train.run_directory import checkpoint_folder
 from train.token_store_writer import TokenStoreWriter
 
 
 Pipeline = list[PipelineStep]
+SCORER_CLASSES: dict[str, Callable[..., PipelineStep]] = {
+    "ask-llm": AskLLMScorer,
+    "perplexity": PerplexityScorer,
+    "density": DensityScorer,
+    "semdedup": SemDeDupScorer,
+    "prototypes": PrototypesScorer,
+    "dsir": DSIRScorer,
+    "quality-classifier": QualityClassifierScorer,
+}
+# Folders that a scorer's constructor takes after its own
+_STANDS_ON = {
+    "density": ("embeddings", "density"),
+    "semdedup": ("clusters",),
+    "prototypes": ("clusters",),
+    "dsir": ("dsir",),
+    "quality-classifier": ("quality",),
+}
 _PARTIAL = "corpus.partial"
 
 
@@ -59,43 +79,40 @@ def pipeline_of(study: Study, stage: str) -> Pipeline:
     if kind == "tokens":
         return [*_text(study, name), TokenStoreWriter(_at(study, stage), study.tokenizer)]
     if kind == "selections":
-        sampler = next(one for one in study.samplers if one.name == name)
-        cuts = {rate: Cut(sampler.mode, rate=rate) for rate in study.rates}
+        named, _, share = name.partition("/")
+        sampler = next(one for one in study.samplers if one.name == named)
+        rate = next(one for one in study.rates if f"{one:g}" == share)
         store = _at(study, store_of(study, sampler))
-        return [ScoreSelector(store, cut, selection=selection(study, name, rate)) for rate, cut in cuts.items()]
-    if name == "keys":
+        return [ScoreSelector(store, Cut(sampler.mode, rate=rate), selection=selection(study, named, rate))]
+    if name == KEYS:
         return [*_text(study, "train"), KeysScorer(_at(study, stage))]
     sampler = next(one for one in study.samplers if store_of(study, one) == stage and one.scorer)
     return [*_text(study, "train"), _scorer(study, sampler, _at(study, stage))]
 
 
 def _scorer(study: Study, sampler: Sampler, scores: str) -> PipelineStep:
-    def at(stage: str) -> str:
-        return _at(study, stage)
-
-    makers: dict[str, Callable[[], PipelineStep]] = {
-        "ask-llm": lambda: AskLLMScorer(scores, model=sampler.model),
-        "perplexity": lambda: PerplexityScorer(scores, model=proxy(study, sampler)),
-        "density": lambda: DensityScorer(scores, at("embeddings"), at("density")),
-        "semdedup": lambda: SemDeDupScorer(scores, at("clusters")),
-        "prototypes": lambda: PrototypesScorer(scores, at("clusters")),
-        "dsir": lambda: DSIRScorer(scores, at("dsir")),
-        "quality-classifier": lambda: QualityClassifierScorer(scores, at("quality")),
-    }
-    return makers[sampler.scorer]()
-
-
-def selection(study: Study, sampler: str, rate: float) -> str:
-    """File of a selection."""
-    return _at(study, f"selections/{sampler}/{rate:g}.safetensors")
+    stands_on = [_at(study, stage) for stage in _STANDS_ON.get(sampler.scorer, ())]
+    model = {"model": proxy(study, sampler)} if sampler.scorer in MODELS else {}
+    return SCORER_CLASSES[sampler.scorer](scores, *stands_on, **model, **sampler.options)
 
 
 def proxy(study: Study, sampler: Sampler) -> str:
-    """Hub id or folder of a sampler's model, a checkpoint of this study's runs too."""
+    """Hub id or folder of a sampler's model: one that was built for this study, or a checkpoint of its runs, too."""
     trained, at, step = sampler.model.partition("@")
+    if sampler.model == EMBEDDED:
+        return EMBEDDED_PROXY
+    if sampler.model in study.proxies:
+        return _at(study, f"proxies/{sampler.model}")
     if not at:
         return sampler.model
-    return str(checkpoint_folder(Path(study.output) / "runs" / full_run(study, trained).name, int(step)))
+    run = Path(study.output) / "runs" / full_run(study, trained).name
+    folder = checkpoint_folder(run, int(step))
+    if run.exists() and not folder.exists():
+        raise ModelError(
+            f"{run} has no checkpoint of step {step}, which {sampler.name} scores with: it was trained before this "
+            "sampler was added; choose a step that it has kept, or delete the folder to train it again"
+        )
+    return str(folder)
 
 
 def _text(study: Study, split: str) -> Pipeline:
@@ -103,7 +120,8 @@ def _text(study: Study, split: str) -> Pipeline:
     if is_dealt(study):
         return [JsonlReader(_at(study, f"corpus/{split}"))]
     if split == "train":
-        return _open(study, study.corpus or "", "train", study.limit)
+        assert study.corpus is not None  # reading refuses held-out text without a corpus
+        return _open(study, study.corpus, "train", study.limit)
     task, _, source = split.partition("/")
     return _open(study, study.held_out[task][source], f"{task}-{source}", -1)
 
@@ -120,7 +138,12 @@ def _is_prose(document: object) -> bool:
 
 
 def _open(study: Study, corpus: str, name: str, limit: int) -> Pipeline:
-    return open_corpus(corpus, _at(study, f"files/{name}.txt"), limit)
+    """Its files are listed once: what arrives later belongs to no task of those that are done."""
+    listing = listing_of(study, name)
+    files = list_corpus(corpus)
+    if listing.exists():
+        files = replace(files, sizes=dict.fromkeys(listing.read_text().splitlines(), 0))
+    return files.reader(str(listing), limit)
 
 
 def _deal(study: Study) -> Pipeline:
@@ -128,12 +151,16 @@ def _deal(study: Study) -> Pipeline:
     if study.corpus is None:
         limit = study.limit if study.limit < 0 else -(-study.limit // SHARDS)
         return [InstalledDocsReader(limit=limit), DealDocuments(SHARDS), writer]
+    # One task: what lies there is of an attempt on a corpus that has been mended since
+    shutil.rmtree(_at(study, _PARTIAL), ignore_errors=True)
+    listing_of(study, "corpus").unlink(missing_ok=True)
     return [*_open(study, study.corpus, "corpus", study.limit), DealDocuments(SHARDS), writer]
 
 
 class Together(PipelineStep):
     """Several steps as one reader."""
 
+    type = "📋 - STUDY"
     name = "🔗 Together"
 
     def __init__(self, steps: Pipeline) -> None:
@@ -150,32 +177,23 @@ class Together(PipelineStep):
 class PutInPlace(PipelineStep):
     """Moves a folder that is complete to where others look for it (one task)."""
 
+    type = "📋 - STUDY"
     name = "📦 Put in place"
 
-    def __init__(self, source: str, target: str) -> None:
+    def __init__(self, source: str, target: str, parts: Sequence[str] = ()) -> None:
         super().__init__()
-        self.source, self.target = source, target
+        self.source, self.target, self.parts = source, target, tuple(parts)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Rename it, unless that has been done."""
+        """Rename it, unless that has been done. Raises CorpusError if one of its parts is not there."""
         if rank == 0 and os.path.exists(self.source):
+            if absent := [part for part in self.parts if not os.path.isdir(f"{self.source}/{part}")]:
+                raise CorpusError(
+                    f"the corpus is too small for held-out text of its own ({', '.join(absent)} is empty): give some "
+                    "hundreds of English documents or more, or held_out, and another output"
+                )
             os.replace(self.source, self.target)
         yield from data or ()
-
-
-class NoteDone(PipelineStep):
-    """Last of a pipeline: notes that its task is done, for engines that start pipelines themselves."""
-
-    name = "✅ Done"
-
-    def __init__(self, study: Study, stage: Stage, made: str) -> None:
-        super().__init__()
-        self.study, self.stage, self.made = study, stage, made
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Pass everything on, then note it."""
-        yield from data or ()
-        note_done(self.study, self.stage, rank, self.made)
 
 
 class KeysScorer(BaseScorer):
@@ -201,7 +219,7 @@ def _at(study: Study, place: str) -> str:
 
 _PIPELINES: dict[str, Callable[[Study], Pipeline]] = {
     "corpus/deal": _deal,
-    "corpus": lambda study: [PutInPlace(_at(study, _PARTIAL), _at(study, "corpus"))],
+    "corpus": lambda study: [PutInPlace(_at(study, _PARTIAL), _at(study, "corpus"), SPLITS)],
     "embeddings": lambda study: [*_text(study, "train"), Embedder(_at(study, "embeddings"), model=study.embedder)],
     "density/sketch": lambda study: [DensitySketch(_at(study, "embeddings"), _at(study, "density"))],
     "density/merge": lambda study: [DensityMerge(_at(study, "embeddings"), _at(study, "density"))],

@@ -1,20 +1,51 @@
-"""What of a study is done: a small file for each task of a stage, written when it has ended well.
+"""How far a study is: a small file for each task of a stage, written by the task itself on every engine.
 
-<output>/stages/<stage>/<task>-of-<tasks>.json   with a fingerprint of all that decides the stage
+<output>/stages/<stage>/<task>-of-<tasks>.json   done: fingerprint of all that decides the stage, seconds it took
+<output>/stages/<stage>/<task>-of-<tasks>.begun  begun: the same, where it runs and logs, and how it failed if it has;
+                                                 written again while it lives, so that silence means it was killed
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import xxhash
 
 from launch.study.schema import Study
 from launch.study.stages import Stage
-from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.files import write_json
+
+
+BEAT = 10.0  # seconds between two signs of life
+SILENCE = 90.0  # without one, a task counts as killed: clocks of nodes and caches of network disks may differ by some
+
+State = Literal["done", "running", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """Of one task.
+
+    Attributes:
+        state: what it does; "failed" also says that it was killed.
+        seconds: it has worked so far, all attempts together.
+        log: where it writes, if it has begun; "" else.
+        error: how it failed; "" if it has not.
+    """
+
+    state: State
+    seconds: float = 0.0
+    log: str = ""
+    error: str = ""
 
 
 def fingerprints(stages: Mapping[str, Stage]) -> dict[str, str]:
@@ -31,19 +62,113 @@ def marker(study: Study, stage: Stage, task: int) -> Path:
     return Path(study.output) / "stages" / stage.name / f"{task}-of-{stage.tasks}.json"
 
 
-def note_done(study: Study, stage: Stage, task: int, fingerprint: str) -> None:
-    """Write it."""
-    write_json(str(marker(study, stage, task)), {"fingerprint": fingerprint})
-
-
 def is_done(study: Study, stage: Stage, task: int, fingerprint: str) -> bool:
     """Whether a task has ended well, of the same study."""
-    try:
-        return read_json(str(marker(study, stage, task)))["fingerprint"] == fingerprint
-    except (FileNotFoundError, KeyError, StoreDamaged):
-        return False
+    return _record(marker(study, stage, task), fingerprint) is not None
 
 
 def tasks_left(study: Study, stage: Stage, fingerprint: str) -> list[int]:
     """Tasks of a stage that are still to be done."""
     return [task for task in range(stage.tasks) if not is_done(study, stage, task, fingerprint)]
+
+
+def task_state(study: Study, stage: Stage, task: int, fingerprint: str) -> TaskState:
+    """What its files say of a task."""
+    done = marker(study, stage, task)
+    if (record := _record(done, fingerprint)) is not None:
+        return TaskState("done", record["seconds"])
+    begun = done.with_suffix(".begun")
+    if (record := _record(begun, fingerprint)) is None:
+        return TaskState("waiting")
+    error = record["error"]
+    if not error and not record["alive"]:
+        return TaskState("waiting", record["seconds"], record["log"])
+    if not error:
+        error = "it was killed" if _is_gone(record, begun) else ""
+    return TaskState("failed" if error else "running", record["seconds"], record["log"], error)
+
+
+def forgive(study: Study, stage: Stage, fingerprint: str) -> None:
+    """Forget that tasks of a stage have failed: they are about to be done again."""
+    for task in tasks_left(study, stage, fingerprint):
+        begun = marker(study, stage, task).with_suffix(".begun")
+        if (record := _record(begun, fingerprint)) is not None:
+            write_json(str(begun), record | {"alive": False, "error": ""})
+
+
+class Watched:
+    """A task that is being done: gives signs of life until it stops or is done.
+
+    Args:
+        study: the study.
+        stage: the stage.
+        task: of it.
+        fingerprint: of the stage.
+        log: where the task writes.
+    """
+
+    def __init__(self, study: Study, stage: Stage, task: int, fingerprint: str, log: str) -> None:
+        self._marker = marker(study, stage, task)
+        self._begun = self._marker.with_suffix(".begun")
+        self._fingerprint, self._log = fingerprint, log
+        earlier = _record(self._begun, fingerprint)
+        self._earlier = earlier["seconds"] if earlier else 0.0
+        # Of work that was done under another fingerprint, and is found to be the same
+        self._before = _seconds(self._marker)
+        self._start = time.monotonic()
+        self._stop = threading.Event()
+        self._note()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def stop(self, error: str = "") -> None:
+        """Note that the task was stopped to go on later, or how it failed."""
+        self._stop.set()
+        self._thread.join()
+        self._note(error, alive=False)
+
+    def done(self) -> None:
+        """Note that the task is done."""
+        self._stop.set()
+        self._thread.join()
+        seconds = max(self._seconds(), self._before)
+        write_json(str(self._marker), {"fingerprint": self._fingerprint, "seconds": seconds})
+        self._begun.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            with suppress(OSError):  # a disk that is away for a moment must not end the work
+                self._note()
+
+    def _seconds(self) -> float:
+        return round(self._earlier + time.monotonic() - self._start, 1)
+
+    def _note(self, error: str = "", alive: bool = True) -> None:
+        record = {"fingerprint": self._fingerprint, "seconds": self._seconds(), "alive": alive, "error": error}
+        record |= {"host": socket.gethostname(), "pid": os.getpid(), "log": self._log}
+        write_json(str(self._begun), record)
+
+
+def _is_gone(record: Mapping[str, Any], begun: Path) -> bool:
+    """Whether the process of a task that counts as alive is not there any more."""
+    if record["host"] == socket.gethostname():
+        return not os.path.exists(f"/proc/{record['pid']}") if os.path.isdir("/proc/self") else False
+    try:
+        return time.time() - begun.stat().st_mtime > SILENCE
+    except FileNotFoundError:  # it has just ended
+        return False
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_bytes())["seconds"])
+    except (FileNotFoundError, KeyError, ValueError):
+        return 0.0
+
+
+def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_bytes())  # tens of thousands of them in a large study
+        return record if record["fingerprint"] == fingerprint else None
+    except (FileNotFoundError, KeyError, ValueError):
+        return None

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluate_suite.registry import registry
-from launch.study.samplers import MODELS, PAPER_SAMPLERS, SCORERS, Sampler
-from launch.study.schema import ENGINES, FULL, TUNED, Engine, Evaluation, Study
+from launch.study.reading_samplers import check_name, check_step, read_samplers
+from launch.study.schema import ENGINES, RAY, SLURM, TUNED, Engine, Evaluation, Study
 from launch.study.yaml_lines import Value, read_yaml, suggestion, unique
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.models import EMBEDDED_PROXY
-from pipeline_steps.numerics.priority import MODES
 
 
 def shipped() -> list[str]:
@@ -46,14 +45,16 @@ def parse_study(path: str, text: str) -> Study:
     """A study from the text of its file; raises as `open_study`."""
     whole = read_yaml(path, text)
     given = whole.entries([one.name for one in fields(Study) if one.name != "path"])
-    for name in ("output", "samplers", "rates", "models"):
+    trains = not given.keys().isdisjoint(("models", "references"))
+    for name in ("output", "samplers", *(("rates", "models") if trains else ("corpus",))):
         if name not in given:
             raise whole.wrong(f"there is no {name}: say it")
 
     def plain(name: str, default: Any, *kinds: type) -> Any:
         return given[name].of(*kinds) if name in given and given[name].plain is not None else default
 
-    models = _models(given["models"], {})
+    models = _models(given["models"], {}) if "models" in given else {}
+    proxies = _proxies(given["proxies"], models) if "proxies" in given else {}
     study = Study(
         path=path,
         output=plain("output", None, str),
@@ -63,78 +64,46 @@ def parse_study(path: str, text: str) -> Study:
         held_out=_held_out(given.get("held_out")),
         target=plain("target", None, str),
         embedder=plain("embedder", "hashed-ngrams", str),
-        samplers=tuple(_samplers(given["samplers"], list(models))),
-        rates=tuple(_rates(given["rates"])),
+        samplers=tuple(read_samplers(given["samplers"], list(models))),
+        rates=tuple(_rates(given["rates"])) if "rates" in given else (),
+        proxies=proxies,
         models=models,
         references=_models(given["references"], models) if "references" in given else {},
-        seeds=tuple(one.of(int) for one in unique(given["seeds"].items())) if "seeds" in given else (0,),
+        seeds=tuple(_seeds(given["seeds"])) if "seeds" in given else (0,),
         evaluation=_evaluation(given.get("evaluation")),
         engine=_engine(given.get("engine")),
     )
+    if study.limit == 0 or study.limit < -1:
+        raise given["limit"].wrong(f"limit is {study.limit}: give a number of documents, or leave it out")
+    if study.held_out and study.corpus is None:
+        raise given["held_out"].wrong("held_out is given and corpus is not: give it, or leave held_out out")
+    for sampler in study.samplers:
+        check_step(given["samplers"], sampler, study)
     needy = [one.name for one in study.samplers if one.scorer in ("dsir", "quality-classifier")]
     if needy and study.corpus is not None and study.target is None:
         raise given["samplers"].wrong(f"{needy[0]} needs a target: the corpus of text it is to find more of")
     return study
 
 
-def _samplers(value: Value, models: list[str]) -> list[Sampler]:
-    """Names of the paper's, or mappings of one name to what is to be different."""
-    if value.plain == "paper":
-        return list(PAPER_SAMPLERS.values())
-    found: dict[str, Sampler] = {}
-    for one in value.items():
-        sampler = _sampler(one, models)
-        if sampler.name in found or sampler.name == FULL:
-            raise one.wrong(f"two runs would be called {sampler.name}: leave one out, or give it a name of its own")
-        found[sampler.name] = sampler
+def _seeds(value: Value) -> list[int]:
+    found: list[int] = []
+    for one in unique(value.items()):
+        if one.of(int) < 0:
+            raise one.wrong(f"the seed {one.plain} must be 0 or more")
+        found.append(one.plain)
     if not found:
-        raise value.wrong("samplers is empty: say paper, or names of samplers")
-    return list(found.values())
-
-
-def _sampler(value: Value, models: list[str]) -> Sampler:
-    if isinstance(value.plain, str):
-        if value.plain not in PAPER_SAMPLERS:
-            raise value.wrong(f"no sampler {value.plain!r}: {suggestion(value.plain, PAPER_SAMPLERS)}")
-        return _checked(value, PAPER_SAMPLERS[value.plain], models)
-    ((name, settings),) = value.entries().items() if len(value.entries()) == 1 else _one_name(value)
-    base = PAPER_SAMPLERS.get(name)
-    given = {key: one.of(str) for key, one in settings.entries(("scorer", "model", "mode")).items()}
-    if base is None and "scorer" not in given:
-        raise value.wrong(f"no sampler {name!r}, and no scorer for it: {suggestion(name, PAPER_SAMPLERS)}")
-    scorer = given.get("scorer", base.scorer if base else "")
-    if scorer not in ("", *SCORERS):
-        raise settings.wrong(f"no scorer {scorer!r}: {suggestion(scorer, SCORERS)}")
-    usual = next((one for one in PAPER_SAMPLERS.values() if one.scorer == scorer), None)
-    mode = given.get("mode", base.mode if base else usual.mode if usual else "random")
-    if mode not in MODES:
-        raise settings.wrong(f"no mode {mode!r}: {suggestion(mode, MODES)}")
-    model = given.get("model", base.model if base else "")
-    return _checked(value, Sampler(name, scorer, mode, model), models)
-
-
-def _one_name(value: Value) -> Any:
-    raise value.wrong(f"a sampler is a name, or one name with its settings, not {value.plain!r}")
-
-
-def _checked(value: Value, sampler: Sampler, models: list[str]) -> Sampler:
-    if sampler.scorer in MODELS and not sampler.model:
-        raise value.wrong(f"{sampler.name} needs a model: Hub id, folder, or MODEL@STEP of this study")
-    trained, at, step = sampler.model.partition("@")
-    if at and (trained not in models or not step.isdigit()):
-        raise value.wrong(
-            f"{sampler.name} scores with {sampler.model}, but this study trains no {trained}: its models are "
-            f"{', '.join(models)}; give another model"
-        )
-    return sampler
+        raise value.wrong("seeds is empty: give one, or leave it out")
+    return found
 
 
 def _rates(value: Value) -> list[float]:
-    found = []
+    found: list[float] = []
     for one in unique(value.items()):
         rate = float(one.of(float))
         if not 0 < rate < 1:
             raise one.wrong(f"the rate {rate:g} must be above 0 and below 1: everything is trained on anyway")
+        if f"{rate:g}" in {f"{other:g}" for other in found}:
+            raise one.wrong(f"two runs would be called {rate:g}: round the rates to six digits")
         found.append(rate)
     if not found:
         raise value.wrong("rates is empty: give shares of the documents, such as 0.2")
@@ -145,6 +114,7 @@ def _models(value: Value, others: Mapping[str, Any]) -> dict[str, dict[str, Any]
     """Arguments of train.pretrain by name; checked as train.pretrain would."""
     found = {}
     for name, one in value.entries().items():
+        check_name(one, name)
         if name in others:
             raise one.wrong(f"{name} is among the models already: two runs would write one folder")
         found[name] = _arguments(name, one)
@@ -153,11 +123,24 @@ def _models(value: Value, others: Mapping[str, Any]) -> dict[str, dict[str, Any]
     return found
 
 
+def _proxies(value: Value, models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Configurations of transformers by name."""
+    found = {}
+    for name, one in value.entries().items():
+        if name in models:
+            raise one.wrong(f"{name} is among the models already: give the proxy another name")
+        given = one.entries()
+        if "model_type" not in given:
+            raise one.wrong(f"{one.name} needs a model_type of transformers, such as t5 or gemma")
+        found[name] = {key: setting.plain for key, setting in given.items()}
+    return found
+
+
 def _arguments(name: str, value: Value) -> dict[str, Any]:
     from train.plan import PretrainArguments
 
     known = [one.name for one in fields(PretrainArguments)]
-    fixed = ("tokens", "run_dir", "selection", "held_out")
+    fixed = ("tokens", "run_dir", "selection", "held_out", "seed")
     given = value.entries(["config", *(one for one in known if one not in fixed)])
     arguments = {key: one.plain for key, one in given.items()}
     config = _config(given["config"]) if "config" in given else {}
@@ -172,11 +155,10 @@ def _arguments(name: str, value: Value) -> dict[str, Any]:
 
 
 def _check_training(arguments: Any) -> None:
-    from train.model import PRESETS, model_config
+    from train.presets import preset
     from train.token_budget import TokenBudget
 
-    if arguments.preset not in PRESETS:
-        model_config(arguments.preset, 1)  # says which there are
+    preset(arguments.preset)
     TokenBudget(arguments.total_tokens, arguments.batch_size, arguments.input_length)
 
 
@@ -201,9 +183,12 @@ def _held_out(value: Value | None) -> dict[str, dict[str, str]]:
         return {}
     found: dict[str, dict[str, str]] = {}
     for task, one in value.entries().items():
+        check_name(one, task)
         if isinstance(one.plain, str):
             found[task] = {task: one.plain}
         else:
+            for source in one.entries():
+                check_name(one, source)
             found[task] = {source: corpus.of(str) for source, corpus in one.entries().items()}
     return found
 
@@ -221,6 +206,11 @@ def _evaluation(value: Value | None) -> Evaluation:
             if one.plain not in known:
                 raise one.wrong(f"no {name} {one.plain!r}: {suggestion(str(one.plain), known)}")
         plain[name] = tuple(plain.get(name, ()))
+    for name, kind in {"data_root": str, "instruction_tune": bool, "limit": int}.items():
+        if name in given:
+            given[name].of(kind)
+    if plain.get("limit", 0) < 0:
+        raise given["limit"].wrong(f"limit is {plain['limit']}: give a number of questions, or 0 for all")
     if plain.get("budget", "paper") not in ("paper", "small", "smoke"):
         raise given["budget"].wrong(f"no budget {plain['budget']!r}: there are paper, small, smoke")
     return Evaluation(**plain)
@@ -233,6 +223,10 @@ def _engine(value: Value | None) -> Engine:
     for name in ("workers", "tasks"):
         if name in given and given[name].of(int) < 1:
             raise given[name].wrong(f"{name} must be at least 1, not {given[name].plain}")
+    for name, known in {"slurm": SLURM, "cpu": SLURM, "ray": RAY, "training": ()}.items():
+        options = given[name].entries(known) if name in given else {}
+        if "time" in options:
+            options["time"].of(str)  # 24:00:00 without quotes is the number 86400 to YAML, and minutes to Slurm
     engine = Engine(**{name: one.plain for name, one in given.items()})
     if engine.kind not in ENGINES:
         raise given["kind"].wrong(f"no engine {engine.kind!r}: {suggestion(str(engine.kind), ENGINES)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.paper import MILESTONES
@@ -10,6 +12,10 @@ from pipeline_steps.paper import MILESTONES
 
 SCORERS = ("ask-llm", "perplexity", "density", "semdedup", "prototypes", "dsir", "quality-classifier")
 MODELS = {"ask-llm", "perplexity"}  # scorers that ask a model
+EMBEDDED = "embedded"  # names the Ask-LLM proxy that ships with this package
+# Further arguments of a scorer that a study may give: those of YAML's types
+_OF_MODELS = ("revision", "max_tokens", "dtype", "window_size")
+OPTIONS = {"ask-llm": (*_OF_MODELS, "vllm"), "perplexity": (*_OF_MODELS, "objective")}
 _SIZES = ("small", "base", "large", "xl", "xxl")
 
 
@@ -21,14 +27,21 @@ class Sampler:
         name: unique in a study.
         scorer: one of `SCORERS`; "" for chance.
         mode: how its score is cut, as for `pipeline_steps.Cut`.
-        model: of a scorer that asks one: Hub id, folder, or "<model of the study>@<step>", a checkpoint of its run on
-            everything.
+        model: of a scorer that asks one: Hub id, folder, "embedded", one of the study's proxies, or a checkpoint of a
+            run on everything, "<model of the study>@<step>".
+        options: further arguments of the scorer, e.g. {"max_tokens": 256}.
     """
 
     name: str
     scorer: str
     mode: Mode
     model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored_by(self) -> tuple[Any, ...]:
+        """What decides its scores: samplers of the same share a store."""
+        return self.scorer, self.model, dict(self.options)
 
 
 def _paper() -> list[Sampler]:

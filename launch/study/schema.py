@@ -11,6 +11,16 @@ from launch.study.samplers import Sampler
 
 ENGINES = ("local", "slurm", "ray")
 FULL = "full"  # the run on everything, of each model
+# Arguments of datatrove's SlurmPipelineExecutor that a study may set: the others it sets itself
+SLURM = tuple(
+    "partition time qos cpus_per_task mem_per_cpu_gb gpus_per_task workers env_command condaenv venv_path sbatch_args "
+    "srun_args tasks_per_job max_array_size randomize_start_duration mail_type mail_user".split()
+)
+# The same of its RayPipelineExecutor, and where the cluster is
+RAY = tuple(
+    "address workers cpus_per_task mem_per_cpu_gb gpus_per_task nodes_per_task ray_remote_kwargs tasks_per_job time "
+    "randomize_start_duration".split()
+)
 TUNED = ("glue", "superglue", "cnn_dailymail", "squad")
 
 
@@ -65,15 +75,20 @@ class Engine:
         kind: one of `ENGINES`.
         workers: processes at a time, of one machine.
         tasks: of each scoring stage.
+        ray: arguments of datatrove's RayPipelineExecutor, and `address` of the cluster if not RAY_ADDRESS.
         slurm: arguments of datatrove's SlurmPipelineExecutor: partition, time, cpus_per_task, gpus_per_task, ...
-        launch: arguments of accelerate launch.
-        training: arguments of sbatch for training: {"gpus-per-node": 8, "time": "48:00:00"}.
+        cpu: what of `slurm` is different for stages that run no model: {"partition": "cpu"}.
+        launch: arguments of accelerate launch; on Slurm with $MASTER_ADDR and others, see docs/slurm.md.
+        training: what a training asks for: of sbatch, {"gpus-per-node": 8, "time": "48:00:00"}, or of Ray,
+            {"num_gpus": 8}.
     """
 
     kind: str = "local"
     workers: int = 1
     tasks: int = 1
+    ray: Mapping[str, Any] = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)
+    cpu: Mapping[str, Any] = field(default_factory=dict)
     launch: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,10 +107,11 @@ class Study:
         target: corpus that DSIR and the quality classifier take for good.
         embedder: of density, SemDeDup and prototypes.
         samplers: in the file's order.
-        rates: shares of the documents.
-        models: arguments of train.pretrain by name.
+        rates: shares of the documents; empty: nothing is selected.
+        proxies: models of random weights that are built from these configurations, by name: stand-ins.
+        models: arguments of train.pretrain by name; empty: nothing is trained, and no text of the corpus held out.
         references: models that are trained on everything only, for over-scaling and effective size.
-        seeds: of training.
+        seeds: of order and masks in training; initial weights and draws of samplers are the same for all.
         evaluation: what is measured.
         engine: what runs it.
     """
@@ -110,6 +126,7 @@ class Study:
     embedder: str
     samplers: tuple[Sampler, ...]
     rates: tuple[float, ...]
+    proxies: Mapping[str, Mapping[str, Any]]
     models: Mapping[str, Mapping[str, Any]]
     references: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]

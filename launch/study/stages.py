@@ -1,8 +1,8 @@
 """What a study has to do, as stages that need each other: work that several runs share is there once.
 
-corpus*, tokens/*, embeddings, clusters*, density/*, ngrams/*, dsir, quality   what scorers stand on
+proxies/*, corpus*, tokens/*, embeddings, clusters*, density/*, ngrams/*, dsir, quality   what scorers stand on
 scores/<sampler>     one store for each scorer and proxy
-selections/<sampler> all rates of a sampler
+selections/<sampler>/<rate>
 runs/<run>           one training
 measured/<run>/...   perplexity, fine-tuned suites, few-shot tasks
 report
@@ -10,15 +10,20 @@ report
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from launch.study.samplers import Sampler
+from launch.study.samplers import MODELS, Sampler
 from launch.study.schema import FULL, Run, Study
+from train.run_directory import FREE
 
 
-Kind = Literal["pipeline", "training", "measuring", "report"]
+Kind = Literal["pipeline", "proxy", "training", "measuring", "report"]
+KEYS = "keys"  # store that chance draws from
+_SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
 SHARDS = 8  # files a corpus is dealt into: fixed, so that it does not depend on the number of tasks
 
 
@@ -45,15 +50,31 @@ class Stage:
 
 def stages_of(study: Study) -> dict[str, Stage]:
     """All stages, each after those it needs."""
-    return {stage.name: stage for part in (_shared, _scores, _selections, _runs, _measured) for stage in part(study)}
+    return {
+        stage.name: stage
+        for part in (_corpus, _foundations, _scores, _selections, _runs, _measured)
+        for stage in part(study)
+    }
 
 
 def store_of(study: Study, sampler: Sampler) -> str:
-    """Stage, and folder, of the scores a sampler cuts: those of the first sampler with the same scorer and proxy."""
-    chance = not sampler.scorer
-    scored = [one for one in study.samplers if one.scorer] if chance else list(study.samplers)
-    same = [one for one in scored if chance or (one.scorer, one.model) == (sampler.scorer, sampler.model)]
-    return f"scores/{same[0].name}" if same else "scores/keys"
+    """Stage, and folder, of the scores a sampler cuts: those of the first sampler with the same scorer and proxy.
+
+    Chance has a store of keys to itself: what it draws must not hang on which samplers a study has beside it.
+    """
+    if not sampler.scorer:
+        return f"scores/{KEYS}"
+    return f"scores/{next(one.name for one in study.samplers if one.scored_by == sampler.scored_by)}"
+
+
+def selection(study: Study, sampler: str, rate: float) -> str:
+    """File of a selection."""
+    return f"{study.output}/selections/{sampler}/{rate:g}.safetensors"
+
+
+def listing_of(study: Study, name: str) -> Path:
+    """File with the files of a corpus, as they were when the study began."""
+    return Path(study.output) / "files" / f"{name.replace('/', '-')}.txt"
 
 
 def full_run(study: Study, model: str) -> Run:
@@ -62,8 +83,8 @@ def full_run(study: Study, model: str) -> Run:
 
 
 def is_dealt(study: Study) -> bool:
-    """Whether held-out text is taken from the corpus itself."""
-    return not study.held_out
+    """Whether held-out text is taken from the corpus itself; where nothing is trained, nothing is held out."""
+    return bool(study.models) and not study.held_out
 
 
 def splits_of(study: Study) -> dict[str, list[str]]:
@@ -76,27 +97,35 @@ def splits_of(study: Study) -> dict[str, list[str]]:
 def _pipeline(
     study: Study, name: str, needs: list[str], made: Mapping[str, Any], tasks: int = 0, gpu: bool = False
 ) -> Stage:
-    return Stage(name, "pipeline", tuple(needs), tasks or study.engine.tasks, gpu, made)
+    limited = study.limit >= 0 and not is_dealt(study)  # a reader counts its limit in each task
+    return Stage(name, "pipeline", tuple(needs), tasks or (1 if limited else study.engine.tasks), gpu, made)
 
 
-def _shared(study: Study) -> Iterator[Stage]:
-    """The corpus, its tokens, and what scorers stand on."""
-    used = {sampler.scorer for sampler in study.samplers}
+def _corpus(study: Study) -> Iterator[Stage]:
+    """The corpus and its tokens."""
     corpus = {"corpus": study.corpus, "limit": study.limit}
     if is_dealt(study):
         yield _pipeline(study, "corpus/deal", [], corpus, 1 if study.corpus else SHARDS)
         yield _pipeline(study, "corpus", ["corpus/deal"], {}, 1)
     base = ["corpus"] if is_dealt(study) else []
-    yield _pipeline(study, "tokens/train", base, corpus | {"tokenizer": study.tokenizer})
+    if study.models:
+        yield _pipeline(study, "tokens/train", base, corpus | {"tokenizer": study.tokenizer})
     for task, stores in splits_of(study).items():
         for store in stores:
             source = study.held_out.get(task, {}).get(store.rsplit("/", 1)[1])
             yield _pipeline(study, store, base, {"corpus": source, "tokenizer": study.tokenizer}, 1)
+
+
+def _foundations(study: Study) -> Iterator[Stage]:
+    """What scorers stand on."""
+    used = {sampler.scorer for sampler in study.samplers}
+    corpus = {"corpus": study.corpus, "limit": study.limit}
+    base = ["corpus"] if is_dealt(study) else []
     if used & {"density", "semdedup", "prototypes"}:
         gpu = study.embedder != "hashed-ngrams"
         yield _pipeline(study, "embeddings", base, corpus | {"embedder": study.embedder}, gpu=gpu)
     if "density" in used:
-        yield _pipeline(study, "density/sketch", ["embeddings"], {})
+        yield _pipeline(study, "density/sketch", ["embeddings"], {}, min(study.engine.tasks, _SKETCHES))
         yield _pipeline(study, "density/merge", ["density/sketch"], {}, 1)
     if used & {"semdedup", "prototypes"}:
         yield _pipeline(study, "clusters/fit", ["embeddings"], {}, 1)
@@ -122,21 +151,26 @@ _STANDS_ON = {
 
 def _scores(study: Study) -> Iterator[Stage]:
     base = ["corpus"] if is_dealt(study) else []
-    scored = [sampler for sampler in study.samplers if sampler.scorer] or study.samplers[:1]  # chance takes another's
-    for name, sampler in {store_of(study, one): one for one in reversed(scored)}.items():
+    for proxy, config in study.proxies.items():
+        made = {**config, "tokenizer": study.tokenizer}
+        yield Stage(f"proxies/{proxy}", "proxy", (), 1, False, made)
+    for name, sampler in {store_of(study, one): one for one in reversed(study.samplers)}.items():
         needs = [*base, *_STANDS_ON.get(sampler.scorer, [])]
         trained, at, _ = sampler.model.partition("@")
         if at:
             needs.append(f"runs/{full_run(study, trained).name}")
             yield from _run(study, full_run(study, trained))
-        gpu = sampler.scorer in ("ask-llm", "perplexity")
-        yield _pipeline(study, name, needs, {"scorer": sampler.scorer, "model": sampler.model}, gpu=gpu)
+        if sampler.model in study.proxies:
+            needs.append(f"proxies/{sampler.model}")
+        made = {"scorer": sampler.scorer, "model": sampler.model, "options": dict(sampler.options)}
+        yield _pipeline(study, name, needs, made, gpu=sampler.scorer in MODELS)
 
 
 def _selections(study: Study) -> Iterator[Stage]:
     for sampler in study.samplers:
-        made = {"mode": sampler.mode, "rates": list(study.rates)}
-        yield _pipeline(study, f"selections/{sampler.name}", [store_of(study, sampler)], made, 1)
+        for rate in study.rates:
+            name = f"selections/{sampler.name}/{rate:g}"
+            yield _pipeline(study, name, [store_of(study, sampler)], {"mode": sampler.mode}, 1)
 
 
 def _runs(study: Study) -> Iterator[Stage]:
@@ -145,24 +179,46 @@ def _runs(study: Study) -> Iterator[Stage]:
 
 
 def _run(study: Study, run: Run) -> Iterator[Stage]:
-    needs = ["tokens/train"] if run.sampler == FULL else ["tokens/train", f"selections/{run.sampler}"]
+    needs = ["tokens/train"] if run.sampler == FULL else ["tokens/train", f"selections/{run.sampler}/{run.rate:g}"]
     arguments = {**study.models, **study.references}[run.model]
-    yield Stage(f"runs/{run.name}", "training", tuple(needs), 1, True, {**arguments, **asdict(run)})
+    decides = {name: value for name, value in arguments.items() if name not in FREE}
+    precision = arguments.get("mixed_precision") or launched_precision(study)
+    made = {**decides, **asdict(run), "mixed_precision": precision, "milestones": milestones_of(study, run)}
+    yield Stage(f"runs/{run.name}", "training", tuple(needs), 1, True, made)
+
+
+def launched_precision(study: Study) -> str:
+    """Of what says nothing of it itself: that of engine.launch, as accelerate takes it."""
+    said = re.findall(r"--mixed[_-]precision[= ]+(\S+)", study.engine.launch)
+    return said[-1] if said else "no"
+
+
+def milestones_of(study: Study, run: Run) -> list[int]:
+    """Steps of a run whose checkpoints are to be kept: those that were asked for, and those that score perplexity."""
+    wanted = set({**study.models, **study.references}[run.model].get("milestones", []))
+    for sampler in study.samplers:
+        model, at, step = sampler.model.partition("@")
+        if at and full_run(study, model) == run:
+            wanted.add(int(step))
+    return sorted(wanted)
 
 
 def _measured(study: Study) -> Iterator[Stage]:
-    evaluation, names = study.evaluation, []
+    evaluation, names, precision = study.evaluation, [], launched_precision(study)
     splits = tuple(store for stores in splits_of(study).values() for store in stores)
     for run in study.runs():
         trained = f"runs/{run.name}"
         measured: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "perplexity": (splits, {"splits": list(splits)})
         }
-        measured |= {suite: ((), {"budget": evaluation.budget}) for suite in evaluation.suites}
+        tuned = {"budget": evaluation.budget, "data_root": evaluation.data_root, "precision": precision}
+        measured |= {suite: ((), tuned) for suite in evaluation.suites}
         if evaluation.few_shot:
-            asked = {name: value for name, value in asdict(evaluation).items() if name not in ("suites", "data_root")}
+            asked = {name: value for name, value in asdict(evaluation).items() if name != "suites"}
+            asked["precision"] = precision
             measured["few-shot"] = ((), asked)
         for what, (more, made) in measured.items():
             names.append(f"measured/{run.name}/{what}")
             yield Stage(names[-1], "measuring", (trained, *more), 1, True, made)
-    yield Stage("report", "report", tuple(names), 1, False, {})
+    if names:
+        yield Stage("report", "report", tuple(names), 1, False, {})

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.study.progress import fingerprints, note_done
+from launch.study.progress import Watched, fingerprints
 from launch.study.reading import open_study
 from launch.study.schema import FULL, Run, Study
-from launch.study.stages import Stage, full_run, splits_of, stages_of
+from launch.study.stages import Stage, milestones_of, selection, splits_of, stages_of
 from pipeline_steps.errors import InvalidStudy, WinnowError
+from train.signals import REQUEUE, run_launcher
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,23 +31,36 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("study")
     parser.add_argument("stage")
     parser.add_argument("--task", type=int, default=0)
+    parser.add_argument("--log", default="", help="file that the output goes to, for winnow status")
     args = parser.parse_args(argv)
     try:
-        return do(open_study(args.study), args.stage, args.task)
+        return do(open_study(args.study), args.stage, args.task, args.log)
     except WinnowError as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def do(study: Study, name: str, task: int) -> int:
-    """Run a task, and note that it is done; its exit code."""
+def do(study: Study, name: str, task: int, log: str = "") -> int:
+    """Run a task, and note how it ends; its exit code."""
     stages = stages_of(study)
     if name not in stages or not 0 <= task < stages[name].tasks:
         raise InvalidStudy(f"{study.path} has no task {task} of a stage {name}: winnow status lists them")
     stage = stages[name]
-    code = _DO[stage.kind](study, stage, task)
+    if os.environ.get("SLURM_NODEID", "0") != "0":  # of several nodes that train together, the first takes the notes
+        return _DO[stage.kind](study, stage, task)
+    watched = Watched(study, stage, task, fingerprints(stages)[name], log)
+    try:
+        code = _DO[stage.kind](study, stage, task)
+    except KeyboardInterrupt:
+        watched.stop()
+        raise
+    except BaseException as error:
+        watched.stop(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
     if code == 0:
-        note_done(study, stage, task, fingerprints(stages)[name])
+        watched.done()
+    else:
+        watched.stop("" if code == REQUEUE else f"it ended with exit code {code}")
     return code
 
 
@@ -59,23 +73,31 @@ def _pipeline(study: Study, stage: Stage, task: int) -> int:
     return 0
 
 
+def _proxy(study: Study, stage: Stage, task: int) -> int:
+    from launch.study.proxies import build_proxy
+
+    config = dict(stage.made)
+    build_proxy(str(Path(study.output) / stage.name), config.pop("tokenizer"), config)
+    return 0
+
+
 def _training(study: Study, stage: Stage, task: int) -> int:
-    return subprocess.run(training_command(study, stage)).returncode
+    arguments = training_arguments(study, stage)
+    if not study.engine.launch:
+        return _run_module("train.pretrain", arguments)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(_launch(study))]
+    return run_launcher([*launcher, "-m", "train.pretrain", *arguments], Path(run_folder(study, run_of(stage))))
 
 
-def training_command(study: Study, stage: Stage) -> list[str]:
-    """Of a run: under accelerate launch if the study says how, else one process."""
-    from launch.study.pipelines import selection
-
+def training_arguments(study: Study, stage: Stage) -> list[str]:
+    """Of train.pretrain, for a run."""
     run = run_of(stage)
-    given = {key: value for key, value in stage.made.items() if key not in Run.__dataclass_fields__}
-    values: dict[str, Any] = given | {"seed": run.seed, "tokens": str(Path(study.output) / "tokens" / "train")}
-    values["run_dir"] = run_folder(study, run)
-    if run.sampler == FULL:
-        values["milestones"] = sorted({*values.get("milestones", []), *_wanted_steps(study, run)})
-    else:
+    values: dict[str, Any] = {**{**study.models, **study.references}[run.model], "seed": run.seed}
+    values |= {"tokens": str(Path(study.output) / "tokens" / "train"), "run_dir": run_folder(study, run)}
+    values["milestones"] = milestones_of(study, run)
+    if run.sampler != FULL:
         values["selection"] = selection(study, run.sampler, run.rate)
-    return [*_launcher(study), "-m", "train.pretrain", *_flags(values)]
+    return _flags(values)
 
 
 def run_of(stage: Stage) -> Run:
@@ -88,26 +110,16 @@ def run_folder(study: Study, run: Run) -> str:
     return str(Path(study.output) / "runs" / run.name)
 
 
-def _wanted_steps(study: Study, run: Run) -> list[int]:
-    """Steps of a run on everything whose checkpoints score perplexity."""
-    models = [sampler.model.partition("@") for sampler in study.samplers]
-    return [int(step) for model, at, step in models if at and full_run(study, model) == run]
-
-
 def _measuring(study: Study, stage: Stage, task: int) -> int:
     _, model, run_name, what = stage.name.split("/")
     run = next(one for one in study.runs() if one.name == f"{model}/{run_name}")
     evaluation, output = study.evaluation, Path(study.output)
-    command = [sys.executable, "-m", "evaluate_suite"]
+    command: list[str] = []
     where = ["--runs", f"{run.sampler}={run_folder(study, run)}", "--output", str(output / "results.jsonl")]
     where += ["--cache", str(output / "evaluation" / run.name)]
     data = ["--data-root", evaluation.data_root] if evaluation.data_root else []
-    tuning = [
-        *data,
-        "--budget",
-        evaluation.budget,
-        *(["--launch", study.engine.launch] if study.engine.launch else []),
-    ]
+    tuning = [*data, "--budget", evaluation.budget]
+    tuning += [f"--launch={_launch(study)}"] if study.engine.launch else []
     if what == "perplexity":
         places = {task: ",".join(str(output / one) for one in stores) for task, stores in splits_of(study).items()}
         command += ["perplexity", *where, "--tokens", *(f"{task}={stores}" for task, stores in places.items())]
@@ -117,19 +129,32 @@ def _measuring(study: Study, stage: Stage, task: int) -> int:
         command += ["--tasks", *evaluation.few_shot]
     else:
         command += ["fine-tune", *where, *tuning, "--suites", what]
-    return subprocess.run(command).returncode
+    return _run_module("evaluate_suite", command)
 
 
 def _report(study: Study, stage: Stage, task: int) -> int:
     from launch.cli import main as winnow
+    from launch.study.reporting import report_arguments
 
-    return winnow(["report", study.output, "--output", str(Path(study.output) / "report.html"), "--partial"])
+    return winnow(["report", *report_arguments(study)])
 
 
-def _launcher(study: Study) -> list[str]:
-    if not study.engine.launch:
-        return [sys.executable]
-    return [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(study.engine.launch)]
+def _launch(study: Study) -> str:
+    """Arguments of accelerate launch; $MASTER_ADDR and others are those of the job."""
+    found = os.path.expandvars(study.engine.launch)
+    if "$" in found:
+        raise InvalidStudy(f"{study.path}: engine.launch has a variable that is not set here: {found}")
+    return found
+
+
+def _run_module(module: str, arguments: list[str]) -> int:
+    """As `python -m` would, in this process: its imports are half of what a small stage takes."""
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    return 0
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
@@ -143,7 +168,7 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-_DO = {"pipeline": _pipeline, "training": _training, "measuring": _measuring, "report": _report}
+_DO = {"pipeline": _pipeline, "proxy": _proxy, "training": _training, "measuring": _measuring, "report": _report}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from transformers.optimization import Adafactor as TransformersAdafactor
 
 from train import adafactor
 from train.adafactor import Adafactor
-from train.model import PRESETS
+from train.presets import PRESETS
 
 
 ROUNDS = 8

@@ -88,11 +88,11 @@ def test_run_again_it_does_nothing_and_says_the_same(corpus, undisturbed):
     assert (output / "results.jsonl").read_bytes() == before
 
 
-@pytest.mark.timeout(900)  # the driver starts eleven times; on a busy machine that takes minutes
-def test_killed_in_every_stage_it_comes_to_the_same_results(corpus, undisturbed, tmp_path):
+@pytest.mark.timeout(900)  # the driver starts four times; on a busy machine that takes minutes
+def test_killed_in_stages_of_each_kind_it_comes_to_the_same_results(corpus, undisturbed, tmp_path):
     """kill -9 of the driver; nothing it started may live on, and the rest is done by another number of workers."""
     output = tmp_path / "run"
-    for stage in STAGES:
+    for stage in ("ask-llm", "train", "evaluate"):
         job = subprocess.Popen(
             command(corpus, output, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

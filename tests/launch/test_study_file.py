@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.study.proxies import build_proxy
 from launch.study.reading import open_study, parse_study, shipped
 from launch.study.samplers import PAPER_SAMPLERS, SCORERS
 from launch.study.schema import Run
 from launch.study.yaml_lines import read_yaml
-from pipeline_steps.errors import InvalidStudy
+from pipeline_steps import EMBEDDED_PROXY
+from pipeline_steps.errors import InvalidStudy, ModelError, StoreMismatch
 from pipeline_steps.paper import MILESTONES, RATES, TRAIN_TOKENS
 
 
@@ -71,11 +73,11 @@ def test_a_small_study_and_its_defaults():
 def test_a_sampler_can_be_changed_or_be_ones_own():
     own = """samplers:
   - ask-llm-xl: {model: some/model}
-  - mine: {scorer: perplexity, model: t5-tiny@10, mode: top}"""
+  - mine: {scorer: perplexity, model: t5-tiny@8, mode: top}"""
     study = parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl", own))
     assert [(s.name, s.scorer, s.mode, s.model) for s in study.samplers] == [
         ("ask-llm-xl", "ask-llm", "top", "some/model"),
-        ("mine", "perplexity", "top", "t5-tiny@10"),
+        ("mine", "perplexity", "top", "t5-tiny@8"),
     ]
 
 
@@ -85,7 +87,19 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ("rates", "rate", r"line 5: no key 'rate': did you mean rates"),
         ("ask-llm-xl", "ask-lm-xl", r"line 4: no sampler 'ask-lm-xl': did you mean ask-llm-xl"),
         ("ask-llm-xl", "random", r"line 4: two runs would be called random"),
-        ("ask-llm-xl", "full: {scorer: density}", r"line 4: two runs would be called full"),
+        ("ask-llm-xl", "full: {scorer: density}", r"line 4: 'full' cannot be a name"),
+        ("ask-llm-xl", "keys: {scorer: density}", r"line 4: 'keys' cannot be a name"),
+        ("ask-llm-xl", "a/b: {scorer: density}", r"line 4: 'a/b' cannot be a name"),
+        ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@9999}", r"line 2: mine .* but t5-tiny has .* steps"),
+        ("\n  - random\n  - ask-llm-xl", " paper", r"line 2: perplexity-large-20k .* trains no t5-large"),
+        ("[0.2]", "[0.33333333, 0.33333334]", r"line 5: two runs would be called 0.333333"),
+        ("{total_tokens: 65536}", "{total_tokens: 65536, seed: 1}", r"line 7: no key 'models.t5-tiny.seed'"),
+        ("output: runs/x", "output: a\nseeds: []", r"line 2: seeds is empty"),
+        ("output: runs/x", "output: a\nseeds: [-1]", r"line 2: the seed -1 must be 0 or more"),
+        ("output: runs/x", "output: a\nlimit: 0", r"line 2: limit is 0"),
+        ("output: runs/x", "output: a\nheld_out: {c4: c/}", r"line 2: held_out is given and corpus is not"),
+        ("output: runs/x", "output: a\nevaluation: {limit: -3}", r"line 2: limit is -3"),
+        ("output: runs/x", "output: a\nengine: {ray: {gpus: 1}}", r"line 2: no key 'engine.ray.gpus'"),
         ("ask-llm-xl", "mine: {scorer: ask-llm}", r"line 4: mine needs a model"),
         ("ask-llm-xl", "perplexity-large-20k", r"line 4: .* this study trains no t5-large: its models are t5-tiny"),
         ("ask-llm-xl", "mine: {scorer: nonsense}", r"line 4: no scorer 'nonsense'"),
@@ -131,3 +145,32 @@ def test_files_that_are_not_there_or_empty():
 @given(st.floats(min_value=1e-9, max_value=1e9, allow_nan=False))
 def test_numbers_with_an_exponent_are_numbers(number):
     assert read_yaml("s", f"a: {number:.6e}").plain["a"] == pytest.approx(number)
+
+
+def test_proxies_are_built_from_config_and_scorers_take_options(tmp_path):
+    text = edited("ask-llm-xl", "ask-llm-xl: {model: tiny, options: {max_tokens: 99}}")
+    study = parse_study("s.yaml", f"{text}proxies: {{tiny: {{model_type: t5, d_model: 8, seed: 1}}}}\n")
+    assert study.proxies == {"tiny": {"model_type": "t5", "d_model": 8, "seed": 1}}
+    assert study.samplers[1].options == {"max_tokens": 99}
+    with pytest.raises(InvalidStudy, match=r"line 8: proxies.tiny needs a model_type"):
+        parse_study("s.yaml", f"{text}proxies: {{tiny: {{d_model: 8}}}}\n")
+    with pytest.raises(InvalidStudy, match=r"line 8: t5-tiny is among the models"):
+        parse_study("s.yaml", f"{text}proxies: {{t5-tiny: {{model_type: t5}}}}\n")
+    with pytest.raises(InvalidStudy, match=r"line 4: no key .*max_token'.*did you mean max_tokens"):
+        parse_study("s.yaml", text.replace("max_tokens", "max_token"))
+
+
+@pytest.mark.parametrize("config", [{"model_type": "t5", "d_model": 8}, {"model_type": "gemma", "hidden_size": 8}])
+def test_a_proxy_is_the_same_whenever_it_is_built(config, tmp_path):
+    small = {"num_layers": 1, "num_heads": 2, "d_ff": 8, "d_kv": 4, "num_attention_heads": 2, "num_hidden_layers": 1}
+    small |= {"num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 8}
+    for name in "ab":
+        build_proxy(str(tmp_path / name), EMBEDDED_PROXY, config | small | {"seed": 3})
+    a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert a == b
+    build_proxy(str(tmp_path / "c"), EMBEDDED_PROXY, config | small | {"seed": 4})
+    assert (tmp_path / "c" / "model.safetensors").read_bytes() != a
+    with pytest.raises(ModelError, match="no proxy can be built"):
+        build_proxy(str(tmp_path / "d"), EMBEDDED_PROXY, {"model_type": "t55"})
+    with pytest.raises(StoreMismatch, match="seed: 4 there, 5 now"):
+        build_proxy(str(tmp_path / "c"), EMBEDDED_PROXY, config | small | {"seed": 5})

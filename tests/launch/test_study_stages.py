@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from launch.study.local import levels
-from launch.study.progress import fingerprints, is_done, marker, note_done, tasks_left
+from launch.study.progress import Watched, fingerprints, is_done, marker, task_state, tasks_left
+from launch.study.ray import levels
 from launch.study.reading import open_study, parse_study
 from launch.study.stages import splits_of, stages_of, store_of
-from launch.study.work import run_of, training_command
+from launch.study.work import run_of, training_arguments
 
 
 SMALL = """\
@@ -47,8 +47,8 @@ def test_the_papers_study_shares_its_work():
     stages = stages_of(study)
     kinds = [name.partition("/")[0] for name in stages]
     assert kinds.count("runs") == 222
-    assert kinds.count("scores") == 21  # one store for each scorer and proxy; chance draws from another's
-    assert kinds.count("selections") == 22
+    assert kinds.count("scores") == 21 + 1  # one store for each scorer and proxy, and keys for chance
+    assert kinds.count("selections") == 22 * 5
     assert kinds.count("embeddings") == 1
     assert kinds.count("measured") == 222 * (1 + 4 + 1)
     assert len(stages["report"].needs) == kinds.count("measured")
@@ -56,12 +56,39 @@ def test_the_papers_study_shares_its_work():
     assert trained == ("runs/t5-large/full-1-seed0",)
 
 
-def test_chance_draws_from_a_store_that_is_there_anyway(small):
-    by_name = {sampler.name: store_of(small, sampler) for sampler in small.samplers}
-    assert by_name == {"random": "scores/density", "density": "scores/density", "mine": "scores/mine"}
-    alone = dataclasses.replace(small, samplers=small.samplers[:1])
-    assert store_of(alone, alone.samplers[0]) == "scores/keys"
-    assert "scores/keys" in stages_of(alone)
+def test_stores_are_shared_by_scorer_and_proxy_and_chance_has_its_own(small):
+    twice = dataclasses.replace(small.samplers[1], name="dense", mode="top")
+    study = dataclasses.replace(small, samplers=(*small.samplers, twice))
+    by_name = {sampler.name: store_of(study, sampler) for sampler in study.samplers}
+    assert by_name == {
+        "random": "scores/keys",
+        "density": "scores/density",
+        "mine": "scores/mine",
+        "dense": "scores/density",
+    }
+    assert set(by_name.values()) <= stages_of(study).keys()
+
+
+def test_what_is_added_to_a_study_leaves_what_is_done_alone(small):
+    before = fingerprints(stages_of(small))
+    for change in (
+        {"rates": (0.5, 0.1, 0.2)},
+        {"samplers": (*small.samplers[::-1], dataclasses.replace(small.samplers[1], name="new", mode="top"))},
+        {"seeds": (0, 7)},
+        {"models": {**small.models, "t5-small": small.references["t5-small"]}, "references": {}},
+        {"models": {name: {**given, "micro_batch_size": 2} for name, given in small.models.items()}},
+    ):
+        after = fingerprints(stages_of(dataclasses.replace(small, **change)))
+        assert {name for name in before if after.get(name) != before[name]} <= {"report"}, change
+
+
+def test_a_limit_is_of_the_whole_corpus():
+    """Not of each task, as datatrove's readers take it."""
+    text = SMALL.format(output="out").replace(
+        "rates", "corpus: c/\nheld_out: {c4: h/}\nlimit: 10\nengine: {tasks: 4}\nrates"
+    )
+    stages = stages_of(parse_study("s.yaml", text))
+    assert {name for name, stage in stages.items() if stage.tasks > 1} == {"density/sketch"}  # reads embeddings
 
 
 def test_held_out_text_is_the_corpus_own_or_given(small):
@@ -81,15 +108,38 @@ def test_a_fingerprint_follows_what_decides_and_nothing_else(small):
     other = dataclasses.replace(small, embedder="some/model")
     after = fingerprints(stages_of(other))
     changed = {name for name in before if before[name] != after[name]}
-    assert {"embeddings", "scores/density", "selections/random", "runs/t5-tiny/density-0.2-seed0"} <= changed
-    assert {"corpus", "tokens/train", "runs/t5-tiny/full-1-seed0", "scores/mine"} & changed == set()
+    assert {"embeddings", "scores/density", "selections/density/0.2", "runs/t5-tiny/density-0.2-seed0"} <= changed
+    assert {
+        "corpus",
+        "tokens/train",
+        "runs/t5-tiny/full-1-seed0",
+        "scores/mine",
+        "selections/random/0.2",
+    } & changed == set()
+
+
+def test_the_precision_of_the_launcher_decides(small):
+    name = "runs/t5-tiny/full-1-seed0"
+    before = fingerprints(stages_of(small))[name]
+    for launch, same in (
+        ("--num_processes 2", True),
+        ("--mixed_precision no", True),
+        ("--mixed_precision=bf16", False),
+    ):
+        engine = dataclasses.replace(small.engine, launch=launch)
+        assert (fingerprints(stages_of(dataclasses.replace(small, engine=engine)))[name] == before) is same
 
 
 def test_a_task_is_done_once_and_of_this_study_alone(small):
     stages = stages_of(small)
     stage, made = stages["corpus/deal"], fingerprints(stages)["corpus/deal"]
     assert tasks_left(small, stage, made) == list(range(8))
-    note_done(small, stage, 3, made)
+    work = Watched(small, stage, 3, made, "a.log")
+    assert task_state(small, stage, 3, made).state == "running"
+    work.stop("it failed")
+    assert (task_state(small, stage, 3, made).state, tasks_left(small, stage, made)) == ("failed", list(range(8)))
+    Watched(small, stage, 3, made, "a.log").done()
+    assert task_state(small, stage, 3, made).state == "done"
     assert tasks_left(small, stage, made) == [0, 1, 2, 4, 5, 6, 7]
     assert not is_done(small, stage, 3, "another")
     marker(small, stage, 3).write_text("")  # what a full disk leaves
@@ -98,10 +148,10 @@ def test_a_task_is_done_once_and_of_this_study_alone(small):
 
 def test_commands_of_runs(small):
     stages = stages_of(small)
-    full = training_command(small, stages["runs/t5-tiny/full-1-seed0"])
+    full = training_arguments(small, stages["runs/t5-tiny/full-1-seed0"])
     assert full[full.index("--milestones") + 1 :][:2] == ["2", "4"]  # a sampler scores with step 4
     assert not any(word.startswith("--selection") for word in full)
-    selected = training_command(small, stages["runs/t5-tiny/density-0.5-seed0"])
+    selected = training_arguments(small, stages["runs/t5-tiny/density-0.5-seed0"])
     assert f"--selection={small.output}/selections/density/0.5.safetensors" in selected
     assert "--preset=t5-tiny" in selected
     assert {run_of(stage) for stage in stages.values() if stage.kind == "training"} == set(small.runs())

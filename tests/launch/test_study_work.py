@@ -1,17 +1,21 @@
 """Tasks of a study: every pipeline of a small one, and what its folder refuses."""
 
+import dataclasses
 import json
 
 import pytest
 from conftest import document
+from prose import write_prose
 
+from launch.study.access import left_out
 from launch.study.commands import claim
 from launch.study.progress import fingerprints, tasks_left
 from launch.study.reading import parse_study
+from launch.study.reporting import report_arguments
 from launch.study.stages import stages_of
 from launch.study.work import do
 from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
-from pipeline_steps.errors import InvalidStudy, StoreMismatch
+from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
 from train.token_store import TokenStore
 
 
@@ -62,13 +66,47 @@ def test_every_pipeline(tmp_path):
 
 def test_a_corpus_is_dealt_whole_or_not_at_all(tmp_path):
     study = make(tmp_path, held_out="")
+    stale = tmp_path / "out" / "corpus.partial" / "train" / "99.jsonl.gz"  # of a corpus that has been mended since
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
     assert do(study, "corpus/deal", 0) == 0
+    assert not stale.exists()
     assert not (tmp_path / "out" / "corpus").exists()
+    with pytest.raises(CorpusError, match=r"too small for held-out text of its own \(high_quality is empty\)"):
+        do(study, "corpus", 0)  # none of these documents is prose
+    write_prose(tmp_path / "corpus" / "prose.jsonl", 300)
+    assert do(study, "corpus/deal", 0) == 0
     for _ in range(2):  # again changes nothing
         assert do(study, "corpus", 0) == 0
     files = list((tmp_path / "out" / "corpus").rglob("*.jsonl.gz"))
     assert files
     assert not (tmp_path / "out" / "corpus.partial").exists()
+
+
+def test_files_that_arrive_later_belong_to_no_task(tmp_path):
+    study = make(tmp_path)
+    assert do(study, "tokens/train", 0) == 0
+    (tmp_path / "corpus" / "0.jsonl").write_text(json.dumps(document(1000)) + "\n")
+    assert do(study, "tokens/train", 1) == 0
+    assert TokenStore.open(str(tmp_path / "out" / "tokens" / "train")).documents == 100
+    assert left_out(study) == 1  # which winnow run says
+    assert left_out(dataclasses.replace(study, output=str(tmp_path / "new"))) == 0
+
+
+def test_a_checkpoint_that_is_not_there_is_said_so(tmp_path):
+    study = make(tmp_path)
+    scored = dataclasses.replace(study.samplers[1], name="late", scorer="perplexity", model="t5-tiny@1")
+    study = dataclasses.replace(study, samplers=(scored,))
+    (tmp_path / "out" / "runs" / "t5-tiny" / "full-1-seed0").mkdir(parents=True)
+    with pytest.raises(ModelError, match="has no checkpoint of step 1, which late scores with"):
+        do(study, "scores/late", 0)
+
+
+def test_the_report_of_a_study_knows_its_stores(tmp_path):
+    study = make(tmp_path)
+    arguments = report_arguments(dataclasses.replace(study, samplers=study.samplers[:1]))
+    assert "--scores" not in arguments
+    assert f"random={tmp_path}/out/selections/random/0.2.safetensors" in arguments
 
 
 def test_a_folder_is_of_one_corpus(tmp_path):
@@ -77,5 +115,9 @@ def test_a_folder_is_of_one_corpus(tmp_path):
     claim(study)
     with pytest.raises(StoreMismatch, match="held_out"):
         claim(make(tmp_path, held_out=""))
+    without = dataclasses.replace(study, samplers=study.samplers[:1], embedder="another")  # that nothing asks for
+    claim(without)
+    with pytest.raises(StoreMismatch, match="embedder"):
+        claim(dataclasses.replace(study, embedder="another"))
     with pytest.raises(InvalidStudy, match="no task 7 of a stage embeddings"):
         do(study, "embeddings", 7)

@@ -120,9 +120,9 @@ def test_verify_resume(tokens, tmp_path, capsys):
     words = ["verify-resume", "--tokens", str(tokens), "--output", str(tmp_path / "proof")]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert "the same to the bit: 60 losses" in " ".join(shown.split())
+    assert "the same to the bit: 30 losses" in " ".join(shown.split())
     assert shown.count("killed after step") == 2
     metrics = tmp_path / "proof" / "killed" / "metrics.jsonl"
-    assert [json.loads(line)["step"] for line in metrics.open()] == list(range(1, 61))
+    assert [json.loads(line)["step"] for line in metrics.open()] == list(range(1, 31))
     assert main(words) == 2
     assert "exists already" in capsys.readouterr().err

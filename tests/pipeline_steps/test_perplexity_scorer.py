@@ -27,7 +27,8 @@ from pipeline_steps.likelihoods import T5_WINDOW, load_likelihood
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.partition_masks import MASKS, mask_out, most_spans, partition_masks
 from train.checkpoints import save_checkpoint, whole_weights
-from train.model import PRESETS, build_model
+from train.model import build_model
+from train.presets import PRESETS
 from train.span_corruption import SpanCorruption
 
 

@@ -19,7 +19,8 @@ from train.checkpoints import (
     whole_weights,
 )
 from train.losses import TokenLosses
-from train.model import PRESETS, build_model
+from train.model import build_model
+from train.presets import PRESETS
 from train.run_directory import Metrics, list_checkpoints
 
 

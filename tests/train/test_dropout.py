@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 from train.dropout import dropout, dropout_of
-from train.model import PRESETS, build_model, prepare_for_training
+from train.model import build_model, prepare_for_training
+from train.presets import PRESETS
 
 
 SAMPLES = np.arange(100, 108)

@@ -10,7 +10,8 @@ from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 from pipeline_steps.errors import ModelError
 from train import losses
 from train.losses import Z_LOSS, TokenLosses
-from train.model import PRESETS, build_model, model_config, prepare_for_training
+from train.model import build_model, model_config, prepare_for_training
+from train.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,9 @@ from train.batches import Batches
 from train.checkpoints import latest_checkpoint, load_checkpoint
 from train.loop import Trainer
 from train.losses import Z_LOSS, TokenLosses
-from train.model import PRESETS, build_model
+from train.model import build_model
 from train.plan import Plan, PretrainArguments
+from train.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

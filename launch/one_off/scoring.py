@@ -1,0 +1,199 @@
+"""`winnow score`: one scorer and all it stands on over a whole corpus.
+
+It is a study that trains nothing, kept in its folder as <sampler>.yaml; samplers of one corpus share a folder and with
+it embeddings, clusters and n-grams.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import xxhash
+import yaml
+
+from launch.corpus import CorpusFiles, list_corpus
+from launch.progress import StageProgress
+from launch.study.access import check_access
+from launch.study.commands import claim
+from launch.study.local import run_local
+from launch.study.progress import fingerprints, tasks_left
+from launch.study.reading import parse_study
+from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
+from launch.study.stages import Stage, stages_of, store_of
+from launch.study.yaml_lines import suggestion
+from pipeline_steps.errors import CorpusError, WinnowError
+from pipeline_steps.files import read_json, write_atomically, write_json
+from train.run_directory import refuse_differences
+
+
+_TARGETED = ("dsir", "quality-classifier")
+_SECRET = re.compile(r"(signature|token|secret|password|credential|api_?key|access_?key|sig)=", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What decides the scores of a corpus.
+
+    Attributes:
+        corpus: as `launch.corpus.open_corpus` takes it.
+        sampler: whose scorer is run.
+        limit: the first documents of it; -1 for all.
+        embedder: of density, SemDeDup and prototypes.
+        target: corpus that DSIR and the quality classifier find more of.
+    """
+
+    corpus: str
+    sampler: Sampler
+    limit: int = -1
+    embedder: str = "hashed-ngrams"
+    target: str | None = None
+
+
+def find_sampler(name: str) -> Sampler:
+    """A sampler of the paper's, or a scorer by its own name, without a proxy. Raises WinnowError: there is none."""
+    sampler = PAPER_SAMPLERS.get(name)
+    if sampler is None and name in SCORERS:
+        usual = next(one for one in PAPER_SAMPLERS.values() if one.scorer == name)
+        sampler = Sampler(name, name, usual.mode)
+    if sampler is None:
+        known = [*SCORERS, *(one for one in PAPER_SAMPLERS if one not in SCORERS)]
+        raise WinnowError(f"no sampler {name!r}: {suggestion(name, known)}")
+    return sampler
+
+
+def with_proxy(sampler: Sampler, proxy: str | None) -> Sampler:
+    """A sampler and the model it asks. Raises WinnowError: that is missing, or out of place."""
+    name = sampler.name
+    if proxy is not None:
+        if sampler.scorer not in MODELS:
+            raise WinnowError(f"{name} asks no model: leave --proxy out")
+        if sampler.model and "@" not in sampler.model:
+            raise WinnowError(f"{name} asks {sampler.model}: leave --proxy out, or give --sampler {sampler.scorer}")
+        return replace(sampler, model=proxy)
+    if "@" in sampler.model:
+        raise WinnowError(f"{name} asks a checkpoint ({sampler.model}): give its folder as --proxy")
+    if sampler.scorer == "ask-llm" and not sampler.model:
+        return replace(sampler, model=EMBEDDED)
+    if sampler.scorer in MODELS and not sampler.model:
+        raise WinnowError(f"{name} asks a model: give its Hub id or folder as --proxy, e.g. google/t5-v1_1-base")
+    return sampler
+
+
+def check_settings(settings: ScoreSettings) -> CorpusFiles:
+    """The files of the corpus.
+
+    Raises:
+        CorpusError: it cannot be listed, or a path holds credentials.
+        WinnowError: the settings do not go together.
+    """
+    for path in (settings.corpus, settings.target or ""):
+        refuse_credentials(path)
+    if settings.limit == 0 or settings.limit < -1:
+        raise WinnowError(f"--limit {settings.limit} reads nothing: give a number of documents, or leave it out")
+    if settings.sampler.scorer in _TARGETED and settings.target is None:
+        raise WinnowError(f"{settings.sampler.name} needs --target PATH: the corpus of text it is to find more of")
+    if settings.sampler.scorer not in _TARGETED and settings.target is not None:
+        raise WinnowError(f"{settings.sampler.name} has no target: leave --target out")
+    if settings.target is not None:
+        list_corpus(settings.target)
+    return list_corpus(settings.corpus)
+
+
+def refuse_credentials(path: str) -> None:
+    """Paths are written into cards and logs. Raises CorpusError if this one must not be."""
+    parts = urlsplit(path)
+    if parts.username is not None or _SECRET.search(parts.query):
+        raise CorpusError(
+            f"a path of {parts.scheme}:// holds credentials, which would be written into files: give them through "
+            "the environment (AWS_ACCESS_KEY_ID, HF_TOKEN, ...) instead"
+        )
+
+
+def score(folder: str, settings: ScoreSettings, files: CorpusFiles, workers: int, progress: StageProgress) -> str:
+    """Score what is not scored yet; the score store's folder.
+
+    The caller holds the lock of `folder`.
+
+    Raises:
+        WinnowError: the input is at fault, or the folder holds other work.
+        StageFailed: a process died.
+    """
+    if "://" in folder:
+        raise WinnowError(f"{folder} is not on this machine's disk: score into a local folder, and copy the store")
+    path = Path(folder, f"{settings.sampler.name}.yaml")
+    text = _study_text(path, settings, files, workers)
+    study = parse_study(str(path), text)
+    study = replace(study, engine=replace(study.engine, workers=workers))
+    stages, wanted = stages_of(study), store_of(study, study.samplers[0])
+    chosen, made = needed(stages, wanted), fingerprints(stages)
+    check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
+    claim_files(folder, settings.corpus, files)
+    claim(study)
+    write_atomically(str(path), text.encode())
+    run_local(study, chosen, made, progress)
+    return os.path.join(folder, wanted)
+
+
+def needed(stages: Mapping[str, Stage], name: str) -> dict[str, Stage]:
+    """A stage and all it stands on, each after those it needs."""
+    found = {name}
+    for other in reversed(list(stages)):
+        if other in found:
+            found.update(stages[other].needs)
+    return {other: stage for other, stage in stages.items() if other in found}
+
+
+def metadata_key(scorer: str) -> str:
+    """Where the steps of this package put a scorer's numbers, by the name of its class; "score" for others."""
+    from launch.study.pipelines import SCORER_CLASSES
+
+    for one in SCORER_CLASSES.values():
+        if one.__name__ == scorer:
+            return str(inspect.signature(one).parameters["metadata_key"].default)
+    return "score"
+
+
+def _study_text(path: Path, settings: ScoreSettings, files: CorpusFiles, workers: int) -> str:
+    """The study file; one that is there must say the same, but for the number of tasks, which stays."""
+    # A reader counts its limit in each task
+    tasks = 1 if settings.limit >= 0 else max(1, min(workers, len(files.sizes)))
+    wanted = _study(settings)
+    if path.exists():
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tasks = found.pop("engine")["tasks"]
+        refuse_differences({key: found[key] for key in found if key != "output"}, wanted, str(path))
+    made = {"output": str(path.parent), **wanted, "engine": {"tasks": tasks}}
+    about = f"# Written by winnow score: {settings.sampler.name} over a whole corpus. Nothing is trained.\n"
+    return about + yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
+
+
+def claim_files(folder: str, corpus: str, files: CorpusFiles) -> None:
+    """Note which files the corpus has. Raises StoreMismatch if they were others: their scores would be missing."""
+    path, wanted = Path(folder, "corpus.json"), {"corpus": corpus, "files": describe(files)}
+    if path.exists():
+        refuse_differences(read_json(str(path)), wanted, folder)
+    write_json(str(path), wanted)
+
+
+def describe(files: CorpusFiles) -> str:
+    """Files of a corpus in a word: how many, and a digest of their names."""
+    return f"{len(files.sizes)} files {xxhash.xxh3_64_hexdigest(chr(10).join(files.sizes).encode())}"
+
+
+def _study(settings: ScoreSettings) -> dict[str, Any]:
+    sampler = settings.sampler
+    named: Any = sampler.name
+    if PAPER_SAMPLERS.get(sampler.name) != sampler:
+        given = {"scorer": sampler.scorer, "mode": sampler.mode, "model": sampler.model}
+        named = {sampler.name: {key: value for key, value in given.items() if value}}
+    made: dict[str, Any] = {"corpus": settings.corpus, "limit": settings.limit, "embedder": settings.embedder}
+    if settings.target is not None:
+        made["target"] = settings.target
+    return made | {"samplers": [named]}

@@ -1,0 +1,185 @@
+"""`winnow status`: what a study is doing, read from the small files its tasks write and from the runs' metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from launch.processes import log_end
+from launch.study.progress import TaskState, task_state
+from launch.study.schema import Study
+from launch.study.stages import Stage
+
+
+_SHOWN = 8  # running and failed tasks that are listed
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a study.
+
+    Attributes:
+        stage: it belongs to.
+        number: of it, from 0.
+        found: its state.
+        share: of a training that is done, from 0 to 1; 0 for other kinds.
+        tokens_per_second: of a training that runs; 0 for other kinds.
+    """
+
+    stage: Stage
+    number: int
+    found: TaskState
+    share: float = 0.0
+    tokens_per_second: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """First part of its stage's name."""
+        return self.stage.name.partition("/")[0]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By its own speed; None if nothing is known of it."""
+        return self.found.seconds * (1 - self.share) / self.share if self.share else None
+
+
+def tasks_of(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> list[Task]:
+    """All tasks, in the stages' order."""
+    return list(_tasks(study, stages, made))
+
+
+def _tasks(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> Iterator[Task]:
+    for name, stage in stages.items():
+        for number in range(stage.tasks):
+            found = task_state(study, stage, number, made[name])
+            if stage.kind == "training" and found.state in ("running", "failed"):
+                row = _last_metrics(Path(study.output) / name / "metrics.jsonl")
+                share = row.get("encoder_tokens", 0) / stage.made["total_tokens"]
+                yield Task(stage, number, found, share, row.get("tokens_per_second", 0.0))
+            else:
+                yield Task(stage, number, found)
+
+
+def exit_code(tasks: list[Task]) -> int:
+    """0 all done, 1 a task has failed, 3 otherwise."""
+    states = {task.found.state for task in tasks}
+    return 0 if states == {"done"} else 1 if "failed" in states else 3
+
+
+def show(study: Study, tasks: list[Task]) -> RenderableType:
+    """A line for each kind of stage; what runs; what has failed, with the end of its log and how to go on."""
+    left = seconds_left_by_kind(tasks)
+    table = Table(title=f"{study.path}: {len(study.runs())} runs, {_ready(tasks)}", title_justify="left")
+    for name in ("stage", "stages", "tasks", "done", "running", "failed", "waiting", "tokens/s", "time left"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for kind, members in by_kind(tasks).items():
+        counts = [
+            sum(one.found.state == state for one in members) for state in ("done", "running", "failed", "waiting")
+        ]
+        speed = sum(one.tokens_per_second for one in members if one.found.state == "running")
+        cells = [f"{len({one.stage.name for one in members}):,}", f"{len(members):,}"]
+        cells += [f"{count:,}" if count else "" for count in counts]
+        style = "red" if counts[2] else "dim" if counts[0] == len(members) else ""
+        more = [f"{speed:,.0f}" if speed else "", _duration(left[kind]) if kind in left else ""]
+        table.add_row(kind, *cells, *more, style=style)
+    return Group(table, *_running(tasks), *_failed(study, tasks))
+
+
+def by_kind(tasks: list[Task]) -> dict[str, list[Task]]:
+    """Tasks by the first part of their stages' names."""
+    found: dict[str, list[Task]] = {}
+    for task in tasks:
+        found.setdefault(task.kind, []).append(task)
+    return found
+
+
+def seconds_left_by_kind(tasks: list[Task]) -> dict[str, float]:
+    """Seconds until each kind is through, if as many tasks go on at a time as run now; kinds that have begun only.
+
+    A training's own speed tells; of other tasks the mean of those that are done, of the same kind.
+    """
+    found = {}
+    for kind, members in by_kind(tasks).items():
+        done = [one.found.seconds for one in members if one.found.state == "done"]
+        own = [one.seconds_left for one in members if one.seconds_left is not None]
+        whole = [one.found.seconds / one.share for one in members if one.share]
+        usual = sum(done + whole) / len(done + whole) if done or whole else None
+        waiting = [one for one in members if one.found.state != "done" and one.seconds_left is None]
+        if usual is None or not (own or waiting):
+            continue
+        at_a_time = max(1, sum(one.found.state == "running" for one in members))
+        found[kind] = (sum(own) + sum(max(0.0, usual - one.found.seconds) for one in waiting)) / at_a_time
+    return found
+
+
+def as_json(tasks: list[Task]) -> dict[str, Any]:
+    """Tasks by state and kind, and the failed ones."""
+    counts: dict[str, dict[str, int]] = {}
+    for task in tasks:
+        of_kind = counts.setdefault(task.kind, dict.fromkeys(("done", "running", "failed", "waiting"), 0))
+        of_kind[task.found.state] += 1
+    failed = [
+        {"stage": one.stage.name, "task": one.number, "error": one.found.error, "log": one.found.log}
+        for one in tasks
+        if one.found.state == "failed"
+    ]
+    return {"stages": counts, "failed": failed, "seconds_left": seconds_left_by_kind(tasks)}
+
+
+def _ready(tasks: list[Task]) -> str:
+    done = sum(one.found.state == "done" for one in tasks)
+    return "done" if done == len(tasks) else f"{done:,} of {len(tasks):,} tasks done"
+
+
+def _running(tasks: list[Task]) -> Iterator[RenderableType]:
+    running = [one for one in tasks if one.found.state == "running"]
+    for one in running[:_SHOWN]:
+        share = f", {one.share:.0%}, {one.tokens_per_second:,.0f} tokens/s" if one.share else ""
+        yield Text(f"running  {_named(one)}: {_duration(one.found.seconds)}{share}")
+    if len(running) > _SHOWN:
+        yield Text(f"         and {len(running) - _SHOWN:,} more", style="dim")
+
+
+def _failed(study: Study, tasks: list[Task]) -> Iterator[RenderableType]:
+    failed = [one for one in tasks if one.found.state == "failed"]
+    for one in failed[:_SHOWN]:
+        yield Text(f"failed   {_named(one)}: {one.found.error}", style="red")
+        if one.found.log:
+            yield Text(f"         {one.found.log}")
+            yield Text("".join(f"         | {line}\n" for line in log_end(one.found.log, 5).splitlines()), style="dim")
+    if len(failed) > _SHOWN:
+        yield Text(f"         and {len(failed) - _SHOWN:,} more", style="red")
+    if failed:
+        only = f" --only {failed[0].stage.name}" if len({one.stage.name for one in failed}) == 1 else ""
+        yield Text(f"to go on: winnow run {study.path}{only}")
+
+
+def _named(task: Task) -> str:
+    return task.stage.name if task.stage.tasks == 1 else f"{task.stage.name}, task {task.number} of {task.stage.tasks}"
+
+
+def _last_metrics(path: Path) -> dict[str, Any]:
+    """The last row of a run's metrics; {} if it has none yet."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 8_192))
+            lines = file.read().splitlines()
+        return json.loads(lines[-1]) if lines else {}
+    except (OSError, ValueError):  # not there, or its last line is being written
+        return {}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

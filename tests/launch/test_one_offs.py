@@ -1,0 +1,388 @@
+"""winnow score, select and compare, as a user gives them."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr
+from datetime import datetime
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import document
+from moto.server import ThreadedMotoServer
+from scipy.stats import kendalltau
+
+from launch.cli import main
+from launch.one_off import selecting
+from launch.one_off.card import size_category
+from launch.one_off.comparing import overlap, rank_agreement
+from launch.one_off.publishing import HubDataset, LocalFolder, RemoteFolder, destination
+from launch.study import local
+from pipeline_steps import Cut, ScoreStore, Selection, combine, select
+from pipeline_steps.errors import InvalidCut, WinnowError
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus of two files; the second has columns that the first has not."""
+    folder = tmp_path_factory.mktemp("one-offs")
+    (folder / "corpus").mkdir()
+    for name, numbers in {"a": range(30), "b": range(30, 100)}.items():
+        with (folder / "corpus" / f"{name}.jsonl").open("w") as file:
+            for number in numbers:
+                row = document(number) | {"n": number, "about": {"host": f"h{number % 7}"}, "none": None, "empty": {}}
+                if name == "b":
+                    row |= {"n": number + 0.5, "late": [number], "none": "some"}
+                file.write(json.dumps(row) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(folder):
+    """Ask-LLM scores, made by the command."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        in_this_process(monkeypatch)
+        assert run("score", "--corpus", folder / "corpus", "--sampler", "ask-llm", "--output", folder / "work") == 0
+    return folder / "work" / "scores" / "ask-llm"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No processes: most tests are not about them, and each takes seconds to start."""
+    in_this_process(monkeypatch)
+
+
+def in_this_process(monkeypatch):
+    def run_jobs(jobs, parallel, tick, after=None):
+        for job in jobs:
+            with redirect_stderr(StringIO()) as said:
+                if import_module(job.module).main(list(job.arguments)):
+                    raise WinnowError(said.getvalue().splitlines()[-1])
+        tick()
+
+    for module in (selecting, local):
+        monkeypatch.setattr(module, "run_jobs", run_jobs)
+
+
+def run(*words):
+    return main([*map(str, words)])
+
+
+def choose(folder, scores, output, *more):
+    return run("select", "--corpus", folder / "corpus", "--scores", scores, "--output", output, *more)
+
+
+def load(path):
+    from datasets import load_dataset
+
+    return load_dataset(str(path), cache_dir=f"{path}.cache", split="train")
+
+
+def read(path):
+    return [json.loads(line) for name in ("a", "b") for line in (path / f"{name}.jsonl").open()]
+
+
+def card_of(path):
+    _, head, body = (Path(path) / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def files_of(path):
+    return {file.relative_to(path): file.read_bytes() for file in sorted(Path(path).rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_a_dataset_that_load_dataset_reads(folder, scores, tmp_path, quick, format):
+    assert choose(folder, scores, tmp_path / "kept", "--rate", 0.4, "--format", format) == 0
+    store = ScoreStore.open(str(scores))
+    mask = select(store, Cut("top", rate=0.4)).mask
+    wanted = [row for row, keep in zip(read(folder / "corpus"), mask, strict=True) if keep]
+    found = load(tmp_path / "kept")
+    assert found["id"] == [row["id"] for row in wanted]
+    assert found["text"] == [row["text"] for row in wanted]
+    assert found["n"] == [row["n"] for row in wanted]
+    assert found["about"] == [row["about"] for row in wanted]
+    assert found["none"] == [row["none"] for row in wanted]
+    assert found["late"] == [row.get("late") for row in wanted]
+    assert np.array_equal(np.array(found["ask_llm"], dtype=np.float32), store.scores[mask])
+    assert str(found.features["ask_llm"].dtype) == ("float32" if format == "parquet" else "float64")
+
+
+def test_the_card_says_how(folder, scores, tmp_path, quick):
+    assert choose(folder, scores, tmp_path / "kept", "--k", 25, "--seed", 3) == 0
+    head, body = card_of(tmp_path / "kept")
+    assert head["size_categories"] == ["n<1K"]
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    store = ScoreStore.open(str(scores))
+    mask = select(store, Cut("top", k=25, seed=3)).mask
+    tokens = f"| tokens | {store.tokens.sum():,} | {store.tokens[mask].sum():,} |"
+    said = ("25 of 100 documents", tokens, "askllm-proxy", store.config["proxy"]["digest"], "2402.09668", "--k 25")
+    assert all(part in body for part in said)
+    assert f"| score threshold | `{store.scores[mask].min():.9g}` |" in body
+    record = json.loads((tmp_path / "kept" / "winnow.json").read_text())
+    assert record["documents"] == [100, 25]
+    assert Selection.load(str(tmp_path / "kept" / "selection.safetensors")).mask.tolist() == mask.tolist()
+    assert [size_category(size) for size in (999, 1000, 5 * 10**8)] == ["n<1K", "1K<n<10K", "100M<n<1B"]
+
+
+def test_columns_of_parquet_keep_their_types(tmp_path, quick):
+    (tmp_path / "corpus").mkdir()
+    texts = [document(number)["text"] for number in range(20)]
+    when = pa.array([datetime(2020, 1, 1 + number) for number in range(20)], pa.timestamp("ms"))
+    sizes = pa.array(range(20), pa.int32())
+    for name, more in {"a": {}, "b": {"extra": pa.array(["x"] * 20)}}.items():
+        columns = {"text": texts, "when": when, "size": sizes, **more}
+        pq.write_table(pa.table(columns), tmp_path / "corpus" / f"{name}.parquet")
+    words = ["select", "--corpus", tmp_path / "corpus", "--sampler", "random", "--k", 30, "--workers", 1]
+    assert run(*words, "--output", tmp_path / "kept") == 0
+    found = pq.read_table(tmp_path / "kept" / "data")
+    assert found.num_rows == 30
+    assert {name: str(found.schema.field(name).type) for name in found.column_names} == {
+        "id": "string",
+        "text": "string",
+        "when": "timestamp[ms]",
+        "size": "int32",
+        "extra": "string",
+    }
+    assert sum(value is None for value in found["extra"].to_pylist()) == sum(
+        value.startswith("a.") for value in found["id"].to_pylist()
+    )
+    assert load(tmp_path / "kept").num_rows == 30
+
+
+def test_killed_at_any_time_and_with_any_workers_the_bytes_are_the_same(folder, tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(selecting, "_GROUP_BYTES", 1)  # a file of the dataset for each of the corpus
+    words = ["select", "--corpus", folder / "corpus", "--sampler", "random", "--rate", 0.5]
+    assert run(*words, "--workers", 1, "--output", tmp_path / "whole") == 0
+    assert len(list((tmp_path / "whole" / "data").iterdir())) == 2
+    patched = "import sys; from launch.one_off import selecting; selecting._GROUP_BYTES = 1; "
+    command = [sys.executable, "-c", patched + "from launch.cli import main; sys.exit(main(sys.argv[1:]))"]
+    command += map(str, [*words, "--workers", 2, "--output", tmp_path / "killed"])
+    for sign in ("scores", "writing/groups"):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        while not (tmp_path / "killed.work" / sign).exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists()
+    assert run(*words[:-1], 0.4, "--output", tmp_path / "killed") == 2
+    assert run(*words, "--workers", 3, "--output", tmp_path / "killed") == 0
+    whole, killed = files_of(tmp_path / "whole"), files_of(tmp_path / "killed")
+    for files, name in ((whole, "whole"), (killed, "killed")):
+        files[Path("README.md")] = files[Path("README.md")].replace(str(tmp_path / name).encode(), b"OUTPUT")
+    assert whole == killed
+    assert not (tmp_path / "killed.work" / "writing").exists()
+
+
+def test_refused_by_name(folder, scores, tmp_path, quick, capsys):
+    output, corpus = tmp_path / "kept", folder / "corpus"
+
+    def refused(why, *words):
+        assert run(*words) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert why in said, said
+        assert "Traceback" not in said
+
+    for _ in range(2):  # the second time there is nothing to do
+        assert choose(folder, scores, output, "--rate", 0.2) == 0
+    base = ["select", "--corpus", corpus, "--scores", scores, "--output", output]
+    refused("rate: 0.2 there, 0.1 now", *base, "--rate", 0.1)
+    refused("score_column: 'ask_llm' there, 'x' now", *base, "--rate", 0.2, "--score-column", "x")
+    refused("holds other files", *base[:-1], corpus, "--rate", 0.2)
+    refused("holds scores of AskLLMScorer, not of density", *base, "--rate", 0.2, "--sampler", "density")
+    refused("no sampler 'ask-lm'", "select", "--corpus", corpus, "--sampler", "ask-lm", "--k", 1, "--output", "x")
+    refused("asked to keep 101", *base[:-1], tmp_path / "b", "--k", 101)
+    refused("keeps none of 100", *base[:-1], tmp_path / "c", "--k", 0)
+    secret = "s3://key:SECRET@bucket/crawl"
+    assert run("select", "--corpus", secret, "--sampler", "random", "--k", 1, "--output", tmp_path / "d") == 2
+    assert "SECRET" not in capsys.readouterr().err
+    refused("needs --target", "score", "--corpus", corpus, "--sampler", "dsir", "--output", tmp_path / "e")
+    refused(
+        "leave --proxy out", *["score", "--corpus", corpus, "--sampler", "density", "--proxy", "x"], "--output", "e"
+    )
+    refused("give its Hub id", "score", "--corpus", corpus, "--sampler", "perplexity", "--output", tmp_path / "e")
+    again = ["score", "--corpus", corpus, "--sampler", "ask-llm", "--output", folder / "work"]
+    refused("limit: -1 there, 5 now", *again, "--limit", 5)
+    refused("samplers: ", *again, "--proxy", "x")
+    refused("documents that the cut", "select", "--corpus", corpus / "a.jsonl", *base[3:-1], tmp_path / "f", "--k", 90)
+
+
+def test_a_mistake_binds_nobody(folder, scores, tmp_path, quick, capsys):
+    words = ["select", "--corpus", folder / "corpus", "--sampler", "random", "--output", tmp_path / "kept"]
+    asked = ["select", "--corpus", folder / "corpus", "--sampler", "ask-llm", "--output", tmp_path / "asked"]
+    scored = ["select", "--corpus", folder / "corpus", "--scores", scores, "--output", tmp_path / "scored", "--k", 9]
+    for wrong, why in {
+        (*words, "--token-budget", 9): "does not know the tokens",
+        (*asked, "--k", 9, "--proxy", "no/such"): "neither a local folder nor",
+        (*scored, "--score-column", "n"): "has a column 'n' already",
+    }.items():
+        assert run(*wrong) == 2
+        assert why in " ".join(capsys.readouterr().err.split())
+    for right in ([*words, "--k", 9], scored):
+        assert run(*right) == 0
+    assert not list(tmp_path.glob("asked.work/*.yaml"))
+
+
+def test_scores_of_a_folder_share_what_they_stand_on(folder, tmp_path, quick, capsys):
+    words = ["score", "--corpus", folder / "corpus", "--output", tmp_path, "--workers", 2]
+    assert run(*words, "--sampler", "density") == 0
+    assert run(*words, "--sampler", "prototypes") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("100 documents scored") == 2
+    assert re.search(r"embeddings.* already done", shown)
+    for sampler in ("density", "prototypes"):
+        assert ScoreStore.open(str(tmp_path / "scores" / sampler)).documents == 100
+    (tmp_path / "corpus").mkdir()
+    assert run(*words[:2], tmp_path / "corpus", *words[3:], "--sampler", "density") == 2
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_the_first_documents_only(folder, tmp_path, quick):
+    words = ["select", "--corpus", folder / "corpus", "--sampler", "random", "--limit", 40, "--rate", 0.5]
+    assert run(*words, "--workers", 2, "--output", tmp_path / "kept.jsonl") == 0
+    (file,) = (tmp_path / "kept.jsonl" / "data").iterdir()
+    numbers = [json.loads(line)["n"] for line in gzip.decompress(file.read_bytes()).splitlines()]
+    assert len(numbers) == 20
+    assert max(numbers) < 41
+    assert numbers == sorted(numbers)
+
+
+@pytest.fixture
+def bucket(folder, monkeypatch):
+    """A bucket, with the corpus, of a server that lives as long as the test."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fs = fsspec.filesystem("s3")
+    fs.clear_instance_cache()
+    fs = fsspec.filesystem("s3")
+    fs.mkdir("one-offs")
+    fs.put(str(folder / "corpus"), "one-offs/corpus", recursive=True)
+    yield fs
+    fs.clear_instance_cache()
+    server.stop()
+
+
+def test_from_s3_and_to_s3(folder, bucket, tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["select", "--sampler", "random", "--rate", 0.3, "--corpus"]
+    assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 0
+    assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 0
+    assert run(*words, folder / "corpus", "--output", tmp_path / "here") == 0
+    file = "data/train-00000-of-00001.parquet"
+    assert bucket.cat_file(f"one-offs/kept/{file}") == (tmp_path / "here" / file).read_bytes()
+    assert {name.removeprefix("one-offs/kept/") for name in bucket.find("one-offs/kept")} == {
+        file,
+        "README.md",
+        "selection.safetensors",
+        "winnow.json",
+    }
+    every = b"".join(map(bucket.cat_file, bucket.find("one-offs/kept")))
+    assert b"testing" not in every
+    shutil.rmtree(tmp_path / "kept.work")
+    assert run(*words[:4], 0.2, "--corpus", "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 2
+    assert "rate: 0.3 there, 0.2 now" in " ".join(capsys.readouterr().err.split())
+    assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/corpus") == 2
+    bucket.rm("one-offs/kept/README.md")  # as if it had been killed before its last file
+    assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 0
+    assert bucket.exists("one-offs/kept/README.md")
+
+
+def test_where_datasets_go():
+    assert destination("hf://datasets/me/kept") == HubDataset("me/kept", "", False)
+    assert destination("hf://datasets/me/kept/part/one/", True) == HubDataset("me/kept", "part/one", True)
+    assert destination("s3://bucket/kept/") == RemoteFolder("s3://bucket/kept")
+    assert destination("kept/") == LocalFolder(Path("kept"))
+    for wrong in ("hf://me/kept", "hf://datasets/kept", "hf://datasets/me/kept@main"):
+        with pytest.raises(WinnowError, match="no dataset on the Hub"):
+            destination(wrong)
+
+
+def test_compare_counts_what_is_in_both(folder, scores, tmp_path, capsys):
+    store = ScoreStore.open(str(scores))
+    a, b = select(store, Cut("top", k=30)), select(store, Cut("random", k=50))
+    for name, selection in {"a": a, "b": b}.items():
+        selection.save(str(tmp_path / f"{name}.safetensors"))
+    words = ["compare", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--corpus", folder / "corpus"]
+    assert run(*words, "--json", "--documents", 100) == 0
+    found = json.loads(capsys.readouterr().out)
+    one, other = set(np.flatnonzero(a.mask)), set(np.flatnonzero(b.mask))
+    assert found["both"] == len(one & other)
+    assert found["jaccard"] == len(one & other) / len(one | other)
+    assert found["share_of_a_in_b"] == len(one & other) / 30
+    assert (found["share_of_a_in_b_by_chance"], found["share_of_b_in_a_by_chance"]) == (0.5, 0.3)
+    assert {shown["row"] for shown in found["documents"]["only_a"]} == one - other
+    documents = read(folder / "corpus")
+    for shown in found["documents"]["only_b"]:
+        assert shown["id"] == documents[shown["row"]]["id"]
+        assert documents[shown["row"]]["text"].startswith(shown["text"][:50])
+    assert run(*words) == 0
+    assert "Jaccard" in capsys.readouterr().out
+
+
+def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, capsys):
+    store = ScoreStore.open(str(scores))
+    both = combine(str(tmp_path / "noisy"), {str(scores): 1.0}, "rank")
+    assert run("compare", scores, tmp_path / "noisy", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tau"]["tau"] == pytest.approx(kendalltau(store.scores, both.scores).statistic)
+    assert (found["kept"], found["tau"]["pairs"]) == ([20, 20], 4950)
+    select(ScoreStore.open(str(scores)), Cut("top", k=9)).save(str(tmp_path / "nine.safetensors"))
+    assert run("compare", scores, tmp_path / "nine.safetensors", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["both"] == 9
+    Selection(np.ones(100, dtype=bool), "0" * 32, {}).save(str(tmp_path / "other.safetensors"))
+    assert run("compare", scores, tmp_path / "other.safetensors") == 2
+    assert "are of different corpora" in " ".join(capsys.readouterr().err.split())
+    words = ["compare", scores, tmp_path / "noisy", "--corpus", folder / "corpus" / "a.jsonl"]
+    assert run(*words) == 2
+    assert "is not the corpus of these" in " ".join(capsys.readouterr().err.split())
+
+
+def test_numbers_of_a_comparison(monkeypatch):
+    generator = np.random.default_rng(0)
+    a, b = generator.random((2, 1000)) < 0.3
+    found = overlap(a, b)
+    assert found["jaccard_by_chance"] == pytest.approx(
+        a.sum() * b.sum() / 1000 / (a.sum() + b.sum() - found["both"]), abs=0.02
+    )
+    with pytest.raises(InvalidCut, match="keeps nothing"):
+        overlap(a, np.zeros(1000, dtype=bool))
+    x = generator.normal(size=1000)
+    y, key = x + generator.normal(size=1000), generator.integers(0, 2**63, 1000).astype(np.uint64)
+    whole = rank_agreement(x, y, key)
+    low, high = whole["interval"]
+    assert low < whole["tau"] < high
+    monkeypatch.setattr("launch.one_off.comparing.MOST_RANKED", 400)
+    part, order = rank_agreement(x, y, key), generator.permutation(1000)
+    assert part["documents"] == 400
+    assert abs(part["tau"] - whole["tau"]) < 0.1
+    assert rank_agreement(x[order], y[order], key[order])["tau"] == pytest.approx(part["tau"])  # chosen by key
+
+
+@pytest.mark.parametrize("command", ["score", "select", "compare"])
+def test_help_shows_examples(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"  winnow {command} " in capsys.readouterr().out

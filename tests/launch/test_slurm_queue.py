@@ -1,0 +1,242 @@
+"""What `winnow run` submits to a Slurm, without one."""
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from launch.study.progress import Watched, fingerprints, task_state
+from launch.study.reading import parse_study
+from launch.study.slurm import queued, submit
+from launch.study.stages import stages_of
+from pipeline_steps.errors import InvalidStudy
+
+
+TEXT = """\
+output: {folder}/out
+corpus: hf://datasets/nobody/nothing/*.jsonl
+held_out: {{c4: hf://datasets/nobody/nothing/held-out.jsonl}}
+samplers: [ask-llm-xl]
+rates: [0.2]
+models:
+  t5-tiny: {{total_tokens: 65536}}
+engine:
+  kind: slurm
+  tasks: {tasks}
+  slurm: {{max_array_size: 2, tasks_per_job: {each}}}
+"""
+TOKENS, SCORES, SELECTION = "tokens/train", "scores/ask-llm-xl", "selections/ask-llm-xl/0.2"
+FULL, RUN = "runs/t5-tiny/full-1-seed0", "runs/t5-tiny/ask-llm-xl-0.2-seed0"
+
+
+class Slurm:
+    """Jobs are rows of (id, number, state, reason, command)."""
+
+    def __init__(self):
+        self.rows, self.waits, self.arrays = [], {}, {}
+        self.calls = 0
+        self.at = {}  # what happens at the n-th sbatch
+        self.later = []  # what happens after each squeue
+
+    def __call__(self, *command):
+        return CompletedProcess(command, *getattr(self, command[0])(*command[1:]))
+
+    def sbatch(self, *arguments):
+        self.calls += 1
+        if self.at.get(self.calls) == "refused":
+            return 1, "", "sbatch: error: Batch job submission failed: Job violates policy"
+        options = dict(one.removeprefix("--").partition("=")[::2] for one in arguments if one.startswith("--"))
+        job = str(100 + self.calls)
+        self.arrays[job] = options.get("array", "")
+        self.waits[job] = options.get("dependency", "").removeprefix("afterok:").split(":")
+        for part in options.get("array", "N/A").split(","):
+            first, _, last = part.partition("-")
+            numbers = [first] if not last else [str(one) for one in range(int(first), int(last) + 1)]
+            self.rows += [[job, one, "PD", "None", " ".join(arguments[-2:])] for one in numbers]
+        if self.at.get(self.calls) == "killed":
+            raise KeyboardInterrupt
+        return 0, f"{job}\n", ""
+
+    def squeue(self, *arguments):
+        shown = "".join("|".join(row) + "\n" for row in self.rows)
+        if self.later:
+            self.later.pop(0)()
+        return 0, shown, ""
+
+    def scontrol(self, what, job, dependency):
+        assert what == "update"
+        self.waits[job.removeprefix("JobId=")] = dependency.removeprefix("Dependency=afterok:").split(":")
+        return 0, "", ""
+
+    def over(self, *jobs):
+        """Jobs, or numbers of arrays as 101_0, leave."""
+        self.rows = [row for row in self.rows if row[0] not in jobs and "_".join(row[:2]) not in jobs]
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    found = Slurm()
+    monkeypatch.setattr("launch.study.slurm._run", found)
+    monkeypatch.setattr("launch.study.slurm.time.sleep", lambda _: None)
+    return found
+
+
+@pytest.fixture
+def study(tmp_path):
+    return lambda tasks=3, each=1: parse_study("s.yaml", TEXT.format(folder=tmp_path, tasks=tasks, each=each))
+
+
+def run(study, *only):
+    """Ids by name of what was submitted, and names of what was in the queue."""
+    stages = stages_of(study)
+    lines = list(submit(study, stages, fingerprints(stages), only or None))
+    new = {line.split()[0]: jobs.split(",") for line, jobs in lines if "in the queue already" not in line[-20:]}
+    new |= {line.split()[0]: jobs.split(",") for line, jobs in lines if "(some of it" in line}
+    return new, {line.split()[0] for line, _ in lines} - new.keys()
+
+
+def done(study, name, *tasks):
+    stages = stages_of(study)
+    for task in tasks or range(stages[name].tasks):
+        Watched(study, stages[name], task, fingerprints(stages)[name], "").done()
+
+
+def test_a_part_that_is_refused(study, slurm):
+    slurm.at = {2: "refused"}
+    with pytest.raises(
+        InvalidStudy, match=r"refuses tokens/train, part 2 of 2 \(Job violates policy\).*before it, 1 in number, stays"
+    ):
+        run(study())
+    new, there = run(study())
+    assert there == set()
+    assert (new[TOKENS], slurm.arrays["103"]) == (["103"], "0")  # the second part
+    assert slurm.waits[new[FULL][0]] == ["101", "103"]
+    assert slurm.waits[new[SELECTION][0]] == new[SCORES] == ["105", "106"]
+    new, there = run(study())
+    assert (new, there) == ({}, set(stages_of(study())))
+
+
+def test_nothing_was_submitted(study, slurm):
+    slurm.at = {1: "refused"}
+    with pytest.raises(InvalidStudy, match="engine.slurm in s.yaml; nothing was submitted"):
+        run(study())
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_killed_before_a_job_is_noted(study, slurm, call):
+    slurm.at = {call: "killed"}
+    with pytest.raises(KeyboardInterrupt):
+        run(study())
+    notes = Path(study().output) / "slurm" / "jobs.jsonl"
+    assert len([line for line in notes.read_text().splitlines() if "job" in json.loads(line)]) == call - 1
+    notes.write_bytes(notes.read_bytes() + b'{"submission": "ab')  # and in the middle of another line
+    new, there = run(study())
+    assert sorted(slurm.arrays[job] for job in ("101", *new.get(TOKENS, ["102"]))) == ["0", "0-1"]
+    assert slurm.waits[new[FULL][0]] == ["101", "102"]
+    assert (TOKENS in there) == (call == 2)
+    assert run(study())[0] == {}
+
+
+def test_a_part_that_has_failed_while_another_lives(study, slurm):
+    new, _ = run(study())
+    first, second = new[SCORES]
+    below = [job for stage in (SELECTION, RUN) for job in new[stage]]
+    slurm.over(first)
+    new, there = run(study())
+    assert list(new) == [SCORES]
+    assert slurm.arrays[new[SCORES][0]] == "0-1"
+    assert {SELECTION, RUN} <= there
+    assert slurm.waits[below[0]] == [second, *new[SCORES]]  # what was there already waits for it too
+    assert slurm.waits[below[1]][-1] == below[0]
+
+
+def test_a_number_that_has_failed_while_others_live(study, slurm):
+    new, _ = run(study())
+    first, second = new[SCORES]
+    slurm.over(f"{first}_1", *new[SELECTION])
+    new, _ = run(study())
+    assert list(new) == [SCORES, SELECTION]
+    assert slurm.arrays[new[SCORES][0]] == "1"
+    # Its array will not be ok any more, its other number may
+    assert slurm.waits[new[SELECTION][0]] == [f"{first}_0", second, *new[SCORES]]
+
+
+def test_what_will_leave_is_submitted_again(study, slurm):
+    new, _ = run(study())
+    for row in slurm.rows:
+        row[3] = "DependencyNeverSatisfied" if row[0] in new[RUN] else row[3]
+    again, _ = run(study())
+    assert RUN in again
+    assert not {TOKENS, SCORES, SELECTION} & again.keys()
+
+
+def test_numbers_that_stand_for_other_tasks(study, slurm):
+    """A part in the queue keeps what it stands for when the study packs tasks otherwise."""
+    slurm.at = {2: "refused"}
+    with pytest.raises(InvalidStudy):
+        run(study(tasks=10, each=2))
+    new, _ = run(study(tasks=10, each=3))
+    assert slurm.arrays["101"] == "0-1"  # tasks 0-3
+    assert [slurm.arrays[job] for job in new[TOKENS]] == ["1", "0-1"]  # 3-5, 6-9
+    logs = Path(study().output) / "logs" / TOKENS
+    assert {path.name for path in logs.rglob("*.pik")} == {"executor-2-2.pik", "executor-3-2.pik"}
+
+
+def test_a_job_on_its_way_back_into_the_queue(study, slurm):
+    new, _ = run(study())
+    tidied = next(row for row in slurm.rows if row[0] in new[FULL])
+    tidied[2] = "CG"
+    slurm.later = [lambda: None, lambda: tidied.__setitem__(2, "PD")]
+    assert run(study())[0] == {}
+    assert slurm.later == []
+
+
+def test_a_job_that_is_tidied_up_for_good(study, slurm, monkeypatch):
+    new, _ = run(study())
+    for row in slurm.rows:
+        row[2] = "CG" if row[0] in new[FULL] else "PD"
+    monkeypatch.setattr("launch.study.slurm._TIDYING", 0.05)
+    assert FULL in run(study())[0]
+
+
+def test_only_a_part_of_the_study(study, slurm):
+    stages = stages_of(study())
+    made = fingerprints(stages)
+    assert queued(study(), stages, made) == set()
+    tokens, _ = run(study(), TOKENS, SCORES)
+    assert queued(study(), stages, made) == {TOKENS, SCORES}
+    new, there = run(study(), SELECTION, RUN)
+    assert (list(new), there) == ([SELECTION, RUN], set())
+    assert slurm.waits[new[SELECTION][0]] == tokens[SCORES]
+    assert slurm.waits[new[RUN][0]] == [*tokens[TOKENS], *new[SELECTION]]
+    slurm.over(tokens[SCORES][1], *new[SELECTION])
+    assert queued(study(), stages, made) == {TOKENS, RUN}
+    with pytest.raises(InvalidStudy, match=f"{SELECTION} needs {SCORES}, which is neither done nor in the queue"):
+        run(study(), SELECTION)
+    done(study(), SCORES, 2)
+    assert queued(study(), stages, made) == {TOKENS, SCORES, RUN}
+    new, _ = run(study(), SELECTION)
+    assert slurm.waits[new[SELECTION][0]] == [tokens[SCORES][0]]
+
+
+def test_jobs_that_are_not_of_this_study(study, slurm):
+    run(study())
+    with pytest.raises(InvalidStudy, match=r"is in the queue as job 101 with other settings .* scancel 101"):
+        run(study(tasks=4))
+    other = stages_of(study(tasks=4))
+    assert TOKENS not in queued(study(tasks=4), other, fingerprints(other))
+    (Path(study().output) / "slurm" / "jobs.jsonl").unlink()  # the script tells that it is ours
+    with pytest.raises(InvalidStudy, match="is in the queue as job 101"):
+        run(study())
+    slurm.rows = [["7", "N/A", "R", "None", "/home/me/other.sh a b"], ["8", "0", "CG", "None", "(null)"]]
+    assert run(study())[1] == set()
+
+
+def test_a_failure_is_forgotten(study, slurm):
+    stages = stages_of(study())
+    made = fingerprints(stages)
+    Watched(study(), stages[TOKENS], 1, made[TOKENS], "log").stop("it failed")
+    assert task_state(study(), stages[TOKENS], 1, made[TOKENS]).state == "failed"
+    run(study())
+    assert task_state(study(), stages[TOKENS], 1, made[TOKENS]).state == "waiting"

@@ -1,0 +1,156 @@
+"""What `winnow status` says: of tasks that are done, run, have failed, were killed, or wait."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from launch.cli import main
+from launch.study.progress import Watched, fingerprints, forgive, marker, task_state
+from launch.study.reading import parse_study
+from launch.study.stages import stages_of
+from launch.study.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
+
+
+TEXT = """\
+output: {folder}/out
+samplers: [random, density]
+rates: [0.5]
+models:
+  t5-tiny: {{total_tokens: 8192}}
+engine: {{tasks: 4}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    return parse_study("s.yaml", TEXT.format(folder=tmp_path))
+
+
+def work(study, name, task=0, log=""):
+    stages = stages_of(study)
+    return Watched(study, stages[name], task, fingerprints(stages)[name], log)
+
+
+def state(study, name, task=0):
+    stages = stages_of(study)
+    return task_state(study, stages[name], task, fingerprints(stages)[name])
+
+
+def tasks(study):
+    stages = stages_of(study)
+    return tasks_of(study, stages, fingerprints(stages))
+
+
+def shown(study):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(show(study, tasks(study)))
+    return console.export_text()
+
+
+def test_nothing_has_begun(study):
+    assert exit_code(tasks(study)) == 3
+    assert "0 of" in shown(study)
+    assert seconds_left_by_kind(tasks(study)) == {}
+
+
+def test_what_has_failed_is_shown_with_the_end_of_its_log_and_how_to_go_on(study, tmp_path):
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {number}\n" for number in range(99)))
+    work(study, "scores/density", 2, str(log)).stop("CorpusError: nothing is there")
+    assert exit_code(tasks(study)) == 1
+    text = shown(study)
+    assert "scores/density, task 2 of 4: CorpusError: nothing is there" in text
+    assert "line 98" in text
+    assert "line 90" not in text
+    assert "winnow run s.yaml --only scores/density" in text
+    assert as_json(tasks(study))["failed"] == [
+        {"stage": "scores/density", "task": 2, "error": "CorpusError: nothing is there", "log": str(log)}
+    ]
+
+
+def test_a_task_that_was_killed_is_seen_at_once_and_can_be_begun_again(study):
+    """Its own words cannot tell."""
+    code = (
+        "import os, sys; sys.path[:0] = ['tests/launch']\n"
+        "from launch.study.progress import Watched, fingerprints\n"
+        "from launch.study.reading import parse_study\n"
+        "from launch.study.stages import stages_of\n"
+        f"study = parse_study('s.yaml', {TEXT.format(folder=study.output[:-4])!r})\n"
+        "stages = stages_of(study)\n"
+        "Watched(study, stages['density/merge'], 0, fingerprints(stages)['density/merge'], '')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    found = state(study, "density/merge")
+    assert (found.state, found.error) == ("failed", "it was killed")
+    stages = stages_of(study)
+    forgive(study, stages["density/merge"], fingerprints(stages)["density/merge"])
+    assert state(study, "density/merge").state == "waiting"
+
+
+def test_seconds_of_all_attempts_add_up(study):
+    stages = stages_of(study)
+    begun = marker(study, stages["density/merge"], 0).with_suffix(".begun")
+    work(study, "density/merge").stop()
+    record = json.loads(begun.read_text())
+    begun.write_text(json.dumps(record | {"seconds": 100.0}))
+    again = work(study, "density/merge")
+    assert state(study, "density/merge").seconds >= 100
+    again.done()
+    assert state(study, "density/merge").seconds >= 100
+    assert not begun.exists()
+
+
+def test_work_that_is_found_to_be_done_keeps_its_cost(study):
+    """A stage whose fingerprint changes, though nothing of its outcome does, ends in a moment."""
+    stages = stages_of(study)
+    path = marker(study, stages["density/merge"], 0)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"fingerprint": "another", "seconds": 3600.0}))
+    work(study, "density/merge").done()
+    assert state(study, "density/merge").seconds == 3600
+
+
+def test_time_left_follows_the_tasks_that_are_done(study):
+    stages = stages_of(study)
+    made = fingerprints(stages)
+    for task in (0, 1):
+        work(study, "embeddings", task).done()
+        path = marker(study, stages["embeddings"], task)
+        path.write_text(json.dumps({"fingerprint": made["embeddings"], "seconds": 60.0}))
+    work(study, "embeddings", 2)
+    left = seconds_left_by_kind(tasks(study))["embeddings"]
+    assert left == pytest.approx(120, abs=2)  # one runs, one waits, one at a time
+
+
+def test_a_training_tells_its_own_speed(study, tmp_path):
+    name = "runs/t5-tiny/full-1-seed0"
+    work(study, name)
+    folder = tmp_path / "out" / name
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(
+        '{"encoder_tokens": 1}\n{"encoder_tokens": 2048, "tokens_per_second": 777.0}\n'
+    )
+    text = shown(study)
+    assert "25%, 777 tokens/s" in text
+    (folder / "metrics.jsonl").write_text('{"encoder_tokens": 1')  # being written
+    assert "running" in shown(study)
+
+
+def test_exit_codes_of_the_command(tmp_path, study, capsys):
+    file = tmp_path / "s.yaml"
+    file.write_text(TEXT.format(folder=tmp_path))
+    assert main(["status", str(file)]) == 3
+    stages = stages_of(study)
+    for name, stage in stages.items():
+        for task in range(stage.tasks):
+            work(study, name, task).done()
+    assert main(["status", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["status", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["stages"]["scores"] == {"done": 8, "running": 0, "failed": 0, "waiting": 0}
+    assert main(["status", str(tmp_path / "nothing.yaml")]) == 2
