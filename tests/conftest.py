@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 
@@ -28,6 +29,30 @@ def data_root(tmp_path_factory) -> Path:
     from tiny_data import write_tiny_data
 
     return write_tiny_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A client of an S3 server (moto) that lives as long as one file's tests."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        forget_s3()
+        yield fsspec.filesystem("s3")
+        forget_s3()
+    server.stop()
+
+
+def forget_s3() -> None:
+    """Drop fsspec's clients: they keep the credentials, or the lack of them, that they were made with."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture

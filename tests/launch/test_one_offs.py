@@ -15,14 +15,12 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import document
-from moto.server import ThreadedMotoServer
 from scipy.stats import kendalltau
 
 from launch.cli import main
@@ -265,23 +263,11 @@ def test_the_first_documents_only(folder, tmp_path, quick):
 
 
 @pytest.fixture
-def bucket(folder, monkeypatch):
-    """A bucket, with the corpus, of a server that lives as long as the test."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fs = fsspec.filesystem("s3")
-    fs.clear_instance_cache()
-    fs = fsspec.filesystem("s3")
-    fs.mkdir("one-offs")
-    fs.put(str(folder / "corpus"), "one-offs/corpus", recursive=True)
-    yield fs
-    fs.clear_instance_cache()
-    server.stop()
+def bucket(s3, folder):
+    """The client, and a bucket that holds the corpus."""
+    s3.mkdir("one-offs")
+    s3.put(str(folder / "corpus"), "one-offs/corpus", recursive=True)
+    return s3
 
 
 def test_from_s3_and_to_s3(folder, bucket, tmp_path, quick, monkeypatch, capsys):

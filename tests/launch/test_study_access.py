@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import document
+from conftest import document, forget_s3
 
 from launch.cli import main
 from launch.study.access import check_access
@@ -41,6 +41,9 @@ def no_credentials(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    forget_s3()
+    yield
+    forget_s3()
 
 
 def test_everything_is_there(text):

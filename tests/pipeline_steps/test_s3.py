@@ -1,32 +1,13 @@
 """Everything that stands on a local disk stands on S3 as well: a real client against a real HTTP server (moto)."""
 
-import fsspec
 import pytest
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
-from moto.server import ThreadedMotoServer
 from word_count import WordCountScorer, score
 
 from pipeline_steps import Cut, IPSFilter, ScoreSelector, ScoreStore, Selection, TopKFilter, combine, select
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """A client of a server that lives as long as this file's tests."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fs = fsspec.filesystem("s3")
-        yield fs
-        fs.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture
