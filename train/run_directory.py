@@ -46,7 +46,7 @@ def refuse_differences(found: dict[str, Any], wanted: dict[str, Any], where: str
     differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if differing:
         said = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)
-        raise StoreMismatch(f"{where} is of another run ({said}): use another run directory, or the same settings")
+        raise StoreMismatch(f"{where} is of another run ({said}): give another folder, or the same settings")
 
 
 def claim(run_dir: Path, resolved: dict[str, Any]) -> None:

@@ -138,8 +138,10 @@ class HubDataset:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError
 
+        api = HfApi()
         try:
-            names = HfApi().list_repo_files(self.repo, repo_type="dataset")
+            api.whoami()  # a missing token is told of before anything is scored
+            names = api.list_repo_files(self.repo, repo_type="dataset")
         except RepositoryNotFoundError:
             return None
         except Exception as error:  # whatever the network raises

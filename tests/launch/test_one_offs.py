@@ -15,6 +15,8 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
+import hub
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -293,6 +295,46 @@ def test_from_s3_and_to_s3(folder, bucket, tmp_path, quick, monkeypatch, capsys)
     bucket.rm("one-offs/kept/README.md")  # as if it had been killed before its last file
     assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 0
     assert bucket.exists("one-offs/kept/README.md")
+
+
+@pytest.fixture
+def the_hub(monkeypatch):
+    """A Hub, and this process with it."""
+    with hub.running() as found:
+        constants = huggingface_hub.constants  # of the environment at import
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, found.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", found.token)
+        yield found
+
+
+def test_to_the_hub(folder, the_hub, tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["select", "--corpus", folder / "corpus", "--sampler", "random", "--private", "--output"]
+    monkeypatch.setenv("HF_TOKEN", "hf_stale")
+    assert run(*words, "hf://datasets/me/kept", "--rate", 0.3) == 2
+    assert "hf auth login" in " ".join(capsys.readouterr().err.split())
+    assert not Path("kept.work/scores").exists()  # it is told before anything is scored
+    monkeypatch.setenv("HF_TOKEN", the_hub.token)
+    assert run(*words, "hf://datasets/me/kept", "--rate", 0.3) == 0
+    assert run(*words, "hf://datasets/me/kept", "--rate", 0.3) == 0
+    assert run(*words, tmp_path / "here", "--rate", 0.3) == 0
+    wanted = {str(file.relative_to("here")): file.read_bytes() for file in Path("here").rglob("*") if file.is_file()}
+    assert the_hub.commits == [sorted(wanted)]
+    pushed = the_hub.repos["me/kept"]
+    card = wanted.pop("README.md").decode().replace(str(tmp_path / "here"), "hf://datasets/me/kept")
+    assert {name: pushed[name] for name in wanted} == wanted
+    assert pushed["README.md"].decode() == card
+    assert the_hub.private == {"me/kept"}
+    assert run(*words, "hf://datasets/me/kept", "--rate", 0.2) == 2
+    assert "rate: 0.3 there, 0.2 now" in " ".join(capsys.readouterr().err.split())
+    assert run(*words, "hf://datasets/me/kept/tenth", "--rate", 0.1) == 0
+    assert "tenth/README.md" in the_hub.commits[-1]
+    the_hub.repos["me/others"] = {"data.csv": b"a,b"}
+    assert run(*words, "hf://datasets/me/others", "--rate", 0.1) == 2
+    assert "holds other files" in " ".join(capsys.readouterr().err.split())
 
 
 def test_where_datasets_go():
