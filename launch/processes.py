@@ -34,22 +34,24 @@ class Job:
         arguments: its command line.
         log: file its output is appended to; on a user's error (status 2) its last line is the message.
         title: what messages call it; "": by its log.
+        devices: accelerators it runs on, where there are any; all of them if there are fewer.
     """
 
     module: str
     arguments: tuple[str, ...]
     log: Path
     title: str = ""
+    devices: int = 0
 
 
 def run_jobs(
     jobs: Sequence[Job], parallel: int, tick: Callable[[], None], after: Mapping[Job, Collection[Job]] | None = None
 ) -> None:
-    """Run jobs, `parallel` at a time; returns when all have ended well.
+    """Run jobs, `parallel` at a time and never two on one accelerator; returns when all have ended well.
 
     Args:
         jobs: started in this order.
-        parallel: at a time.
+        parallel: at a time; fewer if there are not so many devices as they run on.
         tick: called between two looks at the processes.
         after: jobs, among the others and earlier, that a job waits for.
 
@@ -60,17 +62,19 @@ def run_jobs(
     """
     waiting, running, ended = list(jobs), dict[Job, subprocess.Popen[bytes]](), set[Job]()
     needs = {job: set(before) for job, before in (after or {}).items()}
+    devices = _Devices(visible_devices())
     with _interrupts_held() as raise_held:
         try:
             while waiting or running:
                 ready = [job for job in waiting if needs.get(job, set()) <= ended]
-                for job in ready[: parallel - len(running)]:
+                for job, taken in devices.share(ready, parallel - len(running)):
                     waiting.remove(job)
-                    running[job] = _start(job)
+                    running[job] = _start(job, taken)
                 raise_held()
                 for job, process in list(running.items()):
                     if (status := process.poll()) is not None:
                         del running[job]
+                        devices.give_back(job)
                         _check(job, status)
                         ended.add(job)
                 tick()
@@ -81,6 +85,46 @@ def run_jobs(
                 process.terminate()
             for process in running.values():
                 process.wait()
+
+
+def visible_devices() -> list[str]:
+    """CUDA devices that processes started here may use, as CUDA_VISIBLE_DEVICES names them; without torch, which takes
+    seconds to import."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if said is not None:
+        return [one for one in said.split(",") if one not in ("", "-1")]
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+class _Devices:
+    """Who has which device.
+
+    Args:
+        names: of all.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._taken: dict[Job, list[str]] = {}
+
+    def share(self, ready: Sequence[Job], most: int) -> Iterator[tuple[Job, list[str]]]:
+        """Jobs to start now, `most` at most, and their devices; what is held back for a job is not given to later
+        ones."""
+        free = [one for one in self._names if not any(one in taken for taken in self._taken.values())]
+        for job in ready:
+            wanted = min(job.devices, len(self._names))
+            if most == 0:
+                return
+            if wanted > len(free):
+                free = []
+                continue
+            self._taken[job], free = free[:wanted], free[wanted:]
+            most -= 1
+            yield job, self._taken[job]
+
+    def give_back(self, job: Job) -> None:
+        """A job has ended."""
+        del self._taken[job]
 
 
 @contextmanager
@@ -103,17 +147,18 @@ def _interrupts_held() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def _start(job: Job, devices: Sequence[str]) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     # One thread each: with as many processes as cores, more would only wait for each other
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    own = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
     with open(job.log, "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", job.module, *job.arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**threads, **os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**threads, **os.environ, **own, "PYTHONUNBUFFERED": "1"},
             preexec_fn=partial(signal_when_parent_dies, signal.SIGKILL),
         )
 

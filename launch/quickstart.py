@@ -116,11 +116,13 @@ def _run_stage(run: Run, stage: Stage, workers: int, progress: StageProgress) ->
 
 def _stage(run: Run, name: str, title: str, parts: int, progress: Fraction = lambda: None) -> Stage:
     """A stage of `launch.stages`, shared among `parts` processes."""
+    asks = name == "ask-llm" or (name == "embed" and run.settings.embedder != HASHED_NGRAMS)
     jobs = tuple(
         Job(
             "launch.stages",
             (name, str(run.folder), "--part", f"{part}/{parts}"),
             run.folder / "logs" / (f"{name}.log" if parts == 1 else f"{name}-{part}.log"),
+            devices=int(asks),
         )
         for part in range(parts)
     )
@@ -218,7 +220,7 @@ def _train(run: Run, workers: int) -> Stage:
         if sampler != "full":
             arguments["selection"] = run.path("selections", f"{sampler}.safetensors")
         words = tuple(str(word) for name, value in arguments.items() for word in (f"--{name}", value))
-        jobs.append(Job("train.pretrain", words, run.folder / "logs" / f"train-{sampler}.log"))
+        jobs.append(Job("train.pretrain", words, run.folder / "logs" / f"train-{sampler}.log", devices=1))
         fractions.append(TrainedTokens(run_dir, run.settings.train_tokens))
     mean = lambda: sum(fraction() for fraction in fractions) / len(fractions)  # noqa: E731
     return Stage("train", f"Pre-train {len(jobs)} T5s", tuple(jobs), mean)
@@ -232,7 +234,7 @@ def _evaluate(run: Run, workers: int) -> Stage:
     def job(samplers: Sequence[str], output: str) -> Job:
         runs = tuple(f"{sampler}={run.path('training', sampler)}" for sampler in samplers)
         words = ("perplexity", "--runs", *runs, "--tokens", *tokens, *cache, "--output", run.path(output))
-        return Job("evaluate_suite", words, run.folder / "logs" / f"evaluate-{samplers[0]}.log")
+        return Job("evaluate_suite", words, run.folder / "logs" / f"evaluate-{samplers[0]}.log", devices=1)
 
     jobs = tuple(job([sampler], f"evaluation/{sampler}.jsonl") for sampler in SAMPLERS)
     total = len(SAMPLERS) * CHECKPOINTS * len(tokens)

@@ -79,13 +79,17 @@ def test_the_examples_run_in_order(folder):
 
 def test_studies_can_be_read():
     from launch.study.reading import parse_study
+    from launch.study.stages import devices_of, stages_of
 
     (study,) = [block for block in blocks("yaml") if "samplers:" in block]
     assert len(parse_study("README.md", study).runs()) == 2 + 4 * 2
     head = "output: o\nsamplers: [random]\nrates: [0.1]\nmodels: {t5-tiny: {total_tokens: 65536}}\n"
     text = (README.parent / "docs" / "slurm.md").read_text()
     engines = re.findall(r"```yaml\n(engine:.*?)```", text, flags=re.DOTALL)
-    assert [parse_study("slurm.md", head + engine).engine.kind for engine in engines] == ["slurm"] * 3
+    studies = [parse_study("slurm.md", head + engine) for engine in engines]
+    assert [study.engine.kind for study in studies] == ["slurm"] * 3
+    runs = [stages_of(study)["runs/t5-tiny/full-1-seed0"] for study in studies]
+    assert [devices_of(study, run) for study, run in zip(studies, runs, strict=True)] == [1, 8, 16]
 
 
 def test_unrunnable_examples_name_what_exists():

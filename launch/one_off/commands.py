@@ -117,7 +117,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes at a time, each with files of its own (%(default)s); changes the speed, nothing else",
+        help="processes at a time, each with files of its own (%(default)s), and of those that run a model one on each "
+        "GPU; changes the speed, nothing else",
     )
 
 

@@ -10,7 +10,7 @@ from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from launch.study.progress import forgive, tasks_left
 from launch.study.schema import Study
-from launch.study.stages import Stage
+from launch.study.stages import Stage, devices_of
 
 
 _LOOK = 1.0  # seconds between two looks at what is done
@@ -82,4 +82,5 @@ class _Bars:
 def _job(study: Study, stage: Stage, task: int) -> Job:
     title = stage.name if stage.tasks == 1 else f"{stage.name}, task {task} of {stage.tasks},"
     log = Path(study.output) / "logs" / stage.name / f"task-{task}.log"
-    return Job("launch.study.work", (study.path, stage.name, "--task", str(task), "--log", str(log)), log, title)
+    arguments = (study.path, stage.name, "--task", str(task), "--log", str(log))
+    return Job("launch.study.work", arguments, log, title, devices_of(study, stage))

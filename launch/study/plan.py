@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from launch.study.costs import (
 )
 from launch.study.progress import fingerprints
 from launch.study.schema import FULL, Study
-from launch.study.stages import Stage, stages_of, store_of
+from launch.study.stages import Stage, devices_of, stages_of, store_of
 from launch.study.status import Task, tasks_of
 from launch.study.works import Works
 from pipeline_steps.errors import InvalidStudy, StoreIncomplete
@@ -210,14 +209,9 @@ def _alike(stage: str) -> str:
 def _devices(study: Study, stage: Stage) -> int:
     """Accelerators, or cores, that a task of a stage holds."""
     engine = study.engine
-    if stage.kind in ("training", "measuring"):
-        words = shlex.split(engine.launch.replace("=", " "))
-        processes = words[words.index("--num_processes") + 1] if "--num_processes" in words else "1"
-        alone = stage.name.endswith(("/perplexity", "/few-shot"))
-        return 1 if alone else int(processes)
-    if engine.kind != "slurm":
-        return 1
-    return int(engine.slurm.get("gpus_per_task" if stage.gpu else "cpus_per_task", 1))
+    if engine.kind == "slurm" and stage.kind not in ("training", "measuring"):
+        return int(engine.slurm.get("gpus_per_task" if stage.gpu else "cpus_per_task", 1))
+    return max(1, devices_of(study, stage))
 
 
 def _needs(stages: Mapping[str, Stage]) -> dict[str, tuple[str, ...]]:

@@ -73,7 +73,7 @@ class Engine:
 
     Attributes:
         kind: one of `ENGINES`.
-        workers: processes at a time, of one machine.
+        workers: processes at a time, of one machine; of those that run a model, one on each GPU.
         tasks: of each scoring stage.
         ray: arguments of datatrove's RayPipelineExecutor, and `address` of the cluster if not RAY_ADDRESS.
         slurm: arguments of datatrove's SlurmPipelineExecutor: partition, time, cpus_per_task, gpus_per_task, ...

@@ -189,8 +189,31 @@ def _run(study: Study, run: Run) -> Iterator[Stage]:
 
 def launched_precision(study: Study) -> str:
     """Of what says nothing of it itself: that of engine.launch, as accelerate takes it."""
-    said = re.findall(r"--mixed[_-]precision[= ]+(\S+)", study.engine.launch)
-    return said[-1] if said else "no"
+    return _launched(study, "mixed_precision") or "no"
+
+
+def devices_of(study: Study, stage: Stage) -> int:
+    """Accelerators that a task of a stage runs on, where there are any."""
+    if stage.kind == "pipeline":
+        sampler = next((one for one in study.samplers if one.scorer and store_of(study, one) == stage.name), None)
+        served = sampler.options.get("vllm") if sampler else None
+        return int(stage.gpu) * int((served or {}).get("tensor-parallel-size", 1))
+    asked = stage.name.endswith("/few-shot") and not study.evaluation.instruction_tune
+    if asked or stage.name.endswith("/perplexity") or not stage.gpu:  # one process, whatever engine.launch says
+        return int(stage.gpu)
+    processes = _launched(study, "num_processes") or "1"
+    if processes.isdigit():
+        return int(processes)
+    # $NUM_PROCESSES of a Slurm job: see docs/slurm.md
+    training = study.engine.training
+    of_a_node = str(training.get("gpus-per-node", 1)).rpartition(":")[2]
+    return int(of_a_node) * (int(training.get("nodes", 1)) if stage.kind == "training" else 1)
+
+
+def _launched(study: Study, option: str) -> str:
+    """What engine.launch says of an option of accelerate launch; "" if nothing."""
+    said = re.findall(rf"--{option.replace('_', '[_-]')}[= ]+(\S+)", study.engine.launch)
+    return said[-1] if said else ""
 
 
 def milestones_of(study: Study, run: Run) -> list[int]:

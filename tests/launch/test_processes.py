@@ -1,7 +1,10 @@
-"""A stage's processes and the one who started them end together."""
+"""Processes of a stage: they end with the one who started them, and share devices without meeting on one."""
 
+import re
 import subprocess
 import sys
+
+from launch.processes import Job, run_jobs, visible_devices
 
 
 CODE = """
@@ -17,6 +20,12 @@ except KeyboardInterrupt:
     print("interrupted")
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
+WORK = """
+import os, time
+print("from", time.time(), "on", os.environ.get("CUDA_VISIBLE_DEVICES"))
+time.sleep(0.5)
+print("to", time.time())
+"""
 
 
 def test_ctrl_c_while_a_process_is_being_started_is_not_lost(tmp_path):
@@ -26,3 +35,27 @@ def test_ctrl_c_while_a_process_is_being_started_is_not_lost(tmp_path):
     )
     assert done.stdout == "interrupted\n", done.stderr
     assert done.stderr == ""
+
+
+def test_a_device_is_never_shared(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "work.py").write_text(WORK)
+    wanted = {"one": 1, "more": 1, "all": 8, "late": 1, "none": 0}
+    run_jobs([Job("work", (), tmp_path / name, devices=devices) for name, devices in wanted.items()], 4, lambda: None)
+    found = {}
+    for name in wanted:
+        start, devices, end = re.fullmatch(r"from (\S+) on (\S+)\nto (\S+)\n", (tmp_path / name).read_text()).groups()
+        found[name] = float(start), float(end), devices
+    assert {found[name][2] for name in ("one", "more")} == {"3", "GPU-7"}
+    assert found["all"][2] == found["none"][2] == "3,GPU-7"  # as many as there are; what was there before
+    assert found["late"][2] == "3"
+    assert max(found["one"][1], found["more"][1]) <= found["all"][0]
+    assert found["all"][1] <= found["late"][0]  # what is held back for one is not given to a later one
+    assert found["none"][0] < found["all"][0]  # who needs none does not wait
+
+
+def test_devices_that_are_hidden(monkeypatch):
+    for said, devices in {"": [], "-1": [], "0": ["0"], "2,5": ["2", "5"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+        assert visible_devices() == devices

@@ -7,7 +7,7 @@ import pytest
 from launch.study.progress import Watched, fingerprints, is_done, marker, task_state, tasks_left
 from launch.study.ray import levels
 from launch.study.reading import open_study, parse_study
-from launch.study.stages import splits_of, stages_of, store_of
+from launch.study.stages import devices_of, splits_of, stages_of, store_of
 from launch.study.work import run_of, training_arguments
 
 
@@ -155,3 +155,30 @@ def test_commands_of_runs(small):
     assert f"--selection={small.output}/selections/density/0.5.safetensors" in selected
     assert "--preset=t5-tiny" in selected
     assert {run_of(stage) for stage in stages.values() if stage.kind == "training"} == set(small.runs())
+
+
+def test_devices_that_a_task_runs_on():
+    study = parse_study(
+        "s.yaml",
+        "output: o\nrates: [0.2]\nmodels: {t5-tiny: {total_tokens: 65536}}\n"
+        "samplers: [random, {served: {scorer: ask-llm, model: m, options: {vllm: {tensor-parallel-size: 2}}}}, "
+        "{asked: {scorer: ask-llm, model: m}}, density]\n"
+        "evaluation: {suites: [glue], few_shot: [mmlu], instruction_tune: false}\n"
+        "engine: {launch: --multi_gpu --num_processes=4}\n",
+    )
+    stages, run = stages_of(study), "t5-tiny/random-0.2-seed0"
+    for name, devices in {
+        "tokens/train": 0,
+        "embeddings": 0,  # hashed n-grams ask no model
+        "scores/density": 0,
+        "scores/asked": 1,
+        "scores/served": 2,
+        f"runs/{run}": 4,
+        f"measured/{run}/perplexity": 1,
+        f"measured/{run}/few-shot": 1,
+        f"measured/{run}/glue": 4,
+        "report": 0,
+    }.items():
+        assert devices_of(study, stages[name]) == devices, name
+    tuned = dataclasses.replace(study, evaluation=dataclasses.replace(study.evaluation, instruction_tune=True))
+    assert devices_of(tuned, stages_of(tuned)[f"measured/{run}/few-shot"]) == 4
