@@ -52,6 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     except WinnowError as error:
         errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 2
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        if error.filename is None:
+            raise
+        said = f"winnow: {error.filename} cannot be used: {error.strerror}"
+        errors.print(said, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 2
     except StageFailed as error:
         errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 1

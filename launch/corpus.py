@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import zlib
 from collections.abc import Iterator
@@ -12,9 +13,14 @@ from typing import Any
 import fsspec
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.extractors import Trafilatura
+from datatrove.pipeline.extractors.base import ExtractorSandbox
 from datatrove.pipeline.readers import JsonlReader, ParquetReader, WarcReader
+from datatrove.utils.logging import logger
+from datatrove.utils.typeshelper import StatHints
 from fsspec.core import has_magic
 
 from pipeline_steps.errors import CorpusError
@@ -37,13 +43,19 @@ _LOGIN = {
     "hf": ": check the name; if it is private or gated, log in with `hf auth login` or give HF_TOKEN",
     "gs": ": log in with `gcloud auth application-default login`",
 }
-_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException)
+# ValueError: dates that Python does not have, too
+_UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError, pa.ArrowException)
+# What datasets and this project write beside data; not rows
+_NO_DATA = {"winnow.json", "dataset_info.json", "dataset_infos.json", "state.json"}
+_EXTRACTION = 60.0  # seconds that a page may take: thousands of times what one does
 
 
 @contextmanager
 def _named(path: str) -> Iterator[None]:
     try:
         yield
+    except CorpusError:
+        raise
     except _UNREADABLE as error:
         raise CorpusError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
@@ -72,7 +84,12 @@ class StrictParquetReader(ParquetReader):
 
     def read_file(self, filepath: str) -> DocumentsPipeline:
         """Yield one document per row."""
-        with _named(self.data_folder.resolve_paths(filepath)):
+        path = self.data_folder.resolve_paths(filepath)
+        with _named(path):
+            with self.data_folder.open(filepath, "rb") as file:
+                names = pq.read_schema(file).names
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise CorpusError(f"{path} has two columns {min(twice)!r}: rename one")
             yield from super().read_file(filepath)
 
 
@@ -91,6 +108,45 @@ class StrictWarcReader(WarcReader):
             raise CorpusError(f"{path} cannot be read: {error}") from error
 
 
+class PageText(Trafilatura):
+    """Trafilatura's text of each page, by the page alone: datatrove's own step forgets pages on a busy machine, and
+    takes paragraphs out that the same process has met before.
+
+    Raises:
+        CorpusError: a page takes a minute, or ends the process that extracts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(timeout=_EXTRACTION, deduplicate=False)
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yield the pages that have text."""
+        import trafilatura  # noqa: F401  here, so that the process that extracts has it already
+
+        logger.disable("datatrove.pipeline.extractors")  # what its sandbox says at its end hides what went wrong
+        with ExtractorSandbox(self.timeout) as sandbox:
+            for document in data:
+                self.stat_update(StatHints.total)
+                try:
+                    with self.track_time():
+                        document.text = sandbox.process_document(document.text, self._extract)
+                except (TimeoutError, EOFError) as error:
+                    raise CorpusError(
+                        f"{document.metadata['file_path']}, page {document.id}: its text cannot be extracted "
+                        f"({error}): leave that page out"
+                    ) from error
+                self.stat_update(StatHints.forwarded if document.text else StatHints.dropped)
+                if document.text:
+                    self.update_doc_stats(document)
+                    yield document
+
+    def _extract(self, text: str) -> str | None:
+        try:
+            return self.extract(text)
+        except Exception:  # whatever broken HTML does to lxml: such a page has no text
+            return None
+
+
 def _with_text(reader: Any, data: dict[str, Any], path: str, id_in_file: int | str) -> dict[str, Any]:
     """Reader adapter: datatrove's own, but a row without text is an error instead of a skipped row."""
     row, keys = int(id_in_file) + 1, sorted(data)
@@ -100,7 +156,9 @@ def _with_text(reader: Any, data: dict[str, Any], path: str, id_in_file: int | s
             f"{reader.data_folder.resolve_paths(path)}, row {row}, has no text under {reader.text_key!r} "
             f"(its keys: {', '.join(keys)})"
         )
-    return document | {"id": str(document["id"])}
+    # A row may have a file_path and media of its own, as FineWeb's do
+    document["metadata"]["file_path"] = reader.data_folder.resolve_paths(path)
+    return document | {"id": str(document["id"]), "media": []}
 
 
 def _with_row(reader: Any, data: dict[str, Any], path: str, id_in_file: int | str) -> dict[str, Any]:
@@ -136,9 +194,7 @@ class CorpusFiles:
         write_atomically(paths_file, "".join(f"{name}\n" for name in self.sizes).encode())
         if self.kind == "warc":
             require("trafilatura", "warc")
-            from datatrove.pipeline.extractors import Trafilatura
-
-            return [StrictWarcReader(self.folder, paths_file=paths_file, limit=limit), Trafilatura()]
+            return [StrictWarcReader(self.folder, paths_file=paths_file, limit=limit), PageText()]
         reader = StrictJsonlReader if self.kind == "jsonl" else StrictParquetReader
         adapter = _with_row if rows else _with_text
         return [reader(self.folder, paths_file=paths_file, adapter=adapter, limit=limit)]
@@ -164,7 +220,8 @@ def list_corpus(path: str) -> CorpusFiles:
     folder, sizes = _list(path)
     by_format: dict[str, dict[str, int]] = {}
     for name, size in sizes.items():
-        if kind := _format(name):
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not hidden and name.rpartition("/")[2] not in _NO_DATA and (kind := _format(name)):
             by_format.setdefault(kind, {})[name] = size
     if len(by_format) != 1:
         found = f"{len(sizes)} files, {' and '.join(sorted(by_format)) or 'none of a known format'}"
@@ -188,10 +245,15 @@ def _list(path: str) -> tuple[str, dict[str, int]]:
     except CorpusError:
         raise
     except Exception as error:  # whatever the file system behind the protocol raises
-        reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
-        raise CorpusError(f"{path} cannot be listed ({reason}){_LOGIN.get(path.partition('://')[0], '')}") from error
+        raise CorpusError(f"{path} cannot be listed ({why_not(path, error)}") from error
     sizes = {file[len(folder) :].lstrip("/"): int(entry.get("size") or 0) for file, entry in found.items()}
     return fs.unstrip_protocol(folder), dict(sorted(sizes.items()))
+
+
+def why_not(path: str, error: Exception) -> str:
+    """What a file system says, closing a bracket, and what helps against a missing credential."""
+    reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+    return f"{reason}){_LOGIN.get(path.partition('://')[0], '')}"
 
 
 def _format(name: str) -> str | None:

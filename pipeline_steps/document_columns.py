@@ -155,7 +155,8 @@ def by_source(data: DocumentsPipeline, step: str) -> Iterator[tuple[str, Iterato
         if source in seen:
             raise CorpusError(
                 f"documents of {source} reach {step} in more than one run: they were shuffled, or rewritten into "
-                "other files since; put this step before that, or read from where they were first"
+                "other files since; put this step before that, or read from where they were first. If they have a "
+                "column file_path of their own, as FineWeb has, give the reader an adapter that leaves it out"
             )
         seen.add(source)
         yield source, docs

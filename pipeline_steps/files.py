@@ -14,13 +14,16 @@ from safetensors.numpy import load, save
 from pipeline_steps.errors import StoreDamaged
 
 
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # fsspec's protocols
+
+
 def write_atomically(path: str, blob: bytes) -> None:
     """Put `blob` at an fsspec path so that a reader sees all of it or nothing, whatever is killed when.
 
     Local files are written beside the target, synced and renamed; object stores publish a put as a whole.
     """
     fs, target = fsspec.core.url_to_fs(path)
-    fs.makedirs(fs._parent(target), exist_ok=True)
+    make_parent(fs, target)
     if not isinstance(fs, fsspec.implementations.local.LocalFileSystem):
         fs.pipe_file(target, blob)
         return
@@ -36,6 +39,17 @@ def write_atomically(path: str, blob: bytes) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def is_object_store(fs: Any) -> bool:
+    """Whether a file system has buckets and keys instead of folders."""
+    return not _OBJECT_STORES.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def make_parent(fs: Any, path: str) -> None:
+    """Make the folder of a file, where there are folders: s3fs would make the bucket of a mistyped name."""
+    if not is_object_store(fs):
+        fs.makedirs(fs._parent(path), exist_ok=True)
 
 
 def write_json(path: str, value: Any) -> None:

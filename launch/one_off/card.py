@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,11 @@ def facts(store: ScoreStore, selection: Selection, mode: str) -> Facts:
 
 
 def write_card(
-    made_from: Mapping[str, Any], found: Facts, command: str, pattern: str, ragged: pa.Schema | None
+    made_from: Mapping[str, Any],
+    found: Facts,
+    command: str,
+    pattern: str,
+    columns: tuple[pa.Schema, Collection[str]] | None,
 ) -> str:
     """README.md of the dataset.
 
@@ -86,11 +90,11 @@ def write_card(
         found: numbers.
         command: that makes it.
         pattern: of its files.
-        ragged: the schema, where a reader that looks at one file would miss columns.
+        columns: of JSON lines: their schema, and those of no one type.
     """
     sampler = made_from["sampler"] or found.scores["scorer"]
     share = found.documents[1] / found.documents[0]
-    head = yaml.safe_dump(_front(made_from, found, sampler, pattern, ragged), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_front(made_from, found, sampler, pattern, columns), sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{head}---\n\n# {_title(made_from, sampler)}",
         f"{found.documents[1]:,} of {found.documents[0]:,} documents ({share:.2%}) of `{made_from['corpus']}`, in the "
@@ -118,7 +122,11 @@ def write_card(
 
 
 def _front(
-    made_from: Mapping[str, Any], found: Facts, sampler: str, pattern: str, ragged: pa.Schema | None
+    made_from: Mapping[str, Any],
+    found: Facts,
+    sampler: str,
+    pattern: str,
+    columns: tuple[pa.Schema, Collection[str]] | None,
 ) -> dict[str, Any]:
     front: dict[str, Any] = {
         "pretty_name": _title(made_from, sampler),
@@ -129,8 +137,16 @@ def _front(
     }
     if hub := re.match(r"hf://datasets/([^/@]+/[^/@]+)", made_from["corpus"]):
         front["source_datasets"] = [hub[1]]
-    if ragged is not None:
-        front["dataset_info"] = {"features": [features(field.name, field.type) for field in ragged]}
+    if columns is not None:
+        schema, mixed = columns
+        front["dataset_info"] = {
+            "features": [
+                {"name": field.name, "dtype": "json"}
+                if field.name in mixed or _has_null(field.type)
+                else features(field.name, field.type)
+                for field in schema
+            ]
+        }
     return front
 
 
@@ -140,8 +156,14 @@ def size_category(documents: int) -> str:
 
 
 def features(name: str, kind: pa.DataType) -> dict[str, Any]:
-    """A column as the Hub's cards name it."""
+    """A column of JSON lines as the Hub's cards name it."""
     return {"name": name, **_feature(kind)}
+
+
+def _has_null(kind: pa.DataType) -> bool:
+    """Whether nothing is known of a type, or of a part of it: it may be an empty mapping."""
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return pa.types.is_null(kind) or any(map(_has_null, inner))
 
 
 def _feature(kind: pa.DataType) -> dict[str, Any]:
@@ -150,6 +172,8 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         inner = _feature(kind.value_type)
         return {"list": inner.get("dtype") or inner.get("struct") or inner}
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return {"dtype": "string"}  # in JSON
     named = {"double": "float64", "float": "float32", "large_string": "string"}
     return {"dtype": named.get(str(kind), str(kind))}
 

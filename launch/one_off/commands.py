@@ -117,8 +117,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes at a time, each with files of its own (%(default)s), and of those that run a model one on each "
-        "GPU; changes the speed, nothing else",
+        help="processes at a time, each with files of its own (%(default)s), and of those that run a model one on "
+        "each GPU; changes the speed, nothing else",
     )
 
 
@@ -147,7 +147,10 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
         help="a new folder, local, s3://... or of any fsspec protocol, or hf://datasets/USER/NAME",
     )
     parser.add_argument(
-        "--format", choices=("parquet", "jsonl"), help="of its files (parquet, unless PATH ends in jsonl)"
+        "--format",
+        choices=("parquet", "jsonl"),
+        help="of its files (parquet, unless PATH ends in jsonl); of dates, "
+        "binary and very large numbers only Parquet keeps the types",
     )
     parser.add_argument("--score-column", metavar="NAME", help="where scores go (default: the scorer's, e.g. ask_llm)")
     parser.add_argument(
@@ -189,7 +192,7 @@ def _score(args: argparse.Namespace) -> int:
     from train.folders import locked
 
     settings = ScoreSettings(
-        args.corpus, with_proxy(find_sampler(args.sampler), args.proxy), args.limit, args.embedder, args.target
+        _corpus(args), with_proxy(find_sampler(args.sampler), args.proxy), args.limit, args.embedder, args.target
     )
     files = check_settings(settings)
     if "://" in args.output:
@@ -220,7 +223,7 @@ def _select(args: argparse.Namespace) -> int:
         "jsonl" if args.output.rstrip("/").removesuffix(".gz").endswith("jsonl") else "parquet"
     )
     settings = SelectSettings(
-        args.corpus,
+        _corpus(args),
         sampler,
         cut,
         args.scores,
@@ -244,6 +247,11 @@ def _select(args: argparse.Namespace) -> int:
     return 0
 
 
+def _corpus(args: argparse.Namespace) -> str:
+    """One spelling, which is noted: crawl and crawl/ are the same."""
+    return str(args.corpus).rstrip("/") or "/"
+
+
 def _work(output: str) -> str:
     output = output.rstrip("/")
     return f"{output.rsplit('/', 1)[-1] if '://' in output else output}.work"
@@ -258,6 +266,8 @@ def _workers(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from launch.one_off.comparing import compare, show
 
+    if args.documents < 0:
+        raise WinnowError(f"--documents {args.documents} cannot be shown: give 0 or more")
     found = compare(args.a, args.b, args.rate, args.corpus, args.documents)
     if args.json:
         sys.stdout.write(json.dumps(found, indent=2, sort_keys=True) + "\n")

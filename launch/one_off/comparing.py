@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from datatrove.utils.logging import logger
 from rich.console import Console
 from rich.table import Table
 
-from launch.corpus import open_corpus
+from launch.corpus import open_corpus, why_not
 from launch.one_off.publishing import RECORD
 from pipeline_steps.cuts import Cut, select
-from pipeline_steps.errors import InvalidCut, StoreMismatch
+from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest, mix
 from pipeline_steps.score_store import ScoreStore
 from pipeline_steps.selection import Selection
@@ -57,8 +58,12 @@ def open_side(path: str) -> Side:
         StoreIncomplete, StoreMismatch: it is none of them, or not finished.
     """
     path = path.rstrip("/")
-    fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
-    if fs.isfile(root) or path.endswith(".safetensors"):
+    try:
+        fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
+        is_file = fs.isfile(root)
+    except Exception as error:  # whatever the file system behind the protocol raises
+        raise StoreIncomplete(f"{path} cannot be read ({why_not(path, error)}") from error
+    if is_file or path.endswith(".safetensors"):
         selection = Selection.load(path)
         return Side(path, "selection", selection.corpus_digest, selection.mask.size, selection.mask, None)
     if fs.exists(f"{root}/{RECORD}"):
@@ -90,7 +95,7 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
             "one corpus"
         )
     masks = _masks(one, other, rate)
-    scores = [None if side.store is None else _oriented(side.store) for side in (one, other)]
+    scores = [None if side.store is None or _by_chance(side.store) else _oriented(side.store) for side in (one, other)]
     found: dict[str, Any] = {"a": a, "b": b, "corpus_documents": one.documents, **overlap(*masks)}
     found["kept_by"] = [_kept_by(side, found["b" if side is one else "a"], rate, other) for side in (one, other)]
     if one.store is not None and scores[0] is not None and scores[1] is not None:
@@ -179,7 +184,7 @@ def _mask(side: Side, other: Side, rate: float) -> np.ndarray:
     if side.mask is not None:
         return side.mask
     assert side.store is not None
-    mode: Any = "bottom" if _lower(side.store) else "top"
+    mode: Any = "random" if _by_chance(side.store) else "bottom" if _lower(side.store) else "top"
     cut = Cut(mode, rate=rate) if other.mask is None else Cut(mode, k=int(other.mask.sum()))
     return select(side.store, cut).mask
 
@@ -187,8 +192,15 @@ def _mask(side: Side, other: Side, rate: float) -> np.ndarray:
 def _kept_by(side: Side, other_path: str, rate: float, other: Side) -> str:
     if side.store is None:
         return ""
+    if _by_chance(side.store):
+        return f"{rate:.0%} by chance" if other.mask is None else f"as many as {other_path} keeps, by chance (seed 0)"
     end = "lowest" if _lower(side.store) else "highest"
     return f"its {end} {rate:.0%}" if other.mask is None else f"as many of its {end} as {other_path} keeps"
+
+
+def _by_chance(store: ScoreStore) -> bool:
+    """Whether its scores are all the same: keys for chance to draw from."""
+    return bool(store.config["scorer"] == "KeysScorer")
 
 
 def _lower(store: ScoreStore) -> bool:
@@ -227,10 +239,10 @@ def _read(corpus: str, digest: str, documents: int, wanted: set[int]) -> dict[in
     logger.disable("datatrove")  # readers name every file they open
     with tempfile.TemporaryDirectory() as folder:
         data: Any = None
-        for step in open_corpus(corpus, str(Path(folder, "files.txt")), documents):
+        for step in open_corpus(corpus, str(Path(folder, "files.txt"))):  # a limit would count pages without text
             data = step.run(data, 0, 1)
         keys, found = [], dict[int, dict[str, str]]()
-        for row, document in enumerate(data):
+        for row, document in enumerate(islice(data, documents)):
             keys.append(document_key(document.id, document.text))
             if row in wanted:
                 found[row] = {"id": document.id, "text": _opening(document.text)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -21,6 +21,7 @@ from pipeline_steps.errors import CorpusError
 
 Format = Literal["parquet", "jsonl"]
 SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz"}
+KEEP = "mend it, or give --format jsonl, which keeps it as it is"
 PART_ROWS = 100_000
 PART_BYTES = 1 << 29  # of text
 _GROUP_ROWS, _GROUP_BYTES = 10_000, 1 << 25  # of a row group: what is in memory
@@ -33,25 +34,25 @@ class Part:
     Attributes:
         name: of the file.
         rows: in it.
-        schema: Arrow's, of its rows; None where a column holds values of several types.
-        why: which one, in words.
+        first: where the first of them is from, in words.
+        schema: Arrow's, of its rows.
+        mixed: columns that hold values of several types, null in `schema`, and what is the matter with each.
     """
 
     name: str
     rows: int
-    schema: pa.Schema | None
-    why: str = ""
+    first: str
+    schema: pa.Schema
+    mixed: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
-        schema = None if self.schema is None else base64.b64encode(self.schema.serialize().to_pybytes()).decode()
-        return {"name": self.name, "rows": self.rows, "schema": schema, "why": self.why}
+        return asdict(self) | {"schema": base64.b64encode(self.schema.serialize().to_pybytes()).decode()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Part:
         """What `to_json` made."""
-        schema = record["schema"] and pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))
-        return cls(record["name"], record["rows"], schema or None, record["why"])
+        return cls(**record | {"schema": pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))})
 
 
 class PartWriter:
@@ -71,15 +72,17 @@ class PartWriter:
         self.parts: list[Part] = []
         self._folder, self._prefix, self._format, self._schema, self._level = folder, prefix, format, schema, level
         self._waiting: list[dict[str, Any]] = []
+        self._sources: list[str] = []
         self._bytes = self._rows = self._part_bytes = 0
         self._file: BinaryIO | None = None
         self._sink: Any = None
-        self._found = pa.schema([])
-        self._why = ""
+        self._first = ""
+        self._found: tuple[pa.Schema, dict[str, str]] = pa.schema([]), {}
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Take one row."""
+    def write(self, row: dict[str, Any], source: str) -> None:
+        """Take one row of a source file."""
         self._waiting.append(row)
+        self._sources.append(source)
         self._bytes += len(row["text"])
         if len(self._waiting) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self._flush()
@@ -97,21 +100,22 @@ class PartWriter:
     def _flush(self) -> None:
         if self._file is None:
             self._open()
+            self._first = _named(self._waiting[0], self._sources[0])
         if self._schema is not None:
-            self._sink.write_table(table(self._waiting, self._schema))
+            self._sink.write_table(table(self._waiting, self._schema, self._sources))
         else:
-            self._sink.write(b"".join(_line(row) for row in self._waiting))
+            self._sink.write(b"".join(map(_line, self._waiting, self._sources)))
             self._learn()
         self._rows += len(self._waiting)
         self._part_bytes += self._bytes
-        self._waiting, self._bytes = [], 0
+        self._waiting, self._sources, self._bytes = [], [], 0
 
     def _learn(self) -> None:
-        if not self._why:
-            try:
-                self._found = unify([self._found, infer(self._waiting)])
-            except CorpusError as error:
-                self._why = str(error)
+        schema, mixed = infer(self._waiting, self._sources)
+        known, already = self._found
+        first = _named(self._waiting[0], self._sources[0])
+        both, more = unify({"": known, first: schema})
+        self._found = both, mixed | more | already
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -128,10 +132,10 @@ class PartWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._folder / f".{self._name}", self._folder / self._name)
-        schema = self._schema or (None if self._why else self._found)
-        self.parts.append(Part(self._name, self._rows, schema, self._why))
+        schema, mixed = self._found if self._schema is None else (self._schema, {})
+        self.parts.append(Part(self._name, self._rows, self._first, schema, mixed))
         self._file, self._rows, self._part_bytes = None, 0, 0
-        self._found, self._why = pa.schema([]), ""
+        self._found = pa.schema([]), {}
 
     @property
     def _name(self) -> str:
@@ -153,43 +157,89 @@ def parquet_name(name: str) -> str:
     return f"{name.removesuffix(SUFFIX['jsonl']).removesuffix(SUFFIX['parquet'])}.final{SUFFIX['parquet']}"
 
 
-def infer(rows: Sequence[dict[str, Any]]) -> pa.Schema:
-    """Schema of rows, their columns in the order they are met. Raises CorpusError if a column has no one type."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.schema([pa.field(name, _type(name, [row.get(name) for row in rows])) for name in names])
+def infer(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> tuple[pa.Schema, dict[str, str]]:
+    """Schema of rows, their columns in the order they are met; columns of no one type, and the document at fault."""
+    fields, mixed = [], dict[str, str]()
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [_filled(row.get(name)) for row in rows]
+        try:
+            kind = pa.array(values).type
+        except (pa.ArrowException, OverflowError) as error:
+            kind, (at, why) = pa.null(), _odd_one(values, error)
+            mixed[name] = f"{_named(rows[at], sources[at])}: column {name!r} {why}"
+        fields.append(pa.field(name, kind))
+    return pa.schema(fields), mixed
 
 
-def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The schema that rows of all of these fit. Raises CorpusError if a column has no one type."""
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise CorpusError(
-            f"a column has values of types that do not go together ({error}): give --format jsonl, which keeps them, "
-            "or mend it"
-        ) from error
+def _odd_one(values: Sequence[Any], error: Exception) -> tuple[int, str]:
+    """The first value that does not go with those before it, and why."""
+    kind = pa.null()
+    for number, value in enumerate(values):
+        try:
+            kind = _both(kind, own := pa.array([value]).type)
+        except pa.ArrowException:
+            return number, f"holds {_short(value)}, {own}, after {kind}"
+        except OverflowError:
+            return number, f"holds {_short(value)}, which is too large"
+    return 0, f"does not go with what comes after it: {error}"
 
 
-def table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows of a schema; what a row does not have is null."""
+def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type of both. Raises ArrowException: there is none."""
+    schemas = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def unify(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str]]:
+    """The schema that rows of all of these fit, by where each is from in words; any column may be null.
+
+    Columns that have no one type are null in it, and named with what is the matter.
+    """
+    kinds, mixed = dict[str, pa.DataType](), dict[str, str]()
+    for where, schema in schemas.items():
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            before = kinds.get(name, pa.null())
+            try:
+                kinds[name] = _both(before, kind)
+            except pa.ArrowException:
+                mixed.setdefault(name, f"{where}: column {name!r} is {kind} from there on, and {before} before")
+    made = pa.schema([pa.field(name, pa.null() if name in mixed else kind) for name, kind in kinds.items()])
+    return made, mixed
+
+
+def table(rows: Sequence[dict[str, Any]], schema: pa.Schema, sources: Sequence[str] | None = None) -> pa.Table:
+    """Rows of a schema; what a row does not have is null. Raises CorpusError, naming the document, if one does not
+    fit."""
     columns = []
     for field in schema:
         values = [_filled(row.get(field.name)) for row in rows]
         try:
             columns.append(pa.array(values, field.type))
         except (pa.ArrowException, OverflowError) as error:
-            raise CorpusError(f"column {field.name!r} cannot be written as {field.type}: {error}") from error
+            at = next(number for number, value in enumerate(values) if not _fits(value, field.type))
+            where = _named(rows[at], sources[at] if sources else "")
+            raise CorpusError(
+                f"{where}: column {field.name!r} holds {_short(values[at])}, which cannot be written as {field.type} "
+                f"({error}): {KEEP}"
+            ) from error
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _type(name: str, values: list[Any]) -> pa.DataType:
+def _fits(value: Any, kind: pa.DataType) -> bool:
     try:
-        return pa.array([_filled(value) for value in values]).type
-    except (pa.ArrowException, OverflowError) as error:
-        raise CorpusError(
-            f"column {name!r} has no one type that Parquet knows ({error}): give --format jsonl, which keeps it as it "
-            "is, or mend it"
-        ) from error
+        pa.array([value], kind)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
+def _named(row: Mapping[str, Any], source: str) -> str:
+    return f"{source}, document {row.get('id')}" if source else f"document {row.get('id')}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _filled(value: Any) -> Any:
@@ -218,16 +268,18 @@ def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def _line(row: dict[str, Any], source: str) -> bytes:
     try:
         return orjson.dumps(row, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
         raise CorpusError(
-            f"document {row.get('id')} cannot be written as JSON ({error}): give --format parquet"
+            f"{_named(row, source)} cannot be written as JSON ({error}): give --format parquet"
         ) from error
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, datetime):  # of nanoseconds: pandas' own
+        return value.isoformat()
     if isinstance(value, Decimal | timedelta):
         return str(value)
     raise TypeError(type(value).__name__)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 
+from launch.corpus import why_not
 from pipeline_steps.errors import StoreMismatch, WinnowError
-from pipeline_steps.files import read_json
+from pipeline_steps.files import is_object_store, make_parent, read_json
 from train.folders import whole_folder
 
 
@@ -79,6 +81,10 @@ class LocalFolder:
 
     def publish(self, files: Mapping[str, Path]) -> None:
         """See Destination."""
+        if self.record() is not None:  # all of it was there, and something has been taken away since
+            for name in [name for name in files if not (self.path / name).exists()]:
+                link_or_copy(files[name], self.path / name)
+            return
         if self.path.is_dir():
             self.path.rmdir()  # empty: `record` has looked
         with whole_folder(self.path) as folder:
@@ -92,31 +98,41 @@ class RemoteFolder:
 
     path: str
 
-    def _open(self) -> tuple[Any, str]:
-        return fsspec.core.url_to_fs(self.path, use_listings_cache=False)
-
     def record(self) -> dict[str, Any] | None:
         """See Destination."""
-        fs, root = self._open()
-        if fs.exists(f"{root}/{RECORD}"):
-            return dict(read_json(f"{self.path}/{RECORD}"))
-        if fs.exists(root) and fs.find(root):
-            raise _foreign(self.path)
+        with self._opened() as (fs, root):
+            if fs.exists(f"{root}/{RECORD}"):
+                return dict(read_json(f"{self.path}/{RECORD}"))
+            if fs.exists(root) and fs.find(root):
+                raise _foreign(self.path)
+            bucket = root.partition("/")[0]
+            if is_object_store(fs) and not fs.exists(bucket):
+                raise StoreMismatch(f"{self.path}: there is no bucket {bucket}, or none that you may use")
         return None
 
     def complete(self) -> bool:
         """See Destination."""
-        fs, root = self._open()
-        return bool(fs.exists(f"{root}/{CARD}"))
+        with self._opened() as (fs, root):
+            return bool(fs.exists(f"{root}/{CARD}"))
 
     def publish(self, files: Mapping[str, Path]) -> None:
         """See Destination. A file that is there in its size was put there by this command before."""
-        fs, root = self._open()
-        for name in sorted(files, key=lambda name: (name != RECORD, name == CARD)):
-            source, target = files[name], f"{root}/{name}"
-            if not fs.exists(target) or fs.info(target)["size"] != source.stat().st_size:
-                fs.makedirs(fs._parent(target), exist_ok=True)
-                fs.put_file(str(source), target)
+        with self._opened() as (fs, root):
+            for name in sorted(files, key=lambda name: (name != RECORD, name == CARD)):
+                source, target = files[name], f"{root}/{name}"
+                if not fs.exists(target) or fs.info(target)["size"] != source.stat().st_size:
+                    make_parent(fs, target)
+                    fs.put_file(str(source), target)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, str]]:
+        """The file system and the path in it, whose errors are the user's to mend."""
+        try:
+            yield fsspec.core.url_to_fs(self.path, use_listings_cache=False)
+        except WinnowError:
+            raise
+        except Exception as error:  # whatever the file system behind the protocol raises
+            raise WinnowError(f"{self.path} cannot be used ({why_not(self.path, error)}") from error
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 
 from launch.corpus import ROW, CorpusFiles
-from launch.one_off.parts import Part, PartWriter, parquet_name, rewrite, unify
+from launch.one_off.parts import KEEP, Part, PartWriter, parquet_name, rewrite, unify
 from pipeline_steps.cuts import Cut, FoundCut
 from pipeline_steps.errors import CorpusError, WinnowError
 from pipeline_steps.files import read_json, write_json
@@ -76,13 +76,22 @@ class Plan:
         """Groups that are."""
         return sum(1 for group in range(len(self.groups)) if self.done(group).exists())
 
+    def columns(self) -> tuple[pa.Schema, dict[str, str]]:
+        """Schema of all files in the end, scores as float32 as in their store; columns of no one type, and why."""
+        parts = self.parts()
+        schema, mixed = unify({part.first: part.schema for part in parts})
+        for part in reversed(parts):
+            mixed |= part.mixed
+        if self.column is not None:
+            schema = schema.set(schema.get_field_index(self.column), pa.field(self.column, pa.float32()))
+        return schema, mixed
+
     def schema(self) -> pa.Schema:
         """Of all files in the end, without what other tools keep in it. Raises CorpusError if there is none."""
-        parts = self.parts()
-        for part in parts:
-            if part.schema is None:
-                raise CorpusError(part.why)
-        return unify([part.schema for part in parts])
+        schema, mixed = self.columns()
+        for why in mixed.values():
+            raise CorpusError(f"{why}: {KEEP}")
+        return schema
 
     def to_rewrite(self) -> list[Part]:
         """Files that are not yet Parquet of the common schema."""
@@ -108,13 +117,13 @@ def _write_group(plan: Plan, group: int, cut: FoundCut) -> list[Part]:
         writer = PartWriter(folder, prefix, "parquet", _source_schema(plan, group))
     else:
         writer = PartWriter(folder, prefix, "jsonl", level=_SCRATCH_LEVEL)
-    for row in _rows(plan, group, cut):
-        writer.write(row)
+    for row, source in _rows(plan, group, cut):
+        writer.write(row, source)
     return writer.close()
 
 
-def _rows(plan: Plan, group: int, cut: FoundCut) -> Iterator[dict[str, Any]]:
-    """Kept rows of a group as they were, with an id and a score."""
+def _rows(plan: Plan, group: int, cut: FoundCut) -> Iterator[tuple[dict[str, Any], str]]:
+    """Kept rows of a group as they were, with an id and a score, and their source files."""
     files = CorpusFiles(plan.corpus, plan.kind, dict.fromkeys(plan.groups[group], 0))
     documents: Any = None
     for step in files.reader(str(plan.folder / "listings" / f"{group:06d}.txt"), plan.limit, rows=True):
@@ -128,7 +137,7 @@ def _rows(plan: Plan, group: int, cut: FoundCut) -> Iterator[dict[str, Any]]:
         if kept.place[0] != source:
             source = kept.place[0]
             score_N = cut.store.read(source, ("score",))["score"]
-        yield _row(document, plan.column, float(score_N[kept.place[1]]))
+        yield _row(document, plan.column, float(score_N[kept.place[1]])), source
 
 
 def _row(document: Document, column: str | None, score: float) -> dict[str, Any]:
@@ -140,7 +149,10 @@ def _row(document: Document, column: str | None, score: float) -> dict[str, Any]
     if column is None:
         return row
     if column in row:
-        raise CorpusError(f"document {document.id} has a column {column!r} already: give --score-column another name")
+        raise CorpusError(
+            f"{document.metadata['file_path']}, document {document.id}, has a column {column!r} already: give "
+            "--score-column another name"
+        )
     return row | {column: score}
 
 
@@ -148,12 +160,15 @@ def _source_schema(plan: Plan, group: int) -> pa.Schema:
     """Of a group of Parquet files, and of the columns that are added."""
     import fsspec
 
-    found = []
+    found = dict[str, pa.Schema]()
     for name in plan.groups[group]:
         with fsspec.open(f"{plan.corpus}/{name}", "rb") as file:
-            found.append(pq.read_schema(file))
-    schema = unify(found)
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key == b"huggingface"}  # labels' names
+            found[name] = pq.read_schema(file)
+    schema, mixed = unify(found)
+    for why in mixed.values():
+        raise CorpusError(f"{plan.corpus}/{why}: {KEEP}")
+    metadata = next(iter(found.values())).metadata or {}
+    kept = {key: value for key, value in metadata.items() if key == b"huggingface"}  # labels' names
     fields = list(schema)
     if "id" not in schema.names:
         fields.insert(0, pa.field("id", pa.string()))
@@ -162,16 +177,8 @@ def _source_schema(plan: Plan, group: int) -> pa.Schema:
     return pa.schema(fields, metadata=kept or None)
 
 
-def final_schema(plan: Plan) -> pa.Schema:
-    """Of the dataset: scores are float32, as in their store."""
-    schema = plan.schema()
-    if plan.column is None:
-        return schema
-    return schema.set(schema.get_field_index(plan.column), pa.field(plan.column, pa.float32()))
-
-
 def _rewrite(plan: Plan, part: int, parts: int) -> None:
-    schema = final_schema(plan)
+    schema = plan.schema()
     for one in plan.to_rewrite()[part::parts]:
         if not (plan.folder / "parts" / parquet_name(one.name)).exists():
             rewrite(plan.folder / "parts", one, schema)

@@ -28,7 +28,7 @@ from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
 from launch.study.yaml_lines import suggestion
-from pipeline_steps.errors import CorpusError, WinnowError
+from pipeline_steps.errors import CorpusError, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
 from train.run_directory import refuse_differences
 
@@ -116,6 +116,15 @@ def refuse_credentials(path: str) -> None:
         )
 
 
+def refuse_inside(corpus: str, *folders: str) -> None:
+    """Files of ours in a corpus's folder would be read as its own. Raises CorpusError if one of these is in it."""
+    for folder in (one for one in folders if os.path.isdir(corpus) and "://" not in one):
+        if Path(folder).resolve().is_relative_to(Path(corpus).resolve()):
+            raise CorpusError(
+                f"{folder} is inside the corpus {corpus}, and would be read as part of it: choose another"
+            )
+
+
 def score(folder: str, settings: ScoreSettings, files: CorpusFiles, workers: int, progress: StageProgress) -> str:
     """Score what is not scored yet; the score store's folder.
 
@@ -125,6 +134,7 @@ def score(folder: str, settings: ScoreSettings, files: CorpusFiles, workers: int
         WinnowError: the input is at fault, or the folder holds other work.
         StageFailed: a process died.
     """
+    refuse_inside(settings.corpus, folder)
     if "://" in folder:
         raise WinnowError(f"{folder} is not on this machine's disk: score into a local folder, and copy the store")
     path = Path(folder, f"{settings.sampler.name}.yaml")
@@ -175,16 +185,24 @@ def _study_text(path: Path, settings: ScoreSettings, files: CorpusFiles, workers
 
 
 def claim_files(folder: str, corpus: str, files: CorpusFiles) -> None:
-    """Note which files the corpus has. Raises StoreMismatch if they were others: their scores would be missing."""
+    """Note which files the corpus has. Raises StoreMismatch if they were others, in name or size."""
     path, wanted = Path(folder, "corpus.json"), {"corpus": corpus, "files": describe(files)}
     if path.exists():
-        refuse_differences(read_json(str(path)), wanted, folder)
+        found = read_json(str(path))
+        if found["corpus"] == corpus and found != wanted:
+            there, now = found["files"], wanted["files"]
+            raise StoreMismatch(
+                f"{corpus} has changed since it was scored in {folder} ({there} then, {now} now): give another "
+                "--output, or delete that folder"
+            )
+        refuse_differences(found, wanted, folder)
     write_json(str(path), wanted)
 
 
 def describe(files: CorpusFiles) -> str:
-    """Files of a corpus in a word: how many, and a digest of their names."""
-    return f"{len(files.sizes)} files {xxhash.xxh3_64_hexdigest(chr(10).join(files.sizes).encode())}"
+    """Files of a corpus in a word: how many, and a digest of their names and sizes."""
+    listing = "".join(f"{name}\n{size}\n" for name, size in files.sizes.items())
+    return f"{len(files.sizes)} files {xxhash.xxh3_64_hexdigest(listing.encode())}"
 
 
 def _study(settings: ScoreSettings) -> dict[str, Any]:

@@ -19,7 +19,15 @@ from launch.one_off.card import facts, write_card
 from launch.one_off.parts import SUFFIX, Format, parquet_name
 from launch.one_off.publishing import CARD, RECORD, Destination, destination
 from launch.one_off.rows import Plan
-from launch.one_off.scoring import ScoreSettings, check_settings, describe, metadata_key, refuse_credentials, score
+from launch.one_off.scoring import (
+    ScoreSettings,
+    check_settings,
+    describe,
+    metadata_key,
+    refuse_credentials,
+    refuse_inside,
+    score,
+)
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from launch.study.samplers import PAPER_SAMPLERS, Sampler
@@ -72,7 +80,7 @@ class SelectSettings:
             "files": describe(files),
             "limit": self.limit,
             "sampler": self.sampler.name if self.sampler else None,
-            "proxy": (self.sampler.model or None) if self.sampler else None,
+            "proxy": (self.sampler.model or None) if self.sampler and not self.scores else None,
             "embedder": self.embedder if embeds and not self.scores else None,
             "target": self.target,
             "scores": self.scores,
@@ -121,6 +129,7 @@ def select_dataset(
         StageFailed: a process died.
     """
     refuse_credentials(output)
+    refuse_inside(settings.corpus, output, work)
     if settings.scores is None:
         files = check_settings(settings.score_settings())
     else:
@@ -154,11 +163,17 @@ def _check_claim(writing: Path, made_from: Mapping[str, Any]) -> None:
 
 
 def _check_scorer(settings: SelectSettings) -> None:
-    scorer = ScoreStore(settings.scores or "").config.get("scorer")
-    wanted = settings.sampler.scorer if settings.sampler else ""
-    if wanted and scorer != _class_name(wanted):
+    """Whether the scores are those of the sampler that is named beside them."""
+    found = ScoreStore(settings.scores or "").config
+    if settings.sampler is None:
+        return
+    named, scorer = settings.sampler.model, settings.sampler.scorer
+    asked = (found.get("proxy") or {}).get("model", named)
+    if found.get("scorer") != _class_name(scorer) or (named and asked != named):
+        made = found.get("scorer") if not named else f"{found.get('scorer')} by {asked}"
         raise StoreMismatch(
-            f"{settings.scores} holds scores of {scorer}, not of {wanted}: leave --sampler out, or give its own scores"
+            f"{settings.scores} holds scores of {made}, not of {settings.sampler.name}: leave --sampler out, or give "
+            "its own scores"
         )
 
 
@@ -195,20 +210,18 @@ def _write(plan: Plan, corpus: str, workers: int, progress: StageProgress) -> No
     """Write the rows of the cut, into files that are the dataset's but for their names."""
     try:
         _run(plan, "write", "Write", workers, progress)
+        found = sum(part.rows for part in plan.parts())
+        wanted = Selection.load(str(plan.folder / "selection.safetensors")).documents
+        if found != wanted:
+            raise StoreMismatch(
+                f"{corpus} holds {found:,} of the {wanted:,} documents that the cut of {plan.scores} keeps: give the "
+                "corpus, and the --limit, of these scores"
+            )
+        if plan.to_rewrite():
+            _run(plan, "rewrite", "To Parquet", workers, progress)
     except WinnowError:
-        if not plan.written():  # nothing is lost, and other settings are welcome
-            shutil.rmtree(plan.folder, ignore_errors=True)
+        shutil.rmtree(plan.folder, ignore_errors=True)  # the corpus will be mended, or other settings be given
         raise
-    found = sum(part.rows for part in plan.parts())
-    wanted = Selection.load(str(plan.folder / "selection.safetensors")).documents
-    if found != wanted:
-        shutil.rmtree(plan.folder, ignore_errors=True)
-        raise StoreMismatch(
-            f"{corpus} holds {found:,} of the {wanted:,} documents that the cut of {plan.scores} keeps: give the "
-            "corpus, and the --limit, of these scores"
-        )
-    if plan.to_rewrite():
-        _run(plan, "rewrite", "To Parquet", workers, progress)
 
 
 def _groups(files: CorpusFiles, share: float) -> Iterator[list[str]]:
@@ -265,11 +278,8 @@ def _publish(plan: Plan, made_from: dict[str, Any], output: str, place: Destinat
         "scores_fingerprint": found.digests[1],
         "scores": found.scores,
     }
-    ragged = None
-    if plan.format == "jsonl" and all(part.schema is not None for part in parts):
-        schema = plan.schema()
-        ragged = None if all(part.schema == schema for part in parts) else schema
-    card = write_card(made_from, found, command(made_from, output), f"data/train-*{suffix}", ragged)
+    columns = plan.columns() if plan.format == "jsonl" else None  # of JSON lines, a reader would guess from the first
+    card = write_card(made_from, found, command(made_from, output), f"data/train-*{suffix}", columns)
     write_json(str(folder / RECORD), record)
     write_atomically(str(folder / CARD), card.encode())
     own = {name: folder / name for name in ("selection.safetensors", RECORD, CARD)}

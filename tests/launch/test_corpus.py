@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.corpus import open_corpus
+from launch.corpus import PageText, open_corpus
 from pipeline_steps.errors import CorpusError
 
 
@@ -61,24 +62,51 @@ def test_memory_is_a_file_system_too(tmp_path):
     assert [doc.text for doc in read("memory://crawl", tmp_path)] == ["from memory"]
 
 
-def test_warc(tmp_path):
-    pytest.importorskip("trafilatura")
+PROSE = "The river runs through the valley and past the old mill, where people once met. "
+
+
+def write_warc(path, pages):
     from io import BytesIO
 
     from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter
 
-    prose = "<p>" + "The river runs through the valley and past the old mill, where people once met. " * 8 + "</p>"
-    page = f"<html><head><title>t</title></head><body><article>{prose * 3}</article></body></html>".encode()
-    with open(tmp_path / "a.warc.gz", "wb") as file:
+    with open(path, "wb") as file:
         writer = WARCWriter(file, gzip=True)
-        headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.0")
-        record = writer.create_warc_record("http://example.com/", "response", BytesIO(page), http_headers=headers)
-        record.rec_headers.add_header("WARC-Identified-Payload-Type", "text/html")
-        writer.write_record(record)
-    (doc,) = read(tmp_path / "a.warc.gz", tmp_path)
-    assert doc.text.startswith("The river runs")
-    assert "<p>" not in doc.text
+        for body in pages:
+            page = f"<html><head><title>t</title></head><body>{body}</body></html>".encode()
+            headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.0")
+            record = writer.create_warc_record("http://a.b/", "response", BytesIO(page), http_headers=headers)
+            record.rec_headers.add_header("WARC-Identified-Payload-Type", "text/html")
+            writer.write_record(record)
+
+
+def test_warc(tmp_path):
+    pytest.importorskip("trafilatura")
+    article = "<article>" + f"<p>{PROSE * 8}</p>" * 3 + "</article>"
+    write_warc(tmp_path / "a.warc.gz", [article] * 6 + ["<nav></nav>"])
+    docs = read(tmp_path / "a.warc.gz", tmp_path)
+    assert len(docs) == 6  # a page without text is no document
+    assert docs[0].text.startswith("The river runs")
+    assert "<p>" not in docs[0].text
+    assert {doc.text for doc in docs} == {docs[0].text}  # a text is that of its page, whatever came before
+
+
+def test_a_page_that_cannot_be_extracted_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("trafilatura")
+    monkeypatch.setattr(PageText, "_extract", lambda self, text: text and os._exit(1))
+    write_warc(tmp_path / "a.warc.gz", [f"<p>{PROSE}</p>"])
+    with pytest.raises(CorpusError, match=r"a\.warc\.gz, page <urn:uuid:.*cannot be extracted"):
+        read(tmp_path / "a.warc.gz", tmp_path)
+
+
+def test_what_is_hidden_or_about_the_data_is_no_data(tmp_path):
+    folder = tmp_path / "in"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    write_jsonl(folder / "a.jsonl")
+    write_jsonl(folder / ".ipynb_checkpoints" / "a-checkpoint.jsonl")
+    (folder / "dataset_info.json").write_text("{}")
+    assert len(read(folder, tmp_path)) == 5
 
 
 @pytest.mark.parametrize(
@@ -103,7 +131,7 @@ def test_an_empty_text_in_parquet_is_named(tmp_path):
         read(tmp_path / "a.parquet", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.xz", "a.parquet", "a.jsonl"])
 def test_damage_is_named(tmp_path, name):
     if name == "a.jsonl.gz":
         write_jsonl(tmp_path / name, ROWS * 500)

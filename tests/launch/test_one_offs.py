@@ -26,7 +26,7 @@ from conftest import document
 from scipy.stats import kendalltau
 
 from launch.cli import main
-from launch.one_off import selecting
+from launch.one_off import parts, selecting
 from launch.one_off.card import size_category
 from launch.one_off.comparing import overlap, rank_agreement
 from launch.one_off.publishing import HubDataset, LocalFolder, RemoteFolder, destination
@@ -121,7 +121,7 @@ def test_a_dataset_that_load_dataset_reads(folder, scores, tmp_path, quick, form
     assert found["none"] == [row["none"] for row in wanted]
     assert found["late"] == [row.get("late") for row in wanted]
     assert np.array_equal(np.array(found["ask_llm"], dtype=np.float32), store.scores[mask])
-    assert str(found.features["ask_llm"].dtype) == ("float32" if format == "parquet" else "float64")
+    assert str(found.features["ask_llm"].dtype) == "float32"
 
 
 def test_the_card_says_how(folder, scores, tmp_path, quick):
@@ -202,10 +202,19 @@ def test_refused_by_name(folder, scores, tmp_path, quick, capsys):
 
     for _ in range(2):  # the second time there is nothing to do
         assert choose(folder, scores, output, "--rate", 0.2) == 0
+    (output / "README.md").unlink()
+    assert choose(folder, scores, output, "--rate", 0.2) == 0
+    assert (output / "README.md").exists()
     base = ["select", "--corpus", corpus, "--scores", scores, "--output", output]
     refused("rate: 0.2 there, 0.1 now", *base, "--rate", 0.1)
     refused("score_column: 'ask_llm' there, 'x' now", *base, "--rate", 0.2, "--score-column", "x")
-    refused("holds other files", *base[:-1], corpus, "--rate", 0.2)
+    refused("holds other files", *base[:-1], folder, "--rate", 0.2)
+    refused("is inside the corpus", *base[:-1], corpus / "kept", "--rate", 0.2)
+    refused("is inside the corpus", "score", "--corpus", corpus, "--sampler", "random", "--output", f"{corpus}/work")
+    (tmp_path / "file").touch()
+    refused("cannot be used: Not a directory", *base[:-1], tmp_path / "file" / "kept", "--rate", 0.2)
+    refused("cannot be used (", *base[:-1], "no-such://kept", "--rate", 0.2)
+    refused("not of ask-llm-xl", *base, "--rate", 0.2, "--sampler", "ask-llm-xl")
     refused("holds scores of AskLLMScorer, not of density", *base, "--rate", 0.2, "--sampler", "density")
     refused("no sampler 'ask-lm'", "select", "--corpus", corpus, "--sampler", "ask-lm", "--k", 1, "--output", "x")
     refused("asked to keep 101", *base[:-1], tmp_path / "b", "--k", 101)
@@ -238,6 +247,85 @@ def test_a_mistake_binds_nobody(folder, scores, tmp_path, quick, capsys):
     for right in ([*words, "--k", 9], scored):
         assert run(*right) == 0
     assert not list(tmp_path.glob("asked.work/*.yaml"))
+
+
+def made_of(folder, *files):
+    """A corpus of JSON lines: for each file, rows beside their texts."""
+    folder.mkdir()
+    for name, rows in zip("abc", files, strict=False):
+        lines = [json.dumps(document(number) | {"id": f"{name}{number}"} | row) for number, row in enumerate(rows)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "together", "why"),
+    [
+        ([[{"v": 1}, {"v": "x"}]], 9, "a.jsonl, document a1: column 'v' holds 'x', string, after int64"),
+        ([[{"v": 1}], [{"v": "x"}]], 1, "b.jsonl, document b0: column 'v' is string from there on, and int64 before"),
+        ([[{"v": 2**60 + 1}], [{"v": 0.5}]], 1, "document a0: column 'v' holds 1152921504606846977, which cannot be"),
+    ],
+)
+def test_a_column_of_several_types(tmp_path, quick, capsys, monkeypatch, files, together, why):
+    monkeypatch.setattr(parts, "_GROUP_ROWS", together)
+    corpus = made_of(tmp_path / "corpus", *files)
+    words = ["select", "--corpus", corpus, "--sampler", "random", "--rate", 1, "--output", tmp_path / "kept"]
+    assert run(*words) == 2
+    assert why in (said := " ".join(capsys.readouterr().err.split()))
+    assert "give --format jsonl" in said
+    assert run(*words, "--format", "jsonl") == 0  # as it says
+    values = [row["v"] for rows in files for row in rows]
+    assert load(tmp_path / "kept")["v"] == pytest.approx(values) if 0.5 in values else values
+
+
+def test_what_is_late_in_json_lines(tmp_path, quick):
+    """A reader that guesses types from the first megabytes would be wrong."""
+    rows = [{"note": None, "pad": "x" * 20_000} for _ in range(600)] + [{"note": "late", "pad": "x", "more": [1]}]
+    corpus = made_of(tmp_path / "corpus", rows)
+    words = ["select", "--corpus", corpus, "--sampler", "random", "--rate", 1, "--output", tmp_path / "kept"]
+    assert run(*words, "--format", "jsonl") == 0
+    found = load(tmp_path / "kept")
+    assert found[600]["note"] == "late"
+    assert (found[0]["more"], found[600]["more"]) == (None, [1])
+
+
+def test_one_selection_after_another(folder, tmp_path, quick):
+    """A dataset is a corpus; a column that says where a row was from is one as any other."""
+    corpus = made_of(tmp_path / "corpus", [{"file_path": f"f{n % 2}", "media": ["m"]} for n in range(30)])
+    words = ["--sampler", "random", "--rate", 0.5, "--output"]
+    assert run("select", "--corpus", corpus, *words, tmp_path / "half") == 0
+    assert run("select", "--corpus", f"{tmp_path / 'half'}/", *words, tmp_path / "quarter.jsonl") == 0
+    assert len(found := load(tmp_path / "quarter.jsonl")) == 8
+    assert set(found["file_path"]) <= {"f0", "f1"}
+    assert found["media"] == [["m"]] * 8
+
+
+def test_a_corpus_that_changes(tmp_path, quick, capsys):
+    corpus = made_of(tmp_path / "corpus", [{} for _ in range(9)])
+    words = ["score", "--sampler", "random", "--output", tmp_path / "work", "--corpus"]
+    assert run(*words, corpus) == run(*words, f"{corpus}/") == 0
+    with (corpus / "a.jsonl").open("a") as file:
+        file.write(json.dumps(document(99)) + "\n")
+    assert run(*words, corpus) == 2
+    assert "corpus has changed since it was scored" in " ".join(capsys.readouterr().err.split())
+
+
+def test_columns_of_parquet(tmp_path, quick, capsys):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    text = pa.array([document(number)["text"] for number in range(3)])
+    strict = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("n", pa.int64(), nullable=False)])
+    pq.write_table(pa.table([text, [1, 2, 3]], schema=strict), corpus / "a.parquet")
+    pq.write_table(pa.table({"text": text, "at": pa.array([1, 2, 3], pa.timestamp("ns"))}), corpus / "b.parquet")
+    words = ["select", "--corpus", corpus, "--sampler", "random", "--rate", 1, "--output"]
+    assert run(*words, tmp_path / "kept") == run(*words, tmp_path / "kept.jsonl") == 0
+    assert load(tmp_path / "kept")["n"] == load(tmp_path / "kept.jsonl")["n"] == [1, 2, 3, None, None, None]
+    pq.write_table(pa.Table.from_arrays([text, text], ["text", "text"]), corpus / "c.parquet")
+    assert run(*words, tmp_path / "twice") == 2
+    assert "c.parquet has two columns 'text'" in " ".join(capsys.readouterr().err.split())
+    pq.write_table(pa.table({"text": text, "at": pa.array([2**62] * 3, pa.timestamp("us"))}), corpus / "c.parquet")
+    assert run(*words, tmp_path / "late") == 2
+    assert "c.parquet cannot be read" in " ".join(capsys.readouterr().err.split())
 
 
 def test_scores_of_a_folder_share_what_they_stand_on(folder, tmp_path, quick, capsys):
@@ -295,6 +383,9 @@ def test_from_s3_and_to_s3(folder, bucket, tmp_path, quick, monkeypatch, capsys)
     bucket.rm("one-offs/kept/README.md")  # as if it had been killed before its last file
     assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 0
     assert bucket.exists("one-offs/kept/README.md")
+    assert run(*words, "s3://one-offs/corpus", "--output", "s3://on-offs/kept") == 2
+    assert "there is no bucket on-offs" in " ".join(capsys.readouterr().err.split())
+    assert not bucket.exists("on-offs")
 
 
 @pytest.fixture
@@ -369,7 +460,7 @@ def test_compare_counts_what_is_in_both(folder, scores, tmp_path, capsys):
     assert "Jaccard" in capsys.readouterr().out
 
 
-def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, capsys):
+def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, quick, capsys):
     store = ScoreStore.open(str(scores))
     both = combine(str(tmp_path / "noisy"), {str(scores): 1.0}, "rank")
     assert run("compare", scores, tmp_path / "noisy", "--json") == 0
@@ -382,6 +473,15 @@ def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, caps
     Selection(np.ones(100, dtype=bool), "0" * 32, {}).save(str(tmp_path / "other.safetensors"))
     assert run("compare", scores, tmp_path / "other.safetensors") == 2
     assert "are of different corpora" in " ".join(capsys.readouterr().err.split())
+    assert run("score", "--corpus", folder / "corpus", "--sampler", "random", "--output", folder / "work") == 0
+    capsys.readouterr()
+    assert run("compare", folder / "work" / "scores" / "keys", scores, "--json") == 0  # by chance, in no order
+    found = json.loads(capsys.readouterr().out)
+    assert found["kept"] == [20, 20]
+    assert "tau" not in found
+    assert run("compare", "s3://no-such/kept", scores) == 2
+    assert run("compare", scores, scores, "--documents", -1) == 2
+    capsys.readouterr()
     words = ["compare", scores, tmp_path / "noisy", "--corpus", folder / "corpus" / "a.jsonl"]
     assert run(*words) == 2
     assert "is not the corpus of these" in " ".join(capsys.readouterr().err.split())
