@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import lzma
+import os
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -191,7 +193,9 @@ class CorpusFiles:
             limit: at most this many documents of each task; -1 for all.
             rows: put each row, as it is in the file, into its document's metadata under `ROW`; WARC has none.
         """
-        write_atomically(paths_file, "".join(f"{name}\n" for name in self.sizes).encode())
+        listing = "".join(f"{name}\n" for name in self.sizes).encode()
+        if not os.path.exists(paths_file) or Path(paths_file).read_bytes() != listing:  # others may be reading it
+            write_atomically(paths_file, listing)
         if self.kind == "warc":
             require("trafilatura", "warc")
             return [StrictWarcReader(self.folder, paths_file=paths_file, limit=limit), PageText()]

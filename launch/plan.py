@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import yaml
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.study.reading import open_study, shipped
+from launch.study.schema import Study
 from pipeline_steps.errors import InvalidCut, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS
 
@@ -122,14 +123,17 @@ def _run(args: argparse.Namespace) -> int:
 
 def is_study(config: str) -> bool:
     """Whether a file, or one that comes with this package, is of a study and not of a training: it has samplers."""
+    from train.plan import PretrainArguments
+
     if not os.path.exists(config):
         return config in shipped()
     try:
         with open(config, encoding="utf-8") as file:
             given = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # said by who reads it for good
-        return False
-    return isinstance(given, dict) and "samplers" in given
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return True  # whose reader says what is wrong, and where
+    of_studies = {one.name for one in fields(Study)} - {one.name for one in fields(PretrainArguments)}
+    return not isinstance(given, dict) or not of_studies.isdisjoint(given)
 
 
 def _plan_study(args: argparse.Namespace) -> int:

@@ -129,22 +129,26 @@ class _Devices:
 
 @contextmanager
 def _interrupts_held() -> Iterator[Callable[[], None]]:
-    """Keep a Ctrl-C until it is asked for: Python drops the exception of one that arrives while it forks."""
+    """Keep a Ctrl-C until it is asked for: Python drops the exception of one that arrives while it forks.
+
+    SIGTERM, of a container or a scheduler, and Slurm's notice are taken for one: jobs may save what they have.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
     ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: None  # ignored, or somebody else's
-        return
-    held: list[bool] = []
-    signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    taken = [number for number, handler in usual.items() if ours and signal.getsignal(number) is handler]
+    held: list[int] = []
 
     def raise_held() -> None:
         if held:
             raise KeyboardInterrupt
 
+    for number in taken:  # others are ignored, or somebody else's
+        signal.signal(number, lambda number, _: held.append(number))
     try:
         yield raise_held
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in taken:
+            signal.signal(number, usual[number])
 
 
 def _start(job: Job, devices: Sequence[str]) -> subprocess.Popen[bytes]:

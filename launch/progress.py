@@ -55,6 +55,10 @@ class StageProgress:
         if not self._live:
             self._console.print(f"{title:<34} {'already done' if seconds is None else f'{seconds:6.1f} s'}")
 
+    def note(self, text: str) -> None:
+        """Say something beside the stages."""
+        self._console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
 
 class StoreRows:
     """Fraction of a corpus that a SourceStore holds, windows of unfinished sources included."""

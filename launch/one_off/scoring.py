@@ -20,10 +20,10 @@ import yaml
 
 from launch.corpus import CorpusFiles, list_corpus
 from launch.progress import StageProgress
-from launch.study.access import check_access
+from launch.study.access import check_access, note_files
 from launch.study.commands import claim
 from launch.study.local import run_local
-from launch.study.progress import fingerprints, tasks_left
+from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
@@ -141,11 +141,12 @@ def score(folder: str, settings: ScoreSettings, files: CorpusFiles, workers: int
     text = _study_text(path, settings, files, workers)
     study = parse_study(str(path), text)
     study = replace(study, engine=replace(study.engine, workers=workers))
-    stages, wanted = stages_of(study), store_of(study, study.samplers[0])
+    stages, wanted = stages_of(study), store_of(study.samplers[0])
     chosen, made = needed(stages, wanted), fingerprints(stages)
-    check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
+    listed = check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
     claim_files(folder, settings.corpus, files)
     claim(study)
+    note_files(study, listed, [name for name, stage in chosen.items() if begun(study, stage, made[name])])
     write_atomically(str(path), text.encode())
     run_local(study, chosen, made, progress)
     return os.path.join(folder, wanted)

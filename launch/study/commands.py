@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.live import Live
 
 from launch.progress import StageProgress
-from launch.study.access import check_access, left_out
+from launch.study.access import check_access, left_out, note_files
 from launch.study.local import run_local
-from launch.study.progress import fingerprints, tasks_left
+from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.ray import run_ray
 from launch.study.reading import open_study, shipped
 from launch.study.schema import ENGINES, Study
-from launch.study.slurm import queued, submit, write_scripts
+from launch.study.slurm import lost, queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
@@ -62,7 +62,8 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "status",
         help="how far a study is: done, running, failed, waiting, tokens per second, time left",
         description="Print what each kind of stage is doing, what runs and what has failed, with the end of its log. "
-        "Reads files only, so it works from any machine that sees the output folder. Exit code: 0 all is done, 1 a "
+        "Reads files, so it works from any machine that sees the output folder; where squeue answers, it also notices "
+        "jobs that ended before they could write any. Exit code: 0 all is done, 1 a "
         "task has failed, 3 otherwise.",
     )
     status.add_argument("study", metavar="STUDY")
@@ -86,8 +87,9 @@ def _run(args: argparse.Namespace) -> int:
             Console().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
     _check_needs(study, stages, chosen, made)
-    check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
+    listed = check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
     claim(study)
+    note_files(study, listed, [name for name, stage in stages.items() if begun(study, stage, made[name])])
     if more := left_out(study):
         Console(stderr=True).print(
             f"{more:,} files of {study.corpus} have come since this study began and are not read: another output "
@@ -111,7 +113,11 @@ def _status(args: argparse.Namespace) -> int:
     study = open_study(args.study)
     stages = stages_of(study)
     made = fingerprints(stages)
-    tasks = tasks_of(study, stages, made)
+
+    def look() -> list[Task]:
+        return tasks_of(study, stages, made, lost(study, stages, made))  # what leaves the queue after that is not lost
+
+    tasks = look()
     if args.json:
         sys.stdout.write(json.dumps(as_json(tasks), indent=2) + "\n")
         return exit_code(tasks)
@@ -119,7 +125,7 @@ def _status(args: argparse.Namespace) -> int:
     with Live(show(study, tasks), console=console, auto_refresh=False) as live:
         while args.watch and exit_code(tasks) != 0 and not _is_stuck(tasks):
             time.sleep(args.watch)
-            tasks = tasks_of(study, stages, made)
+            tasks = look()
             live.update(show(study, tasks), refresh=True)
     return exit_code(tasks)
 

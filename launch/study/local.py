@@ -32,7 +32,7 @@ def run_local(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]
     for name, stage in stages.items():
         forgive(study, stage, made[name])
     jobs = {
-        name: [_job(study, stage, task) for task in tasks_left(study, stage, made[name])]
+        name: [_job(study, stage, task, made[name]) for task in tasks_left(study, stage, made[name])]
         for name, stage in stages.items()
     }
     after = {
@@ -79,8 +79,8 @@ class _Bars:
         self._looked = time.monotonic()
 
 
-def _job(study: Study, stage: Stage, task: int) -> Job:
+def _job(study: Study, stage: Stage, task: int, made: str) -> Job:
     title = stage.name if stage.tasks == 1 else f"{stage.name}, task {task} of {stage.tasks},"
     log = Path(study.output) / "logs" / stage.name / f"task-{task}.log"
-    arguments = (study.path, stage.name, "--task", str(task), "--log", str(log))
+    arguments = (study.path, stage.name, "--task", str(task), "--log", str(log), "--made", made)
     return Job("launch.study.work", arguments, log, title, devices_of(study, stage))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
@@ -17,11 +17,22 @@ from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from launch.corpus import list_corpus
+from launch.corpus import CorpusFiles, list_corpus
 from launch.splits import SPLITS, DealDocuments, as_row, is_written_prose
 from launch.study.samplers import EMBEDDED, MODELS, Sampler
 from launch.study.schema import Study
-from launch.study.stages import KEYS, SHARDS, full_run, is_dealt, listing_of, selection, store_of
+from launch.study.stages import (
+    DEALT,
+    KEYS,
+    SHARDS,
+    TARGET,
+    TRAIN,
+    full_run,
+    is_dealt,
+    listing_of,
+    selection,
+    store_of,
+)
 from pipeline_steps import (
     EMBEDDED_PROXY,
     AskLLMScorer,
@@ -46,6 +57,7 @@ from pipeline_steps import (
     SemDeDupSimilarities,
 )
 from pipeline_steps.errors import CorpusError, ModelError
+from pipeline_steps.files import read_json, write_json
 from train.run_directory import checkpoint_folder
 from train.token_store_writer import TokenStoreWriter
 
@@ -82,11 +94,11 @@ def pipeline_of(study: Study, stage: str) -> Pipeline:
         named, _, share = name.partition("/")
         sampler = next(one for one in study.samplers if one.name == named)
         rate = next(one for one in study.rates if f"{one:g}" == share)
-        store = _at(study, store_of(study, sampler))
+        store = _at(study, store_of(sampler))
         return [ScoreSelector(store, Cut(sampler.mode, rate=rate), selection=selection(study, named, rate))]
     if name == KEYS:
         return [*_text(study, "train"), KeysScorer(_at(study, stage))]
-    sampler = next(one for one in study.samplers if store_of(study, one) == stage and one.scorer)
+    sampler = next(one for one in study.samplers if store_of(one) == stage and one.scorer)
     return [*_text(study, "train"), _scorer(study, sampler, _at(study, stage))]
 
 
@@ -121,16 +133,16 @@ def _text(study: Study, split: str) -> Pipeline:
         return [JsonlReader(_at(study, f"corpus/{split}"))]
     if split == "train":
         assert study.corpus is not None  # reading refuses held-out text without a corpus
-        return _open(study, study.corpus, "train", study.limit)
+        return _open(study, study.corpus, TRAIN, study.limit)
     task, _, source = split.partition("/")
-    return _open(study, study.held_out[task][source], f"{task}-{source}", -1)
+    return _open(study, study.held_out[task][source], split, -1)
 
 
 def _target(study: Study) -> Pipeline:
     """What DSIR and the quality classifier take for good: without a corpus of it, the written prose among the rest."""
     if study.target is None:
         return [*_text(study, "train"), LambdaFilter(_is_prose)]
-    return _open(study, study.target, "target", -1)
+    return _open(study, study.target, TARGET, -1)
 
 
 def _is_prose(document: object) -> bool:
@@ -140,10 +152,9 @@ def _is_prose(document: object) -> bool:
 def _open(study: Study, corpus: str, name: str, limit: int) -> Pipeline:
     """Its files are listed once: what arrives later belongs to no task of those that are done."""
     listing = listing_of(study, name)
-    files = list_corpus(corpus)
-    if listing.exists():
-        files = replace(files, sizes=dict.fromkeys(listing.read_text().splitlines(), 0))
-    return files.reader(str(listing), limit)
+    if not listing.exists():
+        write_json(str(listing), asdict(list_corpus(corpus)))
+    return CorpusFiles(**read_json(str(listing))).reader(str(listing.with_suffix(".txt")), limit)
 
 
 def _deal(study: Study) -> Pipeline:
@@ -153,8 +164,8 @@ def _deal(study: Study) -> Pipeline:
         return [InstalledDocsReader(limit=limit), DealDocuments(SHARDS), writer]
     # One task: what lies there is of an attempt on a corpus that has been mended since
     shutil.rmtree(_at(study, _PARTIAL), ignore_errors=True)
-    listing_of(study, "corpus").unlink(missing_ok=True)
-    return [*_open(study, study.corpus, "corpus", study.limit), DealDocuments(SHARDS), writer]
+    listing_of(study, DEALT).unlink(missing_ok=True)
+    return [*_open(study, study.corpus, DEALT, study.limit), DealDocuments(SHARDS), writer]
 
 
 class Together(PipelineStep):

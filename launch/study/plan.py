@@ -232,11 +232,11 @@ def _scorers(study: Study, stages: Mapping[str, Stage], prices: Mapping[str, Sta
     """Of each store: itself and what only scorers stand on; the runs of samplers that cut it, chance aside."""
     training = {model: _mean_of_runs(prices, model) for model in study.models}
     runs = len(study.rates) * len(study.models) * len(study.seeds)
-    for store in dict.fromkeys(store_of(study, one) for one in study.samplers if one.scorer):
+    for store in dict.fromkeys(store_of(one) for one in study.samplers if one.scorer):
         below = [prices[name] for name in _ancestors(stages, store) if prices[name].accelerator]
         known = [one.hours for one in below if one.hours is not None]
         hours = sum(known) if len(known) == len(below) else None
-        sharing = sum(bool(one.scorer) and store_of(study, one) == store for one in study.samplers)
+        sharing = sum(bool(one.scorer) and store_of(one) == store for one in study.samplers)
         yield breaks_even(store, hours, runs * sharing, training)
 
 

@@ -22,6 +22,7 @@ import xxhash
 
 from launch.study.schema import Study
 from launch.study.stages import Stage
+from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.files import write_json
 
 
@@ -70,6 +71,29 @@ def is_done(study: Study, stage: Stage, task: int, fingerprint: str) -> bool:
 def tasks_left(study: Study, stage: Stage, fingerprint: str) -> list[int]:
     """Tasks of a stage that are still to be done."""
     return [task for task in range(stage.tasks) if not is_done(study, stage, task, fingerprint)]
+
+
+def begun(study: Study, stage: Stage, fingerprint: str) -> bool:
+    """Whether a task of a stage is done."""
+    return len(tasks_left(study, stage, fingerprint)) < stage.tasks
+
+
+def check_ready(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], name: str) -> None:
+    """Refuse to begin a stage on half of what it needs: engines forget, and study files are edited meanwhile.
+
+    Raises:
+        InvalidStudy: the first stage that is not done.
+    """
+    # Elsewhere, what has just been written is seen a little later
+    end = time.monotonic() + (SILENCE if "SLURM_JOB_ID" in os.environ else 0.0)
+    for need in stages[name].needs:
+        while tasks_left(study, stages[need], made[need]):
+            if time.monotonic() >= end:
+                raise InvalidStudy(
+                    f"{name} needs {need}, which is not done as {study.path} is now: winnow run {study.path} does "
+                    "what is missing"
+                )
+            time.sleep(1.0)
 
 
 def task_state(study: Study, stage: Stage, task: int, fingerprint: str) -> TaskState:
@@ -145,18 +169,26 @@ class Watched:
 
     def _note(self, error: str = "", alive: bool = True) -> None:
         record = {"fingerprint": self._fingerprint, "seconds": self._seconds(), "alive": alive, "error": error}
-        record |= {"host": socket.gethostname(), "pid": os.getpid(), "log": self._log}
+        record |= {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "log": self._log}
         write_json(str(self._begun), record)
 
 
 def _is_gone(record: Mapping[str, Any], begun: Path) -> bool:
     """Whether the process of a task that counts as alive is not there any more."""
     if record["host"] == socket.gethostname():
-        return not os.path.exists(f"/proc/{record['pid']}") if os.path.isdir("/proc/self") else False
+        return _born(record["pid"]) != record.get("born")
     try:
         return time.time() - begun.stat().st_mtime > SILENCE
     except FileNotFoundError:  # it has just ended
         return False
+
+
+def _born(pid: int) -> str:
+    """When a process began, in ticks since its machine did: ids of processes come again. "" if it is not there."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _seconds(path: Path) -> float:
@@ -170,5 +202,5 @@ def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_bytes())  # tens of thousands of them in a large study
         return record if record["fingerprint"] == fingerprint else None
-    except (FileNotFoundError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError):  # not there, or a network disk is about to replace it
         return None

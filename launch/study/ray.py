@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -28,6 +28,7 @@ from pipeline_steps.models import require
 from train.signals import signal_when_parent_dies
 
 
+_LOOK = 2.0  # seconds between two looks at what tasks say: a file for each that is not done
 _RESOURCES = {"num_cpus", "num_gpus", "memory", "resources", "label_selector"}  # of ray.remote, for a training
 
 
@@ -60,6 +61,8 @@ def run_ray(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], 
     logger.add(log)
     ray.init(address=study.engine.ray.get("address"), log_to_driver=False, logging_level=logging.ERROR)
     try:
+        for need in _absent(study, stages, made, ray.cluster_resources()):
+            progress.note(need)
         for number, level in enumerate(levels(stages)):
             title = _title(number, level)
             left = [stage for stage in level if tasks_left(study, stage, made[stage.name])]
@@ -72,6 +75,26 @@ def run_ray(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], 
         ray.shutdown()
 
 
+def _absent(
+    study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], there: Mapping[str, float]
+) -> Iterator[str]:
+    """What tasks ask for and the cluster does not have: they would wait for it for ever, without a word."""
+    left = [stage for name, stage in stages.items() if tasks_left(study, stage, made[name])]
+    own = study.engine.ray
+    heavy = {"num_gpus": own.get("gpus_per_task", 0)} | dict(study.engine.training)
+    asked = {"CPU": float(own.get("cpus_per_task", 1)), "GPU": 0.0}
+    if any(stage.gpu and stage.kind == "pipeline" for stage in left):
+        asked["GPU"] = float(own.get("gpus_per_task", 0))
+    if any(stage.kind in ("training", "measuring") for stage in left):
+        asked = {"CPU": max(asked["CPU"], heavy.get("num_cpus", 1)), "GPU": max(asked["GPU"], heavy["num_gpus"])}
+    for name, wanted in asked.items():
+        if wanted > there.get(name, 0):
+            yield (
+                f"a task asks for {wanted:g} {name}s, of which the cluster has {there.get(name, 0):g}: it waits until "
+                "there are more"
+            )
+
+
 def levels(stages: Mapping[str, Stage]) -> list[list[Stage]]:
     """Stages by the longest way that leads to them: those of a level do not need each other."""
     depth: dict[str, int] = {}
@@ -82,13 +105,15 @@ def levels(stages: Mapping[str, Stage]) -> list[list[Stage]]:
 
 def _run_level(study: Study, level: list[Stage], made: Mapping[str, str]) -> None:
     """Commands are with Ray while one pipeline after the other runs: datatrove's log files know only their task."""
-    commands = {stage.name: _start(study, stage) for stage in level if stage.kind != "pipeline"}
+    commands = {stage.name: _start(study, stage, made[stage.name]) for stage in level if stage.kind != "pipeline"}
     for stage in level:
         if stage.kind == "pipeline":
             _run_pipeline(study, stage, made[stage.name])
     ended = {name: _result(reference) for name, reference in commands.items()}  # one's failure must not end the others
     for name, (code, log) in ended.items():
         _check(name, code, log)
+    for stage in level:
+        _refuse_rest(study, stage, made[stage.name])
 
 
 class StageExecutor(OfStudy, RayPipelineExecutor):
@@ -120,9 +145,14 @@ def _run_pipeline(study: Study, stage: Stage, made: str) -> None:
     running = Thread(target=StageExecutor(study, stage, made).run, daemon=True)
     running.start()
     while running.is_alive():
-        running.join(TICK)
+        end = time.monotonic() + _LOOK
+        while running.is_alive() and time.monotonic() < end:
+            running.join(TICK)
         _refuse_failures(study, stage, made)
-    _refuse_failures(study, stage, made)
+    _refuse_rest(study, stage, made)
+
+
+def _refuse_rest(study: Study, stage: Stage, made: str) -> None:
     if left := tasks_left(study, stage, made):
         raise StageFailed(
             f"{stage.name}: {len(left)} of {stage.tasks} tasks were not done; see {study.output}/logs/{stage.name}"
@@ -130,7 +160,7 @@ def _run_pipeline(study: Study, stage: Stage, made: str) -> None:
 
 
 def _refuse_failures(study: Study, stage: Stage, made: str) -> None:
-    for task in range(stage.tasks):
+    for task in tasks_left(study, stage, made):
         found = task_state(study, stage, task, made)
         if found.state == "failed":
             end = "".join(f"  | {line}\n" for line in log_end(found.log).splitlines())
@@ -139,7 +169,7 @@ def _refuse_failures(study: Study, stage: Stage, made: str) -> None:
             )
 
 
-def _start(study: Study, stage: Stage) -> Any:
+def _start(study: Study, stage: Stage, made: str) -> Any:
     """A reference to (exit code, log) of the process of a stage."""
     import ray
 
@@ -149,17 +179,18 @@ def _start(study: Study, stage: Stage) -> Any:
     if heavy:
         options |= {"num_gpus": study.engine.ray.get("gpus_per_task", 0)} | dict(study.engine.training)
     path = os.path.abspath(study.path) if os.path.exists(study.path) else study.path  # one that comes with us
-    command = [sys.executable, "-m", "launch.study.work", path, stage.name, "--log", str(log)]
+    command = [sys.executable, "-m", "launch.study.work", path, stage.name, "--made", made, "--log", str(log)]
     return ray.remote(_process).options(**options).remote(command, str(log), os.getcwd())
 
 
 def _process(command: list[str], log: str, folder: str) -> tuple[int, str]:
     os.makedirs(os.path.dirname(log), exist_ok=True)
+    # A cluster that srun has started: its nodes' numbers are not those of a training on several
+    environment = {name: value for name, value in os.environ.items() if name not in ("SLURM_NODEID", "SLURM_JOB_ID")}
+    ends_with_us = partial(signal_when_parent_dies, signal.SIGTERM)
     with open(log, "ab") as file:
-        ends_with_us = partial(signal_when_parent_dies, signal.SIGTERM)
-        done = subprocess.run(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, cwd=folder, preexec_fn=ends_with_us
-        )
+        options: dict[str, Any] = {"stdout": file, "stderr": file, "stdin": subprocess.DEVNULL}
+        done = subprocess.run(command, cwd=folder, env=environment, preexec_fn=ends_with_us, **options)
     return done.returncode, log
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from evaluate_suite.registry import registry
 from launch.study.reading_samplers import check_name, check_step, read_samplers
 from launch.study.schema import ENGINES, RAY, SLURM, TUNED, Engine, Evaluation, Study
 from launch.study.yaml_lines import Value, read_yaml, suggestion, unique
-from pipeline_steps.errors import WinnowError
+from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.models import EMBEDDED_PROXY
 
 
@@ -34,10 +34,9 @@ def open_study(path: str) -> Study:
         file = files("launch").joinpath("studies", path)
     try:
         text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise read_yaml(path, "{}").wrong(
-            f"it cannot be read ({error.strerror}): give a file, or one of {', '.join(shipped())}"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InvalidStudy(f"{path} cannot be read ({why}): give a file, or one of {', '.join(shipped())}") from error
     return parse_study(path, text)
 
 
@@ -53,6 +52,7 @@ def parse_study(path: str, text: str) -> Study:
     def plain(name: str, default: Any, *kinds: type) -> Any:
         return given[name].of(*kinds) if name in given and given[name].plain is not None else default
 
+    _check_places(given)
     models = _models(given["models"], {}) if "models" in given else {}
     proxies = _proxies(given["proxies"], models) if "proxies" in given else {}
     study = Study(
@@ -85,6 +85,15 @@ def parse_study(path: str, text: str) -> Study:
     return study
 
 
+def _check_places(given: Mapping[str, Value]) -> None:
+    output = given["output"].of(str)
+    if not output or "://" in output or Path(output).is_file():
+        raise given["output"].wrong(f"output {output!r} must be a folder of a disk that all workers see")
+    for name in ("corpus", "target"):
+        if name in given and given[name].plain == "":
+            raise given[name].wrong(f"{name} is empty: say where it is, or leave it out")
+
+
 def _seeds(value: Value) -> list[int]:
     found: list[int] = []
     for one in unique(value.items()):
@@ -110,14 +119,20 @@ def _rates(value: Value) -> list[float]:
     return found
 
 
-def _models(value: Value, others: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _models(value: Value, others: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Arguments of train.pretrain by name; checked as train.pretrain would."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, one in value.entries().items():
         check_name(one, name)
         if name in others:
             raise one.wrong(f"{name} is among the models already: two runs would write one folder")
-        found[name] = _arguments(name, one)
+        arguments = _arguments(name, one)
+        for other, its in {**others, **found}.items():
+            if its["preset"] == arguments["preset"]:
+                raise one.wrong(
+                    f"{name} and {other} are both {its['preset']}, by which results are named: make a study of each"
+                )
+        found[name] = arguments
     if not found and not others:
         raise value.wrong("models is empty: give one, such as t5-small: {config: t5-small-paper.yaml}")
     return found
@@ -129,9 +144,11 @@ def _proxies(value: Value, models: Mapping[str, Any]) -> dict[str, dict[str, Any
     for name, one in value.entries().items():
         if name in models:
             raise one.wrong(f"{name} is among the models already: give the proxy another name")
+        check_name(one, name)
         given = one.entries()
         if "model_type" not in given:
             raise one.wrong(f"{one.name} needs a model_type of transformers, such as t5 or gemma")
+        given["model_type"].of(str)
         found[name] = {key: setting.plain for key, setting in given.items()}
     return found
 
@@ -139,16 +156,14 @@ def _proxies(value: Value, models: Mapping[str, Any]) -> dict[str, dict[str, Any
 def _arguments(name: str, value: Value) -> dict[str, Any]:
     from train.plan import PretrainArguments
 
-    known = [one.name for one in fields(PretrainArguments)]
+    types = get_type_hints(PretrainArguments)
     fixed = ("tokens", "run_dir", "selection", "held_out", "seed")
-    given = value.entries(["config", *(one for one in known if one not in fixed)])
-    arguments = {key: one.plain for key, one in given.items()}
-    config = _config(given["config"]) if "config" in given else {}
-    merged = {"preset": name} | config | arguments
-    merged.pop("config", None)
+    known = [one for one in types if one not in fixed]
+    given = value.entries(["config", *known])
+    config = _config(given.pop("config"), known) if "config" in given else {}
+    merged = {"preset": name} | {key: one.typed(types[key]) for key, one in {**config, **given}.items()}
     try:
-        parsed = PretrainArguments(tokens="", run_dir="", **merged)
-        _check_training(parsed)
+        _check_training(PretrainArguments(tokens="", run_dir="", **merged))
     except (WinnowError, TypeError) as error:
         raise value.wrong(f"{value.name}: {error}") from error
     return merged
@@ -162,19 +177,17 @@ def _check_training(arguments: Any) -> None:
     TokenBudget(arguments.total_tokens, arguments.batch_size, arguments.input_length)
 
 
-def _config(value: Value) -> dict[str, Any]:
+def _config(value: Value, known: list[str]) -> dict[str, Value]:
+    """What a file of train.pretrain's arguments says."""
     name = value.of(str)
     file: Any = Path(name)
     if not file.exists():
         file = files("train").joinpath("configs", name)
     try:
         text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise value.wrong(
-            f"{name} cannot be read ({error.strerror}): give a file of train.pretrain's arguments"
-        ) from error
-    plain: dict[str, Any] = read_yaml(name, text).plain
-    return plain
+    except (OSError, UnicodeDecodeError) as error:
+        raise value.wrong(f"{name} cannot be read ({error}): give a file of train.pretrain's arguments") from error
+    return read_yaml(name, text).entries(known)
 
 
 def _held_out(value: Value | None) -> dict[str, dict[str, str]]:
@@ -216,6 +229,9 @@ def _evaluation(value: Value | None) -> Evaluation:
     return Evaluation(**plain)
 
 
+_VALUES = (str, int, float, bool)  # of options of sbatch; mappings are Ray's
+
+
 def _engine(value: Value | None) -> Engine:
     if value is None or value.plain is None:
         return Engine()
@@ -223,10 +239,15 @@ def _engine(value: Value | None) -> Engine:
     for name in ("workers", "tasks"):
         if name in given and given[name].of(int) < 1:
             raise given[name].wrong(f"{name} must be at least 1, not {given[name].plain}")
-    for name, known in {"slurm": SLURM, "cpu": SLURM, "ray": RAY, "training": ()}.items():
-        options = given[name].entries(known) if name in given else {}
-        if "time" in options:
-            options["time"].of(str)  # 24:00:00 without quotes is the number 86400 to YAML, and minutes to Slurm
+    for name, types in {"slurm": SLURM, "cpu": SLURM, "ray": RAY}.items():
+        for option, one in given[name].entries(types).items() if name in given else ():
+            one.of(types[option])
+            if types[option] is int and one.plain < (-1 if option == "workers" else 0):
+                raise one.wrong(f"{one.name} must be 0 or more, not {one.plain}")
+    for option, one in given["training"].entries().items() if "training" in given else ():
+        one.of(*((str,) if option == "time" else (dict,) if option in ("resources", "label_selector") else _VALUES))
+    if "launch" in given:
+        given["launch"].of(str)
     engine = Engine(**{name: one.plain for name, one in given.items()})
     if engine.kind not in ENGINES:
         raise given["kind"].wrong(f"no engine {engine.kind!r}: {suggestion(str(engine.kind), ENGINES)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from launch.study.samplers import MODELS, OPTIONS, PAPER_SAMPLERS, SCORERS, Sampler
+from launch.study.samplers import MODELS, OF_ALL, OPTIONS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.schema import FULL, Study
 from launch.study.stages import KEYS
 from launch.study.yaml_lines import Value, suggestion
@@ -51,8 +51,9 @@ def _sampler(value: Value, models: list[str]) -> Sampler:
     if mode not in MODES:
         raise settings.wrong(f"no mode {mode!r}: {suggestion(mode, MODES)}")
     model = given.get("model", base.model if base else "")
-    options = entries["options"].entries(OPTIONS.get(scorer, ("window_size",))) if "options" in entries else {}
-    plain = {key: one.plain for key, one in options.items()}
+    types = OPTIONS.get(scorer, OF_ALL)
+    options = entries["options"].entries(types) if "options" in entries else {}
+    plain = {key: one.typed(types[key]) for key, one in options.items()}
     return _checked(value, Sampler(name, scorer, mode, model, plain), models)
 
 
@@ -72,7 +73,7 @@ def _checked(value: Value, sampler: Sampler, models: list[str]) -> Sampler:
     if sampler.scorer in MODELS and not sampler.model:
         raise value.wrong(f"{sampler.name} needs a model: Hub id, folder, or MODEL@STEP of this study")
     trained, at, step = sampler.model.partition("@")
-    if at and (trained not in models or not step.isdigit()):
+    if at and (trained not in models or not (step.isascii() and step.isdecimal())):
         raise value.wrong(
             f"{sampler.name} scores with {sampler.model}, but this study trains no {trained}: its models are "
             f"{', '.join(models) or 'none'}; give another model"

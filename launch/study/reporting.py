@@ -17,11 +17,11 @@ _READ_AGAIN = 1_000_000  # documents of a corpus that is read once more, to show
 def report_arguments(study: Study) -> list[str]:
     """Of `winnow report`."""
     scored = {one.name: one for one in study.samplers if one.scorer}
-    stores = {name: f"{study.output}/{store_of(study, one)}" for name, one in scored.items()}
+    stores = {name: f"{study.output}/{store_of(one)}" for name, one in scored.items()}
     lower = [name for name, one in scored.items() if one.mode in ("bottom", "ips", "poisson")]
     selections = {one.name: selection(study, one.name, min(study.rates)) for one in study.samplers}
     stages = stages_of(study)
-    hours = {name: _scoring_seconds(study, stages, store_of(study, one)) / 3600 for name, one in scored.items()}
+    hours = {name: _scoring_seconds(study, stages, store_of(one)) / 3600 for name, one in scored.items()}
     arguments = [study.output, "--output", str(Path(study.output) / "report.html"), "--partial"]
     arguments += _pairs("--scores", stores)
     arguments += _pairs("--selections", selections)

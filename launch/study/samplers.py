@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.paper import MILESTONES
@@ -13,9 +13,13 @@ from pipeline_steps.paper import MILESTONES
 SCORERS = ("ask-llm", "perplexity", "density", "semdedup", "prototypes", "dsir", "quality-classifier")
 MODELS = {"ask-llm", "perplexity"}  # scorers that ask a model
 EMBEDDED = "embedded"  # names the Ask-LLM proxy that ships with this package
-# Further arguments of a scorer that a study may give: those of YAML's types
-_OF_MODELS = ("revision", "max_tokens", "dtype", "window_size")
-OPTIONS = {"ask-llm": (*_OF_MODELS, "vllm"), "perplexity": (*_OF_MODELS, "objective")}
+# Further arguments of a scorer that a study may give, and their types
+OF_ALL: dict[str, Any] = {"window_size": int}
+_OF_MODELS = OF_ALL | {"revision": str, "max_tokens": int, "dtype": Literal["auto", "float32", "bfloat16"]}
+OPTIONS = {
+    "ask-llm": _OF_MODELS | {"dtype": Literal["auto", "float32", "bfloat16", "float8"], "vllm": dict},
+    "perplexity": _OF_MODELS | {"objective": Literal["span_corruption", "single_mask", "prefix_lm", "causal"]},
+}
 _SIZES = ("small", "base", "large", "xl", "xxl")
 
 

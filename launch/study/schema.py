@@ -11,16 +11,20 @@ from launch.study.samplers import Sampler
 
 ENGINES = ("local", "slurm", "ray")
 FULL = "full"  # the run on everything, of each model
-# Arguments of datatrove's SlurmPipelineExecutor that a study may set: the others it sets itself
-SLURM = tuple(
-    "partition time qos cpus_per_task mem_per_cpu_gb gpus_per_task workers env_command condaenv venv_path sbatch_args "
-    "srun_args tasks_per_job max_array_size randomize_start_duration mail_type mail_user".split()
-)
+_JOBS: dict[str, Any] = {
+    "workers": int,
+    "time": str,  # 24:00:00 without quotes is the number 86400 to YAML, and minutes to Slurm
+    "cpus_per_task": int,
+    "mem_per_cpu_gb": float,
+    "gpus_per_task": int,
+    "tasks_per_job": int,
+    "randomize_start_duration": int,
+}
+# Arguments of datatrove's SlurmPipelineExecutor that a study may set, and their types: the others it sets itself
+SLURM = _JOBS | dict.fromkeys("partition qos env_command condaenv venv_path mail_type mail_user".split(), str)
+SLURM |= {"max_array_size": int, "sbatch_args": dict, "srun_args": dict}
 # The same of its RayPipelineExecutor, and where the cluster is
-RAY = tuple(
-    "address workers cpus_per_task mem_per_cpu_gb gpus_per_task nodes_per_task ray_remote_kwargs tasks_per_job time "
-    "randomize_start_duration".split()
-)
+RAY = _JOBS | {"address": str, "nodes_per_task": int, "ray_remote_kwargs": dict}
 TUNED = ("glue", "superglue", "cnn_dailymail", "squad")
 
 

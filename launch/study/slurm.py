@@ -131,6 +131,40 @@ def queued(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -
     }
 
 
+def lost(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> dict[tuple[str, int], tuple[str, str]]:
+    """Tasks that were submitted, could have begun, and whose job has left the queue without a word of theirs.
+
+    Returns:
+        job and log by stage and task; nothing where Slurm is not, or does not answer.
+    """
+    try:
+        living = {(row.submission, row.number) for row in _rows()}
+    except InvalidStudy:
+        return {}
+    jobs = {one["submission"]: one["job"] for one in _records(study) if "job" in one}
+    found: dict[tuple[str, int], tuple[str, str]] = {}
+    for record in _records(study):
+        stage, job = stages.get(record.get("stage", "")), jobs.get(record["submission"])
+        if stage is None or job is None or (record["fingerprint"], record["tasks"]) != (made[stage.name], stage.tasks):
+            continue
+        part = Part(**record["part"])
+        for number in part.numbers:
+            gone = (record["submission"], number) not in living
+            for task in _tasks(part, [number]):
+                found.pop((stage.name, task), None)  # of a submission before
+                if gone:
+                    found[stage.name, task] = job, _log(study, stage, made[stage.name], job, number)
+    waits = {name for name, _ in found if any(tasks_left(study, stages[n], made[n]) for n in stages[name].needs)}
+    return {place: how for place, how in found.items() if place[0] not in waits}
+
+
+def _log(study: Study, stage: Stage, made: str, job: str, number: int) -> str:
+    folder = Path(study.output).absolute() / "logs" / stage.name
+    if stage.kind == "pipeline":
+        return str(folder / f"slurm-{made}-{stage.tasks}" / "slurm_logs" / f"{job}_{number}.out")
+    return str(folder / f"slurm-{job}.log")
+
+
 def write_scripts(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> list[Path]:
     """The sbatch script of every stage that is not done, without what it waits for; nothing is submitted."""
     left = [stage for name, stage in stages.items() if tasks_left(study, stage, made[name])]

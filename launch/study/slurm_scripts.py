@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,10 +24,12 @@ from launch.study.progress import tasks_left
 from launch.study.schema import Study
 from launch.study.stage_executor import OfStudy
 from launch.study.stages import Stage
+from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.files import write_atomically
 
 
 _NOTICE = "USR1@180"  # seconds before its time is up, every process of a job but its shell is told so
+_UNSAID = ("partition", "qos", "mail-type")  # that datatrove gives without a value
 _FAMILIES = ("gpus", "mem", "ntasks")  # options of sbatch of which a job may have one
 _TURNS = 20  # of a job that saves nothing before its time is up: then it will never end
 
@@ -77,13 +81,15 @@ class StageExecutor(OfStudy, SlurmPipelineExecutor):
 
     def begin(self, rank: int) -> str:
         """File that a task logs to."""
+        if int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= _TURNS:  # what begins anew each time never ends
+            signal.signal(signal.SIGUSR1, _out_of_time)
         job, number = (os.environ.get(f"SLURM_ARRAY_{name}", "") for name in ("JOB_ID", "TASK_ID"))
         return f"{self.slurm_logs_folder}/{job}_{number}.out"
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
         """Options of sbatch by name; without those that are not said, which are the cluster's own."""
         options = super().get_sbatch_args(max_array)
-        return {name: value for name, value in options.items() if value or name == "requeue"}
+        return {name: value for name, value in options.items() if value or name not in _UNSAID}
 
     def parts(self, tasks: Collection[int]) -> tuple[Part, ...]:
         """What to submit for these tasks; the numbers of an array are always those of all tasks, whatever is done."""
@@ -121,8 +127,20 @@ class StageExecutor(OfStudy, SlurmPipelineExecutor):
         return str(self.logging_dir.resolve_paths(f"executor-{self.tasks_per_job}-{self.max_array_size}.pik"))
 
 
+def _out_of_time(number: int, frame: Any) -> None:
+    raise TimeoutError(f"out of time again after {_TURNS} restarts: give it more (engine.slurm.time); not requeued")
+
+
 def write_script(study: Study, stage: Stage, made: str, tasks: Collection[int] | None = None) -> Script:
-    """Write the script of a stage, for those of its tasks that are to be done; without them, for all that are left."""
+    """Write the script of a stage, for those of its tasks that are to be done; without them, for all that are left.
+
+    Raises:
+        InvalidStudy: sbatch cannot take the output's path.
+    """
+    if re.search(r"\s", os.path.abspath(study.output)):
+        raise InvalidStudy(
+            f"{os.path.abspath(study.output)} has a space in it, which sbatch cannot take: change output"
+        )
     base = StageExecutor(study, stage, made)
     if stage.kind == "pipeline":
         return base.write(tasks_left(study, stage, made) if tasks is None else tasks)
@@ -133,7 +151,7 @@ def write_script(study: Study, stage: Stage, made: str, tasks: Collection[int] |
     flags = {"nodes": nodes, "ntasks": nodes, "ntasks-per-node": 1, "kill-on-bad-exit": 0, "wait": 60}
     flags |= _srun(options, base.srun_args)
     path = os.path.abspath(study.path) if os.path.exists(study.path) else study.path  # one that comes with us
-    work = ["python", "-m", "launch.study.work", path, stage.name, "--log"]
+    work = ["python", "-m", "launch.study.work", path, stage.name, "--made", made, "--log"]
     log = f'{shlex.quote(os.path.dirname(options["output"]))}/slurm-"$SLURM_JOB_ID".log'
     step = f"srun {shlex.join(_flags(flags))} {shlex.join(work)} {log}"
     body = _BODY.format(environment=base.env_command, step=step, turns=_TURNS)
@@ -175,9 +193,14 @@ def _arguments(study: Study, stage: Stage) -> dict[str, Any]:
     if not stage.gpu:
         given |= {"gpus_per_task": 0} | dict(study.engine.cpu)
     usual = {"kill-on-invalid-dep": "yes", "signal": _NOTICE, "open-mode": "append", "chdir": os.getcwd()}
-    given["sbatch_args"] = usual | dict(given.get("sbatch_args") or {})
+    given["sbatch_args"] = _flagged(usual | dict(given.get("sbatch_args") or {}))
     given["env_command"] = _environment(given)
     return given
+
+
+def _flagged(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of sbatch that are true are said without a value, those that are false not at all."""
+    return {name: "" if value is True else value for name, value in options.items() if value not in (None, False)}
 
 
 def _environment(given: Mapping[str, Any]) -> str:
@@ -194,7 +217,7 @@ def _environment(given: Mapping[str, Any]) -> str:
 
 def _options(study: Study, stage: Stage, options: dict[str, Any]) -> dict[str, Any]:
     """Of sbatch, for what is no pipeline; `engine.training` goes before `engine.slurm` for what runs a model."""
-    own = dict(study.engine.training) if stage.kind in ("training", "measuring") else {}
+    own = _flagged(study.engine.training) if stage.kind in ("training", "measuring") else {}
     if stage.kind == "measuring":
         own["nodes"] = 1
     taken = {_family(name, value) for name, value in own.items()} - {""}

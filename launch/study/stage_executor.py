@@ -8,9 +8,9 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.utils.stats import PipelineStats
 
 from launch.study.pipelines import pipeline_of
-from launch.study.progress import Watched, is_done, tasks_left
+from launch.study.progress import Watched, check_ready, fingerprints, is_done, tasks_left
 from launch.study.schema import Study
-from launch.study.stages import Stage
+from launch.study.stages import Stage, stages_of
 
 
 class OfStudy(PipelineExecutor):
@@ -47,6 +47,8 @@ class OfStudy(PipelineExecutor):
         log = self.begin(rank)
         if self.is_rank_completed(rank):
             return PipelineStats()
+        stages = stages_of(self.study)
+        check_ready(self.study, stages, fingerprints(stages), self.stage.name)
         watched = Watched(self.study, self.stage, rank, self.made, log)
         try:
             self.pipeline = pipeline_of(self.study, self.stage.name)

@@ -1,7 +1,7 @@
 """What a study has to do, as stages that need each other: work that several runs share is there once.
 
 proxies/*, corpus*, tokens/*, embeddings, clusters*, density/*, ngrams/*, dsir, quality   what scorers stand on
-scores/<sampler>     one store for each scorer and proxy
+scores/<store>       one for each scorer and proxy
 selections/<sampler>/<rate>
 runs/<run>           one training
 measured/<run>/...   perplexity, fine-tuned suites, few-shot tasks
@@ -10,19 +10,24 @@ report
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.study.samplers import MODELS, Sampler
+import xxhash
+
+from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, Sampler
 from launch.study.schema import FULL, Run, Study
 from train.run_directory import FREE
 
 
 Kind = Literal["pipeline", "proxy", "training", "measuring", "report"]
 KEYS = "keys"  # store that chance draws from
+# Names of what is read: a corpus whose held-out text is its own, or that has none; text to find more of
+DEALT, TRAIN, TARGET = "corpus", "train", "target"
 _SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
 SHARDS = 8  # files a corpus is dealt into: fixed, so that it does not depend on the number of tasks
 
@@ -57,14 +62,22 @@ def stages_of(study: Study) -> dict[str, Stage]:
     }
 
 
-def store_of(study: Study, sampler: Sampler) -> str:
-    """Stage, and folder, of the scores a sampler cuts: those of the first sampler with the same scorer and proxy.
+def store_of(sampler: Sampler) -> str:
+    """Stage, and folder, of the scores that a sampler cuts.
 
-    Chance has a store of keys to itself: what it draws must not hang on which samplers a study has beside it.
+    Named by what decides them, so that samplers of the same scorer and proxy share a store, and others can come to a
+    study or go. Chance has a store of keys: what it draws must not hang on who scores beside it.
     """
     if not sampler.scorer:
         return f"scores/{KEYS}"
-    return f"scores/{next(one.name for one in study.samplers if one.scored_by == sampler.scored_by)}"
+    if sampler.scored_by == (sampler.scorer, EMBEDDED, {}):
+        return f"scores/{sampler.scorer}"
+    for one in PAPER_SAMPLERS.values():
+        if one.scored_by == sampler.scored_by:
+            return f"scores/{one.name}"
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", sampler.model.rpartition("/")[2])
+    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True).encode()
+    return "scores/" + "-".join(filter(None, [sampler.scorer, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))
 
 
 def selection(study: Study, sampler: str, rate: float) -> str:
@@ -73,8 +86,8 @@ def selection(study: Study, sampler: str, rate: float) -> str:
 
 
 def listing_of(study: Study, name: str) -> Path:
-    """File with the files of a corpus, as they were when the study began."""
-    return Path(study.output) / "files" / f"{name.replace('/', '-')}.txt"
+    """File with the files of a corpus, as they were when the study began; its name, or <task>/<source>."""
+    return Path(study.output) / "files" / f"{name.replace('/', '-')}.json"
 
 
 def full_run(study: Study, model: str) -> Run:
@@ -154,7 +167,7 @@ def _scores(study: Study) -> Iterator[Stage]:
     for proxy, config in study.proxies.items():
         made = {**config, "tokenizer": study.tokenizer}
         yield Stage(f"proxies/{proxy}", "proxy", (), 1, False, made)
-    for name, sampler in {store_of(study, one): one for one in reversed(study.samplers)}.items():
+    for name, sampler in {store_of(one): one for one in reversed(study.samplers)}.items():
         needs = [*base, *_STANDS_ON.get(sampler.scorer, [])]
         trained, at, _ = sampler.model.partition("@")
         if at:
@@ -170,7 +183,7 @@ def _selections(study: Study) -> Iterator[Stage]:
     for sampler in study.samplers:
         for rate in study.rates:
             name = f"selections/{sampler.name}/{rate:g}"
-            yield _pipeline(study, name, [store_of(study, sampler)], {"mode": sampler.mode}, 1)
+            yield _pipeline(study, name, [store_of(sampler)], {"mode": sampler.mode}, 1)
 
 
 def _runs(study: Study) -> Iterator[Stage]:
@@ -195,7 +208,7 @@ def launched_precision(study: Study) -> str:
 def devices_of(study: Study, stage: Stage) -> int:
     """Accelerators that a task of a stage runs on, where there are any."""
     if stage.kind == "pipeline":
-        sampler = next((one for one in study.samplers if one.scorer and store_of(study, one) == stage.name), None)
+        sampler = next((one for one in study.samplers if one.scorer and store_of(one) == stage.name), None)
         served = sampler.options.get("vllm") if sampler else None
         return int(stage.gpu) * int((served or {}).get("tensor-parallel-size", 1))
     asked = stage.name.endswith("/few-shot") and not study.evaluation.instruction_tune

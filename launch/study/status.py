@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,23 @@ class Task:
         return self.found.seconds * (1 - self.share) / self.share if self.share else None
 
 
-def tasks_of(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> list[Task]:
-    """All tasks, in the stages' order."""
-    return list(_tasks(study, stages, made))
+def tasks_of(
+    study: Study,
+    stages: Mapping[str, Stage],
+    made: Mapping[str, str],
+    lost: Mapping[tuple[str, int], tuple[str, str]] | None = None,
+) -> list[Task]:
+    """All tasks, in the stages' order; `lost` names jobs and logs of some that said nothing before they ended."""
+    return [_told(task, lost or {}) for task in _tasks(study, stages, made)]
+
+
+def _told(task: Task, lost: Mapping[tuple[str, int], tuple[str, str]]) -> Task:
+    place = task.stage.name, task.number
+    if task.found.state != "waiting" or place not in lost:
+        return task
+    job, log = lost[place]
+    error = f"its job, {job}, was cancelled or ended before the task could begin"
+    return replace(task, found=replace(task.found, state="failed", error=error, log=log))
 
 
 def _tasks(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> Iterator[Task]:
@@ -157,8 +171,7 @@ def _failed(study: Study, tasks: list[Task]) -> Iterator[RenderableType]:
     if len(failed) > _SHOWN:
         yield Text(f"         and {len(failed) - _SHOWN:,} more", style="red")
     if failed:
-        only = f" --only {failed[0].stage.name}" if len({one.stage.name for one in failed}) == 1 else ""
-        yield Text(f"to go on: winnow run {study.path}{only}")
+        yield Text(f"to go on: winnow run {study.path}")
 
 
 def _named(task: Task) -> str:

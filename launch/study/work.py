@@ -1,6 +1,6 @@
 """One task of a stage of a study, in a process of its own: what every engine starts.
 
-    python -m launch.study.work STUDY STAGE [--task I]
+    python -m launch.study.work STUDY STAGE [--task I] [--made FINGERPRINT]
 
 Every artefact is whole or absent, so a task that was killed is simply run again. Exit code: 0 done, 2 the input is at
 fault, 75 stopped by a signal after writing a checkpoint, 1 anything else.
@@ -12,12 +12,13 @@ import argparse
 import os
 import runpy
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.study.progress import Watched, fingerprints
+from launch.study.progress import Watched, check_ready, fingerprints
 from launch.study.reading import open_study
 from launch.study.schema import FULL, Run, Study
 from launch.study.stages import Stage, milestones_of, selection, splits_of, stages_of
@@ -32,26 +33,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("stage")
     parser.add_argument("--task", type=int, default=0)
     parser.add_argument("--log", default="", help="file that the output goes to, for winnow status")
+    parser.add_argument("--made", default="", help="fingerprint of the stage as it was started; another is refused")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that it notes that it was stopped
     try:
-        return do(open_study(args.study), args.stage, args.task, args.log)
+        return do(open_study(args.study), args.stage, args.task, args.log, args.made)
     except WinnowError as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def do(study: Study, name: str, task: int, log: str = "") -> int:
-    """Run a task, and note how it ends; its exit code."""
+def do(study: Study, name: str, task: int, log: str = "", made: str = "") -> int:
+    """Run a task, and note how it ends; its exit code.
+
+    Raises:
+        InvalidStudy: what it needs is not done, or the study file has changed since it was started, as `made`.
+    """
     stages = stages_of(study)
     if name not in stages or not 0 <= task < stages[name].tasks:
         raise InvalidStudy(f"{study.path} has no task {task} of a stage {name}: winnow status lists them")
-    stage = stages[name]
+    stage, wanted = stages[name], fingerprints(stages)
+    if made not in ("", wanted[name]):
+        raise InvalidStudy(f"{study.path} has changed since {name} was started: winnow run {study.path} goes on")
+    check_ready(study, stages, wanted, name)
     if os.environ.get("SLURM_NODEID", "0") != "0":  # of several nodes that train together, the first takes the notes
         return _DO[stage.kind](study, stage, task)
-    watched = Watched(study, stage, task, fingerprints(stages)[name], log)
+    watched = Watched(study, stage, task, wanted[name], log)
     try:
         code = _DO[stage.kind](study, stage, task)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         watched.stop()
         raise
     except BaseException as error:

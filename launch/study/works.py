@@ -128,4 +128,4 @@ def _counted(flops: Callable[[], int]) -> int | None:
 
 
 def _sampler(study: Study, store: str) -> Sampler | None:
-    return next((one for one in study.samplers if one.scorer and store_of(study, one) == store), None)
+    return next((one for one in study.samplers if one.scorer and store_of(one) == store), None)

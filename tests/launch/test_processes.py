@@ -1,8 +1,13 @@
 """Processes of a stage: they end with the one who started them, and share devices without meeting on one."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+
+import pytest
 
 from launch.processes import Job, run_jobs, visible_devices
 
@@ -35,6 +40,42 @@ def test_ctrl_c_while_a_process_is_being_started_is_not_lost(tmp_path):
     )
     assert done.stdout == "interrupted\n", done.stderr
     assert done.stderr == ""
+
+
+SAVES = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(75)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+STOPS = """
+import sys
+from pathlib import Path
+from launch.processes import Job, run_jobs
+try:
+    run_jobs([Job("saves", (), Path(sys.argv[1]))], 1, lambda: None)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_who_is_asked_to_stop_lets_its_processes_save(tmp_path, number):
+    (tmp_path / "saves.py").write_text(SAVES)
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS, str(log)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not log.exists() or "ready" not in log.read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[0] == "interrupted\n"
+    assert "saved" in log.read_text()
 
 
 def test_a_device_is_never_shared(tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ import pytest
 
 from launch.study.progress import Watched, fingerprints, task_state
 from launch.study.reading import parse_study
-from launch.study.slurm import queued, submit
+from launch.study.slurm import lost, queued, submit
 from launch.study.stages import stages_of
+from launch.study.status import exit_code, tasks_of
 from pipeline_steps.errors import InvalidStudy
 
 
@@ -240,3 +241,28 @@ def test_a_failure_is_forgotten(study, slurm):
     assert task_state(study(), stages[TOKENS], 1, made[TOKENS]).state == "failed"
     run(study())
     assert task_state(study(), stages[TOKENS], 1, made[TOKENS]).state == "waiting"
+
+
+def test_a_job_that_leaves_without_a_word(study, slurm):
+    """Its environment was wrong, or it was cancelled before it began: no file says so, the queue does."""
+    stages = stages_of(study())
+    made = fingerprints(stages)
+    new, _ = run(study())
+    assert lost(study(), stages, made) == {}
+    slurm.over(f"{new[SCORES][0]}_1", new[SELECTION][0])
+    found = lost(study(), stages, made)
+    assert found.keys() == {(SCORES, 1)}  # the selection has left because of it
+    job, log = found[SCORES, 1]
+    assert job == new[SCORES][0]
+    assert log.endswith(f"slurm_logs/{job}_1.out")
+    (task,) = [one for one in tasks_of(study(), stages, made, found) if one.found.state == "failed"]
+    assert (task.stage.name, task.number, task.found.log) == (SCORES, 1, log)
+    assert exit_code(tasks_of(study(), stages, made, found)) == 1
+    run(study())
+    assert lost(study(), stages, made) == {}
+    done(study(), SCORES)
+    slurm.rows.clear()
+    states = {
+        task.stage.name: task.found.state for task in tasks_of(study(), stages, made, lost(study(), stages, made))
+    }
+    assert (states[SCORES], states[SELECTION], states[RUN]) == ("done", "failed", "waiting")

@@ -1,7 +1,9 @@
 """Scripts of a study for Slurm, without one."""
 
+import dataclasses
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from inspect import signature
@@ -91,6 +93,37 @@ def test_gpus_are_asked_for_once(study):
     assert "gres-flags" in run
     disk = options(study(training="{gres: lscratch:100}"), "runs/t5-tiny/full-1-seed0")
     assert (disk["gres"], disk["gpus"]) == ("lscratch:100", "1")
+
+
+def test_options_without_a_value(study):
+    own = study("{sbatch_args: {exclusive: '', hold: true, requeue: false}}", training="{oversubscribe: true}")
+    for name in ("scores/ask-llm-xl", "runs/t5-tiny/full-1-seed0"):
+        found = options(own, name)
+        assert (found["exclusive"], found["hold"]) == ("", "")
+        assert "partition" not in found  # that of the cluster
+    assert found["oversubscribe"] == ""
+
+
+def test_a_path_that_sbatch_cannot_take(study):
+    spaced = dataclasses.replace(study(), output="out/my study")
+    with pytest.raises(InvalidStudy, match="has a space in it"):
+        script(spaced, "report")
+
+
+def test_a_task_that_is_out_of_time_again_and_again_ends(study, monkeypatch):
+    stages = stages_of(study())
+    executor = StageExecutor(study(), stages["tokens/train"], "made")
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "19")
+        executor.begin(0)
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN  # datatrove's, in a job
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "20")
+        executor.begin(0)
+        with pytest.raises(TimeoutError, match=r"after 20 restarts: give it more \(engine.slurm.time\)"):
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_step_has_the_cpus_of_its_job(study):

@@ -121,6 +121,35 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ("output: runs/x", "output: a\nengine: {kind: slrum}", r"line 2: no engine 'slrum': did you mean slurm"),
         ("output: runs/x", "output: a\nevaluation: {suites: [glu]}", r"line 2: no suites 'glu': did you mean glue"),
         ("output: runs/x", "output: a\nengine: {workers: 0}", r"line 2: workers must be at least 1"),
+        ("output: runs/x", "output:", r"line 1: output must be text, not None"),
+        ("output: runs/x", "output: s3://b/x", r"line 1: output 's3://b/x' must be a folder of a disk"),
+        ("output: runs/x", "output: a\ncorpus: ''", r"line 2: corpus is empty"),
+        ("output: runs/x", "output: a\ncorpus: !!binary aGk=", r"line 2: tag:yaml.org,2002:binary is neither"),
+        ("output: runs/x", "output: &a {b: *a}", r"line 1: a value cannot be a part of itself"),
+        ("output: runs/x", "output: a\n? [b]\n: c", r"line 2: a key must be a name"),
+        ("output: runs/x", "output: a\nengine: {launch: 2}", r"line 2: engine.launch must be text, not 2"),
+        (
+            "output: runs/x",
+            "output: a\nengine: {slurm: {workers: many}}",
+            r"line 2: engine.slurm.workers must be a wh",
+        ),
+        ("output: runs/x", "output: a\nengine: {slurm: {time: 24:00:00}}", r"line 2: engine.slurm.time must be text"),
+        ("output: runs/x", "output: a\nengine: {training: {nodes: [1]}}", r"line 2: engine.training.nodes must be"),
+        ("output: runs/x", "output: a\nproxies: {p: {model_type: 5}}", r"line 2: proxies.p.model_type must be text"),
+        ("ask-llm-xl", "ask-llm-xl: {options: {dtype: half}}", r'line 4: .*dtype must be "auto" or "float32" or'),
+        ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@\u00b2}", r"line 4: mine scores with"),
+        (
+            "65536",
+            "65536, mixed_precision: no",
+            r'line 7: models.t5-tiny.mixed_precision must be "no" or "bf16", not F',
+        ),
+        ("65536", "65536, learning_rate: high", r"line 7: models.t5-tiny.learning_rate must be a number"),
+        ("65536", "65536, milestones: 5", r"line 7: models.t5-tiny.milestones must be a list, each a whole number"),
+        (
+            "65536}",
+            "65536}\n  fast: {preset: t5-tiny, total_tokens: 65536}",
+            r"line 8: fast and t5-tiny are both t5-t",
+        ),
     ],
 )
 def test_mistakes_are_named_by_their_line(old, new, said):
@@ -136,10 +165,28 @@ def test_a_corpus_of_ones_own_needs_a_target_for_dsir():
 
 
 def test_files_that_are_not_there_or_empty():
-    with pytest.raises(InvalidStudy, match=r"nowhere\.yaml, line 1: it cannot be read .* paper\.yaml"):
+    with pytest.raises(InvalidStudy, match=r"nowhere\.yaml cannot be read .* paper\.yaml"):
         open_study("nowhere.yaml")
     with pytest.raises(InvalidStudy, match="is empty"):
         parse_study("s.yaml", "# nothing\n")
+
+
+def test_files_in_another_encoding(tmp_path):
+    (tmp_path / "s.yaml").write_bytes("output: caf\u00e9".encode("latin-1"))
+    with pytest.raises(InvalidStudy, match=r"s\.yaml cannot be read \(it is not UTF-8\)"):
+        open_study(str(tmp_path / "s.yaml"))
+
+
+def test_what_is_merged_is_overruled():
+    text = (
+        SMALL.replace("t5-tiny: {", "t5-tiny: &own {") + "references:\n  t5-mini: {<<: *own, total_tokens: 131072}\n"
+    )
+    study = parse_study("s.yaml", text)
+    assert (study.models["t5-tiny"]["total_tokens"], study.references["t5-mini"]["total_tokens"]) == (65536, 131072)
+
+
+def test_what_is_quoted_is_text():
+    assert read_yaml("s", "a: '7e12345'\nb: 2020-01-01\nc: 7e3").plain == {"a": "7e12345", "b": "2020-01-01", "c": 7e3}
 
 
 @given(st.floats(min_value=1e-9, max_value=1e9, allow_nan=False))

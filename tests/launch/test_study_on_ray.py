@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,23 +12,23 @@ import pytest
 from conftest import document
 
 from launch.study.progress import fingerprints, marker
-from launch.study.reading import open_study
-from launch.study.stages import stages_of
+from launch.study.ray import _absent
+from launch.study.reading import open_study, parse_study
+from launch.study.stages import stages_of, store_of
 from launch.study.work import do
-from pipeline_steps import EMBEDDED_PROXY
 
 
 pytest.importorskip("ray", reason="the tests of studies on Ray need it: pip install 'winnow-llm[ray]'")
 
-STUDY = f"""\
+STUDY = """\
 output: OUTPUT
 corpus: corpus
-held_out: {{c4: corpus}}
-samplers: [{{asked: {{scorer: ask-llm, model: {EMBEDDED_PROXY}, options: {{window_size: 16}}}}}}]
+held_out: {c4: corpus}
+samplers: [{asked: {scorer: ask-llm, model: embedded, options: {window_size: 16}}}]
 rates: [0.3]
 models:
-  t5-tiny: {{total_tokens: 8192, log_every: 1, checkpoints: 1, report_to: none}}
-engine: {{kind: ray, tasks: 2, ray: {{mem_per_cpu_gb: 0.5}}}}
+  t5-tiny: {total_tokens: 8192, log_every: 1, checkpoints: 1, report_to: none}
+engine: {kind: ray, tasks: 2, ray: {mem_per_cpu_gb: 0.5}}
 """
 
 
@@ -61,7 +62,7 @@ def results(folder):
 def kill_a_worker(process):
     """The process of the first scoring task that has begun: datatrove and Ray would wait for it for ever."""
     study = open_study("ray.yaml")
-    stage = stages_of(study)["scores/asked"]
+    stage = stages_of(study)[store_of(study.samplers[0])]
     begun = [marker(study, stage, task).with_suffix(".begun") for task in range(stage.tasks)]
     while process.poll() is None:
         for file in begun:
@@ -78,7 +79,7 @@ def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     kill_a_worker(process)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 1, said
-    assert "scores/asked, task" in said
+    assert re.search(r"scores/ask-llm-embedded-\w{8}, task", said)
     assert "it was killed" in said
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -88,3 +89,15 @@ def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     alone = results(folder / "alone")
     assert len(alone) == 2 + 1 + 1 + 2  # shards, selection, results, runs
     assert results(folder / "ray") == alone
+
+
+def test_what_a_cluster_does_not_have_is_said(folder):
+    text = STUDY.replace("OUTPUT", "ray").replace("mem_per_cpu_gb: 0.5", "mem_per_cpu_gb: 0.5, gpus_per_task: 1")
+    study = parse_study("ray.yaml", text)
+    stages = stages_of(study)
+    there = {"CPU": 2.0}
+    (said,) = _absent(study, stages, fingerprints(stages), there)
+    assert said.startswith("a task asks for 1 GPUs, of which the cluster has 0")
+    only = {name: stage for name, stage in stages.items() if name.startswith("tokens/")}
+    assert not list(_absent(study, only, fingerprints(stages), there))
+    assert not list(_absent(study, stages, fingerprints(stages), there | {"GPU": 1.0}))

@@ -293,8 +293,15 @@ def test_the_command_fits_into_80_columns(capsys, monkeypatch):
 def test_a_study_is_told_from_a_training(tmp_path, capsys):
     assert is_study("paper.yaml")
     assert not is_study("t5-small-paper.yaml")
-    (tmp_path / "t.yaml").write_text("preset: t5-tiny\n")
-    assert not is_study(str(tmp_path / "t.yaml"))
+    for text, is_one in {
+        "preset: t5-tiny\n": False,
+        "total_token: 5\nheld_out: [a=b]\n": False,
+        "sampler: [random]\noutput: o\n": True,
+        "": True,  # whose reader says what is wrong
+        "\tx": True,
+    }.items():
+        (tmp_path / "t.yaml").write_text(text)
+        assert is_study(str(tmp_path / "t.yaml")) is is_one
     for words, said in {
         ("--accelerator", "abacus"): "choose one of",
         ("--mfu", "40"): "at 0 to 1",

@@ -59,14 +59,26 @@ def test_the_papers_study_shares_its_work():
 def test_stores_are_shared_by_scorer_and_proxy_and_chance_has_its_own(small):
     twice = dataclasses.replace(small.samplers[1], name="dense", mode="top")
     study = dataclasses.replace(small, samplers=(*small.samplers, twice))
-    by_name = {sampler.name: store_of(study, sampler) for sampler in study.samplers}
+    by_name = {sampler.name: store_of(sampler) for sampler in study.samplers}
     assert by_name == {
         "random": "scores/keys",
         "density": "scores/density",
-        "mine": "scores/mine",
+        "mine": store_of(small.samplers[2]),
         "dense": "scores/density",
     }
     assert set(by_name.values()) <= stages_of(study).keys()
+    assert by_name["mine"].startswith("scores/perplexity-t5-tiny-4-")
+    asked = dataclasses.replace(twice, scorer="ask-llm", model="embedded")
+    for change, name in {
+        ("embedded", ()): "scores/ask-llm",
+        ("google/flan-t5-xl", ()): "scores/ask-llm-xl",
+        ("google/flan-t5-xl", (("max_tokens", 9),)): "scores/ask-llm-flan-t5-xl-",
+        ("/a/model", ()): "scores/ask-llm-model-",
+    }.items():
+        model, options = change
+        assert store_of(dataclasses.replace(asked, model=model, options=dict(options))).startswith(name)
+    one, other = (dataclasses.replace(asked, model=f"/{folder}/model") for folder in "ab")
+    assert store_of(one) != store_of(other)
 
 
 def test_what_is_added_to_a_study_leaves_what_is_done_alone(small):
@@ -74,6 +86,7 @@ def test_what_is_added_to_a_study_leaves_what_is_done_alone(small):
     for change in (
         {"rates": (0.5, 0.1, 0.2)},
         {"samplers": (*small.samplers[::-1], dataclasses.replace(small.samplers[1], name="new", mode="top"))},
+        {"samplers": (dataclasses.replace(small.samplers[1], name="new", mode="top"), *small.samplers)},
         {"seeds": (0, 7)},
         {"models": {**small.models, "t5-small": small.references["t5-small"]}, "references": {}},
         {"models": {name: {**given, "micro_batch_size": 2} for name, given in small.models.items()}},
@@ -113,7 +126,7 @@ def test_a_fingerprint_follows_what_decides_and_nothing_else(small):
         "corpus",
         "tokens/train",
         "runs/t5-tiny/full-1-seed0",
-        "scores/mine",
+        store_of(small.samplers[2]),
         "selections/random/0.2",
     } & changed == set()
 
@@ -167,12 +180,13 @@ def test_devices_that_a_task_runs_on():
         "engine: {launch: --multi_gpu --num_processes=4}\n",
     )
     stages, run = stages_of(study), "t5-tiny/random-0.2-seed0"
+    served, asked = (store_of(sampler) for sampler in study.samplers[1:3])
     for name, devices in {
         "tokens/train": 0,
         "embeddings": 0,  # hashed n-grams ask no model
         "scores/density": 0,
-        "scores/asked": 1,
-        "scores/served": 2,
+        asked: 1,
+        served: 2,
         f"runs/{run}": 4,
         f"measured/{run}/perplexity": 1,
         f"measured/{run}/few-shot": 1,

@@ -7,14 +7,14 @@ import pytest
 from conftest import document
 from prose import write_prose
 
-from launch.study.access import left_out
+from launch.study.access import check_access, left_out, note_files
 from launch.study.commands import claim
-from launch.study.progress import fingerprints, tasks_left
+from launch.study.progress import Watched, fingerprints, tasks_left
 from launch.study.reading import parse_study
 from launch.study.reporting import report_arguments
-from launch.study.stages import stages_of
+from launch.study.stages import stages_of, store_of
 from launch.study.work import do
-from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
+from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
 from train.token_store import TokenStore
 
@@ -23,7 +23,7 @@ TEXT = """\
 output: {folder}/out
 corpus: {folder}/corpus
 {held_out}
-samplers: [random, density, semdedup, prototypes, {{asked: {{scorer: ask-llm, model: {proxy}}}}}]
+samplers: [random, density, semdedup, prototypes, {{asked: {{scorer: ask-llm, model: embedded}}}}]
 rates: [0.2, 0.5]
 models:
   t5-tiny: {{total_tokens: 8192}}
@@ -37,7 +37,7 @@ def make(folder, held_out="held_out: {c4: CORPUS}"):
         lines = [json.dumps(document(number)) + "\n" for number in numbers]
         (folder / "corpus" / f"{name}.jsonl").write_text("".join(lines))
     held_out = held_out.replace("CORPUS", str(folder / "corpus"))
-    return parse_study("s.yaml", TEXT.format(folder=folder, held_out=held_out, proxy=EMBEDDED_PROXY))
+    return parse_study("s.yaml", TEXT.format(folder=folder, held_out=held_out))
 
 
 def test_every_pipeline(tmp_path):
@@ -53,7 +53,7 @@ def test_every_pipeline(tmp_path):
     output = tmp_path / "out"
     tokens = TokenStore.open(str(output / "tokens" / "train"))
     assert tokens.documents == 100
-    for store in ("density", "semdedup", "prototypes", "asked"):
+    for store in ("density", "semdedup", "prototypes", "ask-llm"):
         assert len(ScoreStore.open(str(output / "scores" / store)).scores) == 100
     for sampler in study.samplers:
         small, large = (
@@ -98,8 +98,12 @@ def test_a_checkpoint_that_is_not_there_is_said_so(tmp_path):
     scored = dataclasses.replace(study.samplers[1], name="late", scorer="perplexity", model="t5-tiny@1")
     study = dataclasses.replace(study, samplers=(scored,))
     (tmp_path / "out" / "runs" / "t5-tiny" / "full-1-seed0").mkdir(parents=True)
+    stages = stages_of(study)
+    Watched(
+        study, stages["runs/t5-tiny/full-1-seed0"], 0, fingerprints(stages)["runs/t5-tiny/full-1-seed0"], ""
+    ).done()
     with pytest.raises(ModelError, match="has no checkpoint of step 1, which late scores with"):
-        do(study, "scores/late", 0)
+        do(study, store_of(scored), 0)
 
 
 def test_the_report_of_a_study_knows_its_stores(tmp_path):
@@ -121,3 +125,35 @@ def test_a_folder_is_of_one_corpus(tmp_path):
         claim(dataclasses.replace(study, embedder="another"))
     with pytest.raises(InvalidStudy, match="no task 7 of a stage embeddings"):
         do(study, "embeddings", 7)
+
+
+def test_nothing_begins_on_half_of_what_it_needs(tmp_path):
+    """Slurm forgets jobs that have failed, and files are edited while jobs wait."""
+    study = make(tmp_path)
+    stages = stages_of(study)
+    made = fingerprints(stages)
+    for task in (0, 1):
+        with pytest.raises(InvalidStudy, match=r"scores/density needs density/merge, which is not done"):
+            do(study, "scores/density", task)
+    assert do(study, "embeddings", 0) == 0
+    with pytest.raises(InvalidStudy, match=r"density/sketch needs embeddings, which is not done"):  # but half of it
+        do(study, "density/sketch", 0)
+    edited = dataclasses.replace(study, embedder="another/model")
+    with pytest.raises(InvalidStudy, match=r"s\.yaml has changed since embeddings was started"):
+        do(edited, "embeddings", 1, made=made["embeddings"])
+    assert do(study, "embeddings", 1, made=made["embeddings"]) == 0
+    assert not tasks_left(study, stages["embeddings"], made["embeddings"])
+
+
+def test_files_are_listed_once(tmp_path):
+    study = make(tmp_path)
+    corpus = tmp_path / "corpus"
+    note_files(study, check_access(study, ["tokens/train", "tokens/c4/c4"]), [])
+    (corpus / "a.jsonl").rename(corpus / "c.jsonl")  # nothing has been read yet: what is there now counts
+    note_files(study, check_access(study, ["tokens/train"]), [])
+    (corpus / "d.jsonl").write_text((corpus / "b.jsonl").read_text())
+    note_files(study, check_access(study, ["tokens/train"]), ["embeddings"])  # which has read the others
+    assert left_out(study) == 1
+    for task in (0, 1):
+        assert do(study, "tokens/train", task) == 0
+    assert TokenStore.open(str(tmp_path / "out" / "tokens" / "train")).documents == 100

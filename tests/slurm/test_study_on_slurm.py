@@ -18,7 +18,6 @@ from launch.cli import main as winnow
 from launch.study.progress import fingerprints, task_state
 from launch.study.reading import open_study
 from launch.study.stages import stages_of
-from pipeline_steps import EMBEDDED_PROXY
 
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is one")
@@ -26,11 +25,11 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is o
 STUDY = """\
 output: OUTPUT
 corpus: corpus
-held_out: {{c4: corpus}}
-samplers: [{{asked: {{scorer: ask-llm, model: {proxy}}}}}]
+held_out: {c4: corpus}
+samplers: [{asked: {scorer: ask-llm, model: embedded}}]
 rates: [0.3]
 models:
-  t5-tiny: {{total_tokens: 20480, log_every: 1, save_every: 4, checkpoints: 1, report_to: none}}
+  t5-tiny: {total_tokens: 20480, log_every: 1, save_every: 4, checkpoints: 1, report_to: none}
 """
 ENGINE = """\
 engine:
@@ -75,7 +74,6 @@ def folder(tmp_path_factory):
     for name, numbers in {"a": range(10), "b": range(10, 40), "c": range(40, 60), "d": range(60, 100)}.items():
         lines = [json.dumps(document(number)) + "\n" for number in numbers]
         (folder / "corpus" / f"{name}.jsonl").write_text("".join(lines))
-    text = STUDY.format(proxy=EMBEDDED_PROXY)
     for name, engine in {
         "alone": "",
         "three": ENGINE.replace("TASKS", "3"),
@@ -86,9 +84,10 @@ def folder(tmp_path_factory):
         ),
         "wrong": ENGINE.replace("TASKS", "1") + "  training: {partition: nowhere}\n",
         "nodes": TWO_NODES,
+        "broken": ENGINE.replace("TASKS", "1").replace("workers: 1", "env_command: exit 3"),
     }.items():
         output = {"three": "disturbed", "two": "disturbed"}.get(name, name)
-        (folder / f"{name}.yaml").write_text(text.replace("OUTPUT", output) + engine)
+        (folder / f"{name}.yaml").write_text(STUDY.replace("OUTPUT", output) + engine)
     return folder
 
 
@@ -172,20 +171,22 @@ def test_a_study_that_is_disturbed_in_every_way(cluster, alone, capsys):
     slurm("scontrol", "requeue", f"{jobs['tokens/c4/c4'][0]}_0")
 
     # A node loses its power and is switched on again
-    until(lambda: "running" in states("three.yaml", "scores/asked"))
-    (node,) = set(slurm("squeue", "-h", f"--jobs={jobs['scores/asked'][0]}", "--states=R", "--format=%N").split())
+    until(lambda: "running" in states("three.yaml", "scores/ask-llm"))
+    (node,) = set(slurm("squeue", "-h", f"--jobs={jobs['scores/ask-llm'][0]}", "--states=R", "--format=%N").split())
     cluster.kill_node(node)
     cluster.start_node(node)
 
     # An array is cancelled between two of its tasks, and a training between two steps
-    due = {"scores/asked": lambda: "done" in states("three.yaml", "scores/asked"), RUN: lambda: steps() >= 2}
+    due = {"scores/ask-llm": lambda: "done" in states("three.yaml", "scores/ask-llm"), RUN: lambda: steps() >= 2}
     while due:
         stage = until(lambda: next((one for one, is_due in due.items() if is_due()), None))
         slurm("scancel", *jobs[stage])
         del due[stage]
     until(lambda: not queue())  # what needs them leaves, the rest goes on to its end
     assert (
-        sorted(states("three.yaml", "scores/asked"))[0] == "done" != sorted(states("three.yaml", "scores/asked"))[-1]
+        sorted(states("three.yaml", "scores/ask-llm"))[0]
+        == "done"
+        != sorted(states("three.yaml", "scores/ask-llm"))[-1]
     )
     assert states("three.yaml", "tokens/c4/c4") == ["done"]
     for stage in ("selections/asked/0.3", MEASURED, "report"):
@@ -310,6 +311,15 @@ def test_a_part_of_an_array_is_missing(capsys, monkeypatch, tmp_path):
 def awaited(job):
     """What a job waits for."""
     return set(re.findall(r"afterok:([\d_*]+)", slurm("squeue", "--noheader", f"--jobs={job}", "--format=%E")))
+
+
+def test_a_job_that_ends_before_it_can_say_anything(capsys):
+    jobs, _ = submit("broken.yaml", capsys, "--only", "scores")
+    until(lambda: not queue())
+    assert winnow(["status", "broken.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert f"failed   scores/ask-llm: its job, {jobs['scores/ask-llm'][0]}, was cancelled or ended before" in said
+    assert "to go on: winnow run broken.yaml" in said
 
 
 def test_a_job_that_is_refused(capsys):
