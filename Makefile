@@ -26,7 +26,7 @@ quickstart: $(READY) ## score, select, pre-train, evaluate and report on this ma
 	$(BIN)/winnow quickstart --output runs/quickstart
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -rs
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 -q -rs
 
 check: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)

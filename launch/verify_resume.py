@@ -83,9 +83,10 @@ def verify_resume(tokens: str, folder: str, processes: int, flags: list[str], se
 @contextmanager
 def _run(tokens: str, run_dir: Path, processes: int, flags: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A training run, which does not outlive the block."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    launcher = [sys.executable]
     if processes > 1:
-        launcher += ["--multi_gpu", "--main_process_port", "0"]
+        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
+        launcher += ["--num_processes", str(processes)]
     settings = {
         "tokens": tokens,
         "run_dir": run_dir,

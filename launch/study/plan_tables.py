@@ -63,7 +63,8 @@ def _stages(plan: StudyPlan) -> Table:
 def _costs(plan: StudyPlan, accelerator: str) -> Table:
     table = _table("what it takes")
     for name in ("stage", "time", "on", "left", "from", "storage"):
-        table.add_column(name, justify="left" if name in ("stage", "on", "from") else "right", no_wrap=name == "stage")
+        whole = name in ("stage", "storage")
+        table.add_column(name, justify="left" if name in ("stage", "on", "from") else "right", no_wrap=whole)
     for group, members in plan.groups().items():
         known = [one for one in members if one.hours is not None]
         star = "*" if len(known) < len(members) else ""

@@ -137,13 +137,14 @@ def lost(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> 
     Returns:
         job and log by stage and task; nothing where Slurm is not, or does not answer.
     """
+    records = list(_records(study))
     try:
-        living = {(row.submission, row.number) for row in _rows()}
+        living = {(row.submission, row.number) for row in _rows()} if records else set()
     except InvalidStudy:
         return {}
-    jobs = {one["submission"]: one["job"] for one in _records(study) if "job" in one}
+    jobs = {one["submission"]: one["job"] for one in records if "job" in one}
     found: dict[tuple[str, int], tuple[str, str]] = {}
-    for record in _records(study):
+    for record in records:
         stage, job = stages.get(record.get("stage", "")), jobs.get(record["submission"])
         if stage is None or job is None or (record["fingerprint"], record["tasks"]) != (made[stage.name], stage.tasks):
             continue

@@ -77,7 +77,7 @@ def store_of(sampler: Sampler) -> str:
             return f"scores/{one.name}"
     model = re.sub(r"[^A-Za-z0-9.]+", "-", sampler.model.rpartition("/")[2])
     decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True).encode()
-    return "scores/" + "-".join(filter(None, [sampler.scorer, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))
+    return "scores/" + "-".join(filter(None, [sampler.scorer, model, xxhash.xxh3_64_hexdigest(decides)[:4]]))
 
 
 def selection(study: Study, sampler: str, rate: float) -> str:

@@ -22,7 +22,7 @@ TOKENS = 20_480  # ten steps of the tiny model
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prose")
-    write_prose(folder / "prose.jsonl", 500)
+    write_prose(folder / "prose.jsonl", 250)
     return folder
 
 
@@ -94,7 +94,7 @@ def test_killed_in_stages_of_each_kind_it_comes_to_the_same_results(corpus, undi
     output = tmp_path / "run"
     for stage in ("ask-llm", "train", "evaluate"):
         job = subprocess.Popen(
-            command(corpus, output, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(corpus, output, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         while job.poll() is None and not list((output / "logs").glob(f"{stage}*.log")):
             time.sleep(0.05)
@@ -104,7 +104,7 @@ def test_killed_in_stages_of_each_kind_it_comes_to_the_same_results(corpus, undi
         time.sleep(0.3)
         left = subprocess.run(["pgrep", "-f", f"launch.stages .* {output}"], capture_output=True, text=True).stdout
         assert not left, f"processes of {stage} outlived the driver"
-    done = run(command(corpus, output, "--workers", "2"))
+    done = run(command(corpus, output, "--workers", "3"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert (output / "results.jsonl").read_bytes() == (undisturbed[0] / "results.jsonl").read_bytes()
 

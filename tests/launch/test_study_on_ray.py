@@ -79,7 +79,7 @@ def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     kill_a_worker(process)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 1, said
-    assert re.search(r"scores/ask-llm-embedded-\w{8}, task", said)
+    assert re.search(r"scores/ask-llm-embedded-\w{4}, task", said)
     assert "it was killed" in said
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stdout + again.stderr
