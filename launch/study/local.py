@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
-from launch.study.progress import forgive, tasks_left
+from launch.study.progress import forgive, task_state, tasks_left
 from launch.study.schema import Study
 from launch.study.stages import Stage, devices_of
 
@@ -64,7 +64,7 @@ class _Bars:
             self.show()
 
     def show(self) -> None:
-        """How many tasks of each kind are done, and since when its first was."""
+        """How many tasks of each kind are done, and since when its first runs."""
         for kind in [one for one in self._kinds if one not in self._finished]:
             tasks = sum(stage.tasks for stage in self._kinds[kind])
             left = sum(len(tasks_left(self._study, stage, self._made[stage.name])) for stage in self._kinds[kind])
@@ -73,10 +73,14 @@ class _Bars:
                 self._finished.add(kind)
                 start = self._start.get(kind)
                 self._progress.finish(title, None if start is None else time.monotonic() - start)
-            else:
+            elif kind in self._start or any(map(self._has_begun, self._kinds[kind])):
                 self._start.setdefault(kind, time.monotonic())
                 self._progress.update(title, 1 - left / tasks)
         self._looked = time.monotonic()
+
+    def _has_begun(self, stage: Stage) -> bool:
+        made = self._made[stage.name]
+        return any(task_state(self._study, stage, task, made).state != "waiting" for task in range(stage.tasks))
 
 
 def _job(study: Study, stage: Stage, task: int, made: str) -> Job:

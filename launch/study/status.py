@@ -65,7 +65,7 @@ def _told(task: Task, lost: Mapping[tuple[str, int], tuple[str, str]]) -> Task:
     if task.found.state != "waiting" or place not in lost:
         return task
     job, log = lost[place]
-    error = f"its job, {job}, was cancelled or ended before the task could begin"
+    error = f"its job, {job}, was cancelled, or has ended without a word"
     return replace(task, found=replace(task.found, state="failed", error=error, log=log))
 
 

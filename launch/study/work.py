@@ -26,6 +26,9 @@ from pipeline_steps.errors import InvalidStudy, WinnowError
 from train.signals import REQUEUE, run_launcher
 
 
+_TERMINATED = 128 + signal.SIGTERM  # as a shell says it
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log", default="", help="file that the output goes to, for winnow status")
     parser.add_argument("--made", default="", help="fingerprint of the stage as it was started; another is refused")
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that it notes that it was stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that it notes that it was stopped
     try:
         return do(open_study(args.study), args.stage, args.task, args.log, args.made)
     except WinnowError as error:
@@ -70,7 +73,7 @@ def do(study: Study, name: str, task: int, log: str = "", made: str = "") -> int
     if code == 0:
         watched.done()
     else:
-        watched.stop("" if code == REQUEUE else f"it ended with exit code {code}")
+        watched.stop("" if code in (REQUEUE, _TERMINATED) else f"it ended with exit code {code}")
     return code
 
 

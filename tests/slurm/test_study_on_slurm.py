@@ -318,7 +318,7 @@ def test_a_job_that_ends_before_it_can_say_anything(capsys):
     until(lambda: not queue())
     assert winnow(["status", "broken.yaml"]) == 1
     said = capsys.readouterr().out
-    assert f"failed   scores/ask-llm: its job, {jobs['scores/ask-llm'][0]}, was cancelled or ended before" in said
+    assert f"failed   scores/ask-llm: its job, {jobs['scores/ask-llm'][0]}, was cancelled, or has ended without a word" in said
     assert "to go on: winnow run broken.yaml" in said
 
 
