@@ -210,7 +210,8 @@ def _wait_anew(jobs: Iterable[_Job], after: list[str]) -> None:
 def _queue(
     study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], chosen: Collection[str] = ()
 ) -> dict[str, list[_Job]]:
-    """Jobs by stage of what was submitted before and is not over. Those of chosen stages must be of this study."""
+    """Jobs by stage of what was submitted before and is not over. Those of chosen stages must be of this study; but a
+    report that was to wait for fewer runs is taken back."""
     records = {one["submission"]: one for one in _records(study) if "part" in one}
     scripts = {str(script_path(study, stage)): stage.name for stage in stages.values()}
     found: dict[str, dict[str, _Job]] = {}
@@ -223,6 +224,8 @@ def _queue(
             job = found.setdefault(stage.name, {}).setdefault(row.job, _Job(row.job, Part(**record["part"])))
             job.numbers.add(row.number)
             job.waits &= row.state == "PD"
+        elif stage.name in chosen and stage.kind == "report":
+            _run("scancel", row.job)  # of all runs there were; another will be of all there are
         elif stage.name in chosen:
             raise InvalidStudy(
                 f"{stage.name} is in the queue as job {row.job} with other settings or another number of tasks: "

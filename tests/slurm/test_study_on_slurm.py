@@ -249,7 +249,19 @@ def test_what_is_in_the_queue_is_not_submitted_again(capsys):
     again, there = submit("later.yaml", capsys)
     assert jobs.keys() - there == {"report"}
     text = Path("later.yaml").read_text()
+    (report,) = again["report"]
     try:
+        Path("later.yaml").write_text(text.replace("rates: [0.3]", "rates: [0.3, 0.5]"))  # more runs, another report
+        more, there = submit("later.yaml", capsys)
+        assert more.keys() - there == {
+            "selections/asked/0.5",
+            "runs/t5-tiny/asked-0.5-seed0",
+            "measured/t5-tiny/asked-0.5-seed0/perplexity",
+            "report",
+        }
+        until(lambda: report not in queue())
+        slurm("scancel", *more["report"])
+        until(lambda: more["report"][0] not in queue())
         Path("later.yaml").write_text(text.replace("tasks: 3", "tasks: 5"))
         before = queue()
         assert winnow(["run", "later.yaml"]) == 2
@@ -318,7 +330,10 @@ def test_a_job_that_ends_before_it_can_say_anything(capsys):
     until(lambda: not queue())
     assert winnow(["status", "broken.yaml"]) == 1
     said = capsys.readouterr().out
-    assert f"failed   scores/ask-llm: its job, {jobs['scores/ask-llm'][0]}, was cancelled, or has ended without a word" in said
+    assert (
+        f"failed   scores/ask-llm: its job, {jobs['scores/ask-llm'][0]}, was cancelled, or has ended without a word"
+        in said
+    )
     assert "to go on: winnow run broken.yaml" in said
 
 
