@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline_steps.errors import WinnowError
 from train.signals import signal_when_parent_dies
@@ -133,7 +134,11 @@ def _interrupts_held() -> Iterator[Callable[[], None]]:
 
     SIGTERM, of a container or a scheduler, and Slurm's notice are taken for one: jobs may save what they have.
     """
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
+    usual: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGUSR1: signal.SIG_DFL,
+    }
     ours = threading.current_thread() is threading.main_thread()
     taken = [number for number, handler in usual.items() if ours and signal.getsignal(number) is handler]
     held: list[int] = []

@@ -61,7 +61,8 @@ def run_ray(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], 
     logger.add(log)
     ray.init(address=study.engine.ray.get("address"), log_to_driver=False, logging_level=logging.ERROR)
     try:
-        for need in _absent(study, stages, made, ray.cluster_resources()):
+        there: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        for need in _absent(study, stages, made, there):
             progress.note(need)
         for number, level in enumerate(levels(stages)):
             title = _title(number, level)

@@ -229,7 +229,8 @@ def _evaluation(value: Value | None) -> Evaluation:
     return Evaluation(**plain)
 
 
-_VALUES = (str, int, float, bool)  # of options of sbatch; mappings are Ray's
+# Types of options of sbatch and of Ray that are more than one value, or are reckoned with
+_TRAINING = {"time": (str,), "nodes": (int,), "resources": (dict,), "label_selector": (dict,)}
 
 
 def _engine(value: Value | None) -> Engine:
@@ -244,11 +245,19 @@ def _engine(value: Value | None) -> Engine:
             one.of(types[option])
             if types[option] is int and one.plain < (-1 if option == "workers" else 0):
                 raise one.wrong(f"{one.name} must be 0 or more, not {one.plain}")
-    for option, one in given["training"].entries().items() if "training" in given else ():
-        one.of(*((str,) if option == "time" else (dict,) if option in ("resources", "label_selector") else _VALUES))
+    if "training" in given:
+        _check_job(given["training"])
     if "launch" in given:
         given["launch"].of(str)
     engine = Engine(**{name: one.plain for name, one in given.items()})
     if engine.kind not in ENGINES:
         raise given["kind"].wrong(f"no engine {engine.kind!r}: {suggestion(str(engine.kind), ENGINES)}")
     return engine
+
+
+def _check_job(value: Value) -> None:
+    """Of a training."""
+    for option, one in value.entries().items():
+        one.of(*_TRAINING.get(option, (str, int, float, bool)))
+        if option == "gpus-per-node" and not str(one.plain).rpartition(":")[2].isdecimal():
+            raise one.wrong(f"{one.name} must be a number of GPUs, or h100:8, not {one.plain!r}")

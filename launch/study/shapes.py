@@ -39,19 +39,19 @@ def shape_of(study: Study, model: str) -> Any | None:
     from transformers import AutoConfig
 
     trained, at, _ = model.partition("@")
-    if at:
+    if at and trained in study.models:
         from train.model import model_config
 
         return model_config(study.models[trained].get("preset", trained), _VOCABULARY)
     known = _published(model)
     if model in study.proxies:  # their vocabulary follows the study's tokenizer: taken for T5's
         known = {"vocab_size": _VOCABULARY} | {k: v for k, v in study.proxies[model].items() if k != "seed"}
-    if known:
-        return AutoConfig.for_model(**known)
     place = EMBEDDED_PROXY if model == EMBEDDED else model
     try:
+        if known:
+            return AutoConfig.for_model(**known)
         return AutoConfig.from_pretrained(place, local_files_only=not os.path.isdir(place))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, AttributeError):  # proxies may say anything, until they are built
         return None
 
 

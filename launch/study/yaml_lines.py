@@ -159,8 +159,10 @@ def _check(path: str, node: Any, above: tuple[Any, ...]) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise InvalidStudy(f"{path}, line {key.start_mark.line + 1}: a key must be a name")
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in (_MERGE, _TEXT):
+                raise InvalidStudy(
+                    f"{path}, line {key.start_mark.line + 1}: a key must be a name, in quotes if need be"
+                )
             if key.value in seen and key.tag != _MERGE:
                 raise InvalidStudy(
                     f"{path}, line {key.start_mark.line + 1}: {key.value} is there twice, first in line "
@@ -172,7 +174,7 @@ def _check(path: str, node: Any, above: tuple[Any, ...]) -> None:
         raise InvalidStudy(f"{path}, line {line}: {node.tag} is neither a list nor a mapping")
 
 
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 
 

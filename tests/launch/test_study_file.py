@@ -135,6 +135,12 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ),
         ("output: runs/x", "output: a\nengine: {slurm: {time: 24:00:00}}", r"line 2: engine.slurm.time must be text"),
         ("output: runs/x", "output: a\nengine: {training: {nodes: [1]}}", r"line 2: engine.training.nodes must be"),
+        (
+            "output: runs/x",
+            "output: a\nengine: {training: {gpus-per-node: x}}",
+            r"line 2: engine.training.gpus-per-no",
+        ),
+        ("output: runs/x", "output: a\nengine: {training: {1: x}}", r"line 2: a key must be a name, in quotes"),
         ("output: runs/x", "output: a\nproxies: {p: {model_type: 5}}", r"line 2: proxies.p.model_type must be text"),
         ("ask-llm-xl", "ask-llm-xl: {options: {dtype: half}}", r'line 4: .*dtype must be "auto" or "float32" or'),
         ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@\u00b2}", r"line 4: mine scores with"),
