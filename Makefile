@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SOURCES := pipeline_steps train evaluate_suite launch tests
 
-.PHONY: help install slurm quickstart test check format bench clean
+.PHONY: help install slurm quickstart test slow check format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -25,8 +25,11 @@ slurm: ## as root on Debian: install the Slurm that its tests start, and skip wi
 quickstart: $(READY) ## score, select, pre-train, evaluate and report on this machine, in minutes
 	$(BIN)/winnow quickstart --output runs/quickstart
 
-test: $(READY) ## run the tests
+test: $(READY) ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 -q -rs
+
+slow: $(READY) ## run the slow tests: kills of whole quickstarts and studies
+	$(BIN)/python -m pytest -m slow -q -rs
 
 check: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)

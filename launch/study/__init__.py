@@ -13,7 +13,7 @@ progress          what is done: a small file that each task writes
 status            winnow status
 access            whether corpora and models can be reached
 local             all of it on one machine
-slurm             all of it as jobs that wait for each other; slurm_scripts
+slurm             all of it as jobs that wait for each other; slurm_scripts, slurm_queue
 ray               all of it on a Ray cluster
 costs             what stages take, as arithmetic; shapes of the models that score
 works             costs of this study's stages

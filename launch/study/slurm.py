@@ -7,17 +7,14 @@ given the name of its submission as an argument, so that it is known even if nob
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.study import slurm_queue
 from launch.study.progress import forgive, is_done, tasks_left
 from launch.study.schema import Study
 from launch.study.slurm_scripts import Part, StageExecutor, script_path, write_script
@@ -47,24 +44,13 @@ class _Job:
 
     def tasks(self) -> set[int]:
         """That wait or run."""
-        return _tasks(self.part, self.numbers)
+        return slurm_queue.tasks_of_numbers(self.part, self.numbers)
 
     def awaited(self, left: set[int]) -> list[str]:
         """For afterok: the job; of an array that has failed in part, and will never be ok, what lives."""
-        if left & _tasks(self.part, self.part.numbers) <= self.tasks():
+        if left & slurm_queue.tasks_of_numbers(self.part, self.part.numbers) <= self.tasks():
             return [self.id]
         return [f"{self.id}_{number}" for number in sorted(self.numbers)]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """What squeue says of a job, or of one number of an array."""
-
-    job: str
-    number: int
-    state: str
-    script: str
-    submission: str
 
 
 def submit(
@@ -137,9 +123,9 @@ def lost(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> 
     Returns:
         job and log by stage and task; nothing where Slurm is not, or does not answer.
     """
-    records = list(_records(study))
+    records = list(slurm_queue.records(study))
     try:
-        living = {(row.submission, row.number) for row in _rows()} if records else set()
+        living = {(row.submission, row.number) for row in slurm_queue.rows()} if records else set()
     except InvalidStudy:
         return {}
     jobs = {one["submission"]: one["job"] for one in records if "job" in one}
@@ -151,7 +137,7 @@ def lost(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> 
         part = Part(**record["part"])
         for number in part.numbers:
             gone = (record["submission"], number) not in living
-            for task in _tasks(part, [number]):
+            for task in slurm_queue.tasks_of_numbers(part, [number]):
                 found.pop((stage.name, task), None)  # of a submission before
                 if gone:
                     found[stage.name, task] = job, _log(study, stage, made[stage.name], job, number)
@@ -185,26 +171,25 @@ def _submit_stage(
     for number, part in enumerate(script.parts):
         submission = uuid.uuid4().hex
         record = {"stage": stage.name, "fingerprint": made, "tasks": stage.tasks, "part": asdict(part)}
-        _note(notes, {"submission": submission} | record)
+        slurm_queue.note(notes, {"submission": submission} | record)
         command = ["sbatch", "--parsable", "--kill-on-invalid-dep=yes", *wait, *part.arguments]
-        done = _run(*command, str(script.path), submission)
+        done = slurm_queue.run(*command, str(script.path), submission)
         if done.returncode:
             one = f"{stage.name}, part {number + 1} of {len(script.parts)}" if len(script.parts) > 1 else stage.name
             engine = "training or engine.slurm" if stage.kind in ("training", "measuring") else "slurm"
             stays = f"what was submitted before it, {len(submitted)} in number, stays in the queue, and the same "
             many = f"{stays}command goes on from there" if submitted else "nothing was submitted"
-            raise InvalidStudy(
-                f"sbatch refuses {one} ({_reason(done.stderr)}): correct engine.{engine} in {study.path}; {many}"
-            )
+            why = slurm_queue.reason(done.stderr)
+            raise InvalidStudy(f"sbatch refuses {one} ({why}): correct engine.{engine} in {study.path}; {many}")
         submitted.append(done.stdout.strip().partition(";")[0])
-        _note(notes, {"submission": submission, "job": submitted[-1]})
+        slurm_queue.note(notes, {"submission": submission, "job": submitted[-1]})
 
 
 def _wait_anew(jobs: Iterable[_Job], after: list[str]) -> None:
     """Let jobs that wait already wait for these; one that has just left the queue is missed next time."""
     for job in jobs:
         if job.waits:
-            _run("scontrol", "update", f"JobId={job.id}", f"Dependency=afterok:{':'.join(after)}")
+            slurm_queue.run("scontrol", "update", f"JobId={job.id}", f"Dependency=afterok:{':'.join(after)}")
 
 
 def _queue(
@@ -212,7 +197,7 @@ def _queue(
 ) -> dict[str, list[_Job]]:
     """Jobs by stage of what was submitted before and is not over. Those of chosen stages must be of this study; but a
     report that was to wait for fewer runs is taken back."""
-    records = {one["submission"]: one for one in _records(study) if "part" in one}
+    records = {one["submission"]: one for one in slurm_queue.records(study) if "part" in one}
     scripts = {str(script_path(study, stage)): stage.name for stage in stages.values()}
     found: dict[str, dict[str, _Job]] = {}
     for row in _settled(study, stages, made, records):
@@ -225,7 +210,7 @@ def _queue(
             job.numbers.add(row.number)
             job.waits &= row.state == "PD"
         elif stage.name in chosen and stage.kind == "report":
-            _run("scancel", row.job)  # of all runs there were; another will be of all there are
+            slurm_queue.run("scancel", row.job)  # of all runs there were; another will be of all there are
         elif stage.name in chosen:
             raise InvalidStudy(
                 f"{stage.name} is in the queue as job {row.job} with other settings or another number of tasks: "
@@ -236,75 +221,21 @@ def _queue(
 
 def _settled(
     study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], records: Mapping[str, Mapping[str, Any]]
-) -> list[_Row]:
+) -> list[slurm_queue.Row]:
     """What waits or runs, once it is clear what becomes of jobs that are tidied up: they may be on their way back."""
 
-    def lost(row: _Row) -> bool:
+    def lost(row: slurm_queue.Row) -> bool:
         record = records.get(row.submission, {})
         stage = stages.get(record.get("stage", ""))
         if stage is None:
             return False
-        tasks = _tasks(Part(**record["part"]), [row.number])
+        tasks = slurm_queue.tasks_of_numbers(Part(**record["part"]), [row.number])
         return any(not is_done(study, stage, task, made[stage.name]) for task in tasks if task < stage.tasks)
 
     end = time.monotonic() + _TIDYING
     while True:
-        rows = sorted(_rows(), key=lambda row: int(row.job))
+        rows = sorted(slurm_queue.rows(), key=lambda row: int(row.job))
         tidied = [row for row in rows if row.state == "CG"]
         if time.monotonic() > end or not any(lost(row) for row in tidied):
             return [row for row in rows if row.state != "CG"]
         time.sleep(0.5)
-
-
-def _rows() -> Iterator[_Row]:
-    """This user's jobs, of any study and none, but for those that will leave because what they wait for has failed."""
-    shown = _run("squeue", "--noheader", "--me", "--array", "--format=%F|%K|%t|%r|%o")
-    if shown.returncode:
-        raise InvalidStudy(f"squeue does not answer ({_reason(shown.stderr)}): give the command again when Slurm does")
-    for line in shown.stdout.splitlines():
-        job, *values = line.split("|", 4)
-        if len(values) == 4 and values[2] != "DependencyNeverSatisfied":
-            script, _, submission = values[3].rpartition(" ")
-            yield _Row(job, int(values[0]) if values[0].isdigit() else 0, values[1], script or submission, submission)
-
-
-def _tasks(part: Part, numbers: Iterable[int]) -> set[int]:
-    """What numbers of an array stand for."""
-    return {
-        task for one in numbers for task in range((part.first + one) * part.each, (part.first + one + 1) * part.each)
-    }
-
-
-def _records(study: Study) -> Iterator[dict[str, Any]]:
-    with suppress(FileNotFoundError):
-        for line in (Path(study.output) / "slurm" / "jobs.jsonl").read_text().splitlines():
-            with suppress(ValueError):  # the last line of one who was killed
-                yield json.loads(line)
-
-
-def _note(notes: Path, record: dict[str, Any]) -> None:
-    with notes.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":  # the line of one who was killed
-                file.write(b"\n")
-        file.write(json.dumps(record).encode() + b"\n")
-
-
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    """A command of Slurm's; from within a job, without what that job was given."""
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
-    ours = ("SLURM_", "SQUEUE_")  # the latter are what the user likes to see
-    environment = {name: value for name, value in os.environ.items() if name in kept or not name.startswith(ours)}
-    try:
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
-    except FileNotFoundError:
-        raise InvalidStudy(
-            f"there is no {command[0]} here: give the command on a login node of a Slurm cluster, or --executor local"
-        ) from None
-
-
-def _reason(said: str) -> str:
-    """The last of what a command of Slurm's says."""
-    lines = [line.partition("error: ")[2] or line for line in said.strip().splitlines()]
-    return lines[-1].removeprefix("Batch job submission failed: ") if lines else "it does not say why"

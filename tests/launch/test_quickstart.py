@@ -88,6 +88,7 @@ def test_run_again_it_does_nothing_and_says_the_same(corpus, undisturbed):
     assert (output / "results.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # the driver starts four times; on a busy machine that takes minutes
 def test_killed_in_stages_of_each_kind_it_comes_to_the_same_results(corpus, undisturbed, tmp_path):
     """kill -9 of the driver; nothing it started may live on, and the rest is done by another number of workers."""

@@ -78,7 +78,7 @@ class Slurm:
 @pytest.fixture
 def slurm(monkeypatch):
     found = Slurm()
-    monkeypatch.setattr("launch.study.slurm._run", found)
+    monkeypatch.setattr("launch.study.slurm_queue.run", found)
     monkeypatch.setattr("launch.study.slurm.time.sleep", lambda _: None)
     return found
 

@@ -72,6 +72,7 @@ def kill_a_worker(process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     command = [sys.executable, "-m", "launch", "run", "ray.yaml"]

@@ -116,6 +116,7 @@ def test_arguments_of_training_go_only_where_they_belong(capsys):
     assert "unrecognized arguments: --batch-size 8" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_verify_resume(tokens, tmp_path, capsys):
     words = ["verify-resume", "--tokens", str(tokens), "--output", str(tmp_path / "proof")]
     assert main(words) == 0
