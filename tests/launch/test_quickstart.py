@@ -32,7 +32,7 @@ def command(corpus, output, *more):
 
 
 def run(words):
-    return subprocess.run(words, capture_output=True, text=True, timeout=220)
+    return subprocess.run(words, capture_output=True, text=True, timeout=540)
 
 
 @pytest.fixture(scope="module")
