@@ -31,6 +31,8 @@ from pipeline_steps.files import write_atomically
 _NOTICE = "USR1@180"  # seconds before its time is up, every process of a job but its shell is told so
 _UNSAID = ("partition", "qos", "mail-type")  # that datatrove gives without a value
 _FAMILIES = ("gpus", "mem", "ntasks")  # options of sbatch of which a job may have one
+# One thread, as on other engines and under torchrun: on a CPU, the last bits of sums depend on their number
+_THREADS = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"'
 _TURNS = 20  # of a job that saves nothing before its time is up: then it will never end
 
 
@@ -194,7 +196,7 @@ def _arguments(study: Study, stage: Stage) -> dict[str, Any]:
         given |= {"gpus_per_task": 0} | dict(study.engine.cpu)
     usual = {"kill-on-invalid-dep": "yes", "signal": _NOTICE, "open-mode": "append", "chdir": os.getcwd()}
     given["sbatch_args"] = _flagged(usual | dict(given.get("sbatch_args") or {}))
-    given["env_command"] = _environment(given)
+    given["env_command"] = _environment(given) + (f"; {_THREADS}" if stage.gpu else "")
     return given
 
 
