@@ -81,7 +81,7 @@ def _reads(stage: str, corpus: str) -> bool:
 
 
 def _models(study: Study, left: Collection[str]) -> Iterator[str]:
-    if any(name.startswith("tokens/") for name in left):
+    if any(name.startswith("tokens/") for name in left) and study.tokenizer != EMBEDDED:
         yield study.tokenizer
     if "embeddings" in left and study.embedder != HASHED_NGRAMS:
         yield study.embedder

@@ -89,7 +89,7 @@ def pipeline_of(study: Study, stage: str) -> Pipeline:
         return _PIPELINES[stage](study)
     kind, _, name = stage.partition("/")
     if kind == "tokens":
-        return [*_text(study, name), TokenStoreWriter(_at(study, stage), study.tokenizer)]
+        return [*_text(study, name), TokenStoreWriter(_at(study, stage), place_of(study.tokenizer))]
     if kind == "selections":
         named, _, share = name.partition("/")
         sampler = next(one for one in study.samplers if one.name == named)
@@ -108,15 +108,18 @@ def _scorer(study: Study, sampler: Sampler, scores: str) -> PipelineStep:
     return SCORER_CLASSES[sampler.scorer](scores, *stands_on, **model, **sampler.options)
 
 
+def place_of(model: str) -> str:
+    """Hub id or folder of a model or tokenizer that may be this package's own."""
+    return EMBEDDED_PROXY if model == EMBEDDED else model
+
+
 def proxy(study: Study, sampler: Sampler) -> str:
     """Hub id or folder of a sampler's model: one that was built for this study, or a checkpoint of its runs, too."""
     trained, at, step = sampler.model.partition("@")
-    if sampler.model == EMBEDDED:
-        return EMBEDDED_PROXY
     if sampler.model in study.proxies:
         return _at(study, f"proxies/{sampler.model}")
     if not at:
-        return sampler.model
+        return place_of(sampler.model)
     run = Path(study.output) / "runs" / full_run(study, trained).name
     folder = checkpoint_folder(run, int(step))
     if run.exists() and not folder.exists():

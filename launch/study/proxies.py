@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from launch.study.pipelines import place_of
 from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json, write_json
 from train.run_directory import refuse_differences
@@ -18,7 +19,7 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
 
     Args:
         folder: where to.
-        tokenizer: Hub id or folder; the vocabulary follows it.
+        tokenizer: Hub id or folder, or "embedded"; the vocabulary follows it.
         config: arguments of the configuration of `model_type`, and a `seed` (default 0).
 
     Raises:
@@ -32,7 +33,7 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
     if os.path.isdir(folder):
         refuse_differences(read_json(f"{folder}/proxy.json"), built_from, folder)
         return
-    known = AutoTokenizer.from_pretrained(tokenizer)
+    known = AutoTokenizer.from_pretrained(place_of(tokenizer))
     settings = dict(config)
     model_type, seed = settings.pop("model_type"), settings.pop("seed", 0)
     ids = {"pad_token_id": known.pad_token_id, "eos_token_id": known.eos_token_id, "vocab_size": len(known)}

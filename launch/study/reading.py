@@ -10,10 +10,10 @@ from typing import Any, get_type_hints
 
 from evaluate_suite.registry import registry
 from launch.study.reading_samplers import check_name, check_step, read_samplers
+from launch.study.samplers import EMBEDDED
 from launch.study.schema import ENGINES, RAY, SLURM, TUNED, Engine, Evaluation, Study
 from launch.study.yaml_lines import Value, read_yaml, suggestion, unique
 from pipeline_steps.errors import InvalidStudy, WinnowError
-from pipeline_steps.models import EMBEDDED_PROXY
 
 
 def shipped() -> list[str]:
@@ -60,7 +60,7 @@ def parse_study(path: str, text: str) -> Study:
         output=plain("output", None, str),
         corpus=plain("corpus", None, str),
         limit=plain("limit", -1, int),
-        tokenizer=plain("tokenizer", EMBEDDED_PROXY, str),
+        tokenizer=plain("tokenizer", EMBEDDED, str),
         held_out=_held_out(given.get("held_out")),
         target=plain("target", None, str),
         embedder=plain("embedder", "hashed-ngrams", str),

@@ -12,7 +12,7 @@ from pipeline_steps.paper import MILESTONES
 
 SCORERS = ("ask-llm", "perplexity", "density", "semdedup", "prototypes", "dsir", "quality-classifier")
 MODELS = {"ask-llm", "perplexity"}  # scorers that ask a model
-EMBEDDED = "embedded"  # names the Ask-LLM proxy that ships with this package
+EMBEDDED = "embedded"  # names the Ask-LLM proxy that ships with this package, and its tokenizer: wherever that lies
 # Further arguments of a scorer that a study may give, and their types
 OF_ALL: dict[str, Any] = {"window_size": int}
 _OF_MODELS = OF_ALL | {"revision": str, "max_tokens": int, "dtype": Literal["auto", "float32", "bfloat16"]}

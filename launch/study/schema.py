@@ -106,7 +106,7 @@ class Study:
         output: folder of all it makes.
         corpus: what is selected from, as `launch.corpus` takes it; None: the documentation of installed packages.
         limit: documents of it; -1 for all.
-        tokenizer: Hub id or folder.
+        tokenizer: Hub id or folder, or "embedded".
         held_out: corpora by task and source whose perplexity is measured; empty: parts of the corpus.
         target: corpus that DSIR and the quality classifier take for good.
         embedder: of density, SemDeDup and prototypes.

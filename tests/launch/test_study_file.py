@@ -67,6 +67,7 @@ def test_a_small_study_and_its_defaults():
     ]
     assert study.runs()[1].name == "t5-tiny/random-0.2-seed0"
     assert study.corpus is None
+    assert study.tokenizer == "embedded"  # wherever this package lies
     assert study.engine.kind == "local"
 
 
