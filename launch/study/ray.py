@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 
 from datatrove.executor import RayPipelineExecutor
 from datatrove.utils.logging import logger
+from datatrove.utils.stats import PipelineStats
 
 from launch.processes import TICK, StageFailed, log_end
 from launch.progress import StageProgress
@@ -138,6 +140,16 @@ class StageExecutor(OfStudy, RayPipelineExecutor):
         """File that a task logs to; Ray's processes start elsewhere, and a study's paths may be relative."""
         os.chdir(self.folder)
         return str(self.logging_dir.resolve_paths(f"logs/task_{rank:05d}.log"))
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        """One task. datatrove's log of it stands in the node's temporary folder meanwhile, by the task's number alone:
+        two studies on one node would write the same file, so each task has a temporary folder of its own."""
+        with tempfile.TemporaryDirectory(prefix="winnow-ray-") as own:
+            usual, tempfile.tempdir = tempfile.tempdir, own
+            try:
+                return super()._run_for_rank(rank, local_rank, node_rank)
+            finally:
+                tempfile.tempdir = usual
 
 
 def _run_pipeline(study: Study, stage: Stage, made: str) -> None:

@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from conftest import document
@@ -75,6 +77,8 @@ def kill_a_worker(process):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
+    shared = Path(tempfile.gettempdir(), "ray_logs")
+    before = {file: file.stat().st_mtime for file in shared.rglob("*")}
     command = [sys.executable, "-m", "launch", "run", "ray.yaml"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     kill_a_worker(process)
@@ -84,6 +88,9 @@ def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     assert "it was killed" in said
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert {file: file.stat().st_mtime for file in shared.rglob("*")} == before  # of all studies of a node
+    (log,) = (folder / "ray" / "logs" / "tokens" / "train").glob("ray-*/logs/task_00000.log")
+    assert "Processing done" in log.read_text()
     study = open_study("alone.yaml")
     assert fingerprints(stages_of(study)) == fingerprints(stages_of(open_study("ray.yaml")))
     assert not any(do(study, name, task) for name, stage in stages_of(study).items() for task in range(stage.tasks))
