@@ -145,6 +145,8 @@ class PageText(Trafilatura):
     def _extract(self, text: str) -> str | None:
         try:
             return self.extract(text)
+        except MemoryError:  # of the machine, not of the page: ends this process, and is told with the page's name
+            raise
         except Exception:  # whatever broken HTML does to lxml: such a page has no text
             return None
 
