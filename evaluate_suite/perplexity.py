@@ -94,7 +94,7 @@ def window_losses(checkpoint: Path, split: HeldOut, input_length: int, cache: Pa
     }
     file = cache / f"{checkpoint.name}-{split.task.replace('/', '-')}.safetensors"
     if file.exists():
-        tensors, header = load_tensors(str(file))
+        tensors, header, _ = load_tensors(str(file))
         if header == made:
             return tensors["nll"]
     nll_N = _measure(checkpoint, split, state, input_length)

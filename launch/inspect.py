@@ -55,7 +55,7 @@ def inspect(path: str) -> dict[str, Any]:
         "standard_deviation": summary.deviation,
         "quantiles": {str(fraction): value for fraction, value in summary.quantiles.items()},
         "histogram": {"edges": summary.edges.tolist(), "counts": summary.counts.tolist()},
-        "config": store.config,
+        "config": store.made,
     }
 
 

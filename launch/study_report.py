@@ -58,7 +58,7 @@ def write_study_report(args: argparse.Namespace) -> Iterator[str]:
     found = outcomes(study)
     versions = _versions(args.command)
     scores = {name: store.scores for name, store in stores.opened.items()}
-    units = {name: store.config.get("unit", "score") for name, store in stores.opened.items()}
+    units = {name: store.made.get("unit", "score") for name, store in stores.opened.items()}
     page = args.format == "html"
     figures = list(study_figures(study, found, scores, stores.lower, units)) if page or args.figures else []
     for one in figures if args.figures else []:
@@ -90,7 +90,7 @@ def open_stores(named: Sequence[tuple[str, str]], lower: Sequence[str]) -> Store
     if unknown:
         known = ", ".join(opened) or "none"
         raise StoreMismatch(f"--lower-is-better {' '.join(unknown)}: no such --scores; those given are {known}")
-    turned = {name for name, store in opened.items() if store.config["scorer"] == "PerplexityScorer"}
+    turned = {name for name, store in opened.items() if store.made.get("scorer") == "PerplexityScorer"}
     return Stores(opened, frozenset({*lower, *turned}))
 
 

@@ -43,10 +43,11 @@ def combine(target: str, weights: Mapping[str, float], how: Literal["rank", "pro
         first.check_same_corpus(other)
     result = ScoreStore(str(target), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS]))
     parts = [
-        {"weight": weight, "of": stores[path].config, "fingerprint": stores[path].fingerprint}
+        {"weight": weight, "of": stores[path].made, "fingerprint": stores[path].fingerprint}
         for path, weight in weights.items()
     ]
-    result.claim({"scorer": "combine", "how": how, "parts": parts})
+    inputs = {"scores": [part["fingerprint"] for part in parts]}
+    result.begin("scores", {"scorer": "combine", "how": how, "parts": parts}, inputs)
     ranked = {path: np.sort(store.scores) for path, store in stores.items()} if how == "rank" else {}
     for source in tqdm(first.manifest, desc=f"combine into {target}", unit="file"):
         if result.read_to_continue(source) is None:

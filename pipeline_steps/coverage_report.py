@@ -68,14 +68,14 @@ def coverage(
     selection.check_corpus(assignments.corpus_digest, clusters)
     for other in (densities, vectors):
         assignments.check_same_corpus(other)
-    if densities.config.get("scorer") != "DensityScorer":
-        raise StoreMismatch(f"{density} was made by {densities.config.get('scorer')}, not by DensityScorer")
+    if densities.made.get("scorer") != "DensityScorer":
+        raise StoreMismatch(f"{density} was made by {densities.made.get('scorer')}, not by DensityScorer")
     mask, cluster = selection.mask, assignments.column("cluster").astype(np.int64)
     size_K = np.bincount(cluster)
     kept_K = np.bincount(cluster[mask], minlength=size_K.size)
     kept, every = (_sample(rows, seed) for rows in (np.flatnonzero(mask), np.arange(mask.size)))
     rows = np.union1d(kept, every)
-    code_RN = SketchHash(**densities.config["hash"]).codes(_read_rows(vectors, rows))
+    code_RN = SketchHash(**densities.made["hash"]).codes(_read_rows(vectors, rows))
     among_kept, among_all = np.isin(rows, kept).astype(float), np.isin(rows, every).astype(float)
     even = among_all * np.exp(-densities.scores[rows].astype(float))
     scores = None if quality is None else _scores(quality, assignments)

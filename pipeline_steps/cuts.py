@@ -7,17 +7,15 @@ about a document takes its own score and key only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 from datatrove.utils.logging import logger
 
-from pipeline_steps.errors import InvalidCut
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.errors import InvalidCut, StoreDamaged
+from pipeline_steps.files import canonical, digest, read_json, write_json
 from pipeline_steps.labels import LabelStore
 from pipeline_steps.numerics.keys import keys_digest
 from pipeline_steps.numerics.priority import MODES, Mode, priority_code, priority_columns
@@ -90,8 +88,7 @@ class FoundCut:
             "scores": store.fingerprint,
             "labels": labels.fingerprint if labels is not None else None,
         }
-        digest = xxhash.xxh3_64_hexdigest(json.dumps(made_from, sort_keys=True).encode())
-        self.path = f"{store.path}/cuts/{digest}.json"
+        self.path = f"{store.path}/cuts/{digest(canonical(made_from))}.json"
         found = _read_published(self.path)
         if found is None:
             found = made_from | {"thresholds": [asdict(threshold) for threshold in self._find()]}
@@ -158,9 +155,9 @@ def select(store: ScoreStore, cut: Cut, labels: LabelStore | None = None) -> Sel
     """The documents a cut keeps, as a bitmap in corpus order. Raises what FoundCut raises."""
     found = FoundCut(store, cut, labels)
     parts = [found.keeps(source)[1] for source in store.sources]
-    made: dict[str, Any] = {**asdict(cut), "scores": store.config, "scores_fingerprint": store.fingerprint}
+    made: dict[str, Any] = {**asdict(cut), "scores": store.made, "scores_fingerprint": store.fingerprint}
     if labels is not None:
-        made |= {"labels": labels.config, "labels_fingerprint": labels.fingerprint}
+        made |= {"labels": labels.made, "labels_fingerprint": labels.fingerprint}
     return Selection(np.concatenate(parts), store.corpus_digest, made)
 
 
@@ -183,24 +180,17 @@ def cascade(corpus: ScoreStore, first: Selection, second: Selection) -> Selectio
 
 def _read_published(path: str) -> dict[str, Any] | None:
     try:
-        found = read_json(path)
-        if found.pop("digest") == _digest(found):
-            return found
-        logger.warning(f"{path} is damaged: the cut is made again")
+        return read_json(path)
     except FileNotFoundError:
-        pass
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning(f"{path} is damaged ({error}): the cut is made again")
-    return None
+        return None
+    except StoreDamaged as error:
+        logger.warning(f"{error} (done now)")
+        return None
 
 
 def _publish(path: str, found: dict[str, Any]) -> None:
     """Whoever comes first; all come to the same."""
     try:
-        write_json(path, found | {"digest": _digest(found)})
+        write_json(path, found)
     except OSError as error:
         logger.warning(f"the cut cannot be kept for others in {path} ({error}): every task makes it by itself")
-
-
-def _digest(found: dict[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(found, sort_keys=True).encode())

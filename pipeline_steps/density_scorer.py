@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import xxhash
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.utils.logging import logger
 
 from pipeline_steps.density_sketch import load_sketch
 from pipeline_steps.embeddings import RowsByDocument, made_by, naming
 from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.files import Tensors
 from pipeline_steps.models import require
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import SourceStore
@@ -50,7 +50,7 @@ class DensityScorer(BaseScorer):
     ) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.embeddings, self.sketch = str(embeddings), str(sketch).rstrip("/")
-        self._loaded: tuple[np.ndarray, dict[str, Any], Any] | None = None
+        self._loaded: tuple[Tensors, Any] | None = None
         self._rows: RowsByDocument | None = None
         self._warned = False
 
@@ -63,23 +63,23 @@ class DensityScorer(BaseScorer):
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
-        _, header, _ = self._sketch()
+        sketch, _ = self._sketch()
+        header = sketch.header
         if (found := made_by(SourceStore(self.embeddings))) != header["embedded"]:
             raise StoreMismatch(f"{self.sketch} is of {header['embedded']}, {self.embeddings} of {found}")
-        sources = xxhash.xxh3_64_hexdigest(repr(sorted(header["sources"].items())).encode())
         about = {name: header[name] for name in ("hash", "documents", "embedded")}
-        return {"scorer": "DensityScorer", "unit": "log kernel sum", "sketched": sources, **about}
+        return {"scorer": "DensityScorer", "unit": "log kernel sum", "sketch": sketch.digest, **about}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
         """Log densities of one window, which is of one source."""
         from pipeline_steps.numerics.sketch import density
 
-        counts, header, hash = self._sketch()
+        sketch, hash = self._sketch()
         store = SourceStore(self.embeddings)
         self._rows = self._rows or RowsByDocument(store, ["embedding"])
         vectors = self._rows.of(docs)["embedding"]
         with naming(docs[0].metadata["file_path"], store):
-            sums, errors = density(counts, header["documents"], hash, vectors, own_threads())
+            sums, errors = density(sketch.tensors["counts"], sketch.header["documents"], hash, vectors, own_threads())
         self._check_spread(sums, errors)
         return np.log(sums).tolist()
 
@@ -97,11 +97,11 @@ class DensityScorer(BaseScorer):
             f"{'fewer' if alone else 'more'} concatenated hashes or {'a larger' if alone else 'a smaller'} width"
         )
 
-    def _sketch(self) -> tuple[np.ndarray, dict[str, Any], Any]:
-        """Counts, header and hash functions, read once per task."""
+    def _sketch(self) -> tuple[Tensors, Any]:
+        """The sketch and its hash functions, read once per task."""
         if self._loaded is None:
             from pipeline_steps.numerics.sketch import SketchHash
 
-            counts, header = load_sketch(self.sketch)
-            self._loaded = counts, header, SketchHash(**header["hash"])
+            sketch = load_sketch(self.sketch)
+            self._loaded = sketch, SketchHash(**sketch.header["hash"])
         return self._loaded

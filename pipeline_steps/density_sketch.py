@@ -8,27 +8,28 @@ added and subtracted. Memory is the sketch's, 80 MB, some 40 MB of codes, and on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from math import sqrt
 from typing import Any
 
-import fsspec
 import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from pipeline_steps.embeddings import made_by, naming, sample_embeddings
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
-from pipeline_steps.files import load_tensors, read_json, save_tensors, write_json
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import Tensors, load_tensors, read_json, save_tensors, write_json
 from pipeline_steps.models import require
 from pipeline_steps.paper import SKETCH_BUCKETS, SKETCH_ROWS
-from pipeline_steps.partials import complete_partials, write_partial
+from pipeline_steps.partials import Partials
 from pipeline_steps.source_store import SourceStore
 from pipeline_steps.threads import own_threads
 
 
+_SETTINGS = ("kernel", "concatenated", "width", "rows", "buckets", "seed")
 _SAMPLE = 1024  # documents whose half a million pairwise distances set the bandwidth
 _CONCATENATED = 8  # of a p-stable hash: on 30,000 web texts 4 and 16 ranked documents less well
 
@@ -78,14 +79,17 @@ class DensitySketch(PipelineStep):
         self.rows, self.buckets, self.seed = rows, buckets, seed
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Write `partials/<world_size>/<rank>.safetensors`."""
+        """Write this task's part of `partials/`."""
         require("numba", "density")
         from pipeline_steps.numerics.sketch import SketchHash, add, empty_counts
 
         if data:
             yield from data
         store = SourceStore(self.embeddings)
-        store.check_complete()
+        asked = {name: getattr(self, name) for name in _SETTINGS} | {"embedded": made_by(store)}
+        asked["like"] = None if self.like is None else load_sketch(self.like).header["hash"]
+        partials = Partials(f"{self.sketch}/partials")
+        partials.begin("partial density sketches", asked, {"embeddings": store.fingerprint})
         hash = SketchHash(**self._hash(store))
         counts, documents = empty_counts(hash), 0
         sources = list(store.sources)[rank::world_size]
@@ -97,23 +101,23 @@ class DensitySketch(PipelineStep):
             self.stat_update("counted", value=len(embeddings), unit="source")
         header = {"hash": asdict(hash), "documents": documents, "embedded": made_by(store)}
         header["sources"] = {source: store.manifest[source]["keys"] for source in sources}
-        write_partial(self.sketch, rank, world_size, {"counts": counts}, header)
+        partials.write(rank, world_size, {"counts": counts}, header)
 
     def _hash(self, store: SourceStore) -> dict[str, Any]:
-        """What the task that came first has published, if it is of these embeddings and settings."""
+        """The hash functions: those of `like`, or what a sample of the embeddings suggests.
+
+        Whichever task comes first publishes them for the others; all would find the same.
+        """
         if self.like is not None:
-            _, header = load_sketch(self.like)
-            return header["hash"]
-        asked = {name: getattr(self, name) for name in ("kernel", "concatenated", "width", "rows", "buckets", "seed")}
-        asked["embeddings"] = store.fingerprint
-        try:
+            return load_sketch(self.like).header["hash"]
+        asked = {name: getattr(self, name) for name in _SETTINGS} | {"embeddings": store.fingerprint}
+        with suppress(FileNotFoundError, StoreDamaged):
             known = read_json(f"{self.sketch}/hash.json")
-        except FileNotFoundError:
-            known = {}
-        if known.get("asked") != asked:
-            known = {"asked": asked, "hash": self._new_hash(store)}
-            write_json(f"{self.sketch}/hash.json", known)
-        return known["hash"]
+            if known["asked"] == asked:
+                return known["hash"]
+        found = self._new_hash(store)
+        write_json(f"{self.sketch}/hash.json", {"asked": asked, "hash": found})
+        return found
 
     def _new_hash(self, store: SourceStore) -> dict[str, Any]:
         from pipeline_steps.numerics.sketch import SketchHash, suggest_hash
@@ -156,38 +160,25 @@ class DensityMerge(PipelineStep):
             yield from data
         if rank != 0:
             return
-        store = SourceStore(self.embeddings)
-        expected = {source: entry["keys"] for source, entry in store.manifest.items()}
+        store, partials = SourceStore(self.embeddings), Partials(f"{self.sketch}/partials")
         try:
-            runs = complete_partials(self.sketch)
-        except StoreIncomplete:
-            if self._is_merged(expected):
-                return
+            partials.check_inputs({"embeddings": store.fingerprint}, "DensitySketch")
+            counts, header = _merge(partials.read())
+        except (StoreIncomplete, StoreMismatch, FileNotFoundError):
+            if self._is_merged(store):
+                return  # by an earlier run that was killed before it had dropped all partial sketches, or just now
             raise
-        merged = [_merge(names) for names in runs]
-        fitting = [(counts, header) for counts, header in merged if header["sources"] == expected]
-        if not fitting:
-            found = merged[0][1]["sources"]
-            differing = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            raise StoreMismatch(
-                f"the partial sketches in {self.sketch} and {self.embeddings} are not of the same documents: "
-                f"{differing} is only in one of them, or has changed; sketch again"
-            )
-        (counts, header), *others = fitting
-        for _, other in others:
-            _check_alike(other, header, *(f"a run in {self.sketch}/partials" for _ in range(2)))
         save_tensors(f"{self.sketch}/sketch.safetensors", {"counts": counts}, header)
-        fs, root = fsspec.core.url_to_fs(f"{self.sketch}/partials")
-        fs.rm(root, recursive=True)
+        with suppress(FileNotFoundError):
+            partials.fs.rm(partials.root, recursive=True)
         self.stat_update("documents", value=header["documents"], unit="sketch")
 
-    def _is_merged(self, expected: dict[str, str]) -> bool:
-        """Whether an earlier run, killed after it had written the sketch, has done all the work."""
+    def _is_merged(self, store: SourceStore) -> bool:
         try:
-            _, header = load_sketch(self.sketch)
-        except StoreIncomplete:
+            found = load_sketch(self.sketch).header
+        except (StoreIncomplete, StoreDamaged):
             return False
-        return header["sources"] == expected
+        return found["sources"] == _keys(store) and found["embedded"] == made_by(store)
 
 
 def combine_sketches(target: str, add: Sequence[str], subtract: Sequence[str] = ()) -> None:
@@ -204,36 +195,44 @@ def combine_sketches(target: str, add: Sequence[str], subtract: Sequence[str] = 
         StoreMismatch: hash functions or models differ, a source is added twice, or subtracted without being in it.
         StoreIncomplete: a folder holds no sketch.
     """
-    names = [f"{folder.rstrip('/')}/sketch.safetensors" for folder in add]
-    _ = [load_sketch(folder) for folder in [*add, *subtract]]  # says which is missing before any work
-    counts, header = _merge(names)
-    for folder in subtract:
-        other, less = load_sketch(folder)
-        _check_alike(less, header, folder, target)
-        for source, keys in less["sources"].items():
+    added = [(folder, load_sketch(folder)) for folder in add]
+    subtracted = [(folder, load_sketch(folder)) for folder in subtract]
+    counts, header = _merge(added)
+    for folder, other in subtracted:
+        _check_alike(other.header, header, folder, target)
+        for source, keys in other.header["sources"].items():
             if header["sources"].pop(source, None) != keys:
                 raise StoreMismatch(f"{folder} holds {source}, which is not in the sum, or with other documents")
-        counts -= other
-        header["documents"] -= less["documents"]
+        counts -= other.tensors["counts"]
+        header["documents"] -= other.header["documents"]
     save_tensors(f"{target.rstrip('/')}/sketch.safetensors", {"counts": counts}, header)
 
 
-def load_sketch(folder: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """Counts int32 [R, B] and header of a merged sketch. Raises StoreIncomplete if there is none."""
-    fs, root = fsspec.core.url_to_fs(folder.rstrip("/"), use_listings_cache=False)
-    if not fs.exists(f"{root}/sketch.safetensors"):
-        raise StoreIncomplete(f"{folder} holds no sketch: run DensitySketch and DensityMerge first")
-    tensors, header = load_tensors(f"{folder.rstrip('/')}/sketch.safetensors")
-    return tensors["counts"], header
+def load_sketch(folder: str) -> Tensors:
+    """Return a merged sketch: `counts`, int32 [R, B], and its header.
+
+    Raises:
+        StoreIncomplete: there is none.
+        StoreDamaged: it is not what was written.
+    """
+    try:
+        return load_tensors(f"{folder.rstrip('/')}/sketch.safetensors")
+    except FileNotFoundError:
+        raise StoreIncomplete(f"{folder} holds no sketch: run DensitySketch and DensityMerge first") from None
 
 
-def _merge(names: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The sum of sketches of different sources, and its header."""
-    tensors, merged = load_tensors(names[0])
-    total = tensors["counts"]
-    for name in names[1:]:
-        tensors, header = load_tensors(name)
-        _check_alike(header, merged, name, names[0])
+def _keys(store: SourceStore) -> dict[str, str]:
+    return {source: entry["keys"] for source, entry in store.manifest.items()}
+
+
+def _merge(sketches: Iterable[tuple[str, Tensors]]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The sum of named sketches of different sources, and its header."""
+    total, merged, first = np.empty(0, dtype=np.int32), dict[str, Any](), ""
+    for name, (tensors, header, _) in sketches:
+        if not merged:
+            total, merged, first = tensors["counts"].copy(), header, name
+            continue
+        _check_alike(header, merged, name, first)
         if twice := sorted(header["sources"].keys() & merged["sources"].keys()):
             raise StoreMismatch(f"{name} and an earlier sketch both hold {twice[0]}: sketch again")
         total += tensors["counts"]

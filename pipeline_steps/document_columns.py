@@ -20,6 +20,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
+from pipeline_steps.corpus_listing import inputs_of
 from pipeline_steps.errors import CorpusError, StoreMismatch
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.source_store import Columns, SourceStore
@@ -33,9 +34,14 @@ class DocumentColumns(PipelineStep):
     Args:
         store: folder of the SourceStore, any fsspec path.
         window_size: documents computed and committed together; what a killed task can lose.
+
+    Attributes:
+        kind: what the store is, e.g. "scores".
+        corpus: the reader of the documents; only needed where several tasks run behind a step that hides it.
     """
 
     type = "📏 - SCORER"
+    kind = "columns"
     schema: pa.Schema
 
     def __init__(self, store: str, window_size: int = 4096) -> None:
@@ -44,6 +50,7 @@ class DocumentColumns(PipelineStep):
             raise ValueError(f"window_size must be at least 1, not {window_size}")
         self.store = str(store)
         self.window_size = int(window_size)
+        self.corpus: PipelineStep | None = None
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -68,7 +75,8 @@ class DocumentColumns(PipelineStep):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document of `data`, computed or read back from the store."""
         store = SourceStore(self.store, self._full_schema())
-        store.claim(self.fingerprint() | {"window_size": self.window_size})
+        inputs = inputs_of(data, self.corpus, type(self).__name__, world_size)
+        store.begin(self.kind, self.fingerprint() | {"window_size": self.window_size}, inputs)
         sources = []
         for source, docs in by_source(data, type(self).__name__):
             sources.append(source)

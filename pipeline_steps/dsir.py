@@ -16,11 +16,12 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
+from pipeline_steps.corpus_listing import inputs_of
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
-from pipeline_steps.files import load_tensors, save_tensors
+from pipeline_steps.files import Tensors, load_tensors, save_tensors
 from pipeline_steps.models import require
 from pipeline_steps.numerics.ngram_buckets import sums
-from pipeline_steps.partials import add_up, write_partial
+from pipeline_steps.partials import Partials
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
 
@@ -40,6 +41,12 @@ class NgramCounts(PipelineStep):
     Args:
         counts: folder the counts are kept in, any fsspec path; one for the target, one for the raw corpus.
         buckets: B, hash buckets, at most 2**18 (10,000 in the DSIR paper, Sec. 3).
+
+    Attributes:
+        corpus: the reader of the documents; only needed where several tasks run behind a step that hides it.
+
+    Raises:
+        StoreMismatch: the folder holds counts of another number of buckets.
     """
 
     type = "🧮 - COUNTS"
@@ -48,10 +55,13 @@ class NgramCounts(PipelineStep):
     def __init__(self, counts: str, buckets: int = 10_000) -> None:
         super().__init__()
         self.counts, self.buckets = str(counts).rstrip("/"), buckets
+        self.corpus: PipelineStep | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write this task's counts at the end; a killed task counts again."""
-        featurise = _featuriser(self.buckets)
+        featurise, partials = _featuriser(self.buckets), Partials(self.counts)
+        features = {"ngrams": "unigrams and bigrams", "hash": "SHA-256", "buckets": self.buckets}
+        partials.begin("n-gram counts", features, inputs_of(data, self.corpus, type(self).__name__, world_size))
         count, documents = np.zeros(self.buckets, dtype=np.int64), 0
         for docs in batched(data, _AT_ONCE):
             with self.track_time("batch"):
@@ -60,9 +70,7 @@ class NgramCounts(PipelineStep):
             documents += len(docs)
             self.stat_update("counted", value=len(docs), unit="batch")
             yield from docs
-        features = {"ngrams": "unigrams and bigrams", "hash": "SHA-256", "buckets": self.buckets}
-        header = {"features": features, "documents": documents}
-        write_partial(self.counts, rank, world_size, {"counts": count}, header)
+        partials.write(rank, world_size, {"counts": count}, {"documents": documents})
 
 
 class DSIRFit(PipelineStep):
@@ -88,22 +96,17 @@ class DSIRFit(PipelineStep):
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write `dsir.safetensors`."""
         if rank == 0:
-            target, target_header = add_up(self.target, "counts", same="features")
-            raw, raw_header = add_up(self.raw, "counts", same="features")
-            if target_header["features"] != raw_header["features"]:
+            features, other = Partials(self.target).made, Partials(self.raw).made
+            if features != other:
                 raise StoreMismatch(
-                    f"{self.target} was counted with {target_header['features']}, {self.raw} with "
-                    f"{raw_header['features']}: count one of them again"
+                    f"{self.target} was counted with {features}, {self.raw} with {other}: count one of them again"
                 )
+            (target, target_documents), (raw, raw_documents) = map(_total, (self.target, self.raw))
             for folder, counts in ((self.target, target), (self.raw, raw)):
                 if not counts.sum():
                     raise StoreIncomplete(f"{folder} holds no n-grams: its corpus had no text")
             log_ratio = np.log(target / target.sum() + _FLOOR) - np.log(raw / raw.sum() + _FLOOR)
-            header = {
-                "features": raw_header["features"],
-                "target_documents": target_header["documents"],
-                "raw_documents": raw_header["documents"],
-            }
+            header = {"features": features, "target_documents": target_documents, "raw_documents": raw_documents}
             save_tensors(f"{self.model}/dsir.safetensors", {"log_ratio": log_ratio}, header)
         if data:
             yield from data
@@ -131,7 +134,7 @@ class DSIRScorer(BaseScorer):
     def __init__(self, scores: str, model: str, metadata_key: str = "dsir", window_size: int = 4096) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.model = str(model).rstrip("/")
-        self._loaded: tuple[np.ndarray, dict[str, Any], DSIRNgrams] | None = None
+        self._loaded: tuple[Tensors, DSIRNgrams] | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document with its weight."""
@@ -141,28 +144,31 @@ class DSIRScorer(BaseScorer):
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
-        log_ratio, header, _ = self._fitted()
-        return {
-            "scorer": "DSIRScorer",
-            "unit": "log importance weight, nats",
-            **header,
-            "checksum": float(np.abs(log_ratio).sum()),
-        }
+        model, _ = self._fitted()
+        unit = "log importance weight, nats"
+        return {"scorer": "DSIRScorer", "unit": unit, **model.header, "model": model.digest}
 
     def score_batch(self, docs: list[Document]) -> Columns:
         """Log weights and tokens of one window."""
-        log_ratio, header, featurise = self._fitted()
+        model, featurise = self._fitted()
         ngrams = featurise([doc.text for doc in docs])
-        return {"score": sums(ngrams, log_ratio), "tokens": ngrams.tokens}
+        return {"score": sums(ngrams, model.tensors["log_ratio"]), "tokens": ngrams.tokens}
 
-    def _fitted(self) -> tuple[np.ndarray, dict[str, Any], DSIRNgrams]:
+    def _fitted(self) -> tuple[Tensors, DSIRNgrams]:
         if self._loaded is None:
             try:
-                tensors, header = load_tensors(f"{self.model}/dsir.safetensors")
+                model = load_tensors(f"{self.model}/dsir.safetensors")
             except FileNotFoundError:
                 raise StoreIncomplete(f"{self.model} holds no DSIR model: run DSIRFit first") from None
-            self._loaded = tensors["log_ratio"], header, _featuriser(header["features"]["buckets"])
+            self._loaded = model, _featuriser(model.header["features"]["buckets"])
         return self._loaded
+
+
+def _total(folder: str) -> tuple[np.ndarray, int]:
+    """Counts of n-grams, int64 [B], and number of documents, over all parts."""
+    parts = [part for _, part in Partials(folder).read()]
+    counts = np.sum([part.tensors["counts"] for part in parts], axis=0)
+    return counts, sum(part.header["documents"] for part in parts)
 
 
 def _featuriser(buckets: int) -> DSIRNgrams:

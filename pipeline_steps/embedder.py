@@ -44,6 +44,7 @@ class Embedder(DocumentColumns):
     """
 
     type = "🧭 - EMBEDDER"
+    kind = "embeddings"
     name = "🧭 Embedder"
 
     def __init__(

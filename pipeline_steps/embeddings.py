@@ -20,7 +20,7 @@ _SAMPLED_ROWS = 4096  # of a file are read at a time, until four times as many a
 
 def made_by(store: SourceStore) -> dict[str, Any]:
     """What decides the embeddings of a store: the model, not the windows it was run in."""
-    return {name: value for name, value in store.config.items() if name != "window_size"}
+    return {name: value for name, value in store.made.items() if name != "window_size"}
 
 
 def sample_embeddings(store: SourceStore, count: int, seed: int) -> np.ndarray:

@@ -1,49 +1,174 @@
-"""Small file operations that every artefact relies on: whole or absent, never half written."""
+"""Small file operations that every artefact relies on: whole or absent, and verified when they are read.
+
+Every JSON file and every file of tensors carries the xxh3-128 digest of its own bytes, so a flipped bit or a cut end
+is an error that names the file, never another number.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
+import xxhash
+from fsspec.implementations.local import LocalFileSystem
 from safetensors.numpy import load, save
 
-from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
 
 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # fsspec's protocols
+# Object stores whose fsspec client sends a conditional put: If-None-Match (s3fs), ifGenerationMatch (gcsfs)
+_CONDITIONAL = {"s3", "s3a", "gs", "gcs"}
+_ABANDONED = 24 * 3600.0  # seconds after which the temporary file of a writer that is still at work cannot be met
+_UNSEALED = "0" * 32  # stands where the digest of a file of tensors goes, while that digest is computed
 
 
-def write_atomically(path: str, blob: bytes) -> None:
+def digest(*blobs: bytes | bytearray | memoryview) -> str:
+    """Return the xxh3-128 of some bytes, one after the other, as 32 hex digits."""
+    state = xxhash.xxh3_128()
+    for blob in blobs:
+        state.update(blob)
+    return state.hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """Return the bytes that stand for a JSON value in digests: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def open_folder(path: str) -> tuple[Any, str]:
+    """Return the filesystem of an fsspec path and the path on it.
+
+    Listings are not cached: a remembered listing hides what other tasks have written since.
+    """
+    fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
+    return fs, root.rstrip("/")
+
+
+def write_atomically(path: str, blob: bytes | bytearray) -> None:
     """Put `blob` at an fsspec path so that a reader sees all of it or nothing, whatever is killed when.
 
     Local files are written beside the target, synced and renamed; object stores publish a put as a whole.
     """
-    fs, target = fsspec.core.url_to_fs(path)
+    fs, target = open_folder(path)
     make_parent(fs, target)
-    if not isinstance(fs, fsspec.implementations.local.LocalFileSystem):
-        fs.pipe_file(target, blob)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(target, bytes(blob))
         return
+    with _written_beside(target, blob) as temporary:
+        os.replace(temporary, target)
+
+
+def create(path: str, blob: bytes) -> bool:
+    """Put `blob` at an fsspec path if nothing is there; return whether it was put.
+
+    Of several that create one path at a time, exactly one succeeds, and no reader sees a part of a file. Local files
+    are linked into place, S3 and GCS are asked for a conditional put. Other filesystems have neither: there, each
+    writer leaves its name first and looks for others' (list, put, list), so of two at one time both may be refused.
+
+    Raises:
+        StoreMismatch: on a filesystem without exclusive creation, another writer is at work or was killed there.
+    """
+    fs, target = open_folder(path)
+    make_parent(fs, target)
+    if isinstance(fs, LocalFileSystem):
+        with _written_beside(target, blob) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            return True
+    if _CONDITIONAL.isdisjoint(_protocols(fs)):
+        return _create_by_claims(fs, target, blob)
+    try:
+        fs.pipe_file(target, blob, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _create_by_claims(fs: Any, target: str, blob: bytes) -> bool:
+    own = digest(blob)
+    claims = f"{target}.claims"
+    others = [name for name in _names(fs, claims) if name != own]
+    if not others:
+        if fs.exists(target):
+            return False
+        fs.makedirs(claims, exist_ok=True)
+        fs.pipe_file(f"{claims}/{own}", b"")
+        others = [name for name in _names(fs, claims) if name != own]
+    if fs.exists(target):
+        return False
+    if others:
+        raise StoreMismatch(
+            f"another writer is creating {target}, or was killed while it did: wait for it, then delete {claims} and "
+            "run again"
+        )
+    fs.pipe_file(target, blob)
+    return True
+
+
+def _names(fs: Any, folder: str) -> list[str]:
+    try:
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(folder, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def _written_beside(target: str, blob: bytes | bytearray) -> Iterator[str]:
+    """Write and sync a temporary file in the target's folder; remove it in the end and sync the folder."""
     folder, name = os.path.split(target)
-    temporary = f"{folder}/.{name}.tmp-{uuid.uuid4().hex}"  # a dot: readers of a folder pass over what a kill leaves
+    # A dot in front: readers of a folder pass over what a kill leaves. Names may have 255 bytes
+    temporary = f"{folder}/.{name[-40:]}.tmp-{uuid.uuid4().hex}"
     try:
         with open(temporary, "wb") as file:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        if os.path.exists(temporary):
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
             os.unlink(temporary)
-        raise
+    sync_folder(folder)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the names in a local folder survive a power cut, as their files already do."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: str) -> None:
+    """Remove temporary files of writers that were killed more than a day ago from a local folder and those in it."""
+    if not os.path.isdir(folder):
+        return
+    # Time is the file server's, read off a new file: clocks of nodes differ
+    with _written_beside(f"{folder}/clock", b"") as clock:
+        now = os.stat(clock).st_mtime
+        for leftover in Path(folder).rglob(".*.tmp-*"):
+            with suppress(FileNotFoundError):  # another task sweeps, too
+                if leftover.is_file() and now - leftover.stat().st_mtime > _ABANDONED:
+                    leftover.unlink()
+
+
+def _protocols(fs: Any) -> list[str]:
+    return [fs.protocol] if isinstance(fs.protocol, str) else list(fs.protocol)
 
 
 def is_object_store(fs: Any) -> bool:
-    """Whether a file system has buckets and keys instead of folders."""
-    return not _OBJECT_STORES.isdisjoint([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+    """Return whether a filesystem has buckets and keys instead of folders."""
+    return not _OBJECT_STORES.isdisjoint(_protocols(fs))
 
 
 def make_parent(fs: Any, path: str) -> None:
@@ -52,33 +177,103 @@ def make_parent(fs: Any, path: str) -> None:
         fs.makedirs(fs._parent(path), exist_ok=True)
 
 
-def write_json(path: str, value: Any) -> None:
-    """Write JSON atomically, keys sorted, ending in a newline."""
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+def seal(value: dict[str, Any]) -> bytes:
+    """Return a JSON object as the bytes of a file that holds its own digest, under `xxh3`."""
+    return (json.dumps(value | {"xxh3": digest(canonical(value))}, indent=2, sort_keys=True) + "\n").encode()
 
 
-def read_json(path: str) -> Any:
-    """Read JSON from an fsspec path. Raises StoreDamaged, naming the file, if it is not JSON."""
-    fs, name = fsspec.core.url_to_fs(path, use_listings_cache=False)  # a remembered listing hides what is new
+def unseal(blob: bytes, path: str) -> dict[str, Any]:
+    """Return what `seal` was given. Raises StoreDamaged, naming the file, if a bit of it has changed."""
+    try:
+        found = json.loads(blob)
+        if found.pop("xxh3") == digest(canonical(found)):
+            return dict(found)
+        why = "its digest is not that of what it holds"
+    except KeyError:
+        why = "it has no digest: it is damaged, or was written by an earlier version"
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        why = str(error).splitlines()[0]
+    raise StoreDamaged(f"{path} is damaged ({why}): delete it and run the step that wrote it again")
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with its digest."""
+    write_atomically(path, seal(value))
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Read what `write_json` wrote. Raises StoreDamaged, naming the file, if it is not what was written."""
+    fs, name = open_folder(path)
+    return unseal(fs.cat_file(name), path)
+
+
+class Tensors(NamedTuple):
+    """The content of a file written by `save_tensors`.
+
+    Attributes:
+        tensors: the arrays by name.
+        header: the JSON value they were saved with.
+        digest: of the file's bytes: what identifies it as an input of another artefact.
+    """
+
+    tensors: dict[str, np.ndarray]
+    header: dict[str, Any]
+    digest: str
+
+
+def save_tensors(path: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> str:
+    """Write arrays and a JSON header as one safetensors file with its own digest, atomically; return the digest.
+
+    The same arrays and header make the same bytes on every machine.
+    """
+    # One key of metadata: safetensors writes several in random order
+    sealed = json.dumps({"header": header, "xxh3": _UNSEALED}, sort_keys=True)
+    blob = bytearray(save(tensors, metadata={"winnow": sealed}))
+    start, found = _place_of_digest(blob), digest(blob)
+    blob[start : start + len(_UNSEALED)] = found.encode()
+    write_atomically(path, blob)
+    return found
+
+
+def load_tensors(path: str) -> Tensors:
+    """Read a file written by `save_tensors`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreDamaged: it is not what was written, or another kind of file; names it.
+    """
+    fs, name = open_folder(path)
     blob = fs.cat_file(name)
     try:
-        return json.loads(blob)
-    except ValueError as error:
-        raise StoreDamaged(f"{path} is damaged ({error}): delete it and run the step that wrote it again") from error
-
-
-def save_tensors(path: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-    """Write arrays and a JSON header as one safetensors file, atomically."""
-    write_atomically(path, save(tensors, metadata={"header": json.dumps(header, sort_keys=True)}))
-
-
-def load_tensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a file written by `save_tensors`. Raises ValueError if it is another kind of file."""
-    with fsspec.open(path, "rb") as file:
-        blob = file.read()
-    try:
+        start = _place_of_digest(blob)
+        view, end = memoryview(blob), start + len(_UNSEALED)
+        found = digest(view[:start], _UNSEALED.encode(), view[end:])
+        if found.encode() != blob[start:end]:
+            raise ValueError("its digest is not that of what it holds")
         size = int.from_bytes(blob[:8], "little")
-        header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["header"])
-    except (KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a file of tensors with a header") from error
-    return load(blob), header
+        header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["winnow"])["header"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise StoreDamaged(
+            f"{path} is damaged, or not a file of tensors of this version ({str(error).splitlines()[0]}): delete it "
+            "and run the step that wrote it again"
+        ) from error
+    return Tensors(load(blob), header, found)
+
+
+def _place_of_digest(blob: bytes | bytearray) -> int:
+    """Where the digest stands: last in the metadata, which safetensors puts before the descriptions of tensors."""
+    size = int.from_bytes(blob[:8], "little")
+    key = b'\\"xxh3\\": \\"'
+    last = blob.rfind(key, 8, 8 + size)
+    if last < 0:
+        raise ValueError("it has no digest")
+    return last + len(key)
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the xxh3-128 of a local file's bytes, as 32 hex digits."""
+    state, block = xxhash.xxh3_128(), bytearray(1 << 20)  # one block that stays in the cache: twice as fast as read()
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(block):
+            state.update(memoryview(block)[:size])
+    return state.hexdigest()

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import xxhash
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
+from pipeline_steps.artefact import part_name, refuse_differences
 from pipeline_steps.embeddings import made_by, sample_embeddings
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
-from pipeline_steps.files import load_tensors, save_tensors
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import Tensors, load_tensors, save_tensors
 from pipeline_steps.models import require
 from pipeline_steps.numerics.clusters import nearest_centroids
-from pipeline_steps.source_store import SourceStore, shard_name
+from pipeline_steps.source_store import SourceStore
 from pipeline_steps.threads import own_threads
 
 
@@ -71,13 +70,13 @@ class KMeansFit(PipelineStep):
         asked = {"clusters": clusters, "iterations": self.iterations, "seed": self.seed}
         asked |= {"embedded": made_by(store), "embeddings": store.fingerprint}
         try:
-            _, found = load_centroids(self.clusters)
+            found = load_centroids(self.clusters).header
+            refuse_differences({name: found[name] for name in asked}, asked, f"{self.clusters}/centroids.safetensors")
+            return
         except StoreIncomplete:
             pass
-        else:
-            if {name: found[name] for name in asked} == asked:
-                return
-            raise StoreMismatch(f"{self.clusters} holds centroids made with {found}, not {asked}: use another folder")
+        except StoreDamaged as error:
+            logger.warning(f"{error} (done now)")
         with self.track_time("fit"):
             centroids, objective = self._fit(sample_embeddings(store, _PER_CENTROID * clusters, self.seed), clusters)
         logger.info(f"{clusters} clusters, mean cosine to the centroid {objective:.4f}")
@@ -105,13 +104,17 @@ class KMeansFit(PipelineStep):
         return np.asarray(kmeans.centroids, dtype=np.float16), float(np.asarray(kmeans.obj)[-1] / used)
 
 
-def load_centroids(folder: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """float16 [K, D] and their header. Raises StoreIncomplete if there are none."""
-    fs, root = fsspec.core.url_to_fs(folder.rstrip("/"), use_listings_cache=False)
-    if not fs.exists(f"{root}/centroids.safetensors"):
-        raise StoreIncomplete(f"{folder} holds no centroids: run KMeansFit first")
-    tensors, header = load_tensors(f"{folder.rstrip('/')}/centroids.safetensors")
-    return tensors["centroids"], header
+def load_centroids(folder: str) -> Tensors:
+    """Return `centroids`, float16 [K, D], and their header.
+
+    Raises:
+        StoreIncomplete: there are none.
+        StoreDamaged: they are not what was written.
+    """
+    try:
+        return load_tensors(f"{folder.rstrip('/')}/centroids.safetensors")
+    except FileNotFoundError:
+        raise StoreIncomplete(f"{folder} holds no centroids: run KMeansFit first") from None
 
 
 class KMeansAssign(PipelineStep):
@@ -137,30 +140,40 @@ class KMeansAssign(PipelineStep):
         """Write the assignments and members of this task's source files."""
         if data:
             yield from data
-        store = SourceStore(self.embeddings)
-        centroids, header = load_centroids(self.clusters)
-        if header["embedded"] != made_by(store):
+        store, fitted = SourceStore(self.embeddings), load_centroids(self.clusters)
+        centroids, embedded = fitted.tensors["centroids"], fitted.header["embedded"]
+        if embedded != made_by(store):
             raise StoreMismatch(
-                f"the centroids in {self.clusters} are of {header['embedded']}, {self.embeddings} of {made_by(store)}"
+                f"the centroids in {self.clusters} are of {embedded}, {self.embeddings} of {made_by(store)}"
             )
         schema = pa.schema([("key", pa.uint64()), ("cluster", pa.uint32()), ("cosine", pa.float32())])
         target = SourceStore(f"{self.clusters}/assignments", schema)
-        digest = xxhash.xxh3_64_hexdigest(centroids.tobytes())
-        target.claim({"centroids": digest, "clusters": len(centroids), "embedded": header["embedded"]})
+        made = {"centroids": fitted.digest, "clusters": len(centroids), "embedded": embedded}
+        target.begin("assignments", made, {"embeddings": store.fingerprint})
         sources = list(store.sources)[rank::world_size]
         for source in sources:
-            stored = store.read(source)
-            found = target.read_to_continue(source)
-            if found is None or not np.array_equal(found["key"], stored["key"]):
+            of = {"source": source, "keys": store.manifest[source]["keys"], "centroids": fitted.digest}
+            stored, found = store.read(source), target.read_to_continue(source)
+            is_found = found is not None and np.array_equal(found["key"], stored["key"])
+            if not is_found or not self._has_members(of, len(centroids)):
                 with self.track_time("source"):
                     cluster, cosine = nearest_centroids(stored["embedding"], centroids)
-                self._write_members(source, stored, cluster, cosine, len(centroids))
+                self._write_members(of, stored, cluster, cosine, len(centroids))
                 target.seal(source, {"key": stored["key"], "cluster": cluster.astype(np.uint32), "cosine": cosine})
             self.stat_update("assigned", value=len(stored["key"]), unit="source")
         target.finish_task(rank, world_size, sources)
 
+    def _has_members(self, of: dict[str, Any], clusters: int) -> bool:
+        try:
+            for bucket in range(buckets(clusters)):
+                load_members(self.clusters, bucket, of)
+        except (StoreIncomplete, StoreMismatch, StoreDamaged) as error:
+            logger.warning(f"{error} (done now)")
+            return False
+        return True
+
     def _write_members(
-        self, source: str, stored: dict[str, np.ndarray], cluster: np.ndarray, cosine: np.ndarray, clusters: int
+        self, of: dict[str, Any], stored: dict[str, np.ndarray], cluster: np.ndarray, cosine: np.ndarray, clusters: int
     ) -> None:
         order = np.argsort(cluster, kind="stable")
         edges = np.searchsorted(cluster[order], np.arange(0, clusters + _BUCKET, _BUCKET))
@@ -168,7 +181,7 @@ class KMeansAssign(PipelineStep):
             rows = order[edges[bucket] : edges[bucket + 1]]
             columns = {"row": rows.astype(np.int64), "cluster": cluster[rows], "cosine": cosine[rows]}
             columns |= {name: stored[name][rows] for name in ("key", "embedding")}
-            save_tensors(members_file(self.clusters, bucket, source), columns, {"source": source})
+            save_tensors(_members_file(self.clusters, bucket, of["source"]), columns, of)
 
 
 def buckets(clusters: int) -> int:
@@ -176,6 +189,31 @@ def buckets(clusters: int) -> int:
     return -(-clusters // _BUCKET)
 
 
-def members_file(clusters: str, bucket: int, source: str) -> str:
-    """Where the members of some clusters are that come from one source file."""
-    return f"{clusters}/members/{bucket:05d}/{shard_name(source)}.safetensors"
+def load_members(clusters: str, bucket: int, of: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return what KMeansAssign knows of the members of some clusters that come from one source file.
+
+    Args:
+        clusters: folder KMeansAssign wrote to.
+        bucket: which clusters, 0 to `buckets` - 1.
+        of: what they must have been made from: `source`, digest of its `keys`, digest of the `centroids`.
+
+    Returns:
+        `row` in the source (int64), `cluster`, `cosine`, `key` and `embedding` of each.
+
+    Raises:
+        StoreIncomplete: they are lost.
+        StoreMismatch: they are of other documents or centroids.
+        StoreDamaged: they are not what was written.
+    """
+    name = _members_file(clusters, bucket, of["source"])
+    try:
+        found = load_tensors(name)
+    except FileNotFoundError:
+        raise StoreIncomplete(f"{name} is lost: run KMeansAssign again") from None
+    if found.header != of:
+        raise StoreMismatch(f"{name} is of {found.header}, not of {of}: run KMeansAssign again")
+    return found.tensors
+
+
+def _members_file(clusters: str, bucket: int, source: str) -> str:
+    return f"{clusters}/members/{bucket:05d}/{part_name(source)}.safetensors"

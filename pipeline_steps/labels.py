@@ -32,6 +32,7 @@ class MetadataLabels(DocumentColumns):
 
     type = "🏷️ - LABELS"
     name = "🏷️ Metadata labels"
+    kind = "labels"
     schema = pa.schema([pa.field("label", pa.string())])
 
     def __init__(self, labels: str, key: str, default: str | None = None, window_size: int = 4096) -> None:
@@ -73,8 +74,8 @@ class LabelStore(SourceStore):
     def open(cls, path: str) -> LabelStore:
         """A finished store. Raises StoreIncomplete if it is half written, StoreMismatch if it holds no labels."""
         store = cls(str(path))
-        if "labels" not in store.config:
-            raise StoreMismatch(f"{path} holds no labels: its config.json names no metadata key")
+        if store.kind != "labels":
+            raise StoreMismatch(f"{path} holds {store.kind}, not labels")
         store.check_complete()
         return store
 

@@ -43,7 +43,7 @@ class PrototypesScorer(BaseScorer):
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
         store = SourceStore(f"{self.clusters}/assignments")
-        about = {"unit": "1 - cosine", "assignments": store.fingerprint, "clusters": store.config}
+        about = {"unit": "1 - cosine", "assignments": store.fingerprint, "clusters": store.made}
         return {"scorer": "PrototypesScorer", **about}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:

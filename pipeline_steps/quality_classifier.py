@@ -108,7 +108,12 @@ class ScoreDistillation(PipelineStep):
             measured = {"held_out_spearman": round(spearman(predicted, truth), 4), "held_out_documents": held_out}
             logger.info(f"distilled {self.scores} into {self.model}: {measured}")
             student = LinearModel(model.weight * np.float32(deviation), float(model.bias * deviation + mean))
-            header = {"trained_on": teacher.config, "unit": teacher.config.get("unit", "the teacher's"), **measured}
+            header = {
+                "trained_on": teacher.made,
+                "scores": teacher.fingerprint,
+                "unit": teacher.made.get("unit", "the teacher's"),
+                **measured,
+            }
             _save(self.model, student, header)
         if data:
             yield from data
@@ -142,12 +147,8 @@ class QualityClassifierScorer(BaseScorer):
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
-        model, header = self._fitted()
-        return {
-            "scorer": "QualityClassifierScorer",
-            **header,
-            "checksum": float(np.abs(model.weight).sum(dtype=np.float64)),
-        }
+        _, about = self._fitted()
+        return {"scorer": "QualityClassifierScorer", **about}
 
     def score_batch(self, docs: list[Document]) -> Columns:
         """Scores and WordPunct tokens of one window."""
@@ -158,12 +159,12 @@ class QualityClassifierScorer(BaseScorer):
     def _fitted(self) -> tuple[LinearModel, dict[str, Any]]:
         if self._loaded is None:
             try:
-                tensors, header = load_tensors(f"{self.model}/classifier.safetensors")
+                tensors, header, digest = load_tensors(f"{self.model}/classifier.safetensors")
             except FileNotFoundError:
                 raise StoreIncomplete(
                     f"{self.model} holds no classifier: run QualityClassifierFit or ScoreDistillation first"
                 ) from None
-            self._loaded = LinearModel(tensors["weight"], float(tensors["bias"][0])), header
+            self._loaded = LinearModel(tensors["weight"], float(tensors["bias"][0])), header | {"model": digest}
         return self._loaded
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline_steps.errors import StoreIncomplete
+from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.source_store import SourceStore
 
 
 class ScoreStore(SourceStore):
     """Scores of a corpus, in corpus order: sources sorted by name, documents as they stand in them.
 
-    The shards are plain Parquet (`<path>/shards/*.parquet`): pandas, polars and duckdb read them as they are.
+    The parts are plain Parquet (`<path>/parts/*.parquet`): pandas, polars and duckdb read them as they are.
     """
 
     @classmethod
@@ -23,11 +23,11 @@ class ScoreStore(SourceStore):
 
         Raises:
             StoreIncomplete: it is not a store, is half written, or holds nothing.
-        StoreMismatch: it holds files that its last finished run did not read.
+            StoreMismatch: it holds something else, or files that its last finished run did not read.
         """
         store = cls(str(path))
-        if "scorer" not in store.config:
-            raise StoreIncomplete(f"{path} holds no scores: its config.json names no scorer")
+        if store.kind != "scores":
+            raise StoreMismatch(f"{path} holds {store.kind}, not scores")
         if partial:
             store.manifest = store.sealed()
         if not store.manifest:
@@ -61,15 +61,35 @@ class ScoreStore(SourceStore):
         return pa.concat_tables(shards)
 
     def locate(self, source: str) -> str | None:
-        """The stored source that this file is: of the same path or, if the corpus has moved, of the one like it most.
+        """Return the stored source that this file is: of the same path or, if the corpus has moved, the most alike.
 
         Alike are paths that end in the same folders and name; None if there is none, or no single best one.
         """
         if source in self.manifest:
             return source
-        alike: dict[int, list[str]] = {}
-        for other in self.manifest:
-            pairs = zip(reversed(source.split("/")), reversed(other.split("/")), strict=False)
-            alike.setdefault(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []).append(other)
-        best = max(alike, default=0)
-        return alike[best][0] if best and len(alike[best]) == 1 else None
+        node = self._by_suffix
+        for name in reversed(source.split("/")):
+            if name not in node.children:
+                break
+            node = node.children[name]
+        return node.source if node is not self._by_suffix and node.sources == 1 else None
+
+    @cached_property
+    def _by_suffix(self) -> _Suffix:
+        root = _Suffix()
+        for source in self.manifest:
+            node = root
+            for name in reversed(source.split("/")):
+                node = node.children.setdefault(name, _Suffix())
+                node.source, node.sources = source, node.sources + 1
+        return root
+
+
+class _Suffix:
+    """The stored sources whose paths end alike: how many there are, one of them, and those that agree further."""
+
+    __slots__ = ("children", "source", "sources")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Suffix] = {}
+        self.source, self.sources = "", 0

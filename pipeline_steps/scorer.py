@@ -35,6 +35,7 @@ class BaseScorer(DocumentColumns):
         InvalidScore: a score is NaN or infinite; names the document.
     """
 
+    kind = "scores"
     extra_fields: tuple[pa.Field, ...] = ()
 
     def __init__(self, scores: str, metadata_key: str, window_size: int = 4096) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.files import digest as digest_of
 
 
 _VECTOR_ROWS = 8192  # in a row group, the least Arrow reads: 13 MB of 768 dimensions
@@ -36,7 +37,7 @@ def encode(schema: pa.Schema, columns: Mapping[str, np.ndarray], header: Any) ->
         digests[field.name].update(array)
     said = {"header": header, "digests": {name: digest.hexdigest() for name, digest in digests.items()}}
     seal = json.dumps(said, sort_keys=True).encode()
-    metadata = {_SEAL: seal, _SEAL_DIGEST: xxhash.xxh3_64_hexdigest(seal)}
+    metadata = {_SEAL: seal, _SEAL_DIGEST: digest_of(seal)}
     buffer = io.BytesIO()
     table = pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
     # Keys, scores and vectors hardly compress, and uncompressed pages are read at the speed of memory
@@ -71,7 +72,7 @@ class SealedFile:
         with self._intact():
             self._parquet = pq.ParquetFile(self._file)
             metadata = self._parquet.schema_arrow.metadata
-            if xxhash.xxh3_64_hexdigest(metadata[_SEAL]).encode() != metadata[_SEAL_DIGEST]:
+            if digest_of(metadata[_SEAL]).encode() != metadata[_SEAL_DIGEST]:
                 raise ValueError("its seal is not what was written")
             seal = json.loads(metadata[_SEAL])
             self.header: Any = seal["header"]
@@ -139,10 +140,10 @@ class SealedFile:
 
 
 class Digest:
-    """A running xxh3 of a column's values, the same however the column is cut into arrays."""
+    """A running xxh3-128 of a column's values, the same however the column is cut into arrays."""
 
     def __init__(self) -> None:
-        self._state = xxhash.xxh3_64()
+        self._state = xxhash.xxh3_128()
 
     def update(self, array: pa.Array) -> None:
         """Add the values of an array; the values of a string column end in a zero byte each."""
@@ -156,7 +157,7 @@ class Digest:
             self._state.update(np.ascontiguousarray(_flat(array)).data)
 
     def hexdigest(self) -> str:
-        """16 hex digits."""
+        """Return 32 hex digits."""
         return self._state.hexdigest()
 
 

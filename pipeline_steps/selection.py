@@ -45,16 +45,17 @@ class Selection:
 
         Raises:
             StoreIncomplete: there is no such file.
-            StoreMismatch: the file is not a Selection.
+            StoreDamaged: the file is not what was written.
+            StoreMismatch: the file holds something else.
         """
         try:
-            tensors, header = load_tensors(path)
-            mask = np.unpackbits(tensors["bitmap"], count=header["corpus_documents"]).astype(bool)
-            return cls(mask, header["corpus_digest"], header["cut"])
+            tensors, header, _ = load_tensors(path)
         except FileNotFoundError:
             raise StoreIncomplete(f"there is no {path}: write it with select(store, cut).save({path!r})") from None
-        except (KeyError, ValueError) as error:
-            raise StoreMismatch(f"{path} is not a selection: {error}") from error
+        if "bitmap" not in tensors:
+            raise StoreMismatch(f"{path} is not a selection: it holds {', '.join(tensors)}")
+        mask = np.unpackbits(tensors["bitmap"], count=header["corpus_documents"]).astype(bool)
+        return cls(mask, header["corpus_digest"], header["cut"])
 
     def check_corpus(self, corpus_digest: str, corpus: str) -> None:
         """Raise StoreMismatch unless the selection was made for the corpus with this digest."""

@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
 
+from pipeline_steps.artefact import part_name
 from pipeline_steps.embeddings import RowsByDocument
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors, save_tensors
-from pipeline_steps.kmeans import buckets, members_file
+from pipeline_steps.kmeans import buckets, load_members
 from pipeline_steps.numerics.clusters import similarity_to_preferred
 from pipeline_steps.scorer import BaseScorer
-from pipeline_steps.source_store import SourceStore, shard_name
+from pipeline_steps.source_store import SourceStore
 
 
 class SemDeDupSimilarities(PipelineStep):
@@ -51,17 +52,22 @@ class SemDeDupSimilarities(PipelineStep):
         if data:
             yield from data
         store = SourceStore(f"{self.clusters}/assignments")
-        made_of, sources = {"assignments": store.fingerprint, "keep": self.keep}, list(store.sources)
-        for bucket in range(rank, buckets(store.config["clusters"]), world_size):
-            names = [similarities_file(self.clusters, self.keep, source, bucket) for source in sources]
-            if all(_header(name) == made_of for name in names):
+        fingerprint, sources = store.fingerprint, list(store.sources)
+        for bucket in range(rank, buckets(store.made["clusters"]), world_size):
+            names = [_similarities_file(self.clusters, self.keep, source, bucket) for source in sources]
+            made_of = [_made_of(fingerprint, self.keep, source, bucket) for source in sources]
+            if all(_is_made(name, of) for name, of in zip(names, made_of, strict=True)):
                 continue
-            parts = [_members(members_file(self.clusters, bucket, source)) for source in sources]
+            members = {"centroids": store.made["centroids"]}
+            parts = [
+                load_members(self.clusters, bucket, members | {"source": source, "keys": entry["keys"]})
+                for source, entry in store.manifest.items()
+            ]
             with self.track_time("bucket"):
                 similarity = self._similarities(parts)
             edges = np.cumsum([len(part["row"]) for part in parts])[:-1]
-            for name, part, own in zip(names, parts, np.split(similarity, edges), strict=True):
-                save_tensors(name, {"row": part["row"], "similarity": own}, made_of)
+            for name, of, part, own in zip(names, made_of, parts, np.split(similarity, edges), strict=True):
+                save_tensors(name, {"row": part["row"], "similarity": own}, of)
             self.stat_update("compared", value=len(similarity), unit="bucket")
 
     def _similarities(self, parts: list[dict[str, np.ndarray]]) -> np.ndarray:
@@ -76,21 +82,22 @@ class SemDeDupSimilarities(PipelineStep):
         return similarity
 
 
-def similarities_file(clusters: str, keep: str, source: str, bucket: int) -> str:
-    """Where the similarities of one source file's documents in some clusters are."""
-    return f"{clusters}/similarities/{keep}/{shard_name(source)}/{bucket:05d}.safetensors"
+def _similarities_file(clusters: str, keep: str, source: str, bucket: int) -> str:
+    return f"{clusters}/similarities/{keep}/{part_name(source)}/{bucket:05d}.safetensors"
 
 
-def _members(name: str) -> dict[str, np.ndarray]:
+def _made_of(assignments: str, keep: str, source: str, bucket: int) -> dict[str, Any]:
+    return {"assignments": assignments, "keep": keep, "source": source, "bucket": bucket}
+
+
+def _is_made(name: str, of: dict[str, Any]) -> bool:
     try:
-        return load_tensors(name)[0]
+        return load_tensors(name).header == of
     except FileNotFoundError:
-        raise StoreIncomplete(f"{name} is not there: run KMeansAssign again, without assignments/") from None
-
-
-def _header(name: str) -> dict[str, Any] | None:
-    fs, path = fsspec.core.url_to_fs(name, use_listings_cache=False)
-    return load_tensors(name)[1] if fs.exists(path) else None
+        return False
+    except StoreDamaged as error:
+        logger.warning(f"{error} (done now)")
+        return False
 
 
 class SemDeDupScorer(BaseScorer):
@@ -134,7 +141,7 @@ class SemDeDupScorer(BaseScorer):
         """What decides the scores."""
         store = SourceStore(f"{self.clusters}/assignments")
         about = {"unit": "cosine", "keep": self.keep, "assignments": store.fingerprint}
-        return {"scorer": "SemDeDupScorer", **about, "clusters": store.config}
+        return {"scorer": "SemDeDupScorer", **about, "clusters": store.made}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
         """Similarities of one window, which is of one source."""
@@ -152,14 +159,14 @@ class _Similarities:
     def read(self, source: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
         key = self._assignments.read(source, ["key"])["key"]
         similarity = np.empty(len(key), dtype=np.float32)
-        made_of = {"assignments": self._assignments.fingerprint, "keep": self._keep}
-        for bucket in range(buckets(self._assignments.config["clusters"])):
-            name = similarities_file(self._clusters, self._keep, source, bucket)
+        fingerprint = self._assignments.fingerprint
+        for bucket in range(buckets(self._assignments.made["clusters"])):
+            name = _similarities_file(self._clusters, self._keep, source, bucket)
             try:
-                tensors, header = load_tensors(name)
+                tensors, header, _ = load_tensors(name)
             except FileNotFoundError:
                 raise StoreIncomplete(f"{name} is not there: run SemDeDupSimilarities to the end") from None
-            if header != made_of:
+            if header != _made_of(fingerprint, self._keep, source, bucket):
                 raise StoreMismatch(f"{name} is of other assignments: run SemDeDupSimilarities again")
             similarity[tensors["row"]] = tensors["similarity"]
         return {"key": key, "similarity": similarity}

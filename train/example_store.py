@@ -68,7 +68,7 @@ class ExampleStore:
     @classmethod
     def load(cls, path: str) -> ExampleStore:
         """Read what `save` wrote."""
-        tensors, made = load_tensors(path)
+        tensors, made, _ = load_tensors(path)
         return cls(**tensors, made=made)
 
     def save(self, path: str) -> None:

@@ -13,11 +13,11 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
+from pipeline_steps.artefact import part_name
 from pipeline_steps.document_columns import by_source
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.numerics.keys import document_key
-from pipeline_steps.source_store import shard_name
 from train.folders import checksum, whole_folder
 from train.token_store import SOURCE_FILES
 from train.tokenizers import TextEncoder
@@ -60,7 +60,7 @@ class TokenStoreWriter(PipelineStep):
         rows: dict[str, int] = {}
         for source, docs in by_source(data, type(self).__name__):
             rows[source] = 0
-            folder = root / "sources" / shard_name(source)
+            folder = root / "sources" / part_name(source)
             step = _compare if folder.exists() else _seal
             for batch in step(folder, source, docs, encode):
                 rows[source] += len(batch)

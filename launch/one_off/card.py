@@ -64,14 +64,14 @@ def facts(store: ScoreStore, selection: Selection, mode: str) -> Facts:
     """Of a selection from a score store."""
     score_N, token_N, mask_N = store.scores, store.tokens, selection.mask
     kept_K = score_N[mask_N]
-    by_chance = store.config["scorer"] == "KeysScorer"
+    by_chance = store.made.get("scorer") == "KeysScorer"
     threshold = {"top": kept_K.min, "bottom": kept_K.max}.get(mode)
     return Facts(
         documents=(mask_N.size, selection.documents),
         tokens=(int(token_N.sum(dtype=np.int64)), int(token_N[mask_N].sum(dtype=np.int64))),
         quantiles=([], []) if by_chance else (_quantiles(score_N), _quantiles(kept_K)),
         threshold=None if threshold is None else float(threshold()),
-        scores=store.config,
+        scores=store.made,
         digests=(selection.corpus_digest, store.fingerprint),
     )
 

@@ -200,12 +200,12 @@ def _kept_by(side: Side, other_path: str, rate: float, other: Side) -> str:
 
 def _by_chance(store: ScoreStore) -> bool:
     """Whether its scores are all the same: keys for chance to draw from."""
-    return bool(store.config["scorer"] == "KeysScorer")
+    return bool(store.made.get("scorer") == "KeysScorer")
 
 
 def _lower(store: ScoreStore) -> bool:
     """Whether low scores are the good ones."""
-    return store.config["scorer"] in ("PerplexityScorer", "SemDeDupScorer", "DensityScorer")
+    return store.made.get("scorer") in ("PerplexityScorer", "SemDeDupScorer", "DensityScorer")
 
 
 def _oriented(store: ScoreStore) -> np.ndarray:

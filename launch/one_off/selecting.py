@@ -94,7 +94,7 @@ class SelectSettings:
         if self.column is not None:
             return self.column
         if self.scores is not None:
-            scorer = str(ScoreStore(self.scores).config.get("scorer"))
+            scorer = str(ScoreStore(self.scores).made.get("scorer"))
         else:
             scorer = _class_name(self.sampler.scorer if self.sampler else "")
         return None if scorer == "KeysScorer" else metadata_key(scorer)
@@ -107,7 +107,7 @@ class SelectSettings:
 
 def usual_mode(scores: str) -> Mode:
     """How scores of this kind are cut in the paper; "top" for those that are not its own."""
-    scorer = ScoreStore(scores).config.get("scorer")
+    scorer = ScoreStore(scores).made.get("scorer")
     return next((one.mode for one in PAPER_SAMPLERS.values() if _class_name(one.scorer) == scorer), "top")
 
 
@@ -164,7 +164,7 @@ def _check_claim(writing: Path, made_from: Mapping[str, Any]) -> None:
 
 def _check_scorer(settings: SelectSettings) -> None:
     """Whether the scores are those of the sampler that is named beside them."""
-    found = ScoreStore(settings.scores or "").config
+    found = ScoreStore(settings.scores or "").made
     if settings.sampler is None:
         return
     named, scorer = settings.sampler.model, settings.sampler.scorer

@@ -83,7 +83,7 @@ def ids_in_corpus_order(corpus):
 @pytest.mark.parametrize("tasks", [2, 7])
 def test_any_number_of_tasks_gives_the_same_bytes(twins, one, tmp_path, tasks):
     many = cluster(twins, tmp_path, tasks, fitted=one)
-    for kind in ("clusters/assignments/shards", "clusters/similarities", "clusters/members"):
+    for kind in ("clusters/assignments/parts", "clusters/similarities", "clusters/members"):
         files = sorted(path.relative_to(one) for path in (one / kind).rglob("*.*") if path.is_file())
         assert files
         assert files == sorted(path.relative_to(many) for path in (many / kind).rglob("*.*") if path.is_file())

@@ -41,9 +41,9 @@ def test_a_finished_combination_is_left_and_another_refused(stores, tmp_path):
     target = str(tmp_path / "both")
     weights = dict(zip(stores, (1.0, 2.0), strict=True))
     first = combine(target, weights)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "both" / "shards").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "both" / "parts").iterdir()}
     combine(target, weights)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "both" / "shards").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "both" / "parts").iterdir()} == before
     assert first.config["parts"][1]["of"] == ScoreStore.open(stores[1]).config
     with pytest.raises(StoreMismatch, match="how: 'rank' there, 'product' now"):
         combine(target, weights, "product")

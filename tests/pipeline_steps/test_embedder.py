@@ -83,7 +83,7 @@ def test_bfloat16_means_the_same(corpus, models, tmp_path, name):
 def test_any_number_of_tasks_gives_the_same_bytes(corpus, models, tmp_path):
     for tasks in (1, 2):
         embed(corpus, tmp_path / str(tasks), models / "sentence-t5", tasks)
-    one, two = (sorted((tmp_path / str(tasks) / "shards").iterdir()) for tasks in (1, 2))
+    one, two = (sorted((tmp_path / str(tasks) / "parts").iterdir()) for tasks in (1, 2))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 

@@ -57,9 +57,9 @@ def test_what_is_damaged_or_made_otherwise_is_refused(bucket, s3):
     score(f"{bucket}/corpus", scores)
     with pytest.raises(StoreMismatch, match="salt: 0 there, 5 now"):
         score(f"{bucket}/corpus", scores, salt=5)
-    victim = s3.glob(f"{scores}/shards/b.jsonl*")[0]
+    victim = s3.glob(f"{scores}/parts/b.jsonl*")[0]
     s3.pipe_file(victim, s3.cat_file(victim)[:-10])
-    with pytest.raises(StoreDamaged, match=r"shards/b\.jsonl"):
+    with pytest.raises(StoreDamaged, match=r"parts/b\.jsonl"):
         kept(f"{bucket}/corpus", TopKFilter(scores, k=5), 1)
 
 

@@ -19,7 +19,7 @@ from pipeline_steps.errors import CorpusError, InvalidScore, StoreDamaged, Store
 
 
 def contents(store: Path) -> dict:
-    return {path.name: path.read_bytes() for path in sorted((store / "shards").iterdir())}
+    return {path.name: path.read_bytes() for path in sorted((store / "parts").iterdir())}
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 7])
@@ -83,7 +83,7 @@ def test_kill_9_at_random_moments_loses_at_most_a_window_each(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "bit flipped", "of another source"])
-@pytest.mark.parametrize("kind", ["windows", "shards"])
+@pytest.mark.parametrize("kind", ["windows", "parts"])
 def test_a_damaged_file_is_named_and_scored_again(corpus, tmp_path, kind, damage):
     scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
     docs = scorer.run(JsonlReader(str(corpus)).run())
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named_and_scored_again(corpus, tmp_path, kind, damage
         blob[len(blob) // 8] ^= 16
     victim.write_bytes(blob[:-20] if damage == "truncated" else blob)
     if damage == "of another source":
-        other = "shards" if kind == "windows" else "windows"
+        other = "parts" if kind == "windows" else "windows"
         victim.write_bytes(sorted((tmp_path / "s" / other).rglob("*.parquet"))[0].read_bytes())
     before, said = WordCountScorer.calls, []
     sink = logger.add(said.append, level="WARNING")
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_named_and_scored_again(corpus, tmp_path, kind, damage
 
 def test_a_damaged_shard_is_refused_by_readers_and_mended_by_the_scorer(corpus, tmp_path):
     score(corpus, tmp_path / "s")
-    victim = next((tmp_path / "s" / "shards").glob("b.jsonl*"))
+    victim = next((tmp_path / "s" / "parts").glob("b.jsonl*"))
     whole = victim.read_bytes()
     damaged = bytearray(whole)
     damaged[40] ^= 1
@@ -124,7 +124,7 @@ def test_a_damaged_shard_is_refused_by_readers_and_mended_by_the_scorer(corpus, 
     score(corpus, tmp_path / "s")
     assert victim.read_bytes() == whole
     victim.unlink()
-    with pytest.raises(StoreIncomplete, match=r"lost shards/b\.jsonl"):
+    with pytest.raises(StoreIncomplete, match=r"lost parts/b\.jsonl"):
         ScoreStore.open(str(tmp_path / "s"))
 
 
@@ -191,9 +191,9 @@ def test_a_file_taken_out_of_the_corpus_is_not_silently_kept(corpus, tmp_path):
     score(corpus, tmp_path / "s")
     (corpus / "a.jsonl").unlink()
     score(corpus, tmp_path / "s")
-    with pytest.raises(StoreMismatch, match=r"shards/a\.jsonl.*delete"):
+    with pytest.raises(StoreMismatch, match=r"parts/a\.jsonl.*delete"):
         ScoreStore.open(str(tmp_path / "s"))
-    next((tmp_path / "s" / "shards").glob("a.jsonl*")).unlink()
+    next((tmp_path / "s" / "parts").glob("a.jsonl*")).unlink()
     assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 95
 
 
@@ -261,7 +261,7 @@ def test_documents_of_one_source_must_come_together(corpus, tmp_path):
 
 def test_shards_are_plain_parquet(corpus, tmp_path):
     score(corpus, tmp_path / "s")
-    table = pq.read_table(tmp_path / "s" / "shards")
+    table = pq.read_table(tmp_path / "s" / "parts")
     assert table.num_rows == 100
     assert table.column_names == ["key", "score", "tokens"]
 

@@ -155,7 +155,7 @@ def test_a_cut_of_other_scores_is_not_used(corpus, scores, tmp_path):
     kept(corpus, TopKFilter(scores, k=20))
     for name in ("config.json", "manifest.json"):
         (tmp_path / "scores" / name).unlink()
-    for shard in (tmp_path / "scores" / "shards").iterdir():
+    for shard in (tmp_path / "scores" / "parts").iterdir():
         shard.unlink()
     score(corpus, scores, salt=1)
     kept(corpus, TopKFilter(scores, k=20))

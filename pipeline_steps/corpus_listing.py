@@ -1,0 +1,90 @@
+"""What a pipeline's reader reads, as it is now: the input by which a run over a corpus is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from datatrove.data import DocumentsPipeline
+from datatrove.io import open_file
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
+
+from pipeline_steps.errors import CorpusError
+from pipeline_steps.files import canonical, digest
+from pipeline_steps.numerics.keys import document_key
+
+
+# What tells a file from an earlier one of its name, by filesystem: S3, HTTP, Hub, local disk, others
+_VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified")
+# Of a reader's attributes, those that decide what it reads
+_LIMITS = ("limit", "skip", "text_key", "id_key")
+
+
+def inputs_of(data: DocumentsPipeline, corpus: PipelineStep | None, step: str, tasks: int) -> dict[str, Any] | None:
+    """Return the input of a step, as `Artefact.begin` takes it: a digest of the listing of what is read.
+
+    Args:
+        data: what the step was given: documents, or the generators of the steps before it, none of which has started.
+        corpus: the reader, if the user has named it.
+        step: name of the step, for the error.
+        tasks: number of tasks in the run.
+
+    Returns:
+        None if nothing says what is read; a single task reads everything there is, so it may do without.
+
+    Raises:
+        CorpusError: the same, of several tasks, which cannot know whether they are reading the same corpus.
+    """
+    readers = [corpus] if corpus is not None else list(_readers(data))
+    if readers:
+        listings = [_listing(reader) for reader in readers]
+        files = sum(len(listing.get("files", ())) for listing in listings)
+        return {"files": files, "listing": digest(canonical(listings))}
+    if isinstance(data, list):
+        keys = [document_key(doc.id, doc.text) for doc in data]
+        return {"documents": len(keys), "listing": digest(canonical(keys))}
+    if tasks == 1:
+        return None
+    raise CorpusError(
+        f"{step} cannot see which reader its documents come from, so its {tasks} tasks cannot know whether they read "
+        "the same corpus: set the step's attribute `corpus` to the reader, or run it with one task"
+    )
+
+
+def _readers(data: Any) -> Iterator[PipelineStep]:
+    """The readers ahead of a step: datatrove's steps are generators that hold their step and their own input."""
+    while (frame := getattr(data, "gi_frame", None)) is not None:
+        step, data = frame.f_locals.get("self"), frame.f_locals.get("data")
+        if isinstance(step, BaseReader):
+            yield step
+
+
+def _listing(reader: PipelineStep) -> dict[str, Any]:
+    if not isinstance(reader, BaseDiskReader):
+        said = {name: value for name, value in vars(reader).items() if not name.startswith("_") and _is_json(value)}
+        return {"reader": type(reader).__name__, **said}
+    folder = reader.data_folder
+    folder.invalidate_cache("")  # what was listed before may have changed since
+    found = folder.find("", detail=True)
+    if reader.paths_file:
+        with open_file(reader.paths_file, "rt") as lines:
+            names = [name for line in lines if (name := line.strip())]
+    else:
+        names = folder.list_files(recursive=reader.recursive, glob_pattern=reader.glob_pattern)
+    files = [[name, *_version(found.get(name, {}))] for name in sorted(names)]
+    return {"files": files} | {name: getattr(reader, name) for name in _LIMITS}
+
+
+def _version(entry: dict[str, Any]) -> list[Any]:
+    version = next((str(entry[name]) for name in _VERSIONS if entry.get(name) is not None), None)
+    return [entry.get("size"), version]
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
