@@ -18,6 +18,7 @@ from pipeline_steps.prompts import ASK_LLM, Prompt
 from pipeline_steps.proxies import FLOAT8, Proxy, Questions, load_proxy, serve_proxy
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
+from pipeline_steps.terminal import printable
 
 
 _HEALTHY_MASS = 0.5  # a proxy that puts less than half its probability on yes and no answers another question
@@ -127,7 +128,7 @@ class AskLLMScorer(BaseScorer):
         self.stat_update("yes_no_mass", value=float(mass.mean()), unit="window")
         if mass.mean() >= _HEALTHY_MASS:
             return
-        worst = ", ".join(f"{docs[row].id} ({mass[row]:.3f})" for row in np.argsort(mass)[:3])
+        worst = ", ".join(f"{printable(docs[row].id)} ({mass[row]:.3f})" for row in np.argsort(mass)[:3])
         logger.warning(
             f"{name} does not answer the question {prompt.name!r}: P({prompt.yes}) + P({prompt.no}) is "
             f"{mass.mean():.3f} on average over {len(docs)} documents, lowest for {worst}. Its scores mean little; "
