@@ -43,8 +43,8 @@ class AskLLMScorer(BaseScorer):
             "float8": a T5's encoder in e4m3, for CUDA devices that have it (Hopper and later). Rounds more
             coarsely than bfloat16 (Spearman with float32 on the embedded proxy 0.992 against 0.995).
         vllm: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}, or {}: decoder-only models
-            are then asked through a server that each worker starts; needs an environment with vLLM. By default the
-            model runs in this process.
+            are then asked through a server that each worker starts, on 127.0.0.1 with a key of its own; needs an
+            environment with vLLM. By default the model runs in this process.
         metadata_key: metadata key the score is written to.
         window_size: documents scored and committed together; what a killed task can lose.
 

@@ -125,9 +125,7 @@ def test_select_and_compare(evil, capsys, monkeypatch, tmp_path):
     ],
 )
 def test_errors_of_real_commands(words, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "launch", *words], cwd=tmp_path, capture_output=True, text=True, errors="surrogateescape"
-    )
+    done = subprocess.run([sys.executable, "-m", "launch", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert not CONTROL.search(done.stdout + done.stderr), done.stderr
     assert "Traceback" not in done.stderr
