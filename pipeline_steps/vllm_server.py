@@ -1,4 +1,4 @@
-"""datatrove's vLLM server as it is started here: for this process alone, and without code from a model's repository."""
+"""datatrove's vLLM server as it is started here: for this process alone, without code of a model's repository."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _SILENT = 30.0  # seconds until a server that does not answer a look is taken fo
 class LocalVLLMServer(VLLMServer):
     """A vLLM that listens on 127.0.0.1, answers this process only, and runs no code from a model's repository.
 
-    datatrove starts vLLM with --trust-remote-code, on all interfaces and without a key. The key is drawn anew for every
-    start and handed over in the environment: it is in no file, no log and no command line.
+    datatrove starts vLLM with --trust-remote-code, on all interfaces and without a key. Here the key is drawn anew for
+    every start and handed over in the environment: it is in no file, no log and no command line.
 
     Args:
         config: datatrove's; its `model_kwargs` are checked by `check_options`.
