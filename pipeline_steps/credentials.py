@@ -25,8 +25,9 @@ _TOKEN = rf"(?:^|{_OF_TEXT}[-_.])token"
 _SECRET_NAME = re.compile(rf"(?:{_WORD}|{_TOKEN}|(?:^|[-_.])sig|^authorization)$", re.IGNORECASE)
 _QUERY = re.compile(r"[?&;#]([\w.%-]+)=(?=[^&;#\s])")
 _QUERY_ONLY = {"key", "auth", "policy", "sig"}  # names that are harmless outside the query of an address
-# user:password@ of any scheme, but not host:port/...@; a user alone is a token where there are no accounts
-_LOGIN = re.compile(r"://[^\s/?#:@]*:(?!\d+/)[^\s@]*@|\bhttps?://[^\s/?#@]+@", re.IGNORECASE)
+# user:password@ of any scheme, but not host:port/...@; a user alone is a token where there are no accounts. A
+# pathlib.Path of an address has one slash
+_LOGIN = re.compile(r":/{1,2}[^\s/?#:@]*:(?!\d+/)[^\s@]*@|\bhttps?:/{1,2}[^\s/?#@]+@", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(?:^|[\s;,'\"(])-{0,2}([A-Za-z][\w.-]*)=(?!\s|$|[\"']?\$)")
 _SHAPES = re.compile(  # of widely used credentials, wherever they stand
     r"\bhf_[A-Za-z0-9]{30,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bsk-[A-Za-z0-9_-]{20,}|\bgh[opsu]_[A-Za-z0-9]{30,}"
