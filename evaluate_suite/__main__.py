@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluate_suite.registry import SUITES, by_suite, registry
+from pipeline_steps.credentials import refuse_credentials_in_command
 from pipeline_steps.errors import InvalidCut, WinnowError
+from pipeline_steps.terminal import Parser, complain, wide
 
 
 if TYPE_CHECKING:
@@ -46,10 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "measure"):
         parser.error("say --list, or one of perplexity, fine-tune, few-shot and its arguments")
     try:
+        refuse_credentials_in_command(sys.argv[1:] if argv is None else argv)
         _check_output(args.output)
         args.measure(args)
     except (WinnowError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        complain(error)
         return 2
     return 0
 
@@ -135,9 +138,7 @@ def _how(args: argparse.Namespace) -> FineTuning:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="winnow evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="winnow evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the paper's 111 tasks and how each is measured")
     parser.add_argument(
         "--harness", action="store_true", help="print the folder of our lm-eval tasks, for --include_path"
@@ -210,10 +211,9 @@ def _add_tuning(command: argparse.ArgumentParser) -> None:
 
 def _show_tasks() -> int:
     """Print the registry, a table a suite."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide()
     for suite, tasks in by_suite().items():
         table = Table(
             "task", "protocol", "shots", "metrics", "chance", "dataset", title=SUITES[suite], title_justify="left"

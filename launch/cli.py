@@ -7,8 +7,7 @@ import json
 import os
 import sys
 from dataclasses import fields
-
-from rich.console import Console
+from typing import Any
 
 from evaluate_suite.__main__ import main as evaluate_suite
 from evaluate_suite.report import terminal_table
@@ -24,7 +23,9 @@ from launch.stages import Settings
 from launch.study.commands import add_study_commands
 from launch.training import add_training_commands
 from pipeline_steps import __version__
+from pipeline_steps.credentials import refuse_credentials_in_command
 from pipeline_steps.errors import WinnowError
+from pipeline_steps.terminal import Parser, Terminal, wide
 
 
 _EPILOG = """
@@ -42,24 +43,29 @@ Kill it at any time; the same command goes on where it was, with the same result
 def main(argv: list[str] | None = None) -> int:
     """Run a command: 0 done, 1 a stage died, 2 the input is at fault, 130 interrupted."""
     parser = _parser()
-    args, further = parser.parse_known_args(argv)
-    if further and not getattr(args, "further", False):  # arguments of train.pretrain, for commands that take them
-        parser.error(f"unrecognized arguments: {' '.join(further)}")
-    args.further = further
-    errors = Console(stderr=True)
+    argv = sys.argv[1:] if argv is None else argv
+    errors = Terminal(stderr=True)
+
+    def complain(said: str) -> None:
+        errors.print(f"winnow: {said}", style="bold red", highlight=False, soft_wrap=True)
+
     try:
+        refuse_credentials_in_command(argv)
+        args, further = parser.parse_known_args(argv)
+        if further and not getattr(args, "further", False):  # arguments of train.pretrain, for commands that take them
+            parser.error(f"unrecognized arguments: {' '.join(further)}")
+        args.further = further
         return args.run(args)
     except WinnowError as error:
-        errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        complain(str(error))
         return 2
     except OSError as error:  # a disk that is full, a folder that may not be written
         if error.filename is None:
             raise
-        said = f"winnow: {error.filename} cannot be used: {error.strerror}"
-        errors.print(said, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        complain(f"{error.filename} cannot be used: {error.strerror}")
         return 2
     except StageFailed as error:
-        errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         errors.print("winnow: interrupted; the same command goes on from here", highlight=False)
@@ -70,11 +76,11 @@ def _quickstart(args: argparse.Namespace) -> int:
     chosen = {field.name: getattr(args, field.name) for field in fields(Settings)}
     run = run_quickstart(args.output, Settings(**chosen), args.workers)
     report = write_report(run, args.command)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide()
     console.print(terminal_table(report))
     for task, title in report.tasks.items():
         for sentence in report.verdicts[task]:
-            console.print(f"  {title}: {sentence}", highlight=False, markup=False)
+            console.print(f"  {title}: {sentence}", highlight=False)
     console.print(f"report   {run.path('report.html')}\nresults  {run.path('results.jsonl')}", highlight=False)
     return 0
 
@@ -86,9 +92,9 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, sort_keys=True) + "\n")
         return 0
-    show(facts, Console())
+    show(facts, Terminal())
     if args.embeddings:
-        show_neighbours(facts["examples"], Console())
+        show_neighbours(facts["examples"], Terminal())
     return 0
 
 
@@ -97,14 +103,14 @@ def _coverage(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(rows, indent=2, sort_keys=True) + "\n")
     else:
-        show_coverage(rows, Console())
+        show_coverage(rows, Terminal())
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="winnow", description="Choose the documents a language model is trained on.")
+    parser = Parser(prog="winnow", description="Choose the documents a language model is trained on.")
     parser.add_argument("--version", action="version", version=f"winnow {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands: Any = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_quickstart(commands)
     look = commands.add_parser(
         "inspect",

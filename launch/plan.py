@@ -12,10 +12,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from launch.study.reading import open_study, shipped
+from launch.study.opening import open_study
+from launch.study.reading import shipped
 from launch.study.schema import Study
 from pipeline_steps.errors import InvalidCut, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS
+from pipeline_steps.terminal import Terminal
 
 
 USUAL_MFU = 0.3  # follows from speeds in nanoT5's README (T5-Base, A100: 31 %) and NVIDIA NeMo's (220M: 27 %)
@@ -115,9 +117,9 @@ def _run(args: argparse.Namespace) -> int:
     tokens = None if args.corpus_tokens is None else int(args.corpus_tokens)
     found = plan(args.config, args.further, tokens, args.accelerator, args.accelerators, args.mfu)
     if args.json:
-        Console().print_json(json.dumps(found))
+        Terminal().print_json(json.dumps(found))
     else:
-        show_plan(found, Console())
+        show_plan(found, Terminal())
     return 0
 
 
@@ -150,7 +152,7 @@ def _plan_study(args: argparse.Namespace) -> int:
     found = plan_study(open_study(args.config), speed, documents, tokens)
     if args.json:
         reckoned = {"accelerator": args.accelerator, "accelerators": args.accelerators, "mfu": args.mfu}
-        Console().print_json(json.dumps(found.as_json() | reckoned))
+        Terminal().print_json(json.dumps(found.as_json() | reckoned))
     else:
-        show_study_plan(found, args.accelerator, args.accelerators, args.mfu, Console())
+        show_study_plan(found, args.accelerator, args.accelerators, args.mfu, Terminal())
     return 0

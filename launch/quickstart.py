@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from evaluate_suite.results import read_results, write_results
 from launch.processes import Job, run_jobs
 from launch.progress import Fraction, StageProgress, StoreRows, TrainedTokens
@@ -25,6 +23,7 @@ from pipeline_steps.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import CorpusError, InvalidCut, StoreMismatch
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.models import model_identity, require
+from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_budget import TokenBudget
 
@@ -70,7 +69,7 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
     _check(settings, workers)
     run = Run(Path(folder), settings)
     run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder, "quickstart"), StageProgress(Console()) as progress:
+    with locked(run.folder, "quickstart"), StageProgress(Terminal()) as progress:
         _claim(run)
         for make_stage in (
             _corpus,

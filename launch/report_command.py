@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
-
 from pipeline_steps.models import require
+from pipeline_steps.terminal import Terminal
 
 
 _EPILOG = """
@@ -70,9 +69,9 @@ def _report(args: argparse.Namespace) -> int:
         require(module, extra)
     from launch.study_report import write_study_report
 
-    console = Console()
+    console = Terminal()
     for line in write_study_report(args):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -35,6 +35,7 @@ from pipeline_steps import (
     select,
 )
 from pipeline_steps.files import read_json
+from pipeline_steps.terminal import complain
 
 
 SHARDS = 8  # files per split: fixed, so that the corpus does not depend on the number of workers
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         STAGES[args.stage](Run.open(args.run_dir), (index, count))
     except WinnowError as error:
-        sys.stderr.write(f"{error}\n")
+        complain(error, prefix="")
         return 2
     return 0
 

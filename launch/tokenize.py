@@ -12,14 +12,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from launch.corpus import open_corpus
 from launch.executor import ShareExecutor
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.files import read_json, write_json
+from pipeline_steps.terminal import Terminal, complain
 from train.folders import locked
 from train.run_directory import refuse_differences
 from train.token_store import TokenStore
@@ -67,7 +66,7 @@ def _run(output: str, settings: TokenizeSettings, workers: int) -> None:
         for part in range(parts)
     ]
     start = time.monotonic()
-    with StageProgress(Console()) as progress:
+    with StageProgress(Terminal()) as progress:
         run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, len(files)) / len(files)))
         progress.finish("Tokenize", time.monotonic() - start)
 
@@ -107,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         logs = str(folder / "logs")
         ShareExecutor([*reader, writer], len(made["files"]), part, parts, logs, skip_completed=True).run()
     except WinnowError as error:
-        sys.stderr.write(f"{error}\n")
+        complain(error, prefix="")
         return 2
     return 0
 

@@ -6,9 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from rich.console import Console
-
 from launch.plan import add_plan
+from pipeline_steps.terminal import Terminal
 
 
 Commands = argparse._SubParsersAction
@@ -52,7 +51,7 @@ def _tokenize(args: argparse.Namespace) -> int:
 
     settings = TokenizeSettings(args.corpus, args.tokenizer, args.append_eos, args.limit)
     store = tokenize(args.output, settings, args.workers)
-    console = Console()
+    console = Terminal()
     console.print(f"{store.documents:,} documents, {store.tokens:,} tokens, checksums verified: {args.output}")
     return 0
 
@@ -77,7 +76,7 @@ def _materialise(args: argparse.Namespace) -> int:
 
     selection = Selection.load(args.selection) if args.selection else None
     documents, tokens = materialise(TokenStore.open(args.tokens), selection, Path(args.output))
-    Console().print(f"{documents:,} documents, {tokens:,} tokens: {args.output}")
+    Terminal().print(f"{documents:,} documents, {tokens:,} tokens: {args.output}")
     return 0
 
 
@@ -99,7 +98,7 @@ def _add_verify_resume(commands: Commands[argparse.ArgumentParser]) -> None:
 def _verify_resume(args: argparse.Namespace) -> int:
     from launch.verify_resume import verify_resume
 
-    console = Console()
+    console = Terminal()
     verdict = verify_resume(args.tokens, args.output, args.processes, args.further, args.seed, console)
     console.print(f"the same to the bit: {verdict.steps} losses, all weights and optimizer states", style="bold green")
     return 0

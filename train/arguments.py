@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from pipeline_steps.credentials import refuse_credentials, refuse_credentials_in_command
 
 
 T = TypeVar("T")
@@ -20,11 +23,15 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, un
 
     A YAML value goes through the same conversion as a flag: YAML 1.1 reads `1e-3` as a string. A file that is not
     there may be one of those that come with this package. `unless` are flags that all others overrule.
+
+    Raises:
+        WinnowError: an argument holds a credential.
     """
     from transformers import HfArgumentParser  # half a second
 
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", metavar="FILE")
+    refuse_credentials_in_command(sys.argv[1:] if argv is None else argv)  # a run notes its command
     config, flags = finder.parse_known_args(argv)
     parser = HfArgumentParser(
         kind,
@@ -53,6 +60,7 @@ def _as_flags(parser: argparse.ArgumentParser, path: str, known: list[str]) -> l
         values: Any = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         parser.error(f"{path} cannot be read as YAML: {error}")
+    refuse_credentials(values, path)
     if not isinstance(values, dict):
         parser.error(f"{path} must hold keys and values, not {type(values).__name__}")
     flags = []

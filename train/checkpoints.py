@@ -121,7 +121,11 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]
         raise StoreIncomplete(f"{folder} is not a checkpoint: it has no state.json; give a folder in RUN/checkpoints")
     if not _is_valid(folder):
         raise StoreMismatch(f"{folder} is damaged: its weights do not have their checksum; delete it and run again")
-    return load_model(folder), AutoTokenizer.from_pretrained(folder), read_json(f"{folder}/state.json")
+    return (
+        load_model(folder),
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        read_json(f"{folder}/state.json"),
+    )
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -142,12 +146,12 @@ def load_pretrained(model: str) -> PreTrainedModel:
         ModelError: it is not a T5, or not to be had.
     """
     model_identity(model)  # says in one sentence what is wrong with a name
-    config = AutoConfig.from_pretrained(model)
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     if config.model_type not in ("t5", "mt5"):
         raise ModelError(f"{model} is a {config.model_type}, not a T5: give a T5")
     if (Path(model) / "state.json").exists():
         return load_checkpoint(Path(model))[0]
-    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype="float32", use_safetensors=True)
+    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype="float32", use_safetensors=True, trust_remote_code=False)
 
 
 def load_optimizer(folder: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline_steps.errors import ModelError
 from pipeline_steps.plain_encoder import PlainEncoder
+from pipeline_steps.pretrained import load_tokenizer
 
 
 PAD, EOS, UNKNOWN = 0, 1, 2  # T5's conventions, Raffel et al. 2020, and the layout of every t5 vocabulary
@@ -35,9 +36,7 @@ class TextEncoder:
     """
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoTokenizer  # seconds to import: only who tokenises pays
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        self._tokenizer: Any = load_tokenizer(name)
         self._encoder = PlainEncoder(self._tokenizer)
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.name = Path(name).name if Path(name).is_dir() else name

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from launch.progress import StageProgress
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.numerics.priority import MODES
+from pipeline_steps.terminal import Terminal, wide
 
 
 Commands = argparse._SubParsersAction
@@ -197,10 +196,10 @@ def _score(args: argparse.Namespace) -> int:
     files = check_settings(settings)
     if "://" in args.output:
         raise WinnowError(f"{args.output} is not on this machine's disk: give a local --output, and copy the store")
-    with locked(Path(args.output), "winnow score"), StageProgress(Console()) as progress:
+    with locked(Path(args.output), "winnow score"), StageProgress(Terminal()) as progress:
         store = score(args.output, settings, files, _workers(args), progress)
     documents = ScoreStore.open(store).documents
-    Console().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
+    Terminal().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -233,7 +232,7 @@ def _select(args: argparse.Namespace) -> int:
         format,
         args.score_column,
     )
-    start, console = time.monotonic(), Console()
+    start, console = time.monotonic(), Terminal()
     work = args.work or _work(args.output)
     with StageProgress(console) as progress:
         record = select_dataset(settings, args.output, work, _workers(args), args.private, progress)
@@ -272,5 +271,5 @@ def _compare(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else 160))
+        show(found, wide())
     return 0

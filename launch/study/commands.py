@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 
 from launch.progress import StageProgress
 from launch.study.access import check_access, left_out, note_files
 from launch.study.local import run_local
+from launch.study.opening import open_study
 from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.ray import run_ray
-from launch.study.reading import open_study, shipped
+from launch.study.reading import shipped
 from launch.study.schema import ENGINES, Study
 from launch.study.slurm import lost, queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
@@ -26,6 +26,7 @@ from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.files import read_json, write_json
+from pipeline_steps.terminal import Terminal, wide
 from train.folders import locked
 from train.run_directory import refuse_differences
 
@@ -82,16 +83,16 @@ def _run(args: argparse.Namespace) -> int:
     stages = stages_of(study)
     made, chosen = fingerprints(stages), _chosen(study, stages, args.only)
     if args.dry_run:
-        Console().print(show(study, tasks_of(study, chosen, made)))
+        Terminal().print(show(study, tasks_of(study, chosen, made)))
         if study.engine.kind == "slurm":
-            Console().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
+            Terminal().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
     _check_needs(study, stages, chosen, made)
     listed = check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
     claim(study)
     note_files(study, listed, [name for name, stage in stages.items() if begun(study, stage, made[name])])
     if more := left_out(study):
-        Console(stderr=True).print(
+        Terminal(stderr=True).print(
             f"{more:,} files of {study.corpus} have come since this study began and are not read: another output "
             "takes them in",
             style="yellow",
@@ -99,13 +100,15 @@ def _run(args: argparse.Namespace) -> int:
         )
     if study.engine.kind == "slurm":
         for name, job in submit(study, stages, made, chosen):
-            Console().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
+            Terminal().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
         return 0
-    with locked(Path(study.output), "winnow run"), StageProgress(Console()) as progress:
+    with locked(Path(study.output), "winnow run"), StageProgress(Terminal()) as progress:
         run_here = run_ray if study.engine.kind == "ray" else run_local
         run_here(study, chosen, made, progress)
     if "report" in chosen:
-        Console().print(f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False)
+        Terminal().print(
+            f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False
+        )
     return 0
 
 
@@ -121,7 +124,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(as_json(tasks), indent=2) + "\n")
         return exit_code(tasks)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide()
     with Live(show(study, tasks), console=console, auto_refresh=False) as live:
         while args.watch and exit_code(tasks) != 0 and not _is_stuck(tasks):
             time.sleep(args.watch)

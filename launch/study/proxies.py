@@ -11,6 +11,7 @@ from typing import Any
 from launch.study.pipelines import place_of
 from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json, write_json
+from pipeline_steps.pretrained import load_tokenizer
 from train.run_directory import refuse_differences
 
 
@@ -27,13 +28,13 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
         StoreMismatch: another one stands there.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     built_from = {"tokenizer": tokenizer, **config}
     if os.path.isdir(folder):
         refuse_differences(read_json(f"{folder}/proxy.json"), built_from, folder)
         return
-    known = AutoTokenizer.from_pretrained(place_of(tokenizer))
+    known = load_tokenizer(place_of(tokenizer))
     settings = dict(config)
     model_type, seed = settings.pop("model_type"), settings.pop("seed", 0)
     ids = {"pad_token_id": known.pad_token_id, "eos_token_id": known.eos_token_id, "vocab_size": len(known)}

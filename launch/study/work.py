@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from launch.study.opening import open_study
 from launch.study.progress import Watched, check_ready, fingerprints
-from launch.study.reading import open_study
 from launch.study.schema import FULL, Run, Study
 from launch.study.stages import Stage, milestones_of, selection, splits_of, stages_of
 from pipeline_steps.errors import InvalidStudy, WinnowError
+from pipeline_steps.terminal import complain
 from train.signals import REQUEUE, run_launcher
 
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return do(open_study(args.study), args.stage, args.task, args.log, args.made)
     except WinnowError as error:
-        sys.stderr.write(f"{error}\n")
+        complain(error, prefix="")
         return 2
 
 
