@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from datatrove.data import Document
 
-from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.document_columns import DocumentColumns
 from pipeline_steps.errors import InvalidEmbedding
 from pipeline_steps.models import library_versions, model_identity, pick_device, pick_dtype
@@ -22,7 +21,7 @@ HASHED_NGRAMS = "hashed-ngrams"
 _HASHED_DIMENSION = 256
 
 
-class Embedder(NoCredentials, DocumentColumns):
+class Embedder(DocumentColumns):
     """Embeds every document; documents pass through unchanged.
 
     The store holds columns `key` (uint64) and `embedding` (float16, see `sealed_parquet.vectors`).

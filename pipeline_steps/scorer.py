@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 from datatrove.data import Document
 
-from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.document_columns import DocumentColumns
 from pipeline_steps.errors import InvalidScore
 from pipeline_steps.source_store import Columns
@@ -19,7 +18,7 @@ from pipeline_steps.source_store import Columns
 SCORE_FIELDS = (pa.field("score", pa.float32()), pa.field("tokens", pa.uint32()))
 
 
-class BaseScorer(NoCredentials, DocumentColumns):
+class BaseScorer(DocumentColumns):
     """Scores every document; drops nothing, reorders nothing.
 
     A subclass implements `score_batch` and `fingerprint`. The score goes to `metadata[metadata_key]` (a Python
