@@ -7,12 +7,14 @@ import json
 import os
 import sys
 from dataclasses import fields
+from io import TextIOWrapper
 
 from rich.console import Console
 
 from evaluate_suite.__main__ import main as evaluate_suite
 from evaluate_suite.report import terminal_table
 from launch.coverage import compare, show_coverage
+from launch.faults import USERS_FAULT, as_sentence
 from launch.inspect import inspect, show
 from launch.neighbours import neighbours, show_neighbours
 from launch.one_off.commands import add_one_off_commands
@@ -24,7 +26,7 @@ from launch.stages import Settings
 from launch.study.commands import add_study_commands
 from launch.training import add_training_commands
 from pipeline_steps import __version__
-from pipeline_steps.errors import WinnowError
+from pipeline_steps.command_line import OneLineErrors, place
 
 
 _EPILOG = """
@@ -41,6 +43,9 @@ Kill it at any time; the same command goes on where it was, with the same result
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command: 0 done, 1 a stage died, 2 the input is at fault, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal's encoding cannot show must not end a command
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     args, further = parser.parse_known_args(argv)
     if further and not getattr(args, "further", False):  # arguments of train.pretrain, for commands that take them
@@ -49,18 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     errors = Console(stderr=True)
     try:
         return args.run(args)
-    except WinnowError as error:
-        errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except OSError as error:  # a disk that is full, a folder that may not be written
-        if error.filename is None:
-            raise
-        said = f"winnow: {error.filename} cannot be used: {error.strerror}"
-        errors.print(said, style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
     except StageFailed as error:
         errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 1
+    except Exception as error:
+        if (said := as_sentence(error)) is None:
+            raise
+        errors.print(f"winnow: {said}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return USERS_FAULT
     except KeyboardInterrupt:
         errors.print("winnow: interrupted; the same command goes on from here", highlight=False)
         return 130
@@ -102,7 +103,9 @@ def _coverage(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="winnow", description="Choose the documents a language model is trained on.")
+    parser: argparse.ArgumentParser = OneLineErrors(
+        prog="winnow", description="Choose the documents a language model is trained on."
+    )
     parser.add_argument("--version", action="version", version=f"winnow {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_quickstart(commands)
@@ -113,11 +116,15 @@ def _parser() -> argparse.ArgumentParser:
         "made them, and which sources are unfinished. Works while scoring is still running.",
     )
     look.add_argument(
-        "path", metavar="PATH", help="folder of the score store, local or e.g. s3://bucket/scores/ask-llm"
+        "path",
+        type=place,
+        metavar="PATH",
+        help="folder of the score store, local or e.g. s3://bucket/scores/ask-llm",
     )
     look.add_argument("--json", action="store_true", help="print one JSON object instead")
     look.add_argument(
         "--embeddings",
+        type=place,
         metavar="DIR",
         help="embedding store of the same corpus: also show the nearest documents of the highest and lowest scores",
     )
@@ -143,11 +150,13 @@ def _add_coverage(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         description="Print, for each selection, its entropy over clusters, its kernel discrepancy to the corpus and "
         "to a uniform cover of it, and its mean quality: the trade-off between quality and coverage.",
     )
-    cover.add_argument("selections", nargs="+", metavar="SELECTION", help="file written by Selection.save")
-    cover.add_argument("--clusters", required=True, metavar="DIR", help="folder KMeansAssign wrote to")
-    cover.add_argument("--embeddings", required=True, metavar="DIR", help="folder Embedder wrote to")
-    cover.add_argument("--density", required=True, metavar="DIR", help="score store of DensityScorer")
-    cover.add_argument("--quality", metavar="DIR", help="score store whose mean is shown, e.g. of AskLLMScorer")
+    cover.add_argument("selections", nargs="+", type=place, metavar="SELECTION", help="file written by Selection.save")
+    cover.add_argument("--clusters", required=True, type=place, metavar="DIR", help="folder KMeansAssign wrote to")
+    cover.add_argument("--embeddings", required=True, type=place, metavar="DIR", help="folder Embedder wrote to")
+    cover.add_argument("--density", required=True, type=place, metavar="DIR", help="score store of DensityScorer")
+    cover.add_argument(
+        "--quality", type=place, metavar="DIR", help="score store whose mean is shown, e.g. of AskLLMScorer"
+    )
     cover.add_argument("--json", action="store_true", help="print a JSON list instead")
     cover.set_defaults(run=_coverage)
 
@@ -180,12 +189,14 @@ def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     quick.add_argument(
         "--proxy",
+        type=place,
         default=default.proxy,
         metavar="MODEL",
         help="Ask-LLM proxy: Hub id or folder of an encoder-decoder (default: the embedded one)",
     )
     quick.add_argument(
         "--embedder",
+        type=place,
         default=default.embedder,
         metavar="MODEL",
         help="Hub id or folder of a sentence-transformers model (default: %(default)s, which needs no weights)",

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from launch.plan import add_plan
+from pipeline_steps.command_line import place
 
 
 Commands = argparse._SubParsersAction
@@ -34,7 +35,7 @@ def _add_tokenize(commands: Commands[argparse.ArgumentParser]) -> None:
         "--corpus", required=True, metavar="PATH", help="file, folder or glob of .jsonl, .parquet or .warc files"
     )
     parser.add_argument(
-        "--tokenizer", required=True, metavar="MODEL", help="Hub id or folder, e.g. google-t5/t5-small"
+        "--tokenizer", required=True, type=place, metavar="MODEL", help="Hub id or folder, e.g. google-t5/t5-small"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the store; continued if it exists")
     parser.add_argument("--append-eos", action="store_true", help="end every document in EOS, for causal models")
@@ -64,8 +65,10 @@ def _add_materialise(commands: Commands[argparse.ArgumentParser]) -> None:
         description="Write the tokens of the selected documents as datatrove's .ds files, one per source file. "
         "train.pretrain needs none: it replays a selection from the store.",
     )
-    parser.add_argument("--tokens", required=True, metavar="DIR", help="token store")
-    parser.add_argument("--selection", metavar="FILE", help="written by Selection.save (default: all documents)")
+    parser.add_argument("--tokens", required=True, type=place, metavar="DIR", help="token store")
+    parser.add_argument(
+        "--selection", type=place, metavar="FILE", help="written by Selection.save (default: all documents)"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     parser.set_defaults(run=_materialise)
 
@@ -89,7 +92,7 @@ def _add_verify_resume(commands: Commands[argparse.ArgumentParser]) -> None:
         "loss and weight to the bit. Further arguments go to train.pretrain, e.g. --mixed_precision bf16. "
         "On a GPU, sums of gradients may be made in any order: only the samples are then sure to be the same.",
     )
-    parser.add_argument("--tokens", required=True, metavar="DIR", help="token store")
+    parser.add_argument("--tokens", required=True, type=place, metavar="DIR", help="token store")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder, for both runs")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="of each run (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills (%(default)s)")

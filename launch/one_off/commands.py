@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from launch.progress import StageProgress
+from pipeline_steps.command_line import place
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.numerics.priority import MODES
 
@@ -98,12 +99,14 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--proxy",
+        type=place,
         metavar="MODEL",
         help="Hub id or folder of the model that ask-llm or perplexity asks (ask-llm's default is the embedded one, "
         "which is for trying out)",
     )
     parser.add_argument(
         "--embedder",
+        type=place,
         default="hashed-ngrams",
         metavar="MODEL",
         help="of density, semdedup and prototypes: Hub id or folder (default: %(default)s, which needs no weights)",
@@ -139,7 +142,9 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
     amount.add_argument("--token-budget", type=int, metavar="N", help="tokens to keep, of a scorer that counts them")
     parser.add_argument("--mode", choices=MODES, help="how the score is cut (default: as the paper does)")
     parser.add_argument("--seed", type=int, default=0, help="of random modes, and among equal scores (%(default)s)")
-    parser.add_argument("--scores", metavar="DIR", help="a finished score store of this corpus, instead of scoring")
+    parser.add_argument(
+        "--scores", type=place, metavar="DIR", help="a finished score store of this corpus, instead of scoring"
+    )
     parser.add_argument(
         "--output",
         required=True,
@@ -174,6 +179,7 @@ def _add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
     for name in ("a", "b"):
         parser.add_argument(
             name,
+            type=place,
             metavar=name.upper(),
             help="selection (.safetensors), folder of a score store, or dataset of winnow select",
         )

@@ -1,0 +1,47 @@
+"""What all command lines share: a mistake is reported in one line, and paths are checked before they are opened."""
+
+from __future__ import annotations
+
+import argparse
+import unicodedata
+from typing import Any, NoReturn
+
+from pipeline_steps.errors import WinnowError
+from pipeline_steps.special_files import refuse_special_files
+
+
+class OneLineErrors(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line and names --help, instead of printing the usage page."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def place(text: str) -> str:
+    """Return a path that may be opened; the type of arguments that name an existing file or folder."""
+    try:
+        refuse_special_files(text)
+    except WinnowError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    except Exception as error:  # a protocol that fsspec does not know, or a package that is not installed
+        raise argparse.ArgumentTypeError(f"{text} cannot be opened: {error}") from error
+    return text
+
+
+def named_place(text: str, what: str = "PATH") -> tuple[str, str]:
+    """Return the name and the path of NAME=PATH."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME={what}")
+    return name, place(path)
+
+
+def one_line(text: Any) -> str:
+    """Return a message without line breaks and without characters that a terminal would obey."""
+    return "".join(_visible(sign) for sign in " ".join(str(text).split()))
+
+
+def _visible(sign: str) -> str:
+    obeyed = unicodedata.category(sign) in ("Cc", "Cf", "Cs")
+    return sign.encode("unicode_escape").decode() if obeyed else sign
