@@ -26,7 +26,7 @@ from launch.stages import Settings
 from launch.study.commands import add_study_commands
 from launch.training import add_training_commands
 from pipeline_steps import __version__
-from pipeline_steps.command_line import OneLineErrors, place
+from pipeline_steps.command_line import OneLineErrors, new_place, place
 
 
 _EPILOG = """
@@ -172,7 +172,11 @@ def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     default = Settings()
     quick.add_argument(
-        "--output", required=True, metavar="DIR", help="everything the run writes; resumed if it exists"
+        "--output",
+        required=True,
+        type=new_place,
+        metavar="DIR",
+        help="everything the run writes; resumed if it exists",
     )
     quick.add_argument(
         "--corpus",

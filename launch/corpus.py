@@ -154,6 +154,11 @@ def _with_text(reader: Any, data: dict[str, Any], path: str, id_in_file: int | s
             f"{reader.data_folder.resolve_paths(path)}, row {row}, has no text under {reader.text_key!r} "
             f"(its keys: {', '.join(keys)})"
         )
+    if not isinstance(count := document["metadata"].get("token_count"), int | float | None):  # which readers add up
+        raise CorpusError(
+            f"{reader.data_folder.resolve_paths(path)}, row {row}, has token_count={one_line(repr(count))[:60]}, "
+            "which is not a number: mend it, or leave that column out"
+        )
     # A row may have a file_path and media of its own, as FineWeb's do
     document["metadata"]["file_path"] = reader.data_folder.resolve_paths(path)
     return document | {"id": str(document["id"]), "media": []}

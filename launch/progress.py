@@ -75,7 +75,8 @@ class StoreRows:
         for file in files:
             if file not in self._rows:
                 try:
-                    self._rows[file] = pq.read_metadata(file).num_rows
+                    with file.open("rb") as opened:
+                        self._rows[file] = pq.read_metadata(opened).num_rows
                 except FileNotFoundError:  # a window that was sealed away between listing and reading
                     continue
             rows += self._rows[file]

@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from pipeline_steps.command_line import named_place, place
+from pipeline_steps.command_line import named_place, new_place, place
 from pipeline_steps.models import require
 
 
@@ -44,7 +44,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="RUNS",
         help="files of results, or folders that hold results.jsonl anywhere",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the report")
+    parser.add_argument("--output", required=True, type=new_place, metavar="FILE", help="the report")
     parser.add_argument(
         "--format", choices=("html", "markdown"), default="html", help="markdown: Table 1 and words, for a model card"
     )
@@ -65,7 +65,9 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="selections, for their overlap",
     )
     parser.add_argument("--corpus", metavar="PATH", help="corpus of the scores, to show documents of")
-    parser.add_argument("--figures", metavar="DIR", help="also write every figure as .svg, .pdf and .png")
+    parser.add_argument(
+        "--figures", type=new_place, metavar="DIR", help="also write every figure as .svg, .pdf and .png"
+    )
     parser.add_argument(
         "--partial", action="store_true", help="average incomplete suites over the tasks all runs have, and say so"
     )

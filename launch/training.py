@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from launch.plan import add_plan
-from pipeline_steps.command_line import place
+from pipeline_steps.command_line import new_place, place
 
 
 Commands = argparse._SubParsersAction
@@ -37,7 +37,9 @@ def _add_tokenize(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--tokenizer", required=True, type=place, metavar="MODEL", help="Hub id or folder, e.g. google-t5/t5-small"
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="the store; continued if it exists")
+    parser.add_argument(
+        "--output", required=True, type=new_place, metavar="DIR", help="the store; continued if it exists"
+    )
     parser.add_argument("--append-eos", action="store_true", help="end every document in EOS, for causal models")
     parser.add_argument(
         "--limit", type=int, default=-1, metavar="N", help="read at most N documents of each file (all)"
@@ -69,7 +71,7 @@ def _add_materialise(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--selection", type=place, metavar="FILE", help="written by Selection.save (default: all documents)"
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--output", required=True, type=new_place, metavar="DIR", help="a new folder")
     parser.set_defaults(run=_materialise)
 
 
@@ -93,7 +95,7 @@ def _add_verify_resume(commands: Commands[argparse.ArgumentParser]) -> None:
         "On a GPU, sums of gradients may be made in any order: only the samples are then sure to be the same.",
     )
     parser.add_argument("--tokens", required=True, type=place, metavar="DIR", help="token store")
-    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder, for both runs")
+    parser.add_argument("--output", required=True, type=new_place, metavar="DIR", help="a new folder, for both runs")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="of each run (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills (%(default)s)")
     parser.set_defaults(run=_verify_resume, further=True)

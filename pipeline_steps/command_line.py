@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import unicodedata
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pipeline_steps.errors import WinnowError
-from pipeline_steps.special_files import refuse_special_files
+from pipeline_steps.special_files import refuse_special_files, refuse_unusable_name
 
 
 class OneLineErrors(argparse.ArgumentParser):
@@ -20,12 +21,21 @@ class OneLineErrors(argparse.ArgumentParser):
 
 def place(text: str) -> str:
     """Return a path that may be opened; the type of arguments that name an existing file or folder."""
+    return _checked(text, refuse_special_files)
+
+
+def new_place(text: str) -> str:
+    """Return a path that may be written to; the type of arguments that name a file or folder to make or continue."""
+    return _checked(text, refuse_unusable_name)
+
+
+def _checked(text: str, refuse: Callable[[str], None]) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
     try:
-        refuse_special_files(text)
+        refuse(text)
     except WinnowError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    except Exception as error:  # a protocol that fsspec does not know, or a package that is not installed
-        raise argparse.ArgumentTypeError(f"{text} cannot be opened: {error}") from error
     return text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from launch.progress import StageProgress
-from pipeline_steps.command_line import place
+from pipeline_steps.command_line import new_place, place
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.numerics.priority import MODES
 
@@ -85,7 +85,9 @@ def _add_score(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--sampler", required=True, metavar="NAME", help="whose scorer is run: see below")
     _add_scoring(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="local folder; continued if it exists")
+    parser.add_argument(
+        "--output", required=True, type=new_place, metavar="DIR", help="local folder; continued if it exists"
+    )
     parser.set_defaults(run=_score)
 
 
@@ -148,6 +150,7 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--output",
         required=True,
+        type=new_place,
         metavar="PATH",
         help="a new folder, local, s3://... or of any fsspec protocol, or hf://datasets/USER/NAME",
     )
@@ -160,6 +163,7 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--score-column", metavar="NAME", help="where scores go (default: the scorer's, e.g. ask_llm)")
     parser.add_argument(
         "--work",
+        type=new_place,
         metavar="DIR",
         help="local folder of scores and of what is not finished (default: PATH.work; of a remote PATH, here)",
     )

@@ -147,7 +147,10 @@ def rewrite(folder: Path, part: Part, schema: pa.Schema) -> None:
     """A part as Parquet of another schema, beside it, under its name with the ending of Parquet."""
     target = folder / parquet_name(part.name)
     temporary = target.with_name(f".{target.name}")
-    with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_index=True) as sink:
+    with (  # files, for pyarrow takes a name with a colon for an address
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True) as sink,
+    ):
         for rows in _batches(folder / part.name):
             sink.write_table(table(rows, schema))
     os.replace(temporary, target)
@@ -160,8 +163,9 @@ def parquet_name(name: str) -> str:
 
 def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
     if path.name.endswith(SUFFIX["parquet"]):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=_GROUP_ROWS):
-            yield batch.to_pylist()
+        with path.open("rb") as parquet:
+            for batch in pq.ParquetFile(parquet).iter_batches(batch_size=_GROUP_ROWS):
+                yield batch.to_pylist()
         return
     rows, size = [], 0
     with gzip.open(path, "rb") as file:

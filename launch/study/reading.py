@@ -13,7 +13,8 @@ from launch.study.reading_samplers import check_name, check_step, read_samplers
 from launch.study.samplers import EMBEDDED
 from launch.study.schema import ENGINES, MOST_RUNS, MOST_TASKS, RAY, SLURM, TUNED, Engine, Evaluation, Study
 from launch.study.yaml_lines import Value, read_text, read_yaml, short, suggestion, unique
-from pipeline_steps.errors import InvalidStudy, WinnowError
+from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
+from pipeline_steps.special_files import refuse_unusable_name
 
 
 def shipped() -> list[str]:
@@ -91,8 +92,13 @@ def parse_study(path: str, text: str) -> Study:
 
 def _check_places(given: Mapping[str, Value]) -> None:
     output = given["output"].of(str)
-    if not output or "://" in output or Path(output).is_file():
-        raise given["output"].wrong(f"output {output!r} must be a folder of a disk that all workers see")
+    try:
+        refuse_unusable_name(output)
+        usable = output and "://" not in output and not Path(output).is_file()
+    except (CorpusError, OSError):  # OSError: its name is too long
+        usable = False
+    if not usable:
+        raise given["output"].wrong(f"output {short(output)} must be a folder of a disk that all workers see")
     for name in ("corpus", "target"):
         if name in given and given[name].plain == "":
             raise given[name].wrong(f"{name} is empty: say where it is, or leave it out")

@@ -121,7 +121,7 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ("output: runs/x", "output: a\nreferences: {t5-tiny: {total_tokens: 65536}}", r"line 2: .* one folder"),
         ("output: runs/x", "output: a\nengine: {kind: slrum}", r"line 2: no engine 'slrum': did you mean slurm"),
         ("output: runs/x", "output: a\nevaluation: {suites: [glu]}", r"line 2: no suites 'glu': did you mean glue"),
-        ("output: runs/x", "output: a\nengine: {workers: 0}", r"line 2: workers must be at least 1"),
+        ("output: runs/x", "output: a\nengine: {workers: 0}", r"line 2: workers must be from 1 to 10,000"),
         ("output: runs/x", "output:", r"line 1: output must be text, not None"),
         ("output: runs/x", "output: s3://b/x", r"line 1: output 's3://b/x' must be a folder of a disk"),
         ("output: runs/x", "output: a\ncorpus: ''", r"line 2: corpus is empty"),
@@ -180,7 +180,7 @@ def test_files_that_are_not_there_or_empty():
 
 def test_files_in_another_encoding(tmp_path):
     (tmp_path / "s.yaml").write_bytes("output: caf\u00e9".encode("latin-1"))
-    with pytest.raises(InvalidStudy, match=r"s\.yaml cannot be read \(it is not UTF-8\)"):
+    with pytest.raises(InvalidStudy, match=r"s\.yaml, line 1, cannot be read \(it is not UTF-8\)"):
         open_study(str(tmp_path / "s.yaml"))
 
 

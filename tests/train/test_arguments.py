@@ -39,7 +39,7 @@ def test_flags_over_file_over_defaults(tmp_path):
             "no argument 'total_token'; there are tokens, total_tokens, rate, selection, steps, fast",
         ),
         ("tokens: x\ntotal_tokens: 5e3\n", "invalid int value: '5e3'"),
-        ("tokens: {a: 2}\n", "tokens must be a value or a list, not a mapping"),
+        ("tokens: {a: 2}\n", "tokens must be a value or a list of values"),
         ("- tokens\n", "must hold keys and values, not list"),
         ("rate: 1\n", "the following arguments are required: --tokens"),
         ("tokens: 'x\n", "cannot be read as YAML"),

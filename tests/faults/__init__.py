@@ -1,0 +1,1 @@
+"""Faults on purpose: input that nobody meant to give. See `malformed`."""
