@@ -21,6 +21,7 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader, WarcReader
 from datatrove.utils.logging import logger
 from datatrove.utils.typeshelper import StatHints
 from fsspec.core import has_magic
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline_steps.command_line import one_line
 from pipeline_steps.errors import CorpusError
@@ -245,7 +246,9 @@ def _list(path: str) -> tuple[str, dict[str, int]]:
         if has_magic(root) and not fs.exists(root):  # a name may hold such signs itself
             found, folder = fs.glob(root, detail=True), root[: root.rindex("/", 0, re.search(r"[*?\[]", root).start())]  # type: ignore[union-attr]
         elif fs.isdir(root):
-            found, folder = fs.find(root, detail=True), root
+            # Elsewhere, nothing is said of a folder that may not be listed, and its documents would be missing
+            strict = {"on_error": "raise"} if isinstance(fs, LocalFileSystem) else {}
+            found, folder = fs.find(root, detail=True, **strict), root
         elif fs.exists(root):
             found, folder = {root: fs.info(root)}, root.rsplit("/", 1)[0]
         else:

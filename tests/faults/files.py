@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline_steps import EMBEDDED_PROXY
 
 from .cases import Case, good_lines, reading_command, write
-from .isolated import be_nobody, in_a_child
+from .isolated import be_nobody, empty_folder, in_a_child
 from .rows import good_warc
 
 
@@ -25,8 +25,7 @@ TEMPLATES = Path()  # set by `malformed`: what `make_templates` has made
 def make_templates(root: Path) -> Path:
     """Make one good artefact of each kind, to be damaged; in a child, for pyarrow's threads do not survive a fork."""
     folder = root / "templates"
-    folder.mkdir()
-    folder.chmod(0o777)
+    empty_folder(folder)
 
     def work(notes: dict[str, str]) -> int:
         from launch.cli import main

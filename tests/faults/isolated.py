@@ -104,6 +104,13 @@ def _be_a_child(work: Callable[[dict[str, str]], int], folder: Path, places: dic
         os._exit(status)
 
 
+def empty_folder(folder: Path) -> None:
+    """Make a folder that a child may write into."""
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, _NOBODY, _NOBODY)
+
+
 def be_nobody(may_read: bool = True) -> None:
     """Lose root's right to write everywhere, for cases write to / and to ..; keep that of reading, which imports need.
 

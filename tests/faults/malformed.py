@@ -19,17 +19,19 @@ import argparse
 import hashlib
 import random
 import shutil
+import stat
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from . import commands, files, rows, studies
 from .cases import Case
-from .isolated import Ended, in_a_child, warm_up
+from .isolated import Ended, empty_folder, in_a_child, warm_up
 from .read_back import unreadable
 
 
@@ -86,8 +88,7 @@ def case_of(number: int, seed: int) -> Case:
 
 def _outcome(root: Path, templates: Path, seed: int, number: int) -> Outcome:
     case, folder = case_of(number, seed), root / f"case-{number}"
-    folder.mkdir()
-    folder.chmod(0o777)  # cases are run as nobody
+    empty_folder(folder)
 
     def work(notes: dict[str, str]) -> int:
         from launch.cli import main
@@ -125,8 +126,9 @@ def _digest(folder: Path, command: list[str]) -> str:
     digest = hashlib.sha256("\0".join(command).encode("utf-8", "surrogateescape"))
     for path in sorted(folder.rglob("*")):
         digest.update(str(path.relative_to(folder)).encode("utf-8", "surrogateescape"))
-        if path.is_file() and not path.is_symlink():
-            digest.update(path.read_bytes())
+        with suppress(OSError):  # forbidden, or no file
+            if stat.S_ISREG(path.lstat().st_mode):
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
