@@ -81,7 +81,9 @@ def _materialise(args: argparse.Namespace) -> int:
     from train.token_store import TokenStore
 
     selection = Selection.load(args.selection) if args.selection else None
-    documents, tokens = materialise(TokenStore.open(args.tokens), selection, Path(args.output))
+    store = TokenStore.open(args.tokens)
+    store.verify()  # what other trainers read has no checksums
+    documents, tokens = materialise(store, selection, Path(args.output))
     Console().print(f"{documents:,} documents, {tokens:,} tokens: {args.output}")
     return 0
 

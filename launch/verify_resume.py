@@ -21,8 +21,11 @@ import psutil
 from rich.console import Console
 
 from launch.processes import StageFailed
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import InvalidCut, StoreMismatch
+from train.arguments import parse
+from train.plan import PretrainArguments
 from train.run_directory import last_row, read_rows
+from train.token_store import TokenStore
 
 
 STEPS, BATCH, LENGTH = 30, 8, 128
@@ -57,12 +60,17 @@ def verify_resume(tokens: str, folder: str, processes: int, flags: list[str], se
         console: told what happens.
 
     Raises:
+        WinnowError: there is no token store, the folder exists, or there is no process to run.
         StageFailed: a run died of anything but our kills.
         StoreMismatch: the runs differ; names the first step or file that does.
     """
     root = Path(folder)
     if root.exists():
         raise StoreMismatch(f"{root} exists already: give a new folder")
+    if processes < 1:
+        raise InvalidCut(f"--processes {processes} trains nothing: give at least 1")
+    TokenStore.open(tokens)
+    parse(PretrainArguments, flags, "winnow verify-resume", str(__doc__), ["--tokens", tokens, "--run_dir", folder])
     whole, killed = root / "undisturbed", root / "killed"
     console.print(f"undisturbed run: {STEPS} steps on {processes} process{'es' * (processes > 1)}")
     with _run(tokens, whole, processes, flags) as process:

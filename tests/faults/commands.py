@@ -42,7 +42,7 @@ _COMMANDS: dict[str, dict[str, str]] = {
     "report": {"": "report", "--output": "r.md", "--format": "markdown", "--scores": "random=work/scores/keys"},
     "evaluate": {"": "perplexity", "--runs": "a=work", "--tokens": "c4=tokens", "--output": "r.jsonl"},
     "quickstart": {"--output": "out", "--rate": "2", "--train-tokens": "5", "--seed": "0", "--workers": "1"},
-    "verify-resume": {"--tokens": "work", "--output": "out", "--processes": "1"},
+    "verify-resume": {"--tokens": "work", "--output": "out", "--processes": "0"},
 }
 _WORDS = (
     "", " ", "-", "--", "-1", "0", "1", "1.5", "nan", "inf", "-inf", "1e9", "1e999", "9" * 30, "9" * 5000,
