@@ -44,7 +44,13 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, un
     parser.add_argument("--config", metavar="FILE", help="YAML file with these names as keys; flags overrule it")
     if config.config is not None:
         flags = _as_flags(parser, config.config, [field.name for field in dataclasses.fields(kind)]) + flags  # type: ignore[arg-type]
-    return parser.parse_args_into_dataclasses([*unless, *flags], look_for_args_file=False)[0]
+    words = [*unless, *flags]
+    made, *_, unknown = parser.parse_args_into_dataclasses(
+        words, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return made
 
 
 def shipped() -> list[str]:
