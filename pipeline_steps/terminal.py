@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -39,17 +38,14 @@ class Terminal(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-class Parser(argparse.ArgumentParser):
-    """An argparse parser whose complaints, which quote arguments and so names of files, are printable."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and a complaint; exit with status 2."""
-        super().error(printable(message))
+def one_line(text: object) -> str:
+    """Return a text without line breaks, printable."""
+    return printable(" ".join(str(text).split()))
 
 
 def complain(error: object, prefix: str = "error: ") -> None:
-    """Write an error as a line on stderr."""
-    sys.stderr.write(printable(f"{prefix}{error}") + "\n")
+    """Write an error as one line on stderr."""
+    sys.stderr.write(one_line(f"{prefix}{error}") + "\n")
 
 
 def wide(**options: Any) -> Terminal:

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.files import read_json, write_atomically, write_json
 
 
@@ -83,14 +83,48 @@ def write_environment(run_dir: Path, **facts: Any) -> None:
     write_json(f"{run_dir}/environment.json", environment)
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's JSON lines; the last line does not count if a kill has cut it short.
+
+    Raises:
+        StoreDamaged: a line is not a row of a step; names the file and the line.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row["step"], int):
+                raise ValueError("its step is not a number")
+        except (KeyError, ValueError, RecursionError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise StoreDamaged(
+                f"{path}, line {number}, is damaged ({why}): mend that line, or delete it if the rest may do without"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def last_row(path: Path) -> dict[str, Any]:
+    """Return the last whole row of a run's JSON lines, for who watches it; {} if there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            lines = file.read().splitlines(keepends=True)
+        row = json.loads([line for line in lines if line.endswith(b"\n")][-1])
+        return row if isinstance(row, dict) else {}
+    except (OSError, ValueError, IndexError):  # not there yet, or damaged: who trains on will say so
+        return {}
+
+
 class Metrics:
     """<run>/<name>.jsonl, continued after a step: later rows are dropped, so that no step appears twice."""
 
     def __init__(self, run_dir: Path, name: str, after_step: int) -> None:
         path = run_dir / f"{name}.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= after_step]
-        write_atomically(str(path), "".join(kept).encode())
+        kept = [row for row in read_rows(path) if row["step"] <= after_step] if path.exists() else []
+        write_atomically(str(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a")
 
     def __enter__(self) -> Metrics:

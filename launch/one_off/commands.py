@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.progress import StageProgress
+from pipeline_steps.command_line import new_place, place
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.terminal import Terminal, wide
@@ -83,7 +84,9 @@ def _add_score(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--sampler", required=True, metavar="NAME", help="whose scorer is run: see below")
     _add_scoring(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="local folder; continued if it exists")
+    parser.add_argument(
+        "--output", required=True, type=new_place, metavar="DIR", help="local folder; continued if it exists"
+    )
     parser.set_defaults(run=_score)
 
 
@@ -97,12 +100,14 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--proxy",
+        type=place,
         metavar="MODEL",
         help="Hub id or folder of the model that ask-llm or perplexity asks (ask-llm's default is the embedded one, "
         "which is for trying out)",
     )
     parser.add_argument(
         "--embedder",
+        type=place,
         default="hashed-ngrams",
         metavar="MODEL",
         help="of density, semdedup and prototypes: Hub id or folder (default: %(default)s, which needs no weights)",
@@ -138,10 +143,13 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
     amount.add_argument("--token-budget", type=int, metavar="N", help="tokens to keep, of a scorer that counts them")
     parser.add_argument("--mode", choices=MODES, help="how the score is cut (default: as the paper does)")
     parser.add_argument("--seed", type=int, default=0, help="of random modes, and among equal scores (%(default)s)")
-    parser.add_argument("--scores", metavar="DIR", help="a finished score store of this corpus, instead of scoring")
+    parser.add_argument(
+        "--scores", type=place, metavar="DIR", help="a finished score store of this corpus, instead of scoring"
+    )
     parser.add_argument(
         "--output",
         required=True,
+        type=new_place,
         metavar="PATH",
         help="a new folder, local, s3://... or of any fsspec protocol, or hf://datasets/USER/NAME",
     )
@@ -154,6 +162,7 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--score-column", metavar="NAME", help="where scores go (default: the scorer's, e.g. ask_llm)")
     parser.add_argument(
         "--work",
+        type=new_place,
         metavar="DIR",
         help="local folder of scores and of what is not finished (default: PATH.work; of a remote PATH, here)",
     )
@@ -173,6 +182,7 @@ def _add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
     for name in ("a", "b"):
         parser.add_argument(
             name,
+            type=place,
             metavar=name.upper(),
             help="selection (.safetensors), folder of a score store, or dataset of winnow select",
         )

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import fsspec
 
 from launch.corpus import why_not
-from pipeline_steps.errors import StoreMismatch, WinnowError
+from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
 from pipeline_steps.files import is_object_store, make_parent, read_json
-from train.folders import whole_folder
+from train.folders import checksum, whole_folder
 
 
 CARD, RECORD = "README.md", "winnow.json"
@@ -35,6 +35,12 @@ class Destination(Protocol):
 
     def complete(self) -> bool:
         """Whether a dataset is there, card and all."""
+
+    def check(self, sizes: Mapping[str, list[Any]]) -> None:
+        """Raise StoreDamaged if a file of a complete dataset is not what `described` said of it.
+
+        Of files that are not on this machine, nothing is read.
+        """
 
     def publish(self, files: Mapping[str, Path]) -> None:
         """Put files, by their names in the dataset, where they belong; the last of them is the card."""
@@ -79,6 +85,13 @@ class LocalFolder:
         """See Destination."""
         return (self.path / CARD).is_file()
 
+    def check(self, sizes: Mapping[str, list[Any]]) -> None:
+        """See Destination."""
+        for name, (size, digest) in sizes.items():
+            file = self.path / name
+            if not file.is_file() or file.stat().st_size != size or checksum(file) != digest:
+                raise _damaged(str(file))
+
     def publish(self, files: Mapping[str, Path]) -> None:
         """See Destination."""
         if self.record() is not None:  # all of it was there, and something has been taken away since
@@ -114,6 +127,13 @@ class RemoteFolder:
         """See Destination."""
         with self._opened() as (fs, root):
             return bool(fs.exists(f"{root}/{CARD}"))
+
+    def check(self, sizes: Mapping[str, list[Any]]) -> None:
+        """See Destination."""
+        with self._opened() as (fs, root):
+            for name, (size, _) in sizes.items():
+                if not fs.exists(f"{root}/{name}") or fs.info(f"{root}/{name}")["size"] != size:
+                    raise _damaged(f"{self.path}/{name}")
 
     def publish(self, files: Mapping[str, Path]) -> None:
         """See Destination. A file that is there in its size was put there by this command before."""
@@ -173,6 +193,9 @@ class HubDataset:
         """See Destination: what is there came with one commit."""
         return self.record() is not None
 
+    def check(self, sizes: Mapping[str, list[Any]]) -> None:
+        """See Destination: what is there came with one commit."""
+
     def publish(self, files: Mapping[str, Path]) -> None:
         """See Destination."""
         from huggingface_hub import HfApi
@@ -207,6 +230,11 @@ class HubDataset:
         )
 
 
+def described(files: Mapping[str, Path]) -> dict[str, list[Any]]:
+    """Return the size and the checksum of files, by their names in the dataset."""
+    return {name: [file.stat().st_size, checksum(file)] for name, file in files.items()}
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """A file at another place: the same one if the disk is."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +242,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _damaged(path: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{path} is not what winnow select has written: delete that dataset, and give the same command"
+    )
 
 
 def _foreign(path: str) -> StoreMismatch:

@@ -25,7 +25,7 @@ from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
-from launch.study.yaml_lines import suggestion
+from launch.study.yaml_lines import read_text, read_yaml, suggestion
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
@@ -164,9 +164,10 @@ def _study_text(path: Path, settings: ScoreSettings, files: CorpusFiles, workers
     tasks = 1 if settings.limit >= 0 else max(1, min(workers, len(files.sizes)))
     wanted = _study(settings)
     if path.exists():
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        tasks = found.pop("engine")["tasks"]
-        refuse_differences({key: found[key] for key in found if key != "output"}, wanted, str(path))
+        text = read_text(str(path), path)
+        tasks = parse_study(str(path), text).engine.tasks
+        found = read_yaml(str(path), text).plain
+        refuse_differences({key: found[key] for key in found.keys() - {"output", "engine"}}, wanted, str(path))
     made = {"output": str(path.parent), **wanted, "engine": {"tasks": tasks}}
     about = f"# Written by winnow score: {settings.sampler.name} over a whole corpus. Nothing is trained.\n"
     return about + yaml.safe_dump(made, sort_keys=False, allow_unicode=True)

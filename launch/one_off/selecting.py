@@ -17,7 +17,7 @@ from typing import Any
 from launch.corpus import CorpusFiles, list_corpus
 from launch.one_off.card import facts, write_card
 from launch.one_off.parts import SUFFIX, Format, parquet_name
-from launch.one_off.publishing import CARD, RECORD, Destination, destination
+from launch.one_off.publishing import CARD, RECORD, Destination, described, destination
 from launch.one_off.rows import Plan
 from launch.one_off.scoring import (
     ScoreSettings,
@@ -126,7 +126,6 @@ def select_dataset(
 
     Raises:
         WinnowError: the input is at fault, or the output or the work folder holds something else.
-        StageFailed: a process died.
     """
     refuse_credentials({"output": output, "work": work, **asdict(settings)}, "winnow select")
     refuse_inside(settings.corpus, output, work)
@@ -141,6 +140,7 @@ def select_dataset(
         if (there := place.record()) is not None:
             refuse_differences(there["made_from"], made_from, output)
             if place.complete():
+                place.check(there.get("files", {}))
                 shutil.rmtree(writing, ignore_errors=True)
                 return there
         _check_claim(writing, made_from)
@@ -275,13 +275,13 @@ def _publish(plan: Plan, made_from: dict[str, Any], output: str, place: Destinat
         "corpus_digest": found.digests[0],
         "scores_fingerprint": found.digests[1],
         "scores": found.scores,
+        "files": described(files),
     }
     columns = plan.columns() if plan.format == "jsonl" else None  # of JSON lines, a reader would guess from the first
     card = write_card(made_from, found, command(made_from, output), f"data/train-*{suffix}", columns)
     write_json(str(folder / RECORD), record)
     write_atomically(str(folder / CARD), card.encode())
-    own = {name: folder / name for name in ("selection.safetensors", RECORD, CARD)}
-    place.publish(files | own)
+    place.publish(files | {name: folder / name for name in ("selection.safetensors", RECORD, CARD)})
     shutil.rmtree(folder, ignore_errors=True)
     return record
 

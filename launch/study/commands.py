@@ -15,15 +15,15 @@ from rich.live import Live
 from launch.progress import StageProgress
 from launch.study.access import check_access, left_out, note_files
 from launch.study.local import run_local
-from launch.study.opening import open_study
 from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.ray import run_ray
-from launch.study.reading import shipped
+from launch.study.reading import open_study, shipped
 from launch.study.schema import ENGINES, Study
 from launch.study.slurm import lost, queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
+from pipeline_steps.command_line import place
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.terminal import Terminal, wide
@@ -54,7 +54,7 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         epilog=_EPILOG.format(shipped=", ".join(shipped())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("study", metavar="STUDY")
+    run.add_argument("study", type=place, metavar="STUDY")
     run.add_argument("--only", metavar="STAGE", help="one stage, or all that begin so, e.g. scores or runs/t5-small")
     run.add_argument("--executor", choices=ENGINES, help="instead of the study's engine")
     run.add_argument("--dry-run", action="store_true", help="say what would be run, and start nothing")
@@ -67,7 +67,7 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "jobs that ended before they could write any. Exit code: 0 all is done, 1 a "
         "task has failed, 3 otherwise.",
     )
-    status.add_argument("study", metavar="STUDY")
+    status.add_argument("study", type=place, metavar="STUDY")
     how = status.add_mutually_exclusive_group()
     how.add_argument(
         "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="look again every so often (%(const)s)"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
-from pipeline_steps.errors import ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from train import folders
 from train.adafactor import Adafactor
 from train.checkpoints import (
@@ -21,7 +21,7 @@ from train.checkpoints import (
 from train.losses import TokenLosses
 from train.model import build_model
 from train.presets import PRESETS
-from train.run_directory import Metrics, list_checkpoints
+from train.run_directory import Metrics, last_row, list_checkpoints, read_rows
 
 
 @pytest.fixture
@@ -110,3 +110,18 @@ def test_metrics_are_cut_after_the_step(tmp_path):
     with Metrics(tmp_path, "metrics", 20):
         pass
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"tokens": 5}', '{"step": "5"}', "\x00\xff", "[" * 100_000])
+def test_a_damaged_row_is_named_by_its_line(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n" + '{"step": 3}\n', encoding="latin-1")
+    with pytest.raises(StoreDamaged, match=r"metrics\.jsonl, line 2, is damaged"):
+        Metrics(tmp_path, "metrics", 10)
+    assert last_row(tmp_path / "metrics.jsonl") == {"step": 3}
+
+
+def test_a_row_that_a_kill_has_cut_short_is_no_damage(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}]
+    assert last_row(tmp_path / "metrics.jsonl") == {"step": 1}
+    assert last_row(tmp_path / "nowhere.jsonl") == {}
