@@ -88,7 +88,7 @@ def test_every_package_explains_itself(package):
 def test_files_and_folders_stay_small():
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
-            assert len(file.read_text().splitlines()) <= 300, file
+            assert len(file.read_text().splitlines()) <= 400, file
             assert len(file.relative_to(ROOT).parts) <= 3, file
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.FunctionDef):

@@ -133,7 +133,7 @@ def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_p
     words = ["--corpus", str(corpus), "--output", str(tmp_path / "out"), "--workers", "1"]
     assert main(["tokenize", "--tokenizer", "nope/nope", *words]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("winnow: nope/nope cannot be loaded as a tokenizer")
+    assert said.startswith("winnow: cannot load the tokenizer of nope/nope: ")
     assert len(said.splitlines()) == 1
     assert main(["tokenize", "--tokenizer", EMBEDDED_PROXY, *words]) == 0
 
