@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SOURCES := pipeline_steps train evaluate_suite launch tests
 
-.PHONY: help install slurm quickstart test slow check format bench clean
+.PHONY: help install slurm quickstart test slow faults check format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -28,8 +28,12 @@ quickstart: $(READY) ## score, select, pre-train, evaluate and report on this ma
 test: $(READY) ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 -q -rs
 
-slow: $(READY) ## run the slow tests: kills of whole quickstarts and studies
+slow: $(READY) ## run the slow tests: kills of whole quickstarts and studies, some minutes of the fault campaign
 	$(BIN)/python -m pytest -m slow -q -rs
+
+FAULTS ?= 100
+faults: $(READY) ## kill, damage, fill and fail everything at random: FAULTS=1000 for as many kills
+	$(BIN)/python -m tests.faults --kills $(FAULTS)
 
 check: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from datatrove.pipeline.readers import JsonlReader
 
-from faults.kills import Tally
-from faults.kinds import run
-from faults.workloads import LoggedScorer, write_corpus
 from pipeline_steps import Cut, ScoreSelector, ScoreStore, TopKFilter
+
+from .kills import Tally
+from .kinds import run
+from .workloads import LoggedScorer, write_corpus
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def full_disk(trials: int, seed: int, folder: Path) -> Tally:
     _work(home, home / "calm")
     wanted = _read(home / "calm")
     for _ in range(trials):
-        with small_disk(folder / "disk", chance.randrange(20, 200) * 1024) as disk:
+        with small_disk(folder / "disk", chance.randrange(8, 72) * 1024) as disk:
             try:
                 _work(home, disk)
             except OSError as error:

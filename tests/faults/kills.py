@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from faults.hook.sitecustomize import install
+from .hook.sitecustomize import install
 
 
 LIMIT = 300.0  # seconds of a life that is not killed

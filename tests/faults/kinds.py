@@ -9,8 +9,6 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import JsonlReader
 
-from faults.damage import Kind
-from faults.workloads import LoggedScorer, write_corpus
 from pipeline_steps import (
     Cut,
     DensityMerge,
@@ -37,6 +35,9 @@ from pipeline_steps.embedder import HASHED_NGRAMS
 from pipeline_steps.kmeans import load_centroids
 from pipeline_steps.partials import Partials
 from pipeline_steps.source_store import SourceStore
+
+from .damage import Kind
+from .workloads import LoggedScorer, write_corpus
 
 
 def run(folder: Path, *steps: PipelineStep, tasks: int = 1) -> None:

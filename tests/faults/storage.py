@@ -13,9 +13,10 @@ from typing import Any
 import fsspec
 from datatrove.pipeline.readers import JsonlReader
 
-from faults.kills import Tally
-from faults.workloads import LoggedScorer, write_corpus
 from pipeline_steps import Cut, ScoreSelector, ScoreStore, Selection
+
+from .kills import Tally
+from .workloads import LoggedScorer, write_corpus
 
 
 class Flaky:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from faults.isolated import Ended
-from faults.malformed import FAULTS, _verdict, run, table
+from .isolated import Ended
+from .malformed import FAULTS, _verdict, run, table
 
 
 def wrong(outcomes):

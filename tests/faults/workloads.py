@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from faults.kills import Workload
 from pipeline_steps import (
+    EMBEDDED_PROXY,
     BaseScorer,
     Cut,
     DensityMerge,
@@ -29,8 +30,11 @@ from pipeline_steps import (
 )
 from pipeline_steps.embedder import HASHED_NGRAMS
 
+from .kills import Workload
+
 
 WINDOW = 8
+_ROOT = Path(__file__).parents[2]
 _WORDS = "the crawl holds pages of every kind and we keep those worth reading again for training models".split()
 
 
@@ -135,23 +139,145 @@ def _windows(folder: Path) -> list[str]:
     return (folder / "windows.log").read_text().splitlines() if (folder / "windows.log").exists() else []
 
 
-SCORES = Workload(
-    "scores and labels",
-    write_corpus,
-    _scores,
-    lambda folder: _read(folder, "scores/parts/*", "labels/parts/*", "*/manifest.json", "selection.safetensors"),
-    _kept,
-    _windows,
-    moments=(0.0, 0.8),
-    operations=150,
-)
-CLUSTERS = Workload(
-    "density and clusters",
-    write_corpus,
-    _clusters,
-    lambda folder: _read(folder, "*/parts/*", "*/*.safetensors", "clusters/*/**/*.safetensors", "*/manifest.json"),
-    _kept,
-    moments=(0.0, 2.5),
-    operations=400,
-)
-WORKLOADS = [SCORES, CLUSTERS]
+def _select(folder: Path, life: int) -> None:
+    workers = str(1 + life % 3)
+    words = ["select", "--corpus", str(folder / "corpus"), "--sampler", "random", "--rate", "0.3", "--format", "jsonl"]
+    _winnow([*words, "--output", str(folder / "out"), "--workers", workers])
+
+
+def _study(folder: Path, life: int) -> None:
+    _winnow(["run", str(folder / "study.yaml")])
+
+
+def _winnow(words: list[str]) -> None:
+    from launch.cli import main
+
+    # Processes that the command starts are killed at their operations as well
+    os.environ["PYTHONPATH"] = f"{_ROOT / 'tests' / 'faults' / 'hook'}:{_ROOT}"
+    if status := main(words):
+        raise SystemExit(status)
+
+
+def _make_study(folder: Path) -> None:
+    write_corpus(folder, files=2, rows=60)
+    text = f"""
+output: {folder}/out
+corpus: {folder}/corpus
+held_out: {{c4: {folder}/corpus}}
+samplers: [random]
+rates: [0.5]
+models: {{t5-tiny: {{total_tokens: 4096, batch_size: 4, input_length: 64, checkpoints: 2}}}}
+engine: {{tasks: 2, workers: 2}}
+"""
+    (folder / "study.yaml").write_text(text)
+
+
+def _make_tokens(folder: Path) -> None:
+    from train.token_store_writer import TokenStoreWriter
+
+    write_corpus(folder, files=2)
+    reader = JsonlReader(str(folder / "corpus"))
+    list(TokenStoreWriter(str(folder / "tokens"), EMBEDDED_PROXY).run(reader.run()))
+
+
+def _train(folder: Path, life: int) -> None:
+    from train.pretrain import main
+
+    values = {"tokens": folder / "tokens", "run-dir": folder / "run", "total-tokens": 20 * 4 * 64, "batch-size": 4}
+    values |= {"input-length": 64, "checkpoints": 2, "save-every": 3, "log-every": 1, "report-to": "none"}
+    main([f"--{name}={value}" for name, value in values.items()])
+
+
+def _trained(folder: Path) -> dict[str, bytes]:
+    found = _read(folder, "run/checkpoints/*/*.safetensors", "run/checkpoints/*/config.json")
+    times = {"seconds", "tokens_per_second", "tflops", "mfu", "data_wait", "processes", "xxh3"}
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [{name: value for name, value in json.loads(line).items() if name not in times} for line in lines]
+    return found | {"metrics": json.dumps(rows).encode()}
+
+
+def _make_run(folder: Path) -> None:
+    """Measured checkpoints; trained once, since training is killed elsewhere."""
+    template = folder.with_name("a-trained-run")
+    if not template.exists():
+        job = os.fork()
+        if not job:
+            try:
+                _make_tokens(template)
+                _train(template, 0)
+            finally:
+                os._exit(0)
+        os.waitpid(job, 0)
+    shutil.copytree(template, folder)
+
+
+def _evaluate(folder: Path, life: int) -> None:
+    from evaluate_suite.__main__ import main
+
+    where = ["--cache", str(folder / "cache"), "--output", str(folder / "results.jsonl")]
+    runs = ["--runs", f"full={folder / 'run'}", "--tokens", f"held_out={folder / 'tokens'}"]
+    raise SystemExit(main(["perplexity", *runs, *where]))
+
+
+def _nothing_kept(folder: Path) -> list[str]:
+    return []
+
+
+def _selected(folder: Path) -> list[str]:
+    blobs = [gzip.decompress(path.read_bytes()) for path in (folder / "out" / "data").glob("*.jsonl.gz")]
+    return [json.loads(line)["id"] for blob in blobs for line in blob.splitlines()]
+
+
+PIPELINES = [
+    Workload(
+        "scores and labels",
+        write_corpus,
+        _scores,
+        lambda folder: _read(folder, "scores/parts/*", "labels/parts/*", "*/manifest.json", "selection.safetensors"),
+        _kept,
+        _windows,
+        moments=(0.0, 0.8),
+        operations=150,
+    ),
+    Workload(
+        "density and clusters",
+        write_corpus,
+        _clusters,
+        lambda folder: _read(folder, "*/parts/*", "*/*.safetensors", "clusters/*/**/*.safetensors", "*/manifest.json"),
+        _kept,
+        moments=(0.0, 2.5),
+        operations=400,
+    ),
+]
+TRAINING = [
+    Workload("training", _make_tokens, _train, _trained, _nothing_kept, moments=(0.2, 4.0), operations=200),
+    Workload(
+        "evaluation",
+        _make_run,
+        _evaluate,
+        lambda folder: _read(folder, "results.jsonl"),
+        _nothing_kept,
+        moments=(0.1, 2.0),
+        operations=100,
+    ),
+]
+COMMANDS = [
+    Workload(
+        "winnow select",
+        write_corpus,
+        _select,
+        lambda folder: _read(folder, "out/**/*"),
+        _selected,
+        moments=(0.1, 8.0),
+        operations=150,
+    ),
+    Workload(
+        "winnow run",
+        _make_study,
+        _study,
+        lambda folder: _read(folder, "out/results.jsonl", "out/selections/**/*.safetensors", "out/scores/*/parts/*"),
+        _nothing_kept,
+        moments=(1.0, 40.0),
+        operations=150,
+    ),
+]
