@@ -26,9 +26,8 @@ def test_a_reader_that_does_not_look_is_found_out(tmp_path):
     (tmp_path / "x").write_bytes(bytes(100))
     row = damage(Kind("unread", "x", lambda folder: (folder / "x").read_bytes()), tmp_path, 0)
     assert row.silent == row.trials == 40
-    raw = damage(
-        Kind("raw", "x", lambda folder: 1 // (not any((folder / "x").read_bytes()))), tmp_path, 0, truncations=0
-    )
+    kind = Kind("raw", "x", lambda folder: 1 // (not any((folder / "x").read_bytes())))
+    raw = damage(kind, tmp_path, 0, truncations=0)
     assert raw.raw == 30
     assert raw.bad
 
