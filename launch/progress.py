@@ -69,7 +69,7 @@ class StoreRows:
 
     def __call__(self) -> float:
         """Rows in the store per document of the corpus."""
-        files = [*self._store.glob("shards/*.parquet"), *self._store.glob("windows/*/*.parquet")]
+        files = [*self._store.glob("parts/*.parquet"), *self._store.glob("windows/*/*.parquet")]
         rows = 0
         for file in files:
             if file not in self._rows:

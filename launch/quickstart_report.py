@@ -153,7 +153,7 @@ def _notes(run: Run) -> list[str]:
 
 def _facts(run: Run, command: str) -> dict[str, str]:
     resolved = read_json(run.path("training", "full", "resolved.json"))
-    scores = {name: read_json(run.path("scores", name, "config.json")) for name in ("ask-llm", "density")}
+    scores = {name: ScoreStore(run.path("scores", name)).made for name in ("ask-llm", "density")}
     return {
         "command": command,
         "Ask-LLM proxy": json.dumps(scores["ask-llm"]["proxy"]),

@@ -39,7 +39,7 @@ def test_a_store_that_is_being_written(corpus, tmp_path, capsys):
     assert "half written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "message"), [("nothing", "is not a store"), ("begun", "no source is finished")])
+@pytest.mark.parametrize(("name", "message"), [("nothing", "holds nothing yet"), ("begun", "no source is finished")])
 def test_nothing_to_inspect_is_one_sentence(corpus, tmp_path, capsys, name, message):
     next(WordCountScorer(str(tmp_path / "begun"), window_size=8).run(JsonlReader(str(corpus)).run()))
     assert main(["inspect", str(tmp_path / name)]) == 2

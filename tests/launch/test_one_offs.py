@@ -132,7 +132,7 @@ def test_the_card_says_how(folder, scores, tmp_path, quick):
     store = ScoreStore.open(str(scores))
     mask = select(store, Cut("top", k=25, seed=3)).mask
     tokens = f"| tokens | {store.tokens.sum():,} | {store.tokens[mask].sum():,} |"
-    said = ("25 of 100 documents", tokens, "askllm-proxy", store.config["proxy"]["digest"], "2402.09668", "--k 25")
+    said = ("25 of 100 documents", tokens, "askllm-proxy", store.made["proxy"]["digest"], "2402.09668", "--k 25")
     assert all(part in body for part in said)
     assert f"| score threshold | `{store.scores[mask].min():.9g}` |" in body
     record = json.loads((tmp_path / "kept" / "winnow.json").read_text())
