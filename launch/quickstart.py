@@ -243,7 +243,7 @@ def _evaluate(run: Run, workers: int) -> Stage:
         "evaluate",
         "Evaluate every checkpoint",
         jobs,
-        lambda: len(list(measured.glob("*/*.safetensors"))) / total,
+        lambda: len(list(measured.glob("*/*/*.json"))) / total,
         lambda: _gather(run),
     )
 

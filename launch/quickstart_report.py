@@ -15,9 +15,10 @@ from evaluate_suite.bootstrap import Estimate
 from evaluate_suite.comparison import verdicts
 from evaluate_suite.report import Example, Report, SamplerResult, ScoreView, render
 from evaluate_suite.results import ResultRow, read_results
+from evaluate_suite.units import unit_file
 from launch.stages import SAMPLERS, Run
 from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
-from pipeline_steps.files import load_tensors, read_json, write_atomically
+from pipeline_steps.files import read_json, write_atomically
 
 
 TASKS = {"in_distribution": "in-distribution", "high_quality": "HQ (written prose)"}
@@ -78,8 +79,8 @@ def _curve(rows: list[ResultRow], sampler: str, task: str) -> list[tuple[float, 
 
 def _final_losses(run: Run, rows: list[ResultRow], task: str) -> dict[str, np.ndarray]:
     last = max(row.step for row in rows)
-    files = {s: run.path("evaluation", s, f"step-{last:08d}-{task}.safetensors") for s in SAMPLERS}
-    return {sampler: load_tensors(file)[0]["nll"] for sampler, file in files.items()}
+    files = {s: unit_file(run.folder / "evaluation", s, f"step-{last:08d}", task) for s in SAMPLERS}
+    return {sampler: np.array(read_json(str(file))["found"]["nll"]) for sampler, file in files.items()}
 
 
 def _views(run: Run, selections: dict[str, np.ndarray]) -> list[ScoreView]:

@@ -144,7 +144,7 @@ def test_what_is_not_there_is_said(run, tmp_path, capsys):
         assert said in capsys.readouterr().err
     (tmp_path / "foreign.jsonl").write_text('{"other": 1}\n')
     assert main([*argv, "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
-    assert "holds no results" in capsys.readouterr().err
+    assert "foreign.jsonl, line 1, has no digest" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["few-shot", "--runs", str(run)])
     assert "is not NAME=DIR" in capsys.readouterr().err
