@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,17 @@ import xxhash
 from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import canonical, create, digest, open_folder, read_json, seal, sweep, write_json
+from pipeline_steps.files import (
+    canonical,
+    create,
+    digest,
+    open_folder,
+    read_json,
+    seal,
+    sweep,
+    write_atomically,
+    write_json,
+)
 
 
 FORMAT = 1
@@ -112,6 +122,19 @@ class Artefact:
             if not create(name, seal(self._run)) and read_json(name)["run"] != self._run["run"]:
                 raise self._overtaken()
         self._announced = True
+
+    def publish(self, source: str, blob: bytes, is_kept: Callable[[], bool]) -> None:
+        """Put a part where it belongs.
+
+        Args:
+            source: what the part is of.
+            blob: its bytes.
+            is_kept: asked if a part is there already: whether that one stays. It does if it is whole and made of the
+                same: a model's last bits differ between two devices, and the first to come decides.
+        """
+        self.announce()
+        if not create(self.part(source), blob) and not is_kept():
+            write_atomically(self.part(source), blob)
 
     def finish(self, rank: int, tasks: int, entries: Entries) -> None:
         """Record what a task covers; whoever finds the records of all tasks of its run publishes the manifest.

@@ -23,19 +23,33 @@ _LIMITS = ("limit", "skip", "text_key", "id_key")
 
 
 def inputs_of(data: DocumentsPipeline, corpus: PipelineStep | None, step: str, tasks: int) -> dict[str, Any] | None:
-    """Return the input of a step, as `Artefact.begin` takes it: a digest of the listing of what is read.
+    """Return the input of a step that several tasks may run, as `Artefact.begin` takes it: see `listed`.
 
     Args:
-        data: what the step was given: documents, or the generators of the steps before it, none of which has started.
+        data: what the step was given.
         corpus: the reader, if the user has named it.
         step: name of the step, for the error.
         tasks: number of tasks in the run.
 
-    Returns:
-        None if nothing says what is read; a single task reads everything there is, so it may do without.
-
     Raises:
-        CorpusError: the same, of several tasks, which cannot know whether they are reading the same corpus.
+        CorpusError: nothing says what is read, so several tasks cannot know whether they are reading the same
+            corpus. A single task reads everything there is, and may do without.
+    """
+    found = listed(data, corpus)
+    if found is None and tasks > 1:
+        raise CorpusError(
+            f"{step} cannot see which reader its documents come from, so its {tasks} tasks cannot know whether they "
+            "read the same corpus: set the step's attribute `corpus` to the reader, or run it with one task"
+        )
+    return found
+
+
+def listed(data: DocumentsPipeline, corpus: PipelineStep | None = None) -> dict[str, Any] | None:
+    """Return a digest of the listing of what is read, and the number of files; None if nothing says what is read.
+
+    Args:
+        data: documents, or the generators of the steps before this one, none of which has started.
+        corpus: the reader, if the user has named it.
     """
     readers = [corpus] if corpus is not None else list(_readers(data))
     if readers:
@@ -45,12 +59,7 @@ def inputs_of(data: DocumentsPipeline, corpus: PipelineStep | None, step: str, t
     if isinstance(data, list):
         keys = [document_key(doc.id, doc.text) for doc in data]
         return {"documents": len(keys), "listing": digest(canonical(keys))}
-    if tasks == 1:
-        return None
-    raise CorpusError(
-        f"{step} cannot see which reader its documents come from, so its {tasks} tasks cannot know whether they read "
-        "the same corpus: set the step's attribute `corpus` to the reader, or run it with one task"
-    )
+    return None
 
 
 def _readers(data: Any) -> Iterator[PipelineStep]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,16 @@ class FoundCut:
         code, key = priority_code(self.cut.mode, columns, self.cut.seed), columns["key"]
         stratum = self.labels.strata(source) if self.labels is not None else 0
         return key, keeps(self._thresholds, code, key, self._starts[source], self.cut.seed, stratum)
+
+    def kept(self) -> dict[str, int]:
+        """Return how many documents of each source are kept; reads every score once."""
+        return {source: int(self.keeps(source)[1].sum()) for source in self.store.sources}
+
+    @cached_property
+    def documents(self) -> int:
+        """How many documents are kept. Where the amount does not say so, every score is read once."""
+        exact = self.cut.token_budget is None and self.cut.mode != "poisson"
+        return sum(self._amounts()) if exact else sum(self.kept().values())
 
     def _find(self) -> list[Threshold]:
         weight = "tokens" if self.cut.token_budget is not None else None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
+from datatrove.utils.logging import logger
 
+from pipeline_steps.corpus_listing import listed
 from pipeline_steps.cuts import Cut, FoundCut, select
-from pipeline_steps.errors import InvalidCut, MissingScore
+from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
+from pipeline_steps.files import canonical, digest, read_json, write_json
 from pipeline_steps.labels import LabelStore
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.priority import Mode
@@ -64,20 +67,28 @@ class CutFilter(BaseFilter):
         cut: what to keep.
         labels: folder of a label store; each of its strata is cut by itself.
         exclusion_writer: writes the dropped documents, so that drops can be audited.
+        partial: whether only a part of the scored corpus is read, or steps before this one drop documents. If not,
+            a pass that has met fewer documents of the cut than there are fails at its end.
 
     Raises:
         StoreIncomplete: the store is half written.
         MissingScore: a document has no score, or its text has changed since it was scored.
+        CorpusError: documents that the cut keeps never came.
     """
 
     name = "✂️ Cut"
     _reason = "not_in_cut"
 
     def __init__(
-        self, scores: str, cut: Cut, labels: str | None = None, exclusion_writer: DiskWriter | None = None
+        self,
+        scores: str,
+        cut: Cut,
+        labels: str | None = None,
+        exclusion_writer: DiskWriter | None = None,
+        partial: bool = False,
     ) -> None:
         super().__init__(exclusion_writer)
-        self.scores, self.cut = str(scores), cut
+        self.scores, self.cut, self.partial = str(scores), cut, partial
         self.labels = None if labels is None else str(labels)
         self._rows: KeptRows | None = None
 
@@ -85,7 +96,9 @@ class CutFilter(BaseFilter):
         """Yield the kept documents, in order."""
         self._rows = self._find_cut()  # anew: Slurm reuses a step for many ranks
         try:
+            inputs = listed(data)
             yield from super().run(data, rank, world_size)
+            self._check_pass(self._rows, inputs, rank, world_size)
         finally:
             self._rows = None
 
@@ -98,6 +111,49 @@ class CutFilter(BaseFilter):
     def _find_cut(self) -> KeptRows:
         labels = None if self.labels is None else LabelStore.open(self.labels)
         return KeptRows(FoundCut(ScoreStore.open(self.scores), self.cut, labels))
+
+    def _check_pass(self, rows: KeptRows, inputs: dict[str, Any] | None, rank: int, tasks: int) -> None:
+        """Say how many of the cut's documents have come by, and raise CorpusError if all tasks lack some."""
+        cut = rows.found
+        task = f" in task {rank} of {tasks}" if tasks > 1 else ""
+        kept = f"{cut.documents:,} documents that the cut of {self.scores} keeps have come by"
+        logger.info(f"{sum(rows.kept.values()):,} of the {kept}{task}")
+        met = self._met_by_all(rows, inputs, rank, tasks)
+        if self.partial or met is None or sum(met.values()) == cut.documents:
+            return
+        wanted = cut.kept()
+        source = next(name for name, count in wanted.items() if met.get(name, 0) != count)
+        raise CorpusError(
+            f"{sum(met.values()):,} of the {kept}, of {source} {met.get(source, 0):,} of {wanted[source]:,}: restore "
+            "the file, or pass partial=True if only a part of the scored corpus is to be read, or a step before this "
+            "one drops documents"
+        )
+
+    def _met_by_all(
+        self, rows: KeptRows, inputs: dict[str, Any] | None, rank: int, tasks: int
+    ) -> dict[str, int] | None:
+        """How many documents of each source all tasks of this pass have kept; None while that is not known.
+
+        The last task of a pass adds the records of all: a file in the score store for each, of this cut and corpus.
+        """
+        if tasks == 1:
+            return rows.kept
+        if inputs is None:
+            return None  # two passes over different corpora could not be told apart
+        a_pass = digest(canonical([rows.found.path.rsplit("/", 1)[-1], inputs]))
+        folder = f"{self.scores.rstrip('/')}/passes/{a_pass[:16]}/{tasks}"
+        try:
+            write_json(f"{folder}/{rank:05d}.json", {"kept": rows.kept})
+            records = [read_json(f"{folder}/{other:05d}.json")["kept"] for other in range(tasks)]
+        except FileNotFoundError:
+            return None  # another task is the last
+        except OSError as error:
+            logger.warning(f"{folder} cannot be written ({error}): whether documents are missing is not checked")
+            return None
+        met: dict[str, int] = {}
+        for source, count in (item for record in records for item in record.items()):
+            met[source] = met.get(source, 0) + count
+        return met
 
 
 class TopKFilter(CutFilter):
@@ -113,6 +169,7 @@ class TopKFilter(CutFilter):
         seed: of the noise, and decides among equal scores.
         labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
         exclusion_writer: writes the dropped documents.
+        partial: whether only a part of the scored corpus is read; see CutFilter.
     """
 
     name = "🔝 Top-k"
@@ -128,10 +185,11 @@ class TopKFilter(CutFilter):
         seed: int = 0,
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
+        partial: bool = False,
     ) -> None:
         if order not in ("top", "bottom", "pareto"):
             raise InvalidCut(f"no order {order!r}: choose top, bottom or pareto")
-        super().__init__(scores, Cut(order, k, rate, token_budget, seed), labels, exclusion_writer)
+        super().__init__(scores, Cut(order, k, rate, token_budget, seed), labels, exclusion_writer, partial)
 
 
 class IPSFilter(CutFilter):
@@ -150,6 +208,7 @@ class IPSFilter(CutFilter):
         seed: another seed, another sample; one seed gives nested samples across rates.
         labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
         exclusion_writer: writes the dropped documents.
+        partial: whether only a part of the scored corpus is read; see CutFilter.
     """
 
     name = "🎲 Inverse propensity sampling"
@@ -165,11 +224,12 @@ class IPSFilter(CutFilter):
         seed: int = 0,
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
+        partial: bool = False,
     ) -> None:
         if method not in ("inverse", "direct", "poisson"):
             raise InvalidCut(f"no method {method!r}: choose inverse, direct or poisson")
         mode: Mode = "ips" if method == "inverse" else method
-        super().__init__(scores, Cut(mode, k, rate, token_budget, seed), labels, exclusion_writer)
+        super().__init__(scores, Cut(mode, k, rate, token_budget, seed), labels, exclusion_writer, partial)
 
 
 class RandomFilter(CutFilter):
@@ -183,6 +243,7 @@ class RandomFilter(CutFilter):
         seed: another seed, another sample; one seed gives nested samples across rates.
         labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
         exclusion_writer: writes the dropped documents.
+        partial: whether only a part of the scored corpus is read; see CutFilter.
     """
 
     name = "🎲 Random"
@@ -197,8 +258,9 @@ class RandomFilter(CutFilter):
         seed: int = 0,
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
+        partial: bool = False,
     ) -> None:
-        super().__init__(scores, Cut("random", k, rate, token_budget, seed), labels, exclusion_writer)
+        super().__init__(scores, Cut("random", k, rate, token_budget, seed), labels, exclusion_writer, partial)
 
 
 class KeptRows:
@@ -208,12 +270,14 @@ class KeptRows:
     identical to the byte, as many are kept as the cut keeps in the same source, in the order they come.
 
     Attributes:
+        found: the cut.
         place: source and row in the store of the document that was asked for last.
+        kept: how many documents of each source, as it is named in the store, were asked for and are in the cut.
     """
 
     def __init__(self, found: FoundCut) -> None:
-        self.place = ("", -1)
-        self._found = found
+        self.found, self.place = found, ("", -1)
+        self.kept: dict[str, int] = {}
         self._source: str | None = None
         self._scored_as = ""
         self._keys: list[int] = []
@@ -234,20 +298,22 @@ class KeptRows:
             row = self._search(doc, key)
         self._used[row] = True
         self._next, self.place = row + 1, (self._scored_as, row)
+        if self._kept[row]:
+            self.kept[self._scored_as] = self.kept.get(self._scored_as, 0) + 1
         return self._kept[row]
 
     def _load(self, doc: Document, source: str | None) -> None:
-        scored_as = self._found.store.locate(str(source))
+        scored_as = self.found.store.locate(str(source))
         if source is None or scored_as is None:
             raise MissingScore(
-                f"{self._found.store.path} holds no scores of {source} (document {doc.id}): score this file first"
+                f"{self.found.store.path} holds no scores of {source} (document {doc.id}): score this file first"
             )
         if self._file_of.setdefault(scored_as, source) != source:
             raise MissingScore(
                 f"{source} (document {doc.id}) and {self._file_of[scored_as]} both look like {scored_as}, which "
-                f"{self._found.store.path} holds scores of: score them apart"
+                f"{self.found.store.path} holds scores of: score them apart"
             )
-        key_N, kept_N = self._found.keeps(scored_as)
+        key_N, kept_N = self.found.keeps(scored_as)
         self._scored_as = scored_as
         self._source, self._keys, self._kept = source, key_N.tolist(), kept_N.tolist()
         self._used = self._used_of.setdefault(source, bytearray(len(self._keys)))
@@ -264,7 +330,7 @@ class KeptRows:
             rows.pop()
         if not rows:
             raise MissingScore(
-                f"document {doc.id} of {self._source} has no score in {self._found.store.path}, or its text has "
+                f"document {doc.id} of {self._source} has no score in {self.found.store.path}, or its text has "
                 "changed since: score this corpus first"
             )
         return rows.pop()

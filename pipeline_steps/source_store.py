@@ -24,7 +24,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.artefact import Artefact, part_name
 from pipeline_steps.errors import MissingScore, StoreDamaged, StoreMismatch
-from pipeline_steps.files import canonical, create, digest, write_atomically
+from pipeline_steps.files import canonical, digest, write_atomically
 from pipeline_steps.sealed_parquet import SealedFile, encode
 
 
@@ -67,19 +67,18 @@ class SourceStore(Artefact):
         Raises:
             StoreMismatch: that part is of other documents.
         """
-        self.announce()
-        path, blob = self.part(source), self._encode(source, columns)
-        if path in self._damaged:
-            write_atomically(path, blob)
-        elif not create(path, blob):
-            theirs = self._read_own(path, source)
-            if theirs is None:
-                write_atomically(path, blob)
-            elif not np.array_equal(theirs["key"], columns["key"]):
+        path = self.part(source)
+
+        def is_theirs_kept() -> bool:
+            theirs = None if path in self._damaged else self._read_own(path, source)
+            if theirs is not None and not np.array_equal(theirs["key"], columns["key"]):
                 raise StoreMismatch(
                     f"another task has stored other documents of {source} in {self.path}: the file has changed while "
                     "it was read; use another store"
                 )
+            return theirs is not None
+
+        self.publish(source, self._encode(source, columns), is_theirs_kept)
         self.drop_windows(source)
         with self._open(path, source) as shard:
             self._entries[source] = _entry(shard)

@@ -23,7 +23,7 @@ from pipeline_steps import (
 )
 from pipeline_steps.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import MissingScore, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import load_tensors
+from pipeline_steps.files import load_tensors, read_json, write_json
 from pipeline_steps.kmeans import load_centroids
 from pipeline_steps.numerics.clusters import nearest_centroids, similarity_to_preferred
 from pipeline_steps.numerics.keys import document_key
@@ -100,7 +100,7 @@ def test_scores_equal_the_slow_way(one):
     store = SourceStore(str(one / "embeddings"))
     vectors = store.column("embedding").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    centroids = load_centroids(str(one / "clusters"))[0].astype(np.float64)
+    centroids = load_centroids(str(one / "clusters")).tensors["centroids"].astype(np.float64)
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     cosine = vectors @ centroids.T
     nearest = cosine.argmax(axis=1)
@@ -176,7 +176,7 @@ def test_steps_that_are_done_do_nothing(twins, one, monkeypatch):
 
 def test_what_does_not_fit_is_named(twins, one, tmp_path):
     embeddings, clusters = str(one / "embeddings"), str(one / "clusters")
-    with pytest.raises(StoreMismatch, match="holds centroids made with"):
+    with pytest.raises(StoreMismatch, match="clusters: 12 there, 80 now"):
         list(KMeansFit(embeddings, clusters, n_clusters=80).run())
     with pytest.raises(StoreIncomplete, match="600 documents: too few for 601"):
         list(KMeansFit(embeddings, str(tmp_path / "c"), n_clusters=601).run())
@@ -190,9 +190,9 @@ def test_what_does_not_fit_is_named(twins, one, tmp_path):
     stranger = JsonlReader(str(other)).run()
     with pytest.raises(MissingScore, match=r"corpus/a.jsonl"):
         list(PrototypesScorer(str(tmp_path / "p"), clusters).run(stranger))
-    config = json.loads((one / "embeddings" / "config.json").read_text())
     shutil.copytree(one / "embeddings", tmp_path / "embeddings")
-    (tmp_path / "embeddings" / "config.json").write_text(json.dumps(config | {"embedder": "another"}))
+    about = read_json(f"{tmp_path}/embeddings/artefact.json")
+    write_json(f"{tmp_path}/embeddings/artefact.json", about | {"made": about["made"] | {"embedder": "another"}})
     with pytest.raises(StoreMismatch, match="another"):
         list(KMeansAssign(str(tmp_path / "embeddings"), clusters).run())
 
@@ -251,7 +251,7 @@ def test_copies_within_a_file_are_told_apart(tmp_path):
 def test_lost_members_are_named(twins, one, tmp_path):
     shutil.copytree(one / "clusters", tmp_path / "clusters")
     shutil.rmtree(tmp_path / "clusters" / "members")
-    with pytest.raises(StoreIncomplete, match="members.*is not there: run KMeansAssign again"):
+    with pytest.raises(StoreIncomplete, match="members.*is lost: run KMeansAssign again"):
         list(SemDeDupSimilarities(str(tmp_path / "clusters"), keep="easy").run())
 
 

@@ -44,7 +44,7 @@ def test_a_finished_combination_is_left_and_another_refused(stores, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "both" / "parts").iterdir()}
     combine(target, weights)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "both" / "parts").iterdir()} == before
-    assert first.config["parts"][1]["of"] == ScoreStore.open(stores[1]).config
+    assert first.made["parts"][1]["of"] == ScoreStore.open(stores[1]).made
     with pytest.raises(StoreMismatch, match="how: 'rank' there, 'product' now"):
         combine(target, weights, "product")
 

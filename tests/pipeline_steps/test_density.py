@@ -19,8 +19,8 @@ from pipeline_steps import (
     combine_sketches,
 )
 from pipeline_steps.embedder import HASHED_NGRAMS
-from pipeline_steps.errors import InvalidEmbedding, MissingScore, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import load_tensors, save_tensors
+from pipeline_steps.errors import InvalidEmbedding, MissingScore, StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import load_tensors, read_json, write_json
 from pipeline_steps.numerics.priority import priority_code
 
 
@@ -98,10 +98,10 @@ def test_what_is_missing_is_named(crowded, tmp_path):
     with pytest.raises(StoreIncomplete, match="embeddings"):
         list(DensitySketch(embeddings, sketch).run())
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
-    with pytest.raises(StoreIncomplete, match="no complete set of partial results"):
+    with pytest.raises(StoreIncomplete, match="partials holds nothing yet"):
         list(DensityMerge(embeddings, sketch).run())
     list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, 0, 2))
-    with pytest.raises(StoreIncomplete, match="no complete set of partial results"):
+    with pytest.raises(StoreIncomplete, match="partials is incomplete .1 of 2 tasks"):
         list(DensityMerge(embeddings, sketch).run())
     with pytest.raises(StoreIncomplete, match="holds no sketch"):
         list(DensityScorer(str(tmp_path / "s"), embeddings, sketch).run(JsonlReader(str(crowded)).run()))
@@ -130,38 +130,36 @@ def test_partial_sketches_of_other_hashes_are_refused(crowded, tmp_path):
     embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
     list(DensitySketch(embeddings, sketch, rows=10, buckets=50, seed=0).run(None, 0, 2))
-    list(DensitySketch(embeddings, sketch, rows=10, buckets=50, seed=1).run(None, 1, 2))
-    with pytest.raises(StoreMismatch, match="other hashes"):
-        list(DensityMerge(embeddings, sketch).run())
+    with pytest.raises(StoreMismatch, match="seed: 0 there, 1 now"):
+        list(DensitySketch(embeddings, sketch, rows=10, buckets=50, seed=1).run(None, 1, 2))
 
 
 def test_the_run_that_fits_is_merged(crowded, tmp_path):
-    """Partial sketches of an older corpus do not stand in the way; two runs with other hashes are refused."""
+    """Partial sketches of an older corpus do not stand in the way, and are never merged with those of a newer one."""
     embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
     list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run())
     (crowded / "d.jsonl").write_text('{"id": "d0", "text": "one more document"}\n')
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    with pytest.raises(StoreMismatch, match="other inputs.*run DensitySketch again"):
+        list(DensityMerge(embeddings, sketch).run())
     for rank in range(2):
         list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, rank, 2))
+        if rank == 0:
+            with pytest.raises(StoreIncomplete, match="1 of 2 tasks"):
+                list(DensityMerge(embeddings, sketch).run())
     list(DensityMerge(embeddings, sketch).run())
-    assert load_tensors(f"{sketch}/sketch.safetensors")[1]["documents"] == 101
-    for tasks in (1, 2):
-        for rank in range(tasks):
-            list(DensitySketch(embeddings, sketch, rows=10, buckets=50, seed=tasks).run(None, rank, tasks))
-    with pytest.raises(StoreMismatch, match="other hashes"):
-        list(DensityMerge(embeddings, sketch).run())
+    assert load_tensors(f"{sketch}/sketch.safetensors").header["documents"] == 101
 
 
-def test_a_source_counted_twice_is_refused(crowded, tmp_path):
+def test_a_part_in_anothers_place_is_refused(crowded, tmp_path):
     embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
     list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
     for rank in range(2):
         list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run(None, rank, 2))
-    first = f"{sketch}/partials/2/00000.safetensors"
-    tensors, header = load_tensors(f"{sketch}/partials/2/00001.safetensors")
-    save_tensors(first, tensors, header)
-    with pytest.raises(StoreMismatch, match="sketch again"):
+    first, second = sorted((tmp_path / "sketch" / "partials" / "parts").iterdir())
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(StoreDamaged, match=f"{first.name} is not the file the manifest speaks of"):
         list(DensityMerge(embeddings, sketch).run())
 
 
@@ -197,8 +195,8 @@ def test_a_sketch_follows_a_growing_and_shrinking_crawl(crowded, tmp_path):
 
 def test_embeddings_of_another_model_are_refused(crowded, tmp_path):
     sketch, embeddings = sketched(crowded, tmp_path / "one"), tmp_path / "one" / "embeddings"
-    config = json.loads((embeddings / "config.json").read_text())
-    (embeddings / "config.json").write_text(json.dumps(config | {"embedder": "another"}))
+    about = read_json(f"{embeddings}/artefact.json")
+    write_json(f"{embeddings}/artefact.json", about | {"made": about["made"] | {"embedder": "another"}})
     with pytest.raises(StoreMismatch, match="another"):
         list(DensityScorer(str(tmp_path / "s"), str(embeddings), sketch).run(JsonlReader(str(crowded)).run()))
 
@@ -264,7 +262,7 @@ def test_the_p_stable_kernel_in_the_pipeline(crowded, tmp_path):
     for name, settings in {"own": {}, "given": {"width": 0.7, "concatenated": 3}}.items():
         list(DensitySketch(embeddings, str(tmp_path / name), kernel="p-stable", rows=100, **settings).run())
         list(DensityMerge(embeddings, str(tmp_path / name)).run())
-        _, header = load_tensors(str(tmp_path / name / "sketch.safetensors"))
+        header = load_tensors(str(tmp_path / name / "sketch.safetensors")).header
         found = (header["hash"]["width"], header["hash"]["concatenated"])
         assert found == (0.7, 3) if name == "given" else found[0] > 0 and found[1] == 8
         scorer = DensityScorer(str(tmp_path / f"{name}-scores"), embeddings, str(tmp_path / name))

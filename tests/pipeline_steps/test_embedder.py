@@ -95,7 +95,7 @@ def test_length_and_norm_are_settings_of_the_store(corpus, models, tmp_path):
     length = np.linalg.norm(raw.astype(float), axis=1)
     assert abs(length - 1).min() > 0.1
     np.testing.assert_allclose(raw / length[:, None], unit, atol=2e-3)
-    assert SourceStore(str(tmp_path / "raw")).config["unit_norm"] is False
+    assert SourceStore(str(tmp_path / "raw")).made["unit_norm"] is False
     with pytest.raises(StoreMismatch, match="unit_norm: False there, True now"):
         embed(corpus, tmp_path / "raw", models / "t5")
 

@@ -68,7 +68,7 @@ def test_in_a_real_executor(model, corpus, tmp_path):
     step = FastTextScorer(str(tmp_path / "s"), model, "hq")
     LocalPipelineExecutor([JsonlReader(str(corpus)), step], tasks=2, workers=2, logging_dir=str(tmp_path / "l")).run()
     store = ScoreStore.open(str(tmp_path / "s"))
-    assert store.config["unit"] == "log-odds of hq, nats"
+    assert store.made["unit"] == "log-odds of hq, nats"
     texts = [doc.text for doc in JsonlReader(str(corpus)).run()]
     assert sorted(store.scores) == sorted(step.score_batch(docs(*texts))["score"])
 

@@ -1,8 +1,10 @@
 """Scores must not depend on tasks, kills or reruns, and nothing may be lost or mixed."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from word_count import WordCountScorer, score
 
 from pipeline_steps import EMBEDDED_PROXY, MetadataScorer, ScoreStore, TopKFilter
 from pipeline_steps.errors import CorpusError, InvalidScore, StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import read_json, write_json
 
 
 def contents(store: Path) -> dict:
@@ -150,11 +153,11 @@ def test_two_tasks_race_on_every_source(corpus, tmp_path):
 def test_a_store_is_of_the_corpus_that_was_read_last(corpus, tmp_path):
     score(corpus, tmp_path / "s", tasks=2)
     (corpus / "e.jsonl").write_text('{"id": "new", "text": "a new document"}\n')
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100  # nothing new yet
     scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
     list(scorer.run(JsonlReader(str(corpus)).run(None, 0, 3), 0, 3))
-    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100  # nothing new yet
     list(scorer.run(JsonlReader(str(corpus)).run(None, 1, 3), 1, 3))
-    with pytest.raises(StoreIncomplete, match="2 of 2 tasks; 2 of 3 tasks"):
+    with pytest.raises(StoreIncomplete, match="2 of 3 tasks have read this input"):
         ScoreStore.open(str(tmp_path / "s"))
     list(scorer.run(JsonlReader(str(corpus)).run(None, 2, 3), 2, 3))
     assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 101
@@ -172,12 +175,104 @@ def test_records_of_an_earlier_run_do_not_finish_this_one(corpus, tmp_path):
     assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 102
 
 
+def test_a_run_that_found_nothing_to_do_is_not_taken_for_a_later_one(corpus, tmp_path):
+    score(corpus, tmp_path / "s", tasks=2)
+    score(corpus, tmp_path / "s", tasks=2)
+    for name in "ef":
+        (corpus / f"{name}.jsonl").write_text(f'{{"id": "{name}", "text": "a new document"}}\n')
+    scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
+    list(scorer.run(JsonlReader(str(corpus)).run(None, 0, 2), 0, 2))
+    with pytest.raises(StoreIncomplete, match="1 of 2 tasks"):
+        ScoreStore.open(str(tmp_path / "s"))
+
+
+def test_a_rank_that_datatrove_skips_is_noticed_and_what_to_do_is_said(corpus, tmp_path):
+    def run(logs):
+        scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
+        LocalPipelineExecutor(
+            [JsonlReader(str(corpus)), scorer], tasks=2, workers=1, logging_dir=str(tmp_path / logs)
+        ).run()
+
+    run("logs")
+    (tmp_path / "logs" / "completions" / "00001").unlink()
+    (corpus / "e.jsonl").write_text('{"id": "e", "text": "a new document"}\n')
+    (corpus / "f.jsonl").write_text('{"id": "f", "text": "another"}\n')
+    run("logs")
+    with pytest.raises(StoreIncomplete, match="1 of 2 tasks .* give another logging_dir or skip_completed=False"):
+        ScoreStore.open(str(tmp_path / "s"))
+    run("others")
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 102
+
+
+def test_of_two_settings_that_are_claimed_at_once_one_is_refused(corpus, tmp_path):
+    """In turns: both have begun before either has written."""
+    runs = [
+        WordCountScorer(str(tmp_path / "s"), salt=salt, window_size=8).run(JsonlReader(str(corpus)).run())
+        for salt in (0, 1)
+    ]
+    next(runs[0])
+    with pytest.raises(StoreMismatch, match="salt: 0 there, 1 now"):
+        next(runs[1])
+    list(runs[0])
+    assert ScoreStore.open(str(tmp_path / "s")).made["salt"] == 0
+
+
+def test_several_tasks_must_know_what_they_read(corpus, tmp_path):
+    docs = list(JsonlReader(str(corpus)).run())
+    with pytest.raises(CorpusError, match="WordCountScorer cannot see which reader.*attribute `corpus`"):
+        list(WordCountScorer(str(tmp_path / "s")).run(iter(docs), 0, 2))
+    for _ in range(2):  # a task alone reads all there is
+        list(WordCountScorer(str(tmp_path / "s")).run(iter(docs)))
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100
+
+
+def test_a_store_of_the_format_before_is_refused(corpus, tmp_path):
+    (tmp_path / "s" / "shards").mkdir(parents=True)
+    (tmp_path / "s" / "config.json").write_text('{"scorer": "WordCountScorer"}')
+    for use in (lambda: ScoreStore.open(str(tmp_path / "s")), lambda: score(corpus, tmp_path / "s")):
+        with pytest.raises(StoreMismatch, match=r"written by winnow 0\.1.*another folder"):
+            use()
+
+
+def test_a_store_of_a_later_version_is_refused(corpus, tmp_path):
+    score(corpus, tmp_path / "s")
+    about = read_json(f"{tmp_path}/s/artefact.json")
+    write_json(f"{tmp_path}/s/artefact.json", about | {"format": 99})
+    with pytest.raises(StoreMismatch, match="written by a later version"):
+        ScoreStore.open(str(tmp_path / "s"))
+
+
+def test_what_killed_writers_left_is_swept_when_it_is_a_day_old(corpus, tmp_path):
+    score(corpus, tmp_path / "s")
+    fresh, old = (tmp_path / "s" / "parts" / f".a.parquet.tmp-{name}" for name in ("fresh", "old"))
+    for litter in (fresh, old):
+        litter.write_bytes(b"half")
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    score(corpus, tmp_path / "s", tasks=2)
+    assert fresh.exists()
+    assert not old.exists()
+
+
+def test_a_moved_corpus_of_thousands_of_files_is_located_in_no_time():
+    store = ScoreStore("/nowhere")
+    store.manifest = {f"/old/{part}/shard-{file}/part.parquet": {} for part in range(50) for file in range(100)}
+    start = time.perf_counter()
+    for source in store.manifest:
+        assert store.locate(source.replace("/old/", "/new/place/")) == source
+    assert time.perf_counter() - start < 5
+    assert store.locate("/new/part.parquet") is None
+    assert store.locate("/new/other.parquet") is None
+
+
 def test_parts_of_a_source_in_two_tasks_are_refused(corpus, tmp_path):
     """A corpus that was rewritten into other files still says which file each document was first read from."""
     docs = list(JsonlReader(str(corpus)).run())[5:45]
 
     def run_both():
-        runs = [WordCountScorer(str(tmp_path / "s"), window_size=8).run(iter(docs[r::2]), r, 2) for r in (0, 1)]
+        steps = [WordCountScorer(str(tmp_path / "s"), window_size=8) for _ in range(2)]
+        for step in steps:
+            step.corpus = JsonlReader(str(corpus))
+        runs = [step.run(iter(docs[rank::2]), rank, 2) for rank, step in enumerate(steps)]
         for run in [*runs, *runs]:  # in turns: a window each, then the rest
             next(run)
         for run in runs:

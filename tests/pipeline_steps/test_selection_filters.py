@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
+from datatrove.utils.logging import logger
 from word_count import WordCountScorer, score
 
 from pipeline_steps import (
@@ -25,7 +29,8 @@ from pipeline_steps import (
     select,
 )
 from pipeline_steps import cuts as cuts_module
-from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import save_tensors
 
 
 FILTERS = {
@@ -153,10 +158,11 @@ def test_a_damaged_cut_is_made_again(corpus, scores, tmp_path):
 def test_a_cut_of_other_scores_is_not_used(corpus, scores, tmp_path):
     """The same folder, scored anew with another scorer: another cut."""
     kept(corpus, TopKFilter(scores, k=20))
-    for name in ("config.json", "manifest.json"):
-        (tmp_path / "scores" / name).unlink()
-    for shard in (tmp_path / "scores" / "parts").iterdir():
-        shard.unlink()
+    cuts = tmp_path / "cuts"
+    (tmp_path / "scores" / "cuts").rename(cuts)
+    shutil.rmtree(tmp_path / "scores")
+    (tmp_path / "scores").mkdir()
+    cuts.rename(tmp_path / "scores" / "cuts")
     score(corpus, scores, salt=1)
     kept(corpus, TopKFilter(scores, k=20))
     assert len(list((tmp_path / "scores" / "cuts").iterdir())) == 2
@@ -181,7 +187,7 @@ def test_shuffled_and_thinned_documents_get_the_same_decisions(corpus, scores):
     before = Counter(kept(corpus, TopKFilter(scores, k=40)))
     order = np.random.default_rng(0).permutation(len(docs))
     assert Counter(doc.id for doc in TopKFilter(scores, k=40).run(iter([docs[i] for i in order]))) == before
-    thinned = [doc.id for doc in TopKFilter(scores, k=40).run(iter(docs[1::2]))]
+    thinned = [doc.id for doc in TopKFilter(scores, k=40, partial=True).run(iter(docs[1::2]))]
     assert thinned == [doc.id for doc in docs[1::2] if doc.id in before]
 
 
@@ -296,5 +302,42 @@ def test_selection_survives_the_disk_and_knows_its_corpus(scores, tmp_path):
 
 def test_any_other_file_is_not_a_selection(tmp_path):
     (tmp_path / "x").write_bytes(b'{"not": "a selection"}')
-    with pytest.raises(StoreMismatch, match="not a selection"):
+    with pytest.raises(StoreDamaged, match="x is damaged, or not a file of tensors"):
         Selection.load(str(tmp_path / "x"))
+    save_tensors(str(tmp_path / "x"), {"weights": np.zeros(3)}, {})
+    with pytest.raises(StoreMismatch, match="x is not a selection: it holds weights"):
+        Selection.load(str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_documents_of_the_cut_that_never_come_are_an_error(corpus, scores, tasks):
+    """The records of all tasks are added by the last, whichever that is."""
+    (corpus / "b.jsonl").unlink()
+    with pytest.raises(CorpusError, match=r"of the 50 documents .* have come by, of .*b\.jsonl 0 of .*partial=True"):
+        kept(corpus, TopKFilter(scores, k=50), tasks)
+    some = kept(corpus, TopKFilter(scores, k=50, partial=True), tasks)
+    assert 0 < len(some) < 50
+
+
+def test_a_step_that_drops_documents_ahead_of_the_filter_is_noticed(corpus, scores, tmp_path):
+    steps = [
+        JsonlReader(str(corpus)),
+        LambdaFilter(lambda doc: not doc.id.endswith("7")),
+        TopKFilter(scores, rate=0.5),
+    ]
+    with pytest.raises(CorpusError, match="of the 50 documents that the cut"):
+        LocalPipelineExecutor(steps, tasks=2, workers=1, logging_dir=str(tmp_path / "logs")).run()
+
+
+def test_how_many_documents_of_the_cut_came_by_is_said(corpus, scores):
+    heard = []
+    handle = logger.add(heard.append, level="INFO", filter="pipeline_steps")
+    list(TopKFilter(scores, k=20).run(JsonlReader(str(corpus)).run(None, 0, 2), 0, 2))
+    logger.remove(handle)
+    assert re.search(r"\d+ of the 20 documents that the cut of .*scores keeps have come by in task 0 of 2", heard[-1])
+
+
+def test_a_pass_over_documents_that_nobody_can_list_is_not_checked(corpus, scores):
+    docs = list(JsonlReader(str(corpus)).run())
+    halves = [list(TopKFilter(scores, k=20).run(iter(docs[rank::2]), rank, 2)) for rank in range(2)]
+    assert sum(map(len, halves)) == 20
