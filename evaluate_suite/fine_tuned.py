@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ from evaluate_suite.results import ResultRow
 from evaluate_suite.units import once
 from pipeline_steps import __version__
 from pipeline_steps.errors import ModelError, StoreIncomplete
-from train.run_directory import list_checkpoints
+from train.run_directory import list_checkpoints, read_rows
 from train.signals import REQUEUE, run_launcher
 
 
@@ -79,7 +78,7 @@ def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) 
                 f"on in {run_dir}, other settings need another --cache"
             )
         file = run_dir / "held_out.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return read_rows(file) if file.exists() else []
 
     # A launch takes ten seconds to find out that all is done
     measured: list[dict[str, Any]] = once(run_dir / "finished.json", checkpoint.identity | how.made(suite), launch)

@@ -9,13 +9,15 @@ their rows.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from datatrove.utils.logging import logger
 
-from evaluate_suite.results import ResultRow, read_results, write_results
+from evaluate_suite.results import ResultRow, read_good_results, read_results, write_results
 from pipeline_steps.errors import StoreDamaged
 from pipeline_steps.files import read_json, write_json
 
@@ -53,13 +55,34 @@ def once(file: Path, made: dict[str, Any], measure: Callable[[], Any]) -> Any:
 def add_results(path: str, rows: Iterable[ResultRow]) -> None:
     """Put rows into a file of results beside those it has; a row of the same checkpoint, task and metric is replaced.
 
-    Several processes may do so at the same time.
+    Several processes may do so at the same time. Raises what `read_results` raises.
     """
+    with _alone(path):
+        known = {_place(row): row for row in (read_results(path) if Path(path).exists() else [])}
+        write_results(path, (known | {_place(row): row for row in rows}).values())
+
+
+def mend_results(path: str) -> list[str]:
+    """Take the damaged lines out of a file of results, keep the file as it was as PATH.damaged, and name each line.
+
+    For those who make the missing rows again.
+    """
+    if not Path(path).exists():
+        return []
+    with _alone(path):
+        rows, errors = read_good_results(path)
+        if errors:
+            os.replace(path, f"{path}.damaged")
+            write_results(path, rows)
+    return [str(error).partition(": ")[0] for error in errors]
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = {_place(row): row for row in (read_results(path) if Path(path).exists() else [])}
-        write_results(path, (known | {_place(row): row for row in rows}).values())
+        yield
 
 
 def _place(row: ResultRow) -> tuple[Any, ...]:

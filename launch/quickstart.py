@@ -8,25 +8,38 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import xxhash
 from rich.console import Console
 
-from evaluate_suite.results import read_results, write_results
+from evaluate_suite.results import ResultRow, read_results, write_results
+from evaluate_suite.units import unit_file
+from launch.listed_files import claim
 from launch.processes import Job, run_jobs
 from launch.progress import Fraction, StageProgress, StoreRows, TrainedTokens
 from launch.splits import SPLITS
-from launch.stages import SAMPLERS, SHARDS, Run, Settings
+from launch.stages import CORPUS_FILES, SAMPLERS, SHARDS, Run, Settings
 from pipeline_steps.cuts import Cut
+from pipeline_steps.density_sketch import load_sketch
 from pipeline_steps.embedder import HASHED_NGRAMS
-from pipeline_steps.errors import CorpusError, InvalidCut, StoreMismatch
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.errors import CorpusError, InvalidCut, StoreDamaged, StoreIncomplete, WinnowError
+from pipeline_steps.files import canonical, digest, read_json, write_json
 from pipeline_steps.models import model_identity, require
-from train.folders import locked
+from pipeline_steps.partials import Partials
+from pipeline_steps.selection import Selection
+from pipeline_steps.source_store import SourceStore
+from train.folders import SealedFolder, locked
+from train.run_directory import is_finished
 from train.token_budget import TokenBudget
+from train.token_store import TokenStore
+from train.verified import verify_files
 
 
 # Shape of the tiny T5's training, by trial on one CPU thread: of the lengths from 64 to 512 and batches from 8 to 64
@@ -44,19 +57,23 @@ class Stage:
         name: of its marker and its logs.
         title: as shown.
         jobs: its processes.
+        output: opens what it has made, to the last byte.
         progress: how far it is.
+        prepare: run before its jobs are started.
         publish: run once all jobs have ended well.
     """
 
     name: str
     title: str
     jobs: tuple[Job, ...]
+    output: Callable[[], object]
     progress: Fraction = lambda: None
+    prepare: Callable[[], None] = lambda: None
     publish: Callable[[], None] = lambda: None
 
 
 def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
-    """Run every stage that is not done yet.
+    """Run every stage that is not done yet, or whose output was deleted or damaged since.
 
     Args:
         folder: what the run writes; a folder with other settings is refused.
@@ -71,7 +88,7 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
     run = Run(Path(folder), settings)
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder, "quickstart"), StageProgress(Console()) as progress:
-        _claim(run)
+        claim(run.path("settings.json"), asdict(run.settings), str(run.folder))
         for make_stage in (
             _corpus,
             _ask_llm,
@@ -89,17 +106,22 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
 
 
 def _run_stage(run: Run, stage: Stage, workers: int, progress: StageProgress) -> None:
-    marker = run.path("stages", f"{stage.name}.json")
-    spent = read_json(marker) if os.path.exists(marker) else {"process_seconds": 0.0, "done": False}
-    if spent["done"]:
-        progress.finish(stage.title, None)
-        return
+    marker, made = run.path("stages", f"{stage.name}.json"), _fingerprint(run, stage)
+    spent = _spent(marker)
+    if spent["done"] and spent["made"] == made:
+        try:
+            stage.output()
+            progress.finish(stage.title, None)
+            return
+        except (WinnowError, FileNotFoundError) as error:
+            progress.note(f"{stage.title} is done again: {error}")
+    stage.prepare()
     parallel = min(workers, len(stage.jobs))
     start = noted = time.monotonic()
 
     def note(done: bool) -> None:
         seconds = round(spent["process_seconds"] + (time.monotonic() - start) * parallel, 1)
-        write_json(marker, {"process_seconds": seconds, "done": done})
+        write_json(marker, {"process_seconds": seconds, "done": done, "made": made})
 
     def tick() -> None:
         nonlocal noted
@@ -114,7 +136,22 @@ def _run_stage(run: Run, stage: Stage, workers: int, progress: StageProgress) ->
     progress.finish(stage.title, time.monotonic() - start)
 
 
-def _stage(run: Run, name: str, title: str, parts: int, progress: Fraction = lambda: None) -> Stage:
+def _spent(marker: str) -> dict[str, Any]:
+    """What a stage's marker says; of one that is damaged or not there, that nothing is done."""
+    with suppress(FileNotFoundError, StoreDamaged):
+        return read_json(marker)
+    return {"process_seconds": 0.0, "done": False}
+
+
+def _fingerprint(run: Run, stage: Stage) -> str:
+    """What decides a stage: the settings and, for all that comes after it, the corpus."""
+    corpus = None if stage.name == "corpus" else _corpus_folder(run).facts["content"]
+    return digest(canonical([stage.name, asdict(run.settings), corpus]))
+
+
+def _stage(
+    run: Run, name: str, title: str, parts: int, output: Callable[[], object], progress: Fraction = lambda: None
+) -> Stage:
     """A stage of `launch.stages`, shared among `parts` processes."""
     asks = name == "ask-llm" or (name == "embed" and run.settings.embedder != HASHED_NGRAMS)
     jobs = tuple(
@@ -126,34 +163,41 @@ def _stage(run: Run, name: str, title: str, parts: int, progress: Fraction = lam
         )
         for part in range(parts)
     )
-    return Stage(name, title, jobs, progress)
+    return Stage(name, title, jobs, output, progress)
 
 
 def _corpus(run: Run, workers: int) -> Stage:
-    embedded = run.settings.corpus is None
-    stage = _stage(run, "corpus", "Read the corpus", workers if embedded else 1)
-    done = run.folder / "logs" / "corpus" / "completions"
-    shards = SHARDS if embedded else 1
-    return Stage(
-        stage.name,
-        stage.title,
-        stage.jobs,
-        lambda: len(list(done.glob("*"))) / shards if embedded else None,
-        lambda: _publish_corpus(run),
-    )
+    partial, embedded = run.folder / "corpus.partial", run.settings.corpus is None
+
+    def prepare() -> None:
+        for folder in (partial, run.folder / "corpus"):
+            shutil.rmtree(folder, ignore_errors=True)  # of an attempt on files that have been mended since
+
+    def read() -> None:
+        verify_files(_corpus_folder(run).files, "it is read again")
+
+    stage = _stage(run, "corpus", "Read the corpus", workers if embedded else 1, read)
+    shards = lambda: len(list((partial / "train").glob("*.gz"))) / SHARDS if embedded else None  # noqa: E731
+    return replace(stage, progress=shards, prepare=prepare, publish=lambda: _publish_corpus(run))
+
+
+def _corpus_folder(run: Run) -> SealedFolder:
+    return SealedFolder.read(run.folder / "corpus", CORPUS_FILES, "give the same command again")
 
 
 def _publish_corpus(run: Run) -> None:
     """Count the documents of the splits and put the corpus in its place, whole."""
-    partial, corpus = run.folder / "corpus.partial", run.folder / "corpus"
-    if corpus.exists():
-        return
+    partial = run.folder / "corpus.partial"
+    content = xxhash.xxh3_128()  # of the documents: compressed files hold the time they were written
     documents = {}
     for split in SPLITS:
         documents[split] = 0
         for file in sorted(partial.glob(f"{split}/*.jsonl.gz")):
+            content.update(file.relative_to(partial).as_posix().encode())
             with gzip.open(file, "rb") as lines:
-                documents[split] += sum(1 for _ in lines)
+                for line in lines:
+                    documents[split] += 1
+                    content.update(line)
     source = run.settings.corpus or "the installed packages"
     if not sum(documents.values()):
         raise CorpusError(f"{source} is empty: not one document was read from it")
@@ -163,43 +207,51 @@ def _publish_corpus(run: Run) -> None:
             f"{source} is too small for a comparison ({counted}): the held-out splits take a few percent of the "
             "documents each; give some hundreds of English documents or more"
         )
-    write_json(str(partial / "documents.json"), documents)
-    os.replace(partial, corpus)
+    SealedFolder.seal(partial, CORPUS_FILES, {"documents": documents, "content": content.hexdigest()})
+    os.replace(partial, run.folder / "corpus")
 
 
-def _train_documents(run: Run) -> int:
-    return read_json(run.path("corpus", "documents.json"))["train"]
+def _store(run: Run, *place: str) -> tuple[Callable[[], object], Fraction]:
+    """How to open a store of the training split, and how full it is."""
+    documents = _corpus_folder(run).facts["documents"]["train"]
+    return SourceStore(run.path(*place)).verify, StoreRows(run.folder.joinpath(*place), documents)
 
 
 def _ask_llm(run: Run, workers: int) -> Stage:
-    rows = StoreRows(run.folder / "scores" / "ask-llm", _train_documents(run))
-    return _stage(run, "ask-llm", "Score: Ask-LLM", workers, rows)
+    return _stage(run, "ask-llm", "Score: Ask-LLM", workers, *_store(run, "scores", "ask-llm"))
 
 
 def _embed(run: Run, workers: int) -> Stage:
-    rows = StoreRows(run.folder / "embeddings", _train_documents(run))
-    return _stage(run, "embed", "Score: Density, embed", workers, rows)
+    return _stage(run, "embed", "Score: Density, embed", workers, *_store(run, "embeddings"))
 
 
 def _sketch(run: Run, workers: int) -> Stage:
-    return _stage(run, "sketch", "Score: Density, sketch", workers)
+    def counted() -> None:
+        try:
+            load_sketch(run.path("sketch"))
+        except (StoreIncomplete, StoreDamaged):
+            list(Partials(run.path("sketch", "partials")).read())  # which the merge drops
+
+    return _stage(run, "sketch", "Score: Density, sketch", workers, counted)
 
 
 def _merge(run: Run, workers: int) -> Stage:
-    return _stage(run, "merge", "Score: Density, merge", 1)
+    return _stage(run, "merge", "Score: Density, merge", 1, lambda: load_sketch(run.path("sketch")))
 
 
 def _density(run: Run, workers: int) -> Stage:
-    rows = StoreRows(run.folder / "scores" / "density", _train_documents(run))
-    return _stage(run, "density", "Score: Density, look up", workers, rows)
+    return _stage(run, "density", "Score: Density, look up", workers, *_store(run, "scores", "density"))
 
 
 def _tokenize(run: Run, workers: int) -> Stage:
-    return _stage(run, "tokenize", "Tokenize", workers)
+    return _stage(
+        run, "tokenize", "Tokenize", workers, lambda: [TokenStore.open(run.path("tokens", split)) for split in SPLITS]
+    )
 
 
 def _select(run: Run, workers: int) -> Stage:
-    return _stage(run, "select", "Select", 1)
+    files = [run.path("selections", f"{sampler}.safetensors") for sampler in SAMPLERS if sampler != "full"]
+    return _stage(run, "select", "Select", 1, lambda: [Selection.load(file) for file in files])
 
 
 def _train(run: Run, workers: int) -> Stage:
@@ -223,7 +275,14 @@ def _train(run: Run, workers: int) -> Stage:
         jobs.append(Job("train.pretrain", words, run.folder / "logs" / f"train-{sampler}.log", devices=1))
         fractions.append(TrainedTokens(run_dir, run.settings.train_tokens))
     mean = lambda: sum(fraction() for fraction in fractions) / len(fractions)  # noqa: E731
-    return Stage("train", f"Pre-train {len(jobs)} T5s", tuple(jobs), mean)
+    steps = TokenBudget(run.settings.train_tokens, BATCH_SIZE, INPUT_LENGTH).steps
+
+    def trained() -> None:
+        for sampler in SAMPLERS:
+            if not is_finished(run_dir := run.folder / "training" / sampler, steps):
+                raise StoreIncomplete(f"{run_dir} has no intact checkpoint of its last step")
+
+    return Stage("train", f"Pre-train {len(jobs)} T5s", tuple(jobs), trained, mean)
 
 
 def _evaluate(run: Run, workers: int) -> Stage:
@@ -233,24 +292,41 @@ def _evaluate(run: Run, workers: int) -> Stage:
 
     def job(samplers: Sequence[str], output: str) -> Job:
         runs = tuple(f"{sampler}={run.path('training', sampler)}" for sampler in samplers)
-        words = ("perplexity", "--runs", *runs, "--tokens", *tokens, *cache, "--output", run.path(output))
+        words = ("perplexity", "--runs", *runs, "--tokens", *tokens, *cache, "--output", output)
         return Job("evaluate_suite", words, run.folder / "logs" / f"evaluate-{samplers[0]}.log", devices=1)
 
-    jobs = tuple(job([sampler], f"evaluation/{sampler}.jsonl") for sampler in SAMPLERS)
+    jobs = tuple(job([sampler], str(_derived(run, sampler))) for sampler in SAMPLERS)
     total = len(SAMPLERS) * CHECKPOINTS * len(tokens)
     measured = run.folder / "evaluation"
+
+    def prepare() -> None:
+        for sampler in SAMPLERS:
+            _derived(run, sampler).unlink(missing_ok=True)
+
+    def read() -> None:
+        for row in read_results(run.path("results.jsonl")):
+            read_json(str(unit_file(measured, row.sampler, f"step-{row.step:08d}", row.task)))
+        if read_results(run.path("results.jsonl")) != _gathered(run):
+            raise StoreDamaged(f"{run.folder}/results.jsonl does not hold what was measured")
+
     return Stage(
         "evaluate",
         "Evaluate every checkpoint",
         jobs,
+        read,
         lambda: len(list(measured.glob("*/*/*.json"))) / total,
-        lambda: _gather(run),
+        prepare,
+        lambda: write_results(run.path("results.jsonl"), _gathered(run)),
     )
 
 
-def _gather(run: Run) -> None:
-    rows = [row for sampler in SAMPLERS for row in read_results(run.path("evaluation", f"{sampler}.jsonl"))]
-    write_results(run.path("results.jsonl"), rows)
+def _derived(run: Run, sampler: str) -> Path:
+    """The rows of a sampler, from the units beside them."""
+    return run.folder / "evaluation" / f"{sampler}.jsonl"
+
+
+def _gathered(run: Run) -> list[ResultRow]:
+    return sorted(row for sampler in SAMPLERS for row in read_results(str(_derived(run, sampler))))
 
 
 def _check(settings: Settings, workers: int) -> None:
@@ -263,15 +339,3 @@ def _check(settings: Settings, workers: int) -> None:
     if settings.embedder != HASHED_NGRAMS:
         require("sentence_transformers", "embed")
         model_identity(settings.embedder)
-
-
-def _claim(run: Run) -> None:
-    """Write the settings down, or check that the folder was started with the same."""
-    path = run.path("settings.json")
-    if not os.path.exists(path):
-        write_json(path, asdict(run.settings))
-        return
-    found, asked = read_json(path), asdict(run.settings)
-    if differing := [name for name in asked if found.get(name) != asked[name]]:
-        said = "; ".join(f"{name}: {found.get(name)!r} there, {asked[name]!r} now" for name in differing)
-        raise StoreMismatch(f"{run.folder} was started with other settings ({said}): give another --output")

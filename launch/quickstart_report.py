@@ -16,9 +16,10 @@ from evaluate_suite.comparison import verdicts
 from evaluate_suite.report import Example, Report, SamplerResult, ScoreView, render
 from evaluate_suite.results import ResultRow, read_results
 from evaluate_suite.units import unit_file
-from launch.stages import SAMPLERS, Run
+from launch.stages import CORPUS_FILES, SAMPLERS, Run
 from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
 from pipeline_steps.files import read_json, write_atomically
+from train.run_directory import read_rows
 
 
 TASKS = {"in_distribution": "in-distribution", "high_quality": "HQ (written prose)"}
@@ -54,7 +55,7 @@ def _sampler_result(run: Run, sampler: str, rows: list[ResultRow]) -> SamplerRes
     last = max(row.step for row in mine)
     final = {row.task: row for row in mine if row.step == last}
     scoring = sum(stage_seconds(run, stage) for stage in _SCORING.get(sampler, ()))
-    metrics = Path(run.path("training", sampler, "metrics.jsonl")).read_text().splitlines()
+    metrics = read_rows(Path(run.path("training", sampler, "metrics.jsonl")))
     return SamplerResult(
         sampler=sampler,
         documents=resolved["selected_documents"],
@@ -63,7 +64,7 @@ def _sampler_result(run: Run, sampler: str, rows: list[ResultRow]) -> SamplerRes
         epochs=final["in_distribution"].epoch,
         perplexity={t: Estimate(row.value, row.stderr, row.ci95_low, row.ci95_high) for t, row in final.items()},
         scoring_seconds=scoring,
-        training_seconds=sum(json.loads(line)["seconds"] for line in metrics),
+        training_seconds=sum(row["seconds"] for row in metrics),
     )
 
 
@@ -124,14 +125,14 @@ def _documents(run: Run) -> Iterator[dict[str, str]]:
 
 
 def _corpus(run: Run) -> str:
-    documents = read_json(run.path("corpus", "documents.json"))
+    documents = read_json(run.path("corpus", CORPUS_FILES))["documents"]
     source = run.settings.corpus or "the documentation of the installed Python packages"
     tokens = read_json(run.path("training", "full", "resolved.json"))["corpus_tokens"]
     return f"{documents['train']:,} documents ({tokens:,} tokens) of {source}"
 
 
 def _notes(run: Run) -> list[str]:
-    documents = read_json(run.path("corpus", "documents.json"))
+    documents = read_json(run.path("corpus", CORPUS_FILES))["documents"]
     rate = run.settings.rate
     notes = [
         f"Held-out text. In-distribution is a random 5 % of the documents ({documents['in_distribution']:,}); high "
