@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,7 @@ from pipeline_steps import __version__
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.files import read_json
 from pipeline_steps.models import model_identity
-from train.run_directory import list_checkpoints
+from train.run_directory import list_checkpoints, read_rows
 
 
 _TOKENIZER = ("tokenizer.json", "spiece.model")
@@ -42,7 +41,7 @@ class Checkpoint:
 
     def tuned(self, folder: Path) -> Checkpoint:
         """What became of it in fine-tuning: other weights, the same rows."""
-        weights = read_json(f"{folder}/state.json")["xxh3"]["model.safetensors"]
+        weights = read_json(f"{folder}/state.json")["files"]["model.safetensors"]
         return replace(
             self,
             model=str(folder),
@@ -84,11 +83,8 @@ def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
     run_dir = Path(checkpoint.model).parent.parent
     if not checkpoint.state or not (run_dir / "metrics.jsonl").exists():
         return []
-    with open(run_dir / "metrics.jsonl", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    hours = (
-        sum(row["seconds"] * row.get("processes", 1) for row in rows if row["step"] <= checkpoint.state["step"]) / 3600
-    )
+    rows = [row for row in read_rows(run_dir / "metrics.jsonl") if row["step"] <= checkpoint.state["step"]]
+    hours = sum(row["seconds"] * row.get("processes", 1) for row in rows) / 3600
     return [checkpoint.row("cost", "training_accelerator_hours", (hours, 0.0, 1), 0, f"winnow-llm {__version__}")]
 
 
@@ -121,7 +117,7 @@ def _open(sampler: str, model: str) -> Checkpoint:
         )
     state = read_json(f"{model}/state.json") if (folder / "state.json").exists() else {}
     if "corpus_documents" in state:  # of pre-training; a fine-tuned one is a model like any other
-        return Checkpoint(sampler, model, state["preset"], state, state["xxh3"]["model.safetensors"], folder.name)
+        return Checkpoint(sampler, model, state["preset"], state, state["files"]["model.safetensors"], folder.name)
     identity = model_identity(model)
     weights, name = identity.get("digest") or identity["revision"], identity["model"].replace("/", "--")
     return Checkpoint(sampler, model, identity["model"], {}, weights, name)

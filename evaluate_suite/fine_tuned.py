@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.files import read_json, write_json
-from train.run_directory import list_checkpoints
+from train.run_directory import list_checkpoints, read_rows
 from train.signals import REQUEUE, run_launcher
 
 
@@ -86,10 +85,8 @@ def fine_tuned_rows(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTu
     """Rows of a checkpoint on the tasks of a suite, each from the step at which it was best (Raffel et al. 2020,
     Sec. 3.1.2); earlier steps win ties."""
     run_dir = fine_tune(checkpoint, suite, cache, how)
-    with open(run_dir / "held_out.jsonl", encoding="utf-8") as lines:
-        measured = [json.loads(line) for line in lines]
     best: dict[str, dict[str, Any]] = {}
-    for row in measured:
+    for row in read_rows(run_dir / "held_out.jsonl"):
         if row["split"] not in best or row["score"] > best[row["split"]]["score"]:
             best[row["split"]] = row
     return [row for name, found in best.items() for row in _rows(checkpoint, name, found, how.budget)]

@@ -87,7 +87,7 @@ def window_losses(checkpoint: Path, split: HeldOut, input_length: int, cache: Pa
     store = TokenStore.open(split.tokens)
     state = read_json(f"{checkpoint}/state.json")
     made = {
-        "weights": state["xxh3"]["model.safetensors"],
+        "weights": state["files"]["model.safetensors"],
         "corpus_digest": store.corpus_digest,
         "input_length": input_length,
         "split": {name: value for name, value in asdict(split).items() if name != "tokens"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +9,8 @@ from types import TracebackType
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from train.run_directory import last_row
 
 
 Fraction = Callable[[], float | None]
@@ -89,7 +90,4 @@ class TrainedTokens:
 
     def __call__(self) -> float:
         """Encoder tokens of the last logged step per token of the budget."""
-        if not self._metrics.exists():
-            return 0.0
-        lines = self._metrics.read_bytes().splitlines()
-        return json.loads(lines[-1])["encoder_tokens"] / self._total if lines else 0.0
+        return last_row(self._metrics).get("encoder_tokens", 0) / self._total

@@ -18,6 +18,7 @@ from evaluate_suite.results import ResultRow, read_results
 from launch.stages import SAMPLERS, Run
 from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
 from pipeline_steps.files import load_tensors, read_json, write_atomically
+from train.run_directory import read_rows
 
 
 TASKS = {"in_distribution": "in-distribution", "high_quality": "HQ (written prose)"}
@@ -53,7 +54,7 @@ def _sampler_result(run: Run, sampler: str, rows: list[ResultRow]) -> SamplerRes
     last = max(row.step for row in mine)
     final = {row.task: row for row in mine if row.step == last}
     scoring = sum(stage_seconds(run, stage) for stage in _SCORING.get(sampler, ()))
-    metrics = Path(run.path("training", sampler, "metrics.jsonl")).read_text().splitlines()
+    metrics = read_rows(Path(run.path("training", sampler, "metrics.jsonl")))
     return SamplerResult(
         sampler=sampler,
         documents=resolved["selected_documents"],
@@ -62,7 +63,7 @@ def _sampler_result(run: Run, sampler: str, rows: list[ResultRow]) -> SamplerRes
         epochs=final["in_distribution"].epoch,
         perplexity={t: Estimate(row.value, row.stderr, row.ci95_low, row.ci95_high) for t, row in final.items()},
         scoring_seconds=scoring,
-        training_seconds=sum(json.loads(line)["seconds"] for line in metrics),
+        training_seconds=sum(row["seconds"] for row in metrics),
     )
 
 

@@ -28,9 +28,9 @@ from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
 from launch.study.yaml_lines import suggestion
+from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.errors import CorpusError, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
-from train.run_directory import refuse_differences
 
 
 _TARGETED = ("dsir", "quality-classifier")

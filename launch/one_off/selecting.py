@@ -32,6 +32,7 @@ from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from launch.study.samplers import PAPER_SAMPLERS, Sampler
 from pipeline_steps import __version__
+from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.cuts import Cut, select
 from pipeline_steps.errors import InvalidCut, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
@@ -39,7 +40,6 @@ from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.score_store import ScoreStore
 from pipeline_steps.selection import Selection
 from train.folders import locked
-from train.run_directory import refuse_differences
 
 
 _GROUP_BYTES = 1 << 26  # of source files times the share that is kept: a file of the dataset

@@ -24,10 +24,10 @@ from launch.study.slurm import lost, queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
+from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.files import read_json, write_json
 from train.folders import locked
-from train.run_directory import refuse_differences
 
 
 Commands = argparse._SubParsersAction

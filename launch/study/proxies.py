@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch.study.pipelines import place_of
+from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json, write_json
-from train.run_directory import refuse_differences
 
 
 def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
