@@ -7,7 +7,6 @@ bit.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from launch.processes import StageFailed
 from pipeline_steps.errors import StoreMismatch
+from train.run_directory import last_row, read_rows
 
 
 STEPS, BATCH, LENGTH = 30, 8, 128
@@ -152,14 +152,11 @@ def _half_written(run_dir: Path) -> bool:
 
 
 def _last_step(run_dir: Path) -> int:
-    file = run_dir / "metrics.jsonl"
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    return int(json.loads(whole[-1])["step"]) if whole else 0
+    return int(last_row(run_dir / "metrics.jsonl").get("step", 0))
 
 
 def _compare(whole: Path, killed: Path) -> int:
-    one, other = ([json.loads(line) for line in (run / "metrics.jsonl").open()] for run in (whole, killed))
+    one, other = (read_rows(run / "metrics.jsonl") for run in (whole, killed))
     for first, second in zip(one, other, strict=True):
         for name in ("step", "samples", "nll", "z_loss", "grad_norm"):
             if first[name] != second[name]:
