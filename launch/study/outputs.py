@@ -126,18 +126,26 @@ class Outputs:
         if stage.name == "clusters/fit":
             load_centroids(folder)
             return
-        store = _store(self._output / "clusters" / "assignments", whole)
         if stage.name == "clusters/similarities":
-            files = sorted(Path(folder).glob("similarities/*/*/*.safetensors"))
-            if len(files) < buckets(store.made["clusters"]) * len(store.sources):
-                raise StoreIncomplete(f"{folder}/similarities has lost files: run SemDeDupSimilarities again")
-            for file in files if whole else ():
-                load_tensors(str(file))
-        elif whole:
-            for source, entry in store.manifest.items():
-                of = {"source": source, "keys": entry["keys"], "centroids": store.made["centroids"]}
-                for bucket in range(buckets(store.made["clusters"])):
-                    load_members(folder, bucket, of)
+            self._similarities(whole)
+            return
+        store = _store(self._output / "clusters" / "assignments", whole)
+        for source, entry in store.manifest.items() if whole else ():
+            of = {"source": source, "keys": entry["keys"], "centroids": store.made["centroids"]}
+            for bucket in range(buckets(store.made["clusters"])):
+                load_members(folder, bucket, of)
+
+    def _similarities(self, whole: bool) -> None:
+        folder = self._output / "clusters"
+        files = sorted(folder.glob("similarities/*/*/*.safetensors"))
+        for file in files if whole else ():
+            load_tensors(str(file))
+        try:
+            store = _store(folder / "assignments", False)
+        except StoreIncomplete:
+            return  # the assignments are made again first
+        if len(files) < buckets(store.made["clusters"]) * len(store.sources):
+            raise StoreIncomplete(f"{folder}/similarities has lost files: run SemDeDupSimilarities again")
 
     def _selection(self, stage: Stage, whole: bool) -> None:
         _, sampler, rate = stage.name.split("/")
