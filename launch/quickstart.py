@@ -26,6 +26,7 @@ from launch.processes import Job, run_jobs
 from launch.progress import Fraction, StageProgress, StoreRows, TrainedTokens
 from launch.splits import SPLITS
 from launch.stages import CORPUS_FILES, SAMPLERS, SHARDS, Run, Settings
+from launch.study.outputs import why_lost
 from pipeline_steps.cuts import Cut
 from pipeline_steps.density_sketch import load_sketch
 from pipeline_steps.embedder import HASHED_NGRAMS
@@ -114,7 +115,7 @@ def _run_stage(run: Run, stage: Stage, workers: int, progress: StageProgress) ->
             progress.finish(stage.title, None)
             return
         except (WinnowError, FileNotFoundError) as error:
-            progress.note(f"{stage.title} is done again: {error}")
+            progress.note(f"{stage.title} is done again: {why_lost(error)}")
     stage.prepare()
     parallel = min(workers, len(stage.jobs))
     start = noted = time.monotonic()

@@ -58,9 +58,14 @@ def forget_lost(
                 continue
             except (WinnowError, FileNotFoundError) as error:
                 forget(study, stage)
-                lost.append(f"{name} is done again: {error}")
+                lost.append(f"{name} is done again: {why_lost(error)}")
         read.update(stage.needs)
     return said + lost[::-1]
+
+
+def why_lost(error: WinnowError | FileNotFoundError) -> str:
+    """Return why an output does not open, in words."""
+    return f"{error.filename} is not there" if isinstance(error, FileNotFoundError) else str(error)
 
 
 class Outputs:

@@ -186,12 +186,13 @@ def test_a_finished_study_that_was_damaged_everywhere(tmp_path):
     one("selections/density/*").write_bytes(blob)
     one(f"runs/{run}/checkpoints/step-*/model.safetensors").unlink()
     one(f"evaluation/{run}/density/step-*/*.json").unlink()
-    (output / "results.jsonl").write_bytes(results.replace(b'"value": ', b'"value": 1', 1))
+    start, last = results.rindex(b'"value": '), results.count(b"\n")
+    (output / "results.jsonl").write_bytes(results[:start] + results[start:].replace(b"0", b"1", 1))
     (output / "report.html").unlink()
     said = winnow_run(tmp_path)
     for name in ("scores/density", "selections/density/0.3", f"runs/{run}", f"measured/{run}/perplexity", "report"):
         assert f"{name} is done again: " in said
-    assert "results.jsonl, line 1, is damaged" in said
+    assert f"results.jsonl, line {last}, is damaged" in said
     assert said.count("is done again: ") == 6  # and what had measured the damaged row
     assert (output / "results.jsonl").read_bytes() == results
     assert len((output / "report.html").read_bytes()) == pytest.approx(len(report), rel=0.01)  # hours differ
