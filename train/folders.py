@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
-from pipeline_steps.files import digest, file_digest, seal, sweep, sync_folder, unseal
+from pipeline_steps.files import digest, file_digest, seal, sync_folder, unseal
 
 
 @contextmanager
@@ -22,27 +22,43 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a new folder to fill; on leaving, it is synced and stands at `target`.
 
     If somebody else has put a folder there meanwhile, theirs stays and ours is dropped: writers of the same target
-    write the same bytes. What killed writers of this target left behind is removed a day later.
+    write the same bytes. What killed writers of this target left behind is removed; a lock, which ends with its
+    process, tells it from what a living one is still filling.
 
     Args:
         target: where it appears.
         replace: whether a folder that stands there gives way: it is damaged.
     """
-    temporary, aside = (target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}") for _ in range(2))
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in [*sorted(temporary.rglob("*")), temporary]:
-            sync_folder(path)
-        if replace:
-            with suppress(FileNotFoundError):  # another writer has moved it
-                os.rename(target, aside)
-        _rename(temporary, target)
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
-    sweep(str(target.parent), f".{glob.escape(target.name)}.tmp-*")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for dead in target.parent.glob(f".{glob.escape(target.name)}.tmp-*.lock"):
+        with suppress(Timeout), FileLock(dead, blocking=False):
+            _remove(dead)
+    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
+    alive = temporary.with_name(f"{temporary.name}.lock")
+    with FileLock(alive, thread_local=False):  # a generator that fills it may go on in another thread
+        try:
+            temporary.mkdir()
+            yield temporary
+            for path in [*sorted(temporary.rglob("*")), temporary]:
+                sync_folder(path)
+            if replace:
+                with suppress(FileNotFoundError):  # another writer has moved it
+                    os.rename(target, _aside(alive))
+            _rename(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            _remove(alive)
+
+
+def _remove(lock: Path) -> None:
+    for folder in (lock.with_suffix(""), _aside(lock)):
+        shutil.rmtree(folder, ignore_errors=True)
+    lock.unlink(missing_ok=True)
+
+
+def _aside(lock: Path) -> Path:
+    """Where a damaged folder is put while it is replaced."""
+    return lock.with_suffix(".damaged")
 
 
 def _rename(temporary: Path, target: Path) -> None:

@@ -34,8 +34,6 @@ def stage(tokens: str, to: str | None) -> TokenStore:
     target = Path(to) / open_artefact(tokens).fingerprint
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / ".lock"):  # one process of a machine copies, the others wait
-        for killed in target.parent.glob(f".{'[0-9a-f]' * 32}.tmp-*"):
-            shutil.rmtree(killed)
         with suppress(StoreIncomplete, StoreDamaged):
             return TokenStore.open(str(target))
         with whole_folder(target, replace=target.exists()) as folder:

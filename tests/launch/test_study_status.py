@@ -13,6 +13,7 @@ from launch.study.reading import parse_study
 from launch.study.stages import stages_of
 from launch.study.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
 from pipeline_steps.files import read_json, write_json
+from train.run_directory import sealed_row
 
 
 TEXT = """\
@@ -132,9 +133,8 @@ def test_a_training_tells_its_own_speed(study, tmp_path):
     work(study, name)
     folder = tmp_path / "out" / name
     folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text(
-        '{"encoder_tokens": 1}\n{"encoder_tokens": 2048, "tokens_per_second": 777.0}\n'
-    )
+    rows = [{"encoder_tokens": 1}, {"encoder_tokens": 2048, "tokens_per_second": 777.0}]
+    (folder / "metrics.jsonl").write_text("".join(map(sealed_row, rows)))
     text = shown(study)
     assert "25%, 777 tokens/s" in text
     (folder / "metrics.jsonl").write_text('{"encoder_tokens": 1')  # being written

@@ -1,9 +1,9 @@
 """Folders appear whole, many writers of one target do not disturb each other, and what the dead leave is removed."""
 
 import os
+import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -29,19 +29,22 @@ def test_writers_of_one_target_do_not_disturb_each_other(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
 
 
-def test_what_a_writer_left_that_was_killed_a_day_ago_is_removed(tmp_path):
-    dead, young = tmp_path / ".t.tmp-dead", tmp_path / ".t.tmp-young"
-    for folder in (dead, young):
-        folder.mkdir()
-        (folder / "x").write_text("x")
-        os.utime(folder, (0, time.time() - 25 * 3600))
-    os.utime(dead / "x", (0, time.time() - 25 * 3600))  # the other's file has been written to since
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_fills_is_not(tmp_path):
+    child = os.fork()
+    if child == 0:
+        with whole_folder(tmp_path / "t", replace=True) as folder:
+            (folder / "x").write_text("x")
+            (tmp_path / f"{folder.name}.damaged").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 3
     with whole_folder(tmp_path / "t") as living:
         (living / "x").write_text("x")
+        assert len(list(tmp_path.iterdir())) == 2
         with whole_folder(tmp_path / "t") as faster:
             (faster / "x").write_text("x")
         assert living.exists()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [young.name, "t"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
 
 
 def test_a_damaged_folder_gives_way(tmp_path):

@@ -45,6 +45,7 @@ from train.plan import Plan, PretrainArguments
 from train.presets import PRESETS
 from train.run_directory import latest_checkpoint, read_rows
 from train.staging import stage
+from train.token_store import open_artefact
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +315,9 @@ def test_staged_once_and_the_same(whole, store, tmp_path):
 
 
 def test_staged_by_several_processes_at_once(store, tmp_path):
-    (tmp_path / f".{'0' * 32}.tmp-killed").mkdir()
+    killed = tmp_path / f".{open_artefact(str(store.path)).fingerprint}.tmp-killed"
+    killed.mkdir()
+    killed.with_suffix(".tmp-killed.lock").touch()
     command = f"from train.staging import stage; print(stage({str(store.path)!r}, {str(tmp_path)!r}).path)"
     jobs = [subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, cwd=ROOT) for _ in range(3)]
     (said,) = {job.communicate()[0] for job in jobs}
