@@ -16,12 +16,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluate_suite.registry import SUITES, by_suite, registry
+from pipeline_steps.command_line import Parser, named_place, place
+from pipeline_steps.credentials import refuse_credentials_in_command
 from pipeline_steps.errors import InvalidCut, WinnowError
+from pipeline_steps.terminal import complain, wide
 
 
 if TYPE_CHECKING:
@@ -46,10 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "measure"):
         parser.error("say --list, or one of perplexity, fine-tune, few-shot and its arguments")
     try:
+        refuse_credentials_in_command(sys.argv[1:] if argv is None else argv)
         _check_output(args.output)
         args.measure(args)
     except (WinnowError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        complain(error)
         return 2
     return 0
 
@@ -136,9 +141,7 @@ def _how(args: argparse.Namespace) -> FineTuning:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="winnow evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="winnow evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the paper's 111 tasks and how each is measured")
     parser.add_argument(
         "--harness", action="store_true", help="print the folder of our lm-eval tasks, for --include_path"
@@ -150,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     ppl.add_argument(
         "--tokens",
         nargs="+",
-        type=_named,
+        type=_named_stores,
         required=True,
         metavar="TASK=DIR[,DIR...]",
         help="held-out token stores; several of a task are its sources, in equal shares",
@@ -181,15 +184,24 @@ def _parser() -> argparse.ArgumentParser:
         _add_tuning(command)
     for command in (ppl, tune, shots):
         command.add_argument(
-            "--runs", nargs="+", type=_named, required=True, metavar="NAME=DIR", help="what to measure, by sampler"
+            "--runs",
+            nargs="+",
+            type=partial(named_place, what="DIR"),
+            required=True,
+            metavar="NAME=DIR",
+            help="what to measure, by sampler",
         )
-        command.add_argument("--output", required=True, metavar="FILE", help="results, as JSON lines; rows are added")
+        command.add_argument(
+            "--output", required=True, type=place, metavar="FILE", help="results, as JSON lines; rows are added"
+        )
         command.add_argument("--cache", metavar="DIR", help="where measurements are kept (default: beside the output)")
     return parser
 
 
 def _add_tuning(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data-root", metavar="DIR", help="data sets laid out as on the Hub; if not given, the Hub")
+    command.add_argument(
+        "--data-root", type=place, metavar="DIR", help="data sets laid out as on the Hub; if not given, the Hub"
+    )
     command.add_argument(
         "--every-checkpoint", action="store_true", help="measure all of a run's, for curves, not the last alone"
     )
@@ -211,10 +223,9 @@ def _add_tuning(command: argparse.ArgumentParser) -> None:
 
 def _show_tasks() -> int:
     """Print the registry, a table a suite."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide()
     for suite, tasks in by_suite().items():
         table = Table(
             "task", "protocol", "shots", "metrics", "chance", "dataset", title=SUITES[suite], title_justify="left"
@@ -231,11 +242,11 @@ def _show_tasks() -> int:
     return 0
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, separator, folder = text.partition("=")
-    if not (name and separator and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
-    return name, folder
+def _named_stores(text: str) -> tuple[str, str]:
+    name, folders = named_place(text, "DIR[,DIR...]")
+    for folder in folders.split(","):
+        place(folder)
+    return name, folders
 
 
 if __name__ == "__main__":

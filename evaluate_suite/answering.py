@@ -22,6 +22,7 @@ from evaluate_suite.metrics import compute, invalid_share, majority, standard_er
 from evaluate_suite.registry import Task
 from pipeline_steps.models import padded
 from pipeline_steps.numerics.batches import batches_by_length
+from pipeline_steps.pretrained import load_tokenizer
 from train.tokenizers import PAD, TextEncoder
 
 
@@ -56,10 +57,8 @@ class TaskScores:
     def __init__(
         self, examples: dict[Task, list[Example]], tokenizer: str, input_length: int, target_length: int
     ) -> None:
-        from transformers import AutoTokenizer
-
         encoder = TextEncoder(tokenizer)
-        self._decode = AutoTokenizer.from_pretrained(tokenizer).batch_decode
+        self._decode = load_tokenizer(tokenizer).batch_decode
         self._most = min(target_length, _MAX_NEW_TOKENS)
         self._examples = examples
         self._ids = {

@@ -35,7 +35,7 @@ def load_split(task: Task, split: str, data_root: str | None) -> Any:
 
     arguments = dataset_arguments(task.dataset, task.config, task.revision, data_root)
     try:
-        return datasets.load_dataset(**arguments, split=split)
+        return datasets.load_dataset(**arguments, split=split, trust_remote_code=False)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         where = task.dataset if data_root is None else f"{data_root}/{task.dataset}"

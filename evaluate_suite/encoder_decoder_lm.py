@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline_steps.models import pick_device, pick_dtype
+from pipeline_steps.pretrained import load_tokenizer
 from pipeline_steps.t5_encoder import PackedT5Encoder
 from train.checkpoints import load_pretrained
 
@@ -60,14 +61,12 @@ class EncoderDecoderLM(LM):
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
-        from transformers import AutoTokenizer
-
         super().__init__()
         where = pick_device() if device == "auto" else torch.device(device)
         if isinstance(pretrained, str):
             tokenizer = tokenizer or pretrained
             pretrained = load_pretrained(pretrained).to(pick_dtype(dtype, where))
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self._tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self._model = pretrained.to(where).eval()
         self._encoder = PackedT5Encoder(self._model)
         self._max_input, self._score_eos = max_input, score_eos

@@ -28,6 +28,7 @@ from evaluate_suite.formats import Example, to_text
 from evaluate_suite.registry import Task, by_suite, training_data
 from pipeline_steps.errors import InvalidCut, WinnowError
 from pipeline_steps.numerics.keys import mix
+from pipeline_steps.terminal import complain
 from train.arguments import parse
 from train.example_store import ExampleStore
 from train.fine_tune import FineTuneArguments, FineTunePlan
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         note_preemption(Path(arguments.run_dir), None)
         sys.exit(run(make_plan(arguments)))
     except (WinnowError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        complain(error)
         sys.exit(2)
 
 

@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from dataclasses import fields
-
-from rich.console import Console
+from io import TextIOWrapper
+from typing import Any
 
 from evaluate_suite.__main__ import main as evaluate_suite
 from evaluate_suite.report import terminal_table
 from launch.coverage import compare, show_coverage
+from launch.faults import USERS_FAULT, as_sentence
 from launch.inspect import inspect, show
 from launch.neighbours import neighbours, show_neighbours
 from launch.one_off.commands import add_one_off_commands
@@ -24,7 +25,9 @@ from launch.stages import Settings
 from launch.study.commands import add_study_commands
 from launch.training import add_training_commands
 from pipeline_steps import __version__
-from pipeline_steps.errors import WinnowError
+from pipeline_steps.command_line import Parser, new_place, place
+from pipeline_steps.credentials import refuse_credentials_in_command
+from pipeline_steps.terminal import Terminal, wide
 
 
 _EPILOG = """
@@ -41,26 +44,31 @@ Kill it at any time; the same command goes on where it was, with the same result
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command: 0 done, 1 a stage died, 2 the input is at fault, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal's encoding cannot show must not end a command
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
-    args, further = parser.parse_known_args(argv)
-    if further and not getattr(args, "further", False):  # arguments of train.pretrain, for commands that take them
-        parser.error(f"unrecognized arguments: {' '.join(further)}")
-    args.further = further
-    errors = Console(stderr=True)
+    argv = sys.argv[1:] if argv is None else argv
+    errors = Terminal(stderr=True)
+
+    def complain(said: str) -> None:
+        errors.print(f"winnow: {said}", style="bold red", highlight=False, soft_wrap=True)
+
     try:
+        refuse_credentials_in_command(argv)
+        args, further = parser.parse_known_args(argv)
+        if further and not getattr(args, "further", False):  # arguments of train.pretrain, for commands that take them
+            parser.error(f"unrecognized arguments: {' '.join(further)}")
+        args.further = further
         return args.run(args)
-    except WinnowError as error:
-        errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except OSError as error:  # a disk that is full, a folder that may not be written
-        if error.filename is None:
-            raise
-        said = f"winnow: {error.filename} cannot be used: {error.strerror}"
-        errors.print(said, style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
     except StageFailed as error:
-        errors.print(f"winnow: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        complain(str(error))
         return 1
+    except Exception as error:
+        if (said := as_sentence(error)) is None:
+            raise
+        complain(said)
+        return USERS_FAULT
     except KeyboardInterrupt:
         errors.print("winnow: interrupted; the same command goes on from here", highlight=False)
         return 130
@@ -70,11 +78,11 @@ def _quickstart(args: argparse.Namespace) -> int:
     chosen = {field.name: getattr(args, field.name) for field in fields(Settings)}
     run = run_quickstart(args.output, Settings(**chosen), args.workers)
     report = write_report(run, args.command)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide()
     console.print(terminal_table(report))
     for task, title in report.tasks.items():
         for sentence in report.verdicts[task]:
-            console.print(f"  {title}: {sentence}", highlight=False, markup=False)
+            console.print(f"  {title}: {sentence}", highlight=False)
     console.print(f"report   {run.path('report.html')}\nresults  {run.path('results.jsonl')}", highlight=False)
     return 0
 
@@ -86,9 +94,9 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, sort_keys=True) + "\n")
         return 0
-    show(facts, Console())
+    show(facts, Terminal())
     if args.embeddings:
-        show_neighbours(facts["examples"], Console())
+        show_neighbours(facts["examples"], Terminal())
     return 0
 
 
@@ -97,14 +105,16 @@ def _coverage(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(rows, indent=2, sort_keys=True) + "\n")
     else:
-        show_coverage(rows, Console())
+        show_coverage(rows, Terminal())
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="winnow", description="Choose the documents a language model is trained on.")
+    parser: argparse.ArgumentParser = Parser(
+        prog="winnow", description="Choose the documents a language model is trained on."
+    )
     parser.add_argument("--version", action="version", version=f"winnow {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands: Any = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_quickstart(commands)
     look = commands.add_parser(
         "inspect",
@@ -113,11 +123,15 @@ def _parser() -> argparse.ArgumentParser:
         "made them, and which sources are unfinished. Works while scoring is still running.",
     )
     look.add_argument(
-        "path", metavar="PATH", help="folder of the score store, local or e.g. s3://bucket/scores/ask-llm"
+        "path",
+        type=place,
+        metavar="PATH",
+        help="folder of the score store, local or e.g. s3://bucket/scores/ask-llm",
     )
     look.add_argument("--json", action="store_true", help="print one JSON object instead")
     look.add_argument(
         "--embeddings",
+        type=place,
         metavar="DIR",
         help="embedding store of the same corpus: also show the nearest documents of the highest and lowest scores",
     )
@@ -143,11 +157,13 @@ def _add_coverage(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         description="Print, for each selection, its entropy over clusters, its kernel discrepancy to the corpus and "
         "to a uniform cover of it, and its mean quality: the trade-off between quality and coverage.",
     )
-    cover.add_argument("selections", nargs="+", metavar="SELECTION", help="file written by Selection.save")
-    cover.add_argument("--clusters", required=True, metavar="DIR", help="folder KMeansAssign wrote to")
-    cover.add_argument("--embeddings", required=True, metavar="DIR", help="folder Embedder wrote to")
-    cover.add_argument("--density", required=True, metavar="DIR", help="score store of DensityScorer")
-    cover.add_argument("--quality", metavar="DIR", help="score store whose mean is shown, e.g. of AskLLMScorer")
+    cover.add_argument("selections", nargs="+", type=place, metavar="SELECTION", help="file written by Selection.save")
+    cover.add_argument("--clusters", required=True, type=place, metavar="DIR", help="folder KMeansAssign wrote to")
+    cover.add_argument("--embeddings", required=True, type=place, metavar="DIR", help="folder Embedder wrote to")
+    cover.add_argument("--density", required=True, type=place, metavar="DIR", help="score store of DensityScorer")
+    cover.add_argument(
+        "--quality", type=place, metavar="DIR", help="score store whose mean is shown, e.g. of AskLLMScorer"
+    )
     cover.add_argument("--json", action="store_true", help="print a JSON list instead")
     cover.set_defaults(run=_coverage)
 
@@ -163,7 +179,11 @@ def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     default = Settings()
     quick.add_argument(
-        "--output", required=True, metavar="DIR", help="everything the run writes; resumed if it exists"
+        "--output",
+        required=True,
+        type=new_place,
+        metavar="DIR",
+        help="everything the run writes; resumed if it exists",
     )
     quick.add_argument(
         "--corpus",
@@ -180,12 +200,14 @@ def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     quick.add_argument(
         "--proxy",
+        type=place,
         default=default.proxy,
         metavar="MODEL",
         help="Ask-LLM proxy: Hub id or folder of an encoder-decoder (default: the embedded one)",
     )
     quick.add_argument(
         "--embedder",
+        type=place,
         default=default.embedder,
         metavar="MODEL",
         help="Hub id or folder of a sentence-transformers model (default: %(default)s, which needs no weights)",

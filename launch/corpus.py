@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from typing import Any
 
 import fsspec
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -24,10 +21,13 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader, WarcReader
 from datatrove.utils.logging import logger
 from datatrove.utils.typeshelper import StatHints
 from fsspec.core import has_magic
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.files import write_atomically
 from pipeline_steps.models import require
+from pipeline_steps.special_files import refuse_unusable_name, special_kind
+from pipeline_steps.terminal import one_line
 
 
 _COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
@@ -45,8 +45,6 @@ _LOGIN = {
     "hf": ": check the name; if it is private or gated, log in with `hf auth login` or give HF_TOKEN",
     "gs": ": log in with `gcloud auth application-default login`",
 }
-# ValueError: dates that Python does not have, too
-_UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError, pa.ArrowException)
 # What datasets and this project write beside data; not rows
 _NO_DATA = {"winnow.json", "dataset_info.json", "dataset_infos.json", "state.json"}
 _EXTRACTION = 60.0  # seconds that a page may take: thousands of times what one does
@@ -58,8 +56,11 @@ def _named(path: str) -> Iterator[None]:
         yield
     except CorpusError:
         raise
-    except _UNREADABLE as error:
-        raise CorpusError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files bring out every error that the libraries which read them have
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise CorpusError(f"{path} cannot be read: {one_line(reason)[:200]}") from error
 
 
 class StrictJsonlReader(JsonlReader):
@@ -100,14 +101,8 @@ class StrictWarcReader(WarcReader):
 
     def read_file(self, filepath: str) -> DocumentsPipeline:
         """Yield one document per page."""
-        from warcio.exceptions import ArchiveLoadFailed
-
-        path = self.data_folder.resolve_paths(filepath)
-        try:
-            with _named(path):
-                yield from super().read_file(filepath)
-        except ArchiveLoadFailed as error:
-            raise CorpusError(f"{path} cannot be read: {error}") from error
+        with _named(self.data_folder.resolve_paths(filepath)):
+            yield from super().read_file(filepath)
 
 
 class PageText(Trafilatura):
@@ -159,6 +154,11 @@ def _with_text(reader: Any, data: dict[str, Any], path: str, id_in_file: int | s
         raise CorpusError(
             f"{reader.data_folder.resolve_paths(path)}, row {row}, has no text under {reader.text_key!r} "
             f"(its keys: {', '.join(keys)})"
+        )
+    if not isinstance(count := document["metadata"].get("token_count"), int | float | None):  # which readers add up
+        raise CorpusError(
+            f"{reader.data_folder.resolve_paths(path)}, row {row}, has token_count={one_line(repr(count))[:60]}, "
+            "which is not a number: mend it, or leave that column out"
         )
     # A row may have a file_path and media of its own, as FineWeb's do
     document["metadata"]["file_path"] = reader.data_folder.resolve_paths(path)
@@ -233,17 +233,22 @@ def list_corpus(path: str) -> CorpusFiles:
         found = f"{len(sizes)} files, {' and '.join(sorted(by_format)) or 'none of a known format'}"
         raise CorpusError(f"{path} is not one corpus ({found}): give .jsonl, .parquet or .warc files of one kind")
     ((kind, files),) = by_format.items()
+    for name in files:
+        _check_file(folder, name)
     return CorpusFiles(folder, kind, files)
 
 
 def _list(path: str) -> tuple[str, dict[str, int]]:
     """A folder, and the sizes of the files of the corpus in it, sorted by name."""
+    refuse_unusable_name(path)
     try:
         fs, root = fsspec.core.url_to_fs(path)
-        if has_magic(root):
+        if has_magic(root) and not fs.exists(root):  # a name may hold such signs itself
             found, folder = fs.glob(root, detail=True), root[: root.rindex("/", 0, re.search(r"[*?\[]", root).start())]  # type: ignore[union-attr]
         elif fs.isdir(root):
-            found, folder = fs.find(root, detail=True), root
+            # Elsewhere, nothing is said of a folder that may not be listed, and its documents would be missing
+            strict = {"on_error": "raise"} if isinstance(fs, LocalFileSystem) else {}
+            found, folder = fs.find(root, detail=True, **strict), root
         elif fs.exists(root):
             found, folder = {root: fs.info(root)}, root.rsplit("/", 1)[0]
         else:
@@ -254,6 +259,21 @@ def _list(path: str) -> tuple[str, dict[str, int]]:
         raise CorpusError(f"{path} cannot be listed ({why_not(path, error)}") from error
     sizes = {file[len(folder) :].lstrip("/"): int(entry.get("size") or 0) for file, entry in found.items()}
     return fs.unstrip_protocol(folder), dict(sorted(sizes.items()))
+
+
+def _check_file(folder: str, name: str) -> None:
+    """Raise CorpusError if a file cannot be read to its end, or if its name cannot stand in a list of files."""
+    path = f"{folder}/{name}".removeprefix("file://")
+    refuse_unusable_name(path)
+    if name.splitlines() != [name] or name != name.strip():
+        raise CorpusError(f"{one_line(repr(path))}: a line break or a space at an end of its name: rename it")
+    if "://" in path:
+        return
+    if (kind := special_kind(path)) is not None:
+        raise CorpusError(f"{path} is {kind}, which cannot be read to an end: write its content into a file")
+    if not os.path.isfile(path):
+        why = "a folder" if os.path.isdir(path) else "a link that leads nowhere"
+        raise CorpusError(f"{path} is {why}, not a file: rename it, or leave it out")
 
 
 def why_not(path: str, error: Exception) -> str:

@@ -71,7 +71,7 @@ def show(facts: dict[str, Any], console: Console) -> None:
     counts.add_row("state", state)
     for name, windows in facts["unfinished_sources"].items():
         counts.add_row("", f"unfinished: {name}, {windows} windows")
-    console.print(Panel(Group(counts), title=f"[bold]{facts['path']}", title_align="left"))
+    console.print(Panel(Group(counts), title=Text(facts["path"], "bold"), title_align="left"))
     console.print(_quantiles(facts["quantiles"]), _histogram(facts["histogram"]))
     config = json.dumps(facts["config"], indent=2, ensure_ascii=False, sort_keys=True)
     console.print(Panel(Text(config), title="config", title_align="left"))

@@ -6,16 +6,19 @@ import argparse
 import json
 import os
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from launch.study.reading import open_study, shipped
 from launch.study.schema import Study
+from launch.study.yaml_lines import read_text, read_yaml
+from pipeline_steps.command_line import place
 from pipeline_steps.errors import InvalidCut, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS
+from pipeline_steps.terminal import Terminal
 
 
 USUAL_MFU = 0.3  # follows from speeds in nanoT5's README (T5-Base, A100: 31 %) and NVIDIA NeMo's (220M: 27 %)
@@ -95,12 +98,12 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "package: paper.yaml, t5-small-paper.yaml. Speeds are a share of the accelerator's peak; of a study that has "
         "begun, those that were measured.",
     )
-    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("config", type=place, metavar="CONFIG")
     parser.add_argument(
-        "--corpus-tokens", type=float, metavar="N", help="of the whole corpus (default: its store's, or C4's 184e9)"
+        "--corpus-tokens", type=_amount, metavar="N", help="of the whole corpus (default: its store's, or C4's 184e9)"
     )
     parser.add_argument(
-        "--documents", type=float, metavar="N", help="of the corpus of a study (default: its store's, or C4's)"
+        "--documents", type=_amount, metavar="N", help="of the corpus of a study (default: its store's, or C4's)"
     )
     parser.add_argument("--accelerator", default="H100", metavar="NAME", help="(%(default)s)")
     parser.add_argument("--accelerators", type=int, default=1, metavar="N", help="how many (%(default)s)")
@@ -109,15 +112,25 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=_run, further=True)
 
 
+def _amount(text: str) -> int:
+    """Return a whole number that may be written 184e9."""
+    try:
+        found = int(float(text))
+    except (ValueError, OverflowError):
+        found = 0
+    if not 1 <= found < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1, such as 184e9")
+    return found
+
+
 def _run(args: argparse.Namespace) -> int:
     if is_study(args.config):
         return _plan_study(args)
-    tokens = None if args.corpus_tokens is None else int(args.corpus_tokens)
-    found = plan(args.config, args.further, tokens, args.accelerator, args.accelerators, args.mfu)
+    found = plan(args.config, args.further, args.corpus_tokens, args.accelerator, args.accelerators, args.mfu)
     if args.json:
-        Console().print_json(json.dumps(found))
+        Terminal().print_json(json.dumps(found))
     else:
-        show_plan(found, Console())
+        show_plan(found, Terminal())
     return 0
 
 
@@ -128,9 +141,8 @@ def is_study(config: str) -> bool:
     if not os.path.exists(config):
         return config in shipped()
     try:
-        with open(config, encoding="utf-8") as file:
-            given = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        given = read_yaml(config, read_text(config, Path(config))).plain
+    except InvalidStudy:
         return True  # whose reader says what is wrong, and where
     of_studies = {one.name for one in fields(Study)} - {one.name for one in fields(PretrainArguments)}
     return not isinstance(given, dict) or not of_studies.isdisjoint(given)
@@ -142,15 +154,11 @@ def _plan_study(args: argparse.Namespace) -> int:
 
     if args.further:
         raise InvalidStudy(f"{args.config} is a study, which takes no {' '.join(args.further)}: change the file")
-    documents, tokens = (None if one is None else int(one) for one in (args.documents, args.corpus_tokens))
-    for name, given in (("documents", documents), ("corpus-tokens", tokens)):
-        if given is not None and given < 1:
-            raise InvalidStudy(f"--{name} must be at least 1, not {given}")
     speed = _speed(args.accelerator, args.accelerators, args.mfu)
-    found = plan_study(open_study(args.config), speed, documents, tokens)
+    found = plan_study(open_study(args.config), speed, args.documents, args.corpus_tokens)
     if args.json:
         reckoned = {"accelerator": args.accelerator, "accelerators": args.accelerators, "mfu": args.mfu}
-        Console().print_json(json.dumps(found.as_json() | reckoned))
+        Terminal().print_json(json.dumps(found.as_json() | reckoned))
     else:
-        show_study_plan(found, args.accelerator, args.accelerators, args.mfu, Console())
+        show_study_plan(found, args.accelerator, args.accelerators, args.mfu, Terminal())
     return 0

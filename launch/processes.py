@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from launch.faults import DISK_FULL, USERS_FAULT, disk_full
 from pipeline_steps.errors import WinnowError
 from train.signals import signal_when_parent_dies
 
@@ -59,6 +60,7 @@ def run_jobs(
     Raises:
         WinnowError: a job found the user's input at fault.
         StageFailed: a job died of anything else.
+        OSError: a job found a disk full.
         KeyboardInterrupt: after ending the jobs.
     """
     waiting, running, ended = list(jobs), dict[Job, subprocess.Popen[bytes]](), set[Job]()
@@ -185,7 +187,9 @@ def log_end(log: str, lines: int = 12) -> str:
 def _check(job: Job, status: int) -> None:
     if status == 0:
         return
-    if status == 2:
+    if status == DISK_FULL:
+        raise disk_full(str(job.log.parent))
+    if status == USERS_FAULT:
         said = job.log.read_text(errors="replace").rstrip().rsplit("\n", 1)[-1]
         raise WinnowError(f"{job.title.rstrip(',')}: {said}" if job.title else said)
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -24,7 +24,7 @@ class StageProgress:
         self._console = console
         self._live = console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description:<34}"),
+            TextColumn("{task.description:<34}", markup=False),
             BarColumn(bar_width=32),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -75,7 +75,8 @@ class StoreRows:
         for file in files:
             if file not in self._rows:
                 try:
-                    self._rows[file] = pq.read_metadata(file).num_rows
+                    with file.open("rb") as opened:
+                        self._rows[file] = pq.read_metadata(opened).num_rows
                 except FileNotFoundError:  # a window that was sealed away between listing and reading
                     continue
             rows += self._rows[file]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from rich.console import Console
 
 from evaluate_suite.results import ResultRow, read_results, write_results
 from evaluate_suite.units import unit_file
@@ -36,6 +35,7 @@ from pipeline_steps.models import model_identity, require
 from pipeline_steps.partials import Partials
 from pipeline_steps.selection import Selection
 from pipeline_steps.source_store import SourceStore
+from pipeline_steps.terminal import Terminal
 from train.folders import SealedFolder, locked
 from train.run_directory import is_finished
 from train.token_budget import TokenBudget
@@ -88,7 +88,7 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
     _check(settings, workers)
     run = Run(Path(folder), settings)
     run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder, "quickstart"), StageProgress(Console()) as progress:
+    with locked(run.folder, "quickstart"), StageProgress(Terminal()) as progress:
         claim(run.path("settings.json"), asdict(run.settings), str(run.folder))
         for make_stage in (
             _corpus,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
-
+from pipeline_steps.command_line import named_place, new_place, place
 from pipeline_steps.models import require
+from pipeline_steps.terminal import Terminal
 
 
 _EPILOG = """
@@ -37,13 +37,17 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUNS", help="files of results, or folders that hold results.jsonl anywhere"
+        "runs",
+        nargs="+",
+        type=place,
+        metavar="RUNS",
+        help="files of results, or folders that hold results.jsonl anywhere",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the report")
+    parser.add_argument("--output", required=True, type=new_place, metavar="FILE", help="the report")
     parser.add_argument(
         "--format", choices=("html", "markdown"), default="html", help="markdown: Table 1 and words, for a model card"
     )
-    parser.add_argument("--scores", nargs="+", type=_named, default=[], metavar="NAME=DIR", help="score stores")
+    parser.add_argument("--scores", nargs="+", type=named_place, default=[], metavar="NAME=DIR", help="score stores")
     parser.add_argument(
         "--lower-is-better",
         nargs="+",
@@ -52,10 +56,17 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="scores that are turned around before scorers are compared; those of PerplexityScorer always are",
     )
     parser.add_argument(
-        "--selections", nargs="+", type=_named, default=[], metavar="NAME=FILE", help="selections, for their overlap"
+        "--selections",
+        nargs="+",
+        type=named_place,
+        default=[],
+        metavar="NAME=FILE",
+        help="selections, for their overlap",
     )
     parser.add_argument("--corpus", metavar="PATH", help="corpus of the scores, to show documents of")
-    parser.add_argument("--figures", metavar="DIR", help="also write every figure as .svg, .pdf and .png")
+    parser.add_argument(
+        "--figures", type=new_place, metavar="DIR", help="also write every figure as .svg, .pdf and .png"
+    )
     parser.add_argument(
         "--partial", action="store_true", help="average incomplete suites over the tasks all runs have, and say so"
     )
@@ -70,23 +81,16 @@ def _report(args: argparse.Namespace) -> int:
         require(module, extra)
     from launch.study_report import write_study_report
 
-    console = Console()
+    console = Terminal()
     for line in write_study_report(args):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
-    return name, path
-
-
 def _hours(text: str) -> tuple[str, float]:
-    name, hours = _named(text)
+    name, _, hours = text.partition("=")
     try:
-        found = float(hours)
+        found = float(hours if name else "")
     except ValueError:
         found = -1.0
     if not 0 <= found < float("inf"):

@@ -19,6 +19,7 @@ from datatrove.pipeline.writers import JsonlWriter
 
 from launch.corpus import open_corpus
 from launch.executor import ShareExecutor
+from launch.faults import as_process
 from launch.splits import SPLITS, DealDocuments, as_row
 from pipeline_steps import (
     EMBEDDED_PROXY,
@@ -30,7 +31,6 @@ from pipeline_steps import (
     Embedder,
     InstalledDocsReader,
     ScoreStore,
-    WinnowError,
     select,
 )
 from pipeline_steps.files import read_json
@@ -180,12 +180,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", default="0/1", help="this process's share of the tasks, as I/N")
     args = parser.parse_args(argv)
     index, count = map(int, args.part.split("/"))
-    try:
+
+    def share() -> int:
         STAGES[args.stage](Run.open(args.run_dir), (index, count))
-    except WinnowError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+        return 0
+
+    return as_process(share)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,18 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from launch.corpus import open_corpus
+from launch.corpus import list_corpus, open_corpus
 from launch.executor import ShareExecutor
+from launch.faults import as_process
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from pipeline_steps.artefact import refuse_differences
-from pipeline_steps.errors import WinnowError
 from pipeline_steps.files import read_json, write_json
+from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
+from train.tokenizers import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
 
 def _run(output: str, settings: TokenizeSettings, workers: int) -> None:
     folder = Path(output)
-    files = _files(folder, settings)
+    files = list(list_corpus(settings.corpus).sizes)
+    if not (folder / "corpus.json").exists():
+        TextEncoder(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
     _claim(folder, settings, files)
     parts = max(1, min(workers, len(files)))
     jobs = [
@@ -67,17 +69,9 @@ def _run(output: str, settings: TokenizeSettings, workers: int) -> None:
         for part in range(parts)
     ]
     start = time.monotonic()
-    with StageProgress(Console()) as progress:
+    with StageProgress(Terminal()) as progress:
         run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, len(files)) / len(files)))
         progress.finish("Tokenize", time.monotonic() - start)
-
-
-def _files(folder: Path, settings: TokenizeSettings) -> list[str]:
-    listing = folder / "files.txt.new"
-    open_corpus(settings.corpus, str(listing), settings.limit)
-    files = listing.read_text().splitlines()
-    listing.unlink()
-    return files
 
 
 def _claim(folder: Path, settings: TokenizeSettings, files: list[str]) -> None:
@@ -101,15 +95,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     part, parts = map(int, args.part.split("/"))
     folder, made = Path(args.folder), read_json(f"{args.folder}/corpus.json")
-    try:
+
+    def share() -> int:
         reader = open_corpus(made["corpus"], str(folder / "logs" / f"files-{part}.txt"), made["limit"])
         writer = TokenStoreWriter(str(folder), made["tokenizer"], made["append_eos"])
         logs = str(folder / "logs")
         ShareExecutor([*reader, writer], len(made["files"]), part, parts, logs, skip_completed=True).run()
-    except WinnowError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+        return 0
+
+    return as_process(share)
 
 
 if __name__ == "__main__":

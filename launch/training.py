@@ -6,9 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
-from rich.console import Console
-
 from launch.plan import add_plan
+from pipeline_steps.command_line import new_place, place
+from pipeline_steps.terminal import Terminal
 
 
 Commands = argparse._SubParsersAction
@@ -34,9 +34,11 @@ def _add_tokenize(commands: Commands[argparse.ArgumentParser]) -> None:
         "--corpus", required=True, metavar="PATH", help="file, folder or glob of .jsonl, .parquet or .warc files"
     )
     parser.add_argument(
-        "--tokenizer", required=True, metavar="MODEL", help="Hub id or folder, e.g. google-t5/t5-small"
+        "--tokenizer", required=True, type=place, metavar="MODEL", help="Hub id or folder, e.g. google-t5/t5-small"
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="the store; continued if it exists")
+    parser.add_argument(
+        "--output", required=True, type=new_place, metavar="DIR", help="the store; continued if it exists"
+    )
     parser.add_argument("--append-eos", action="store_true", help="end every document in EOS, for causal models")
     parser.add_argument(
         "--limit", type=int, default=-1, metavar="N", help="read at most N documents of each file (all)"
@@ -52,7 +54,7 @@ def _tokenize(args: argparse.Namespace) -> int:
 
     settings = TokenizeSettings(args.corpus, args.tokenizer, args.append_eos, args.limit)
     store = tokenize(args.output, settings, args.workers)
-    console = Console()
+    console = Terminal()
     console.print(f"{store.documents:,} documents, {store.tokens:,} tokens, checksums verified: {args.output}")
     return 0
 
@@ -64,9 +66,11 @@ def _add_materialise(commands: Commands[argparse.ArgumentParser]) -> None:
         description="Write the tokens of the selected documents as datatrove's .ds files, one per source file. "
         "train.pretrain needs none: it replays a selection from the store.",
     )
-    parser.add_argument("--tokens", required=True, metavar="DIR", help="token store")
-    parser.add_argument("--selection", metavar="FILE", help="written by Selection.save (default: all documents)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--tokens", required=True, type=place, metavar="DIR", help="token store")
+    parser.add_argument(
+        "--selection", type=place, metavar="FILE", help="written by Selection.save (default: all documents)"
+    )
+    parser.add_argument("--output", required=True, type=new_place, metavar="DIR", help="a new folder")
     parser.set_defaults(run=_materialise)
 
 
@@ -76,8 +80,9 @@ def _materialise(args: argparse.Namespace) -> int:
     from train.token_store import TokenStore
 
     selection = Selection.load(args.selection) if args.selection else None
-    documents, tokens = materialise(TokenStore.open(args.tokens), selection, Path(args.output))
-    Console().print(f"{documents:,} documents, {tokens:,} tokens: {args.output}")
+    store = TokenStore.open(args.tokens)
+    documents, tokens = materialise(store, selection, Path(args.output))
+    Terminal().print(f"{documents:,} documents, {tokens:,} tokens: {args.output}")
     return 0
 
 
@@ -89,8 +94,8 @@ def _add_verify_resume(commands: Commands[argparse.ArgumentParser]) -> None:
         "loss and weight to the bit. Further arguments go to train.pretrain, e.g. --mixed_precision bf16. "
         "On a GPU, sums of gradients may be made in any order: only the samples are then sure to be the same.",
     )
-    parser.add_argument("--tokens", required=True, metavar="DIR", help="token store")
-    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder, for both runs")
+    parser.add_argument("--tokens", required=True, type=place, metavar="DIR", help="token store")
+    parser.add_argument("--output", required=True, type=new_place, metavar="DIR", help="a new folder, for both runs")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="of each run (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills (%(default)s)")
     parser.set_defaults(run=_verify_resume, further=True)
@@ -99,7 +104,7 @@ def _add_verify_resume(commands: Commands[argparse.ArgumentParser]) -> None:
 def _verify_resume(args: argparse.Namespace) -> int:
     from launch.verify_resume import verify_resume
 
-    console = Console()
+    console = Terminal()
     verdict = verify_resume(args.tokens, args.output, args.processes, args.further, args.seed, console)
     console.print(f"the same to the bit: {verdict.steps} losses, all weights and optimizer states", style="bold green")
     return 0

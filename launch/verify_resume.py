@@ -21,8 +21,11 @@ import psutil
 from rich.console import Console
 
 from launch.processes import StageFailed
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import InvalidCut, StoreMismatch
+from train.arguments import parse
+from train.plan import PretrainArguments
 from train.run_directory import last_row, read_rows
+from train.token_store import TokenStore
 
 
 STEPS, BATCH, LENGTH = 30, 8, 128
@@ -57,12 +60,17 @@ def verify_resume(tokens: str, folder: str, processes: int, flags: list[str], se
         console: told what happens.
 
     Raises:
+        WinnowError: there is no token store, the folder exists, or there is no process to run.
         StageFailed: a run died of anything but our kills.
         StoreMismatch: the runs differ; names the first step or file that does.
     """
     root = Path(folder)
     if root.exists():
         raise StoreMismatch(f"{root} exists already: give a new folder")
+    if processes < 1:
+        raise InvalidCut(f"--processes {processes} trains nothing: give at least 1")
+    TokenStore.open(tokens)
+    parse(PretrainArguments, flags, "winnow verify-resume", str(__doc__), _words(tokens, root))  # tells of a mistake
     whole, killed = root / "undisturbed", root / "killed"
     console.print(f"undisturbed run: {STEPS} steps on {processes} process{'es' * (processes > 1)}")
     with _run(tokens, whole, processes, flags) as process:
@@ -87,6 +95,22 @@ def _run(tokens: str, run_dir: Path, processes: int, flags: list[str]) -> Iterat
     if processes > 1:
         launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
         launcher += ["--num_processes", str(processes)]
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{run_dir}.log", "ab") as log:
+        process = subprocess.Popen(
+            [*launcher, "-m", "train.pretrain", *_words(tokens, run_dir), *flags],
+            stdout=log,
+            stderr=log,
+            env=_environment(processes),
+        )
+    try:
+        yield process
+    finally:
+        _kill_all(process)
+
+
+def _words(tokens: str, run_dir: Path) -> list[str]:
+    """Return the arguments of train.pretrain."""
     settings = {
         "tokens": tokens,
         "run_dir": run_dir,
@@ -97,19 +121,7 @@ def _run(tokens: str, run_dir: Path, processes: int, flags: list[str]) -> Iterat
         "log_every": 1,
         "report_to": "none",
     }
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{run_dir}.log", "ab") as log:
-        process = subprocess.Popen(
-            [*launcher, "-m", "train.pretrain", *words, *flags],
-            stdout=log,
-            stderr=log,
-            env=_environment(processes),
-        )
-    try:
-        yield process
-    finally:
-        _kill_all(process)
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 def _environment(processes: int) -> dict[str, str]:

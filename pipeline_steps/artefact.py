@@ -153,7 +153,11 @@ class Artefact:
             return  # everything was made already: the run that made it remains the last
         self.announce()
         write_json(f"{self.path}/runs/{self._run['run']}/{tasks}/{rank:05d}.json", {"covers": entries})
-        parts = self._assemble(self._run["run"])
+        try:
+            parts = self._assemble(self._run["run"])
+        except StoreDamaged as error:
+            logger.warning(f"{error}: its task has to be run again")
+            return
         if parts is None:
             return
         strange = self._names("parts") - {name for name in map(self._file, parts)}  # listed before the look
@@ -187,6 +191,11 @@ class Artefact:
             StoreDamaged: artefact.json is not what was written.
         """
         return dict(self._about()["made"])
+
+    @cached_property
+    def made_digest(self) -> str:
+        """Digest of the settings, for parts to say of themselves."""
+        return digest(canonical(self.made))
 
     @cached_property
     def manifest(self) -> dict[str, dict[str, Any]]:

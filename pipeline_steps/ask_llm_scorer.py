@@ -18,6 +18,7 @@ from pipeline_steps.prompts import ASK_LLM, Prompt
 from pipeline_steps.proxies import FLOAT8, Proxy, Questions, load_proxy, serve_proxy
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
+from pipeline_steps.terminal import printable
 
 
 _HEALTHY_MASS = 0.5  # a proxy that puts less than half its probability on yes and no answers another question
@@ -42,8 +43,8 @@ class AskLLMScorer(BaseScorer):
             "float8": a T5's encoder in e4m3, for CUDA devices that have it (Hopper and later). Rounds more
             coarsely than bfloat16 (Spearman with float32 on the embedded proxy 0.992 against 0.995).
         vllm: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}, or {}: decoder-only models
-            are then asked through a server that each worker starts; needs an environment with vLLM. By default the
-            model runs in this process.
+            are then asked through a server that each worker starts, on 127.0.0.1 with a key of its own; needs an
+            environment with vLLM. By default the model runs in this process.
         metadata_key: metadata key the score is written to.
         window_size: documents scored and committed together; what a killed task can lose.
 
@@ -127,7 +128,7 @@ class AskLLMScorer(BaseScorer):
         self.stat_update("yes_no_mass", value=float(mass.mean()), unit="window")
         if mass.mean() >= _HEALTHY_MASS:
             return
-        worst = ", ".join(f"{docs[row].id} ({mass[row]:.3f})" for row in np.argsort(mass)[:3])
+        worst = ", ".join(f"{printable(docs[row].id)} ({mass[row]:.3f})" for row in np.argsort(mass)[:3])
         logger.warning(
             f"{name} does not answer the question {prompt.name!r}: P({prompt.yes}) + P({prompt.no}) is "
             f"{mass.mean():.3f} on average over {len(docs)} documents, lowest for {worst}. Its scores mean little; "

@@ -6,8 +6,6 @@ Shapes: N inputs, A tokens asked about.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from threading import Thread
@@ -66,7 +64,7 @@ class CausalEngine:
 
 
 class VLLMEngine:
-    """A vLLM server of datatrove's, started with the engine and stopped with this process.
+    """A vLLM server that is started with the engine and stopped with this process; see `LocalVLLMServer`.
 
     Args:
         model: Hub id or folder.
@@ -74,7 +72,7 @@ class VLLMEngine:
         options: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2, "dtype": "bfloat16"}.
 
     Raises:
-        ModelError: vLLM is not installed.
+        ModelError: vLLM is not installed, or an option cannot be given.
     """
 
     def __init__(self, model: str, max_tokens: int, options: dict[str, Any]) -> None:
@@ -138,23 +136,10 @@ def vllm_version() -> str:
 
 async def _start(model: str, longest: int, flags: dict[str, Any]) -> InferenceServer:
     from datatrove.pipeline.inference.run_inference import InferenceConfig
-    from datatrove.pipeline.inference.servers import VLLMServer
 
-    class Server(VLLMServer):
-        async def start_server(self) -> asyncio.subprocess.Process | None:
-            process = await super().start_server()
-            _end_with_this_process(process.pid)
-            return process
+    from pipeline_steps.vllm_server import LocalVLLMServer
 
     config = InferenceConfig("vllm", model, model_max_context=longest, use_chat=False, model_kwargs=flags)
-    server = Server(config, rank=0)
+    server = LocalVLLMServer(config, rank=0, requests=_REQUESTS)
     await server.__aenter__()
     return server
-
-
-def _end_with_this_process(child: int) -> None:
-    """End a child when this process is gone, however it went: a server left behind would hold the GPU's memory."""
-    watch = 'while kill -0 "$1" && kill -0 "$2"; do sleep 1; done 2>/dev/null; kill "$2"'
-    subprocess.Popen(
-        ["sh", "-c", watch, "sh", str(os.getpid()), str(child)], start_new_session=True, stderr=subprocess.DEVNULL
-    )

@@ -11,6 +11,7 @@ from datatrove.data import Document
 from pipeline_steps.errors import ModelError
 from pipeline_steps.models import library_versions, model_identity, padded, pick_device, pick_dtype, require
 from pipeline_steps.numerics.batches import batches_by_length
+from pipeline_steps.pretrained import load_tokenizer, load_weights
 from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import Columns
 
@@ -117,15 +118,11 @@ def load_head(model: str, revision: str | None = None, dtype: str = "auto") -> t
     require("torch", "score")
     require("transformers", "score")
     model_identity(model, revision)  # a clear error before a long one
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
+    tokenizer = load_tokenizer(model, revision)
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     device = pick_device()
-    loaded = AutoModelForSequenceClassification.from_pretrained(
-        model, revision=revision, dtype=pick_dtype(dtype, device), use_safetensors=True
-    )
+    loaded = load_weights(AutoModelForSequenceClassification, model, revision, dtype=pick_dtype(dtype, device))
     return loaded.to(device).eval(), tokenizer

@@ -19,6 +19,7 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embeddings import made_by, naming, sample_embeddings
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import Tensors, load_tensors, read_json, save_tensors, write_json
@@ -34,7 +35,7 @@ _SAMPLE = 1024  # documents whose half a million pairwise distances set the band
 _CONCATENATED = 8  # of a p-stable hash: on 30,000 web texts 4 and 16 ranked documents less well
 
 
-class DensitySketch(PipelineStep):
+class DensitySketch(NoCredentials, PipelineStep):
     """Counts the embeddings of this task's source files into a partial sketch. Takes and gives no documents.
 
     Args:
@@ -135,7 +136,7 @@ class DensitySketch(PipelineStep):
         return asdict(hash)
 
 
-class DensityMerge(PipelineStep):
+class DensityMerge(NoCredentials, PipelineStep):
     """Adds the partial sketches up (one task). Takes and gives no documents.
 
     Args:

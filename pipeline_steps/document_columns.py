@@ -21,12 +21,13 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
 from pipeline_steps.corpus_listing import inputs_of
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, StoreMismatch
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.source_store import Columns, SourceStore
 
 
-class DocumentColumns(PipelineStep):
+class DocumentColumns(NoCredentials, PipelineStep):
     """Base of every step that stores something per document and passes documents through unchanged, in order.
 
     A subclass gives `schema` (after `key`), `fingerprint` and `compute`, and may override `annotate`.

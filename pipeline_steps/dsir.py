@@ -17,6 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
 from pipeline_steps.corpus_listing import inputs_of
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.files import Tensors, load_tensors, save_tensors
 from pipeline_steps.models import require
@@ -33,7 +34,7 @@ _AT_ONCE = 1024  # documents featurised together: speed only
 _FLOOR = 1e-8  # added to probabilities before the log, as the data-selection package does
 
 
-class NgramCounts(PipelineStep):
+class NgramCounts(NoCredentials, PipelineStep):
     """Counts the hashed unigrams and bigrams of this task's documents; documents pass through unchanged.
 
     Tokens, n-grams and buckets are those of the data-selection package 1.0.3.
@@ -73,7 +74,7 @@ class NgramCounts(PipelineStep):
         partials.write(rank, world_size, {"counts": count}, {"documents": documents})
 
 
-class DSIRFit(PipelineStep):
+class DSIRFit(NoCredentials, PipelineStep):
     """Fits the importance weights of n-grams from the counts of both corpora (one task). Passes documents through.
 
     Args:

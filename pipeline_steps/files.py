@@ -135,6 +135,9 @@ def _written_beside(target: str, blob: bytes | bytearray) -> Iterator[str]:
             file.flush()
             os.fsync(file.fileno())
         yield temporary
+    except OSError as error:
+        error.filename = error.filename or target  # "No space left on device" alone does not say where
+        raise
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

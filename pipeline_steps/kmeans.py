@@ -17,6 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from pipeline_steps.artefact import part_name, refuse_differences
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embeddings import made_by, sample_embeddings
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import Tensors, load_tensors, save_tensors
@@ -31,7 +32,7 @@ _PER_CENTROID = 256  # faiss's own default
 _BUCKET = 40  # clusters whose members are read together
 
 
-class KMeansFit(PipelineStep):
+class KMeansFit(NoCredentials, PipelineStep):
     """Finds centroids on a seeded sample of the embeddings (one task). Takes and gives no documents.
 
     faiss's spherical k-means, on a GPU if faiss has one.
@@ -117,7 +118,7 @@ def load_centroids(folder: str) -> Tensors:
         raise StoreIncomplete(f"{folder} holds no centroids: run KMeansFit first") from None
 
 
-class KMeansAssign(PipelineStep):
+class KMeansAssign(NoCredentials, PipelineStep):
     """Assigns every embedding to the centroid of largest cosine. Takes and gives no documents.
 
     Assignments are exact: they do not depend on tasks, batches or threads. Writes a store `assignments` (columns

@@ -13,6 +13,7 @@ from pipeline_steps.models import model_identity, padded, pick_device, pick_dtyp
 from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.numerics.partition_masks import MASKS, Example, mask_out, most_spans, partition_masks
 from pipeline_steps.plain_encoder import PlainEncoder
+from pipeline_steps.pretrained import load_config, load_tokenizer, load_weights
 
 
 Objective = Literal["span_corruption", "single_mask", "prefix_lm", "causal"]
@@ -159,23 +160,16 @@ def load_likelihood(
     require("torch", "score")
     require("transformers", "score")
     identity = model_identity(model, revision)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = AutoConfig.from_pretrained(model, revision=revision)
+    config = load_config(model, revision)
     if config.is_encoder_decoder == causal or (config.is_encoder_decoder and config.model_type not in ("t5", "mt5")):
         wanted = "a decoder-only model for 'causal'" if causal else "a T5 for its objectives; others take 'causal'"
         raise ModelError(f"{model} is a {config.model_type}: use {wanted}")
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
+    tokenizer = load_tokenizer(model, revision)
     device = pick_device()
     family = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
-    try:
-        loaded = family.from_pretrained(
-            model, revision=revision, dtype=pick_dtype(dtype, device), use_safetensors=True
-        )
-    except OSError as error:
-        raise ModelError(f"cannot load the weights of {model}: {str(error).splitlines()[0]}") from error
+    loaded = load_weights(family, model, revision, dtype=pick_dtype(dtype, device))
     likelihood = CausalLikelihood if causal else T5Likelihood
     return likelihood(loaded.to(device).eval(), tokenizer, identity["model"])
 

@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from pipeline_steps.errors import ModelError
+from pipeline_steps.pretrained import check_folder, refuse_own_code
 
 
 if TYPE_CHECKING:
@@ -34,14 +35,18 @@ def require(package: str, extra: str) -> None:
 
 
 def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
-    """What pins a model down: the resolved commit of a Hub id, or a digest of a local folder's files.
+    """Return what pins a model down: the resolved commit of a Hub id, or a digest of a local folder's files.
+
+    Every loader asks for it before it calls transformers.
 
     Raises:
-        ModelError: the folder has no config.json, or the Hub cannot be asked.
+        ModelError: the folder has no config.json, needs code of its own or has pickled weights only, or the Hub cannot
+            be asked.
     """
     if os.path.isdir(model):
         if not os.path.isfile(f"{model}/config.json") and not os.path.isfile(f"{model}/modules.json"):
             raise ModelError(f"{model} holds no model: it has no config.json")
+        check_folder(model)
         return {"model": Path(model).name, "digest": _folder_digest(os.path.abspath(model))}
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -59,6 +64,7 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
             f"{model} is neither a local folder nor to be had from the Hub ({reason}): check the spelling, the "
             "network, or download it once where there is one"
         ) from error
+    refuse_own_code(model, config)
     return {"model": model, "revision": Path(config).parent.name}
 
 

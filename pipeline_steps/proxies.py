@@ -14,6 +14,7 @@ from pipeline_steps.causal_engine import CausalEngine, VLLMEngine
 from pipeline_steps.errors import ModelError
 from pipeline_steps.models import TokenIds, model_identity, pick_device, pick_dtype, require
 from pipeline_steps.plain_encoder import PlainEncoder, plain_backend
+from pipeline_steps.pretrained import load_config, load_tokenizer, load_weights
 from pipeline_steps.prompts import Prompt
 
 
@@ -187,11 +188,7 @@ def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> 
     device = pick_device()
     weights_dtype = pick_dtype("bfloat16" if dtype == FLOAT8 else dtype, device)
     family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    try:
-        loaded = family.from_pretrained(model, revision=revision, dtype=weights_dtype, use_safetensors=True)
-    except OSError as error:
-        raise ModelError(f"cannot load the weights of {model}: {str(error).splitlines()[0]}") from error
-    loaded = loaded.to(device).eval()
+    loaded = load_weights(family, model, revision, dtype=weights_dtype).to(device).eval()
     if config.is_encoder_decoder:
         from pipeline_steps.t5_engine import PackedT5
 
@@ -219,13 +216,7 @@ def serve_proxy(model: str, revision: str | None, dtype: str, max_tokens: int, o
 def _config_and_tokenizer(model: str, revision: str | None) -> tuple[Any, Any, str]:
     require("transformers", "score")
     identity = model_identity(model, revision)
-    from transformers import AutoConfig, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(model, revision=revision)
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
-    return config, tokenizer, identity["model"]
+    return load_config(model, revision), load_tokenizer(model, revision), identity["model"]
 
 
 def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:

@@ -15,6 +15,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, StoreIncomplete
 from pipeline_steps.files import load_tensors, save_tensors
 from pipeline_steps.models import require
@@ -33,7 +34,7 @@ _STEPS = 200  # of training, at least: of a small sample, more epochs
 _HELD_OUT, _SPLIT = 10, 0x4E1D  # one document in ten measures the model; any constant
 
 
-class QualityClassifierFit(PipelineStep):
+class QualityClassifierFit(NoCredentials, PipelineStep):
     """Trains a classifier to tell reference documents from others (one task). Passes documents through.
 
     Args:
@@ -72,7 +73,7 @@ class QualityClassifierFit(PipelineStep):
             yield from data
 
 
-class ScoreDistillation(PipelineStep):
+class ScoreDistillation(NoCredentials, PipelineStep):
     """Trains a regression on the scores of a sample (one task). Passes documents through.
 
     Args:

@@ -19,6 +19,8 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.readers.base import BaseReader
 from datatrove.utils.logging import logger
 
+from pipeline_steps.terminal import printable
+
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _KINDS = {"Module": "module", "ClassDef": "class", "FunctionDef": "function", "AsyncFunctionDef": "function"}
@@ -95,7 +97,7 @@ class InstalledDocsReader(BaseReader):
                     found = documentation(file, self.min_words)
             except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
                 self.stat_update("unreadable_files")
-                logger.warning(f"{file} is not Python {sys.version_info.major}: {error}")
+                logger.warning(printable(f"{file} is not Python {sys.version_info.major}: {error}"))
                 continue
             for name, kind, line, text in found:
                 metadata = {

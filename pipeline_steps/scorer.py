@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline_steps.errors import InvalidScore
 from pipeline_steps.source_store import Columns
 
 
+_MOST_TOKENS = np.iinfo(np.uint32).max
 SCORE_FIELDS = (pa.field("score", pa.float32()), pa.field("tokens", pa.uint32()))
 
 
@@ -32,7 +34,8 @@ class BaseScorer(DocumentColumns):
         window_size: documents scored and committed together; what a killed task can lose.
 
     Raises:
-        InvalidScore: a score is NaN or infinite; names the document.
+        WinnowError: an argument holds a credential.
+        InvalidScore: a score is NaN or infinite, or a `token_count` is no number of tokens; names the document.
     """
 
     kind = "scores"
@@ -73,8 +76,7 @@ class BaseScorer(DocumentColumns):
                 f"{scores[bad[0]]}: look at its text, or exclude it before scoring"
             )
         counted = columns.get("tokens", np.zeros(len(docs), dtype=np.uint32))
-        known = [doc.metadata.get("token_count", own) for doc, own in zip(docs, counted, strict=True)]
-        tokens = np.asarray(known, dtype=np.uint32)
+        tokens = np.array([_tokens(doc, own) for doc, own in zip(docs, counted, strict=True)], dtype=np.uint32)
         self.stat_update("tokens", value=int(tokens.sum(dtype=np.int64)), unit="window")
         return columns | {"score": scores, "tokens": tokens}
 
@@ -82,3 +84,16 @@ class BaseScorer(DocumentColumns):
         """Set the score on every document, as a Python float: datatrove's writers and stats need one."""
         for doc, score in zip(docs, columns["score"].tolist(), strict=True):
             doc.metadata[self.metadata_key] = score
+
+
+def _tokens(doc: Document, counted: int) -> int:
+    """Return the number of tokens that a document says it has, or else what the scorer has counted."""
+    said = doc.metadata.get("token_count")
+    if said is None:
+        return counted
+    if isinstance(said, bool) or not isinstance(said, int | np.integer) or not 0 <= said <= _MOST_TOKENS:
+        raise InvalidScore(
+            f"document {doc.id} of {doc.metadata['file_path']} has token_count={reprlib.repr(said)} in its metadata, "
+            f"which is not a whole number from 0 to {_MOST_TOKENS:,}: mend it, or leave that column out"
+        )
+    return int(said)

@@ -11,6 +11,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from datatrove.utils.logging import logger
 
 from pipeline_steps.corpus_listing import listed
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.cuts import Cut, FoundCut, select
 from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
 from pipeline_steps.files import canonical, digest, read_json, write_json
@@ -20,7 +21,7 @@ from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.score_store import ScoreStore
 
 
-class ScoreSelector(PipelineStep):
+class ScoreSelector(NoCredentials, PipelineStep):
     """Finds a cut before the tasks that filter by it start: one task, no documents needed.
 
     The filters find and publish a missing cut by themselves; over more than some fifty million documents it is
@@ -59,7 +60,7 @@ class ScoreSelector(PipelineStep):
             yield from data
 
 
-class CutFilter(BaseFilter):
+class CutFilter(NoCredentials, BaseFilter):
     """Keeps the documents of one cut of a finished score store.
 
     Args:

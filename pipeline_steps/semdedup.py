@@ -17,6 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from pipeline_steps.artefact import part_name
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embeddings import RowsByDocument
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import load_tensors, save_tensors
@@ -26,7 +27,7 @@ from pipeline_steps.scorer import BaseScorer
 from pipeline_steps.source_store import SourceStore
 
 
-class SemDeDupSimilarities(PipelineStep):
+class SemDeDupSimilarities(NoCredentials, PipelineStep):
     """Compares the members of each cluster with each other. Takes and gives no documents.
 
     A task takes 40 clusters at a time, so there is work for a fortieth as many tasks as there are clusters, and

@@ -172,7 +172,11 @@ class SourceStore(Artefact):
     def _encode(self, source: str, columns: Columns) -> bytes:
         if self.schema is None:
             raise ValueError(f"{self.path} was opened for reading: pass a schema to write")
-        return encode(self.schema, columns, {"source": source})
+        return encode(self.schema, columns, self._header(source))
+
+    def _header(self, source: str) -> dict[str, str]:
+        """What a file says of itself: should artefact.json be lost, parts of other settings are still told apart."""
+        return {"source": source, "made": self.made_digest}
 
     def _read_own(self, path: str, source: str) -> dict[str, np.ndarray] | None:
         """What an earlier task wrote; the step can make it again, so damage is no reason to stop."""
@@ -199,9 +203,10 @@ class SourceStore(Artefact):
 
     def _open(self, path: str, source: str) -> SealedFile:
         file = SealedFile(self.fs, f"{self.root}{path.removeprefix(self.path)}")
-        if file.header != {"source": source}:
+        if file.header != self._header(source):
             file.close()
-            raise StoreDamaged(f"{file.path} is of {file.header}, not of {source}: delete it and run the step again")
+            of = "other settings" if file.header.get("source") == source else f"{file.header}, not of {source}"
+            raise StoreDamaged(f"{file.path} is of {of}: delete it and run the step again")
         return file
 
 

@@ -6,7 +6,6 @@ sentence-t5's (paper App. B.2), runs unpadded in `PackedT5Encoder`, others padde
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline_steps.errors import ModelError
 from pipeline_steps.models import TokenIds, model_identity, padded, pick_device, pick_dtype, require
 from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.plain_encoder import PlainEncoder
+from pipeline_steps.pretrained import load_sentence_transformer
 
 
 _NO_LIMIT, _UNSTATED = 100_000, 512  # tokens
@@ -86,15 +86,9 @@ def load_text_encoder(model: str, revision: str | None, dtype: str, max_tokens: 
     """
     require("sentence_transformers", "embed")
     model_identity(model, revision)  # a clear error before a long one
-    from sentence_transformers import SentenceTransformer
-
     device = pick_device()
-    loaded = SentenceTransformer(
-        model,
-        revision=revision,
-        device=str(device),
-        local_files_only=os.path.isdir(model),
-        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+    loaded = load_sentence_transformer(
+        model, revision, device=str(device), model_kwargs={"dtype": torch.float32}
     ).eval()
     loaded[0].auto_model.to(pick_dtype(dtype, device))  # what follows, pooling and dense layers, stays in float32
     if not getattr(loaded.tokenizer, "is_fast", False):

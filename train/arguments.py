@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +12,13 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline_steps.command_line import Parser
+from pipeline_steps.credentials import refuse_credentials, refuse_credentials_in_command
+from pipeline_steps.special_files import refuse_special_files
+
 
 T = TypeVar("T")
+_LONGEST = 1 << 16  # bytes of a file of arguments: the longest shipped has 600
 
 
 def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, unless: Sequence[str] = ()) -> T:
@@ -20,13 +26,20 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, un
 
     A YAML value goes through the same conversion as a flag: YAML 1.1 reads `1e-3` as a string. A file that is not
     there may be one of those that come with this package. `unless` are flags that all others overrule.
+
+    Raises:
+        WinnowError: an argument holds a credential.
     """
     from transformers import HfArgumentParser  # half a second
 
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    class TypedParser(HfArgumentParser):
+        error = Parser.error
+
+    finder = Parser(prog=prog, add_help=False, allow_abbrev=False)
     finder.add_argument("--config", metavar="FILE")
+    refuse_credentials_in_command(sys.argv[1:] if argv is None else argv)  # a run notes its command
     config, flags = finder.parse_known_args(argv)
-    parser = HfArgumentParser(
+    parser = TypedParser(
         kind,
         prog=prog,
         description=description,
@@ -37,7 +50,13 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, un
     parser.add_argument("--config", metavar="FILE", help="YAML file with these names as keys; flags overrule it")
     if config.config is not None:
         flags = _as_flags(parser, config.config, [field.name for field in dataclasses.fields(kind)]) + flags  # type: ignore[arg-type]
-    return parser.parse_args_into_dataclasses([*unless, *flags], look_for_args_file=False)[0]
+    words = [*unless, *flags]
+    made, *_, unknown = parser.parse_args_into_dataclasses(
+        words, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return made
 
 
 def shipped() -> list[str]:
@@ -45,14 +64,26 @@ def shipped() -> list[str]:
     return sorted(entry.name for entry in files("train").joinpath("configs").iterdir() if entry.name.endswith(".yaml"))
 
 
-def _as_flags(parser: argparse.ArgumentParser, path: str, known: list[str]) -> list[str]:
+def _read(path: str) -> Any:
+    """Return the values of a YAML file. Raises ValueError if it is too large or no ordinary file."""
     file: Any = Path(path)
     if not file.exists() and path in shipped():
         file = files("train").joinpath("configs", path)
+    else:
+        refuse_special_files(path)
+    with file.open("rb") as opened:
+        text = opened.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has more than {_LONGEST:,} bytes, which is more than all arguments take")
+    return yaml.safe_load(text)
+
+
+def _as_flags(parser: argparse.ArgumentParser, path: str, known: list[str]) -> list[str]:
     try:
-        values: Any = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = _read(path)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         parser.error(f"{path} cannot be read as YAML: {error}")
+    refuse_credentials(values, path)
     if not isinstance(values, dict):
         parser.error(f"{path} must hold keys and values, not {type(values).__name__}")
     flags = []
@@ -60,8 +91,8 @@ def _as_flags(parser: argparse.ArgumentParser, path: str, known: list[str]) -> l
         name = str(key).replace("-", "_")
         if name not in known:
             parser.error(f"{path}: no argument {key!r}; there are {', '.join(known)}")
-        if isinstance(value, dict):
-            parser.error(f"{path}: {key} must be a value or a list, not a mapping")
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict | list) for one in value)):
+            parser.error(f"{path}: {key} must be a value or a list of values")
         if isinstance(value, list):
             flags += [f"--{name}", *map(str, value)] if value else []
         elif value is not None:

@@ -110,7 +110,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]
     if not (folder / "state.json").exists():
         raise StoreIncomplete(f"{folder} is not a checkpoint: it has no state.json; give a folder in RUN/checkpoints")
     state = read_state(folder)
-    return load_model(folder), AutoTokenizer.from_pretrained(folder), state
+    return load_model(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False), state
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -131,12 +131,12 @@ def load_pretrained(model: str) -> PreTrainedModel:
         ModelError: it is not a T5, or not to be had.
     """
     model_identity(model)  # says in one sentence what is wrong with a name
-    config = AutoConfig.from_pretrained(model)
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     if config.model_type not in ("t5", "mt5"):
         raise ModelError(f"{model} is a {config.model_type}, not a T5: give a T5")
     if (Path(model) / "state.json").exists():
         return load_checkpoint(Path(model))[0]
-    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype="float32", use_safetensors=True)
+    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype="float32", use_safetensors=True, trust_remote_code=False)
 
 
 def load_optimizer(folder: Path) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from pipeline_steps.pretrained import load_tokenizer
 from pipeline_steps.prompts import ASK_LLM
 from pipeline_steps.readers import InstalledDocsReader
 from train.embedded_proxy_data import Pool, example, is_permissive, sentences
@@ -116,9 +117,7 @@ class Batches:
     """Examples as tensors: the exact prompt around a document, and yes or no."""
 
     def __init__(self, folder: Path, pool: Pool, seed: int) -> None:
-        from transformers import AutoTokenizer
-
-        self._encoder: Any = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+        self._encoder: Any = load_tokenizer(str(folder)).backend_tokenizer
         self._pool, self._rng = pool, random.Random(seed)
         self._prefix, self._suffix = self._ids(ASK_LLM.prefix), [*self._ids(ASK_LLM.suffix), 1]
         self.answers = [self._ids(ASK_LLM.no)[0], self._ids(ASK_LLM.yes)[0]]

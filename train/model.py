@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PretrainedConfig,
@@ -14,6 +13,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from pipeline_steps.pretrained import load_config
 from train import presets
 from train.tokenizers import PAD
 
@@ -53,7 +53,7 @@ def model_of(config: PretrainedConfig) -> PreTrainedModel:
 def empty_model(folder: str) -> PreTrainedModel:
     """A model of the configuration in a checkpoint's folder, with any weights; the random state is left as it was."""
     with torch.random.fork_rng(devices=[]):  # building a model draws initial weights
-        return model_of(AutoConfig.from_pretrained(folder))
+        return model_of(load_config(folder))
 
 
 def prepare_for_training(model: PreTrainedModel, padded: bool) -> None:

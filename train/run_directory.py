@@ -155,7 +155,10 @@ def last_row(path: Path) -> dict[str, Any]:
 
 def _unseal(line: bytes) -> dict[str, Any]:
     """Return what `sealed_row` was given. Raises ValueError, saying why, if it is not what was written."""
-    row = json.loads(line)
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     if not isinstance(row, dict) or row.pop("xxh3", None) != xxhash.xxh3_64_hexdigest(canonical(row)):
         raise ValueError("its digest is not that of the row")
     return row

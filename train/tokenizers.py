@@ -10,6 +10,8 @@ import numpy as np
 
 from pipeline_steps.errors import ModelError
 from pipeline_steps.plain_encoder import PlainEncoder
+from pipeline_steps.pretrained import load_tokenizer
+from pipeline_steps.terminal import one_line
 
 
 PAD, EOS, UNKNOWN = 0, 1, 2  # T5's conventions, Raffel et al. 2020, and the layout of every t5 vocabulary
@@ -31,15 +33,21 @@ class TextEncoder:
         eos: id of the end of a text.
 
     Raises:
-        ModelError: a T5's tokenizer that does not follow T5's conventions, or one without EOS.
+        ModelError: the tokenizer cannot be loaded, is a T5's but does not follow T5's conventions, or has no EOS.
     """
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoTokenizer  # seconds to import: only who tokenises pays
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        self._encoder = PlainEncoder(self._tokenizer)
-        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        try:
+            self._tokenizer: Any = load_tokenizer(name)
+            self._encoder = PlainEncoder(self._tokenizer)
+            vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a damaged file, the network or the Hub brings out
+            raise ModelError(
+                f"{name} cannot be loaded as a tokenizer ({one_line(error)[:200]}): give a Hub id, or a folder with a "
+                "tokenizer.json"
+            ) from error
         self.name = Path(name).name if Path(name).is_dir() else name
         self.vocab_size = max(vocabulary.values()) + 1
         self.sentinels = sum(token.startswith("<extra_id_") for token in vocabulary)

@@ -149,10 +149,14 @@ def _hundredths(path: re.Match[str]) -> str:
 
 def _bytes(figure: Figure, kind: str, salt: str) -> bytes:
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
     # Neither times nor versions: the same numbers are the same bytes. The salt keeps ids of figures on a page apart
     dates = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
     buffer = io.BytesIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "pdf.fonttype": 42}):
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar in a name is a dollar
+    look = {"svg.fonttype": "none", "svg.hashsalt": salt, "pdf.fonttype": 42, "text.parse_math": False}
+    with rc_context(look):
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=dates.get(kind, {"Software": None}))
     return buffer.getvalue()

@@ -151,6 +151,6 @@ def _cell(cell: Cell, intervals: bool) -> str:
 
 def escaped(text: str) -> str:
     """For Markdown: no cell ends early, no markup of a name takes effect."""
-    for sign in "\\|*_`[":
+    for sign in "\\|*_`[$":
         text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.replace("<", "&lt;").split())
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())

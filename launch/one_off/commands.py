@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from launch.progress import StageProgress
+from pipeline_steps.command_line import new_place, place
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.numerics.priority import MODES
+from pipeline_steps.terminal import Terminal, wide
 
 
 Commands = argparse._SubParsersAction
@@ -84,7 +84,9 @@ def _add_score(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--sampler", required=True, metavar="NAME", help="whose scorer is run: see below")
     _add_scoring(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="local folder; continued if it exists")
+    parser.add_argument(
+        "--output", required=True, type=new_place, metavar="DIR", help="local folder; continued if it exists"
+    )
     parser.set_defaults(run=_score)
 
 
@@ -98,12 +100,14 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--proxy",
+        type=place,
         metavar="MODEL",
         help="Hub id or folder of the model that ask-llm or perplexity asks (ask-llm's default is the embedded one, "
         "which is for trying out)",
     )
     parser.add_argument(
         "--embedder",
+        type=place,
         default="hashed-ngrams",
         metavar="MODEL",
         help="of density, semdedup and prototypes: Hub id or folder (default: %(default)s, which needs no weights)",
@@ -139,10 +143,13 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
     amount.add_argument("--token-budget", type=int, metavar="N", help="tokens to keep, of a scorer that counts them")
     parser.add_argument("--mode", choices=MODES, help="how the score is cut (default: as the paper does)")
     parser.add_argument("--seed", type=int, default=0, help="of random modes, and among equal scores (%(default)s)")
-    parser.add_argument("--scores", metavar="DIR", help="a finished score store of this corpus, instead of scoring")
+    parser.add_argument(
+        "--scores", type=place, metavar="DIR", help="a finished score store of this corpus, instead of scoring"
+    )
     parser.add_argument(
         "--output",
         required=True,
+        type=new_place,
         metavar="PATH",
         help="a new folder, local, s3://... or of any fsspec protocol, or hf://datasets/USER/NAME",
     )
@@ -155,6 +162,7 @@ def _add_select(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--score-column", metavar="NAME", help="where scores go (default: the scorer's, e.g. ask_llm)")
     parser.add_argument(
         "--work",
+        type=new_place,
         metavar="DIR",
         help="local folder of scores and of what is not finished (default: PATH.work; of a remote PATH, here)",
     )
@@ -174,6 +182,7 @@ def _add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
     for name in ("a", "b"):
         parser.add_argument(
             name,
+            type=place,
             metavar=name.upper(),
             help="selection (.safetensors), folder of a score store, or dataset of winnow select",
         )
@@ -197,10 +206,10 @@ def _score(args: argparse.Namespace) -> int:
     files = check_settings(settings)
     if "://" in args.output:
         raise WinnowError(f"{args.output} is not on this machine's disk: give a local --output, and copy the store")
-    with locked(Path(args.output), "winnow score"), StageProgress(Console()) as progress:
+    with locked(Path(args.output), "winnow score"), StageProgress(Terminal()) as progress:
         store = score(args.output, settings, files, _workers(args), progress)
     documents = ScoreStore.open(store).documents
-    Console().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
+    Terminal().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -233,7 +242,7 @@ def _select(args: argparse.Namespace) -> int:
         format,
         args.score_column,
     )
-    start, console = time.monotonic(), Console()
+    start, console = time.monotonic(), Terminal()
     work = args.work or _work(args.output)
     with StageProgress(console) as progress:
         record = select_dataset(settings, args.output, work, _workers(args), args.private, progress)
@@ -272,5 +281,5 @@ def _compare(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else 160))
+        show(found, wide())
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,14 +16,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from launch.one_off.columns import depth_of, infer, named, table, unify
 from pipeline_steps.errors import CorpusError
 
 
 Format = Literal["parquet", "jsonl"]
 SUFFIX = {"parquet": ".parquet", "jsonl": ".jsonl.gz"}
-KEEP = "mend it, or give --format jsonl, which keeps it as it is"
 PART_ROWS = 100_000
 PART_BYTES = 1 << 29  # of text
+_JSON_DEEPEST = 254  # orjson writes no more
 _GROUP_ROWS, _GROUP_BYTES = 10_000, 1 << 25  # of a row group: what is in memory
 
 
@@ -100,7 +101,7 @@ class PartWriter:
     def _flush(self) -> None:
         if self._file is None:
             self._open()
-            self._first = _named(self._waiting[0], self._sources[0])
+            self._first = named(self._waiting[0], self._sources[0])
         if self._schema is not None:
             self._sink.write_table(table(self._waiting, self._schema, self._sources))
         else:
@@ -113,7 +114,7 @@ class PartWriter:
     def _learn(self) -> None:
         schema, mixed = infer(self._waiting, self._sources)
         known, already = self._found
-        first = _named(self._waiting[0], self._sources[0])
+        first = named(self._waiting[0], self._sources[0])
         both, more = unify({"": known, first: schema})
         self._found = both, mixed | more | already
 
@@ -146,7 +147,10 @@ def rewrite(folder: Path, part: Part, schema: pa.Schema) -> None:
     """A part as Parquet of another schema, beside it, under its name with the ending of Parquet."""
     target = folder / parquet_name(part.name)
     temporary = target.with_name(f".{target.name}")
-    with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_index=True) as sink:
+    with (  # files, for pyarrow takes a name with a colon for an address
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True) as sink,
+    ):
         for rows in _batches(folder / part.name):
             sink.write_table(table(rows, schema))
     os.replace(temporary, target)
@@ -157,104 +161,11 @@ def parquet_name(name: str) -> str:
     return f"{name.removesuffix(SUFFIX['jsonl']).removesuffix(SUFFIX['parquet'])}.final{SUFFIX['parquet']}"
 
 
-def infer(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> tuple[pa.Schema, dict[str, str]]:
-    """Schema of rows, their columns in the order they are met; columns of no one type, and the document at fault."""
-    fields, mixed = [], dict[str, str]()
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [_filled(row.get(name)) for row in rows]
-        try:
-            kind = pa.array(values).type
-        except (pa.ArrowException, OverflowError) as error:
-            kind, (at, why) = pa.null(), _odd_one(values, error)
-            mixed[name] = f"{_named(rows[at], sources[at])}: column {name!r} {why}"
-        fields.append(pa.field(name, kind))
-    return pa.schema(fields), mixed
-
-
-def _odd_one(values: Sequence[Any], error: Exception) -> tuple[int, str]:
-    """The first value that does not go with those before it, and why."""
-    kind = pa.null()
-    for number, value in enumerate(values):
-        try:
-            kind = _both(kind, own := pa.array([value]).type)
-        except pa.ArrowException:
-            return number, f"holds {_short(value)}, {own}, after {kind}"
-        except OverflowError:
-            return number, f"holds {_short(value)}, which is too large"
-    return 0, f"does not go with what comes after it: {error}"
-
-
-def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type of both. Raises ArrowException: there is none."""
-    schemas = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
-    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-
-
-def unify(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str]]:
-    """The schema that rows of all of these fit, by where each is from in words; any column may be null.
-
-    Columns that have no one type are null in it, and named with what is the matter.
-    """
-    kinds, mixed = dict[str, pa.DataType](), dict[str, str]()
-    for where, schema in schemas.items():
-        for name, kind in zip(schema.names, schema.types, strict=True):
-            before = kinds.get(name, pa.null())
-            try:
-                kinds[name] = _both(before, kind)
-            except pa.ArrowException:
-                mixed.setdefault(name, f"{where}: column {name!r} is {kind} from there on, and {before} before")
-    made = pa.schema([pa.field(name, pa.null() if name in mixed else kind) for name, kind in kinds.items()])
-    return made, mixed
-
-
-def table(rows: Sequence[dict[str, Any]], schema: pa.Schema, sources: Sequence[str] | None = None) -> pa.Table:
-    """Rows of a schema; what a row does not have is null. Raises CorpusError, naming the document, if one does not
-    fit."""
-    columns = []
-    for field in schema:
-        values = [_filled(row.get(field.name)) for row in rows]
-        try:
-            columns.append(pa.array(values, field.type))
-        except (pa.ArrowException, OverflowError) as error:
-            at = next(number for number, value in enumerate(values) if not _fits(value, field.type))
-            where = _named(rows[at], sources[at] if sources else "")
-            raise CorpusError(
-                f"{where}: column {field.name!r} holds {_short(values[at])}, which cannot be written as {field.type} "
-                f"({error}): {KEEP}"
-            ) from error
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _fits(value: Any, kind: pa.DataType) -> bool:
-    try:
-        pa.array([value], kind)
-    except (pa.ArrowException, OverflowError):
-        return False
-    return True
-
-
-def _named(row: Mapping[str, Any], source: str) -> str:
-    return f"{source}, document {row.get('id')}" if source else f"document {row.get('id')}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def _filled(value: Any) -> Any:
-    """Without empty mappings: Parquet has none."""
-    if isinstance(value, dict):
-        return {key: _filled(one) for key, one in value.items()} or None
-    if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
-        return [_filled(one) for one in value]
-    return value
-
-
 def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
     if path.name.endswith(SUFFIX["parquet"]):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=_GROUP_ROWS):
-            yield batch.to_pylist()
+        with path.open("rb") as parquet:
+            for batch in pq.ParquetFile(parquet).iter_batches(batch_size=_GROUP_ROWS):
+                yield batch.to_pylist()
         return
     rows, size = [], 0
     with gzip.open(path, "rb") as file:
@@ -272,8 +183,13 @@ def _line(row: dict[str, Any], source: str) -> bytes:
     try:
         return orjson.dumps(row, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
+        if (depth := depth_of(row)) > _JSON_DEEPEST:
+            raise CorpusError(
+                f"{named(row, source)} holds values nested {depth} deep, which few programs read: mend it, or leave "
+                "it out"
+            ) from error
         raise CorpusError(
-            f"{_named(row, source)} cannot be written as JSON ({error}): give --format parquet"
+            f"{named(row, source)} cannot be written as JSON ({error}): give --format parquet"
         ) from error
 
 

@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 
 from launch.corpus import ROW, CorpusFiles
+from launch.faults import as_process
 from launch.listed_files import note
-from launch.one_off.parts import KEEP, Part, PartWriter, parquet_name, rewrite, unify
+from launch.one_off.columns import KEEP, unify
+from launch.one_off.parts import Part, PartWriter, parquet_name, rewrite
 from pipeline_steps.cuts import Cut, FoundCut
-from pipeline_steps.errors import CorpusError, WinnowError
+from pipeline_steps.errors import CorpusError
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.score_store import ScoreStore
 from pipeline_steps.selection_filters import KeptRows
@@ -198,13 +200,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", default="0/1", help="this process's share, as I/N")
     args = parser.parse_args(argv)
     part, parts = map(int, args.part.split("/"))
-    try:
+
+    def share() -> int:
         plan = Plan.open(Path(args.folder))
         (_write if args.step == "write" else _rewrite)(plan, part, parts)
-    except WinnowError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+        return 0
+
+    return as_process(share)
 
 
 if __name__ == "__main__":

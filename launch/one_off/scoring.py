@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import xxhash
 import yaml
@@ -28,14 +26,14 @@ from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
-from launch.study.yaml_lines import suggestion
+from launch.study.yaml_lines import read_text, read_yaml, suggestion
 from pipeline_steps.artefact import refuse_differences
+from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
 
 
 _TARGETED = ("dsir", "quality-classifier")
-_SECRET = re.compile(r"(signature|token|secret|password|credential|api_?key|access_?key|sig)=", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,10 @@ def check_settings(settings: ScoreSettings) -> CorpusFiles:
     """The files of the corpus.
 
     Raises:
-        CorpusError: it cannot be listed, or a path holds credentials.
-        WinnowError: the settings do not go together.
+        CorpusError: it cannot be listed.
+        WinnowError: the settings do not go together, or one holds a credential.
     """
-    for path in (settings.corpus, settings.target or ""):
-        refuse_credentials(path)
+    refuse_credentials(asdict(settings), "winnow score")
     if settings.limit == 0 or settings.limit < -1:
         raise WinnowError(f"--limit {settings.limit} reads nothing: give a number of documents, or leave it out")
     if settings.sampler.scorer in _TARGETED and settings.target is None:
@@ -105,16 +102,6 @@ def check_settings(settings: ScoreSettings) -> CorpusFiles:
     if settings.target is not None:
         list_corpus(settings.target)
     return list_corpus(settings.corpus)
-
-
-def refuse_credentials(path: str) -> None:
-    """Paths are written into cards and logs. Raises CorpusError if this one must not be."""
-    parts = urlsplit(path)
-    if parts.username is not None or _SECRET.search(parts.query):
-        raise CorpusError(
-            f"a path of {parts.scheme}:// holds credentials, which would be written into files: give them through "
-            "the environment (AWS_ACCESS_KEY_ID, HF_TOKEN, ...) instead"
-        )
 
 
 def refuse_inside(corpus: str, *folders: str) -> None:
@@ -181,9 +168,10 @@ def _study_text(path: Path, settings: ScoreSettings, files: CorpusFiles, workers
     tasks = 1 if settings.limit >= 0 else max(1, min(workers, len(files.sizes)))
     wanted = _study(settings)
     if path.exists():
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        tasks = found.pop("engine")["tasks"]
-        refuse_differences({key: found[key] for key in found if key != "output"}, wanted, str(path))
+        text = read_text(str(path), path)
+        tasks = parse_study(str(path), text).engine.tasks
+        found = read_yaml(str(path), text).plain
+        refuse_differences({key: found[key] for key in found.keys() - {"output", "engine"}}, wanted, str(path))
     made = {"output": str(path.parent), **wanted, "engine": {"tasks": tasks}}
     about = f"# Written by winnow score: {settings.sampler.name} over a whole corpus. Nothing is trained.\n"
     return about + yaml.safe_dump(made, sort_keys=False, allow_unicode=True)

@@ -27,7 +27,6 @@ from launch.one_off.scoring import (
     check_settings,
     describe,
     metadata_key,
-    refuse_credentials,
     refuse_inside,
     score,
 )
@@ -36,6 +35,7 @@ from launch.progress import StageProgress
 from launch.study.samplers import PAPER_SAMPLERS, Sampler
 from pipeline_steps import __version__
 from pipeline_steps.artefact import json_types, refuse_differences
+from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.cuts import Cut, select
 from pipeline_steps.errors import InvalidCut, StoreDamaged, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
@@ -129,15 +129,12 @@ def select_dataset(
 
     Raises:
         WinnowError: the input is at fault, or the output or the work folder holds something else.
-        StageFailed: a process died.
     """
-    refuse_credentials(output)
+    refuse_credentials({"output": output, "work": work, **asdict(settings)}, "winnow select")
     refuse_inside(settings.corpus, output, work)
     if settings.scores is None:
         files = check_settings(settings.score_settings())
     else:
-        for path in (settings.corpus, settings.scores):
-            refuse_credentials(path)
         files = list_corpus(settings.corpus)
         _check_scorer(settings)
     made_from, place = settings.made_from(files), destination(output, private)

@@ -14,6 +14,7 @@ from pipeline_steps.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.models import model_identity
+from pipeline_steps.special_files import refuse_special_files
 
 
 def check_access(study: Study, left: Collection[str]) -> dict[str, CorpusFiles]:
@@ -33,10 +34,13 @@ def check_access(study: Study, left: Collection[str]) -> dict[str, CorpusFiles]:
     read = {name: corpus for name, corpus in _corpora(study) if any(_reads(stage, name) for stage in left)}
     listed = {corpus: list_corpus(corpus) for corpus in dict.fromkeys(read.values())}
     for model in dict.fromkeys(_models(study, left)):
+        refuse_special_files(model)
         model_identity(model)
     root = study.evaluation.data_root
     if root and "measured" in {name.partition("/")[0] for name in left} and not os.path.isdir(root):
         raise CorpusError(f"{root}, the evaluation's data_root, is no folder: correct it in {study.path}")
+    if root:
+        refuse_special_files(root)
     return {name: listed[corpus] for name, corpus in read.items()}
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 
 from launch.progress import StageProgress
@@ -25,8 +24,10 @@ from launch.study.stages import Stage, stages_of
 from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
 from pipeline_steps.artefact import json_types, refuse_differences
+from pipeline_steps.command_line import place
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.files import create, read_json, seal, write_json
+from pipeline_steps.terminal import Terminal, wide
 from train.folders import locked
 
 
@@ -53,7 +54,7 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         epilog=_EPILOG.format(shipped=", ".join(shipped())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("study", metavar="STUDY")
+    run.add_argument("study", type=place, metavar="STUDY")
     run.add_argument("--only", metavar="STAGE", help="one stage, or all that begin so, e.g. scores or runs/t5-small")
     run.add_argument("--executor", choices=ENGINES, help="instead of the study's engine")
     run.add_argument("--dry-run", action="store_true", help="say what would be run, and start nothing")
@@ -66,7 +67,7 @@ def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "jobs that ended before they could write any. Exit code: 0 all is done, 1 a "
         "task has failed, 3 otherwise.",
     )
-    status.add_argument("study", metavar="STUDY")
+    status.add_argument("study", type=place, metavar="STUDY")
     how = status.add_mutually_exclusive_group()
     how.add_argument(
         "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="look again every so often (%(const)s)"
@@ -82,21 +83,21 @@ def _run(args: argparse.Namespace) -> int:
     stages = stages_of(study)
     made, chosen = fingerprints(stages), _chosen(study, stages, args.only)
     if args.dry_run:
-        Console().print(show(study, tasks_of(study, chosen, made)))
+        Terminal().print(show(study, tasks_of(study, chosen, made)))
         if study.engine.kind == "slurm":
-            Console().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
+            Terminal().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
     from launch.study.outputs import forget_lost
 
     begun_before = [name for name, stage in stages.items() if begun(study, stage, made[name])]
     for sentence in forget_lost(study, stages, made):
-        Console(stderr=True).print(sentence, style="yellow", soft_wrap=True, highlight=False, markup=False)
+        Terminal(stderr=True).print(sentence, style="yellow", soft_wrap=True)
     _check_needs(study, stages, chosen, made)
     listed = check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
     claim(study)
     note_files(study, listed, begun_before)
     if more := left_out(study):
-        Console(stderr=True).print(
+        Terminal(stderr=True).print(
             f"{more:,} files of {study.corpus} have come since this study began and are not read: another output "
             "takes them in",
             style="yellow",
@@ -104,13 +105,15 @@ def _run(args: argparse.Namespace) -> int:
         )
     if study.engine.kind == "slurm":
         for name, job in submit(study, stages, made, chosen):
-            Console().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
+            Terminal().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
         return 0
-    with locked(Path(study.output), "winnow run"), StageProgress(Console()) as progress:
+    with locked(Path(study.output), "winnow run"), StageProgress(Terminal()) as progress:
         run_here = run_ray if study.engine.kind == "ray" else run_local
         run_here(study, chosen, made, progress)
     if "report" in chosen:
-        Console().print(f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False)
+        Terminal().print(
+            f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False
+        )
     return 0
 
 
@@ -126,7 +129,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(as_json(tasks), indent=2) + "\n")
         return exit_code(tasks)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide()
     with Live(show(study, tasks), console=console, auto_refresh=False) as live:
         while args.watch and exit_code(tasks) != 0 and not _is_stuck(tasks):
             time.sleep(args.watch)

@@ -70,7 +70,14 @@ def is_done(study: Study, stage: Stage, task: int, fingerprint: str) -> bool:
 
 def tasks_left(study: Study, stage: Stage, fingerprint: str) -> list[int]:
     """Tasks of a stage that are still to be done."""
+    if is_untouched(study, stage):
+        return list(range(stage.tasks))
     return [task for task in range(stage.tasks) if not is_done(study, stage, task, fingerprint)]
+
+
+def is_untouched(study: Study, stage: Stage) -> bool:
+    """Whether no task of a stage has written anything: one look, where each task takes two."""
+    return not marker(study, stage, 0).parent.exists()
 
 
 def begun(study: Study, stage: Stage, fingerprint: str) -> bool:

@@ -13,6 +13,7 @@ from launch.study.pipelines import place_of
 from launch.study.stages import PROXY_FILES
 from pipeline_steps.artefact import json_types, refuse_differences
 from pipeline_steps.errors import ModelError, StoreDamaged
+from pipeline_steps.pretrained import load_tokenizer
 from train.folders import SealedFolder, whole_folder
 from train.verified import verify_files
 
@@ -30,7 +31,7 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
         StoreMismatch: another one stands there.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     built_from = {"tokenizer": tokenizer, **config}
     target, damaged = Path(folder), False
@@ -43,7 +44,7 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
         except StoreDamaged as error:
             logger.warning(str(error))
             damaged = True
-    known = AutoTokenizer.from_pretrained(place_of(tokenizer))
+    known = load_tokenizer(place_of(tokenizer))
     settings = dict(config)
     model_type, seed = settings.pop("model_type"), settings.pop("seed", 0)
     ids = {"pad_token_id": known.pad_token_id, "eos_token_id": known.eos_token_id, "vocab_size": len(known)}

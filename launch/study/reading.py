@@ -11,9 +11,11 @@ from typing import Any, get_type_hints
 from evaluate_suite.registry import registry
 from launch.study.reading_samplers import check_name, check_step, read_samplers
 from launch.study.samplers import EMBEDDED
-from launch.study.schema import ENGINES, RAY, SLURM, TUNED, Engine, Evaluation, Study
-from launch.study.yaml_lines import Value, read_yaml, suggestion, unique
-from pipeline_steps.errors import InvalidStudy, WinnowError
+from launch.study.schema import ENGINES, MOST_RUNS, MOST_TASKS, RAY, SLURM, TUNED, Engine, Evaluation, Study
+from launch.study.yaml_lines import Value, read_text, read_yaml, short, suggestion, unique
+from pipeline_steps.credentials import refuse_credentials
+from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
+from pipeline_steps.special_files import refuse_unusable_name
 
 
 def shipped() -> list[str]:
@@ -30,19 +32,19 @@ def open_study(path: str) -> Study:
         InvalidStudy: a mistake, by its line.
     """
     file: Any = Path(path)
-    if not file.exists() and path in shipped():
+    if path in shipped() and not file.exists():
         file = files("launch").joinpath("studies", path)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InvalidStudy(f"{path} cannot be read ({why}): give a file, or one of {', '.join(shipped())}") from error
+        text = read_text(path, file)
+    except InvalidStudy as error:
+        raise InvalidStudy(f"{error}: give a file, or one of {', '.join(shipped())}") from error
     return parse_study(path, text)
 
 
 def parse_study(path: str, text: str) -> Study:
     """A study from the text of its file; raises as `open_study`."""
     whole = read_yaml(path, text)
+    refuse_credentials(whole.plain, path)  # a study is copied into job scripts, and its values into many files
     given = whole.entries([one.name for one in fields(Study) if one.name != "path"])
     trains = not given.keys().isdisjoint(("models", "references"))
     for name in ("output", "samplers", *(("rates", "models") if trains else ("corpus",))):
@@ -77,6 +79,11 @@ def parse_study(path: str, text: str) -> Study:
         raise given["limit"].wrong(f"limit is {study.limit}: give a number of documents, or leave it out")
     if study.held_out and study.corpus is None:
         raise given["held_out"].wrong("held_out is given and corpus is not: give it, or leave held_out out")
+    runs = len(study.samplers) * len(study.rates) * len(study.models) * len(study.seeds)
+    if runs > MOST_RUNS:
+        raise given["rates"].wrong(
+            f"samplers, rates, models and seeds make {runs:,} runs, more than the {MOST_RUNS:,} of the largest study"
+        )
     for sampler in study.samplers:
         check_step(given["samplers"], sampler, study)
     needy = [one.name for one in study.samplers if one.scorer in ("dsir", "quality-classifier")]
@@ -87,8 +94,13 @@ def parse_study(path: str, text: str) -> Study:
 
 def _check_places(given: Mapping[str, Value]) -> None:
     output = given["output"].of(str)
-    if not output or "://" in output or Path(output).is_file():
-        raise given["output"].wrong(f"output {output!r} must be a folder of a disk that all workers see")
+    try:
+        refuse_unusable_name(output)
+        usable = output and "://" not in output and not Path(output).is_file()
+    except (CorpusError, OSError):  # OSError: its name is too long
+        usable = False
+    if not usable:
+        raise given["output"].wrong(f"output {short(output)} must be a folder of a disk that all workers see")
     for name in ("corpus", "target"):
         if name in given and given[name].plain == "":
             raise given[name].wrong(f"{name} is empty: say where it is, or leave it out")
@@ -106,17 +118,17 @@ def _seeds(value: Value) -> list[int]:
 
 
 def _rates(value: Value) -> list[float]:
-    found: list[float] = []
+    found: dict[str, float] = {}
     for one in unique(value.items()):
         rate = float(one.of(float))
         if not 0 < rate < 1:
             raise one.wrong(f"the rate {rate:g} must be above 0 and below 1: everything is trained on anyway")
-        if f"{rate:g}" in {f"{other:g}" for other in found}:
+        if f"{rate:g}" in found:
             raise one.wrong(f"two runs would be called {rate:g}: round the rates to six digits")
-        found.append(rate)
+        found[f"{rate:g}"] = rate
     if not found:
         raise value.wrong("rates is empty: give shares of the documents, such as 0.2")
-    return found
+    return list(found.values())
 
 
 def _models(value: Value, others: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -184,9 +196,9 @@ def _config(value: Value, known: list[str]) -> dict[str, Value]:
     if not file.exists():
         file = files("train").joinpath("configs", name)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise value.wrong(f"{name} cannot be read ({error}): give a file of train.pretrain's arguments") from error
+        text = read_text(name, file)
+    except InvalidStudy as error:
+        raise value.wrong(f"{error}: give a file of train.pretrain's arguments") from error
     return read_yaml(name, text).entries(known)
 
 
@@ -217,7 +229,7 @@ def _evaluation(value: Value | None) -> Evaluation:
     for name, known in lists.items():
         for one in given[name].items() if name in given else []:
             if one.plain not in known:
-                raise one.wrong(f"no {name} {one.plain!r}: {suggestion(str(one.plain), known)}")
+                raise one.wrong(f"no {name} {short(one.plain)}: {suggestion(str(one.plain), known)}")
         plain[name] = tuple(plain.get(name, ()))
     for name, kind in {"data_root": str, "instruction_tune": bool, "limit": int}.items():
         if name in given:
@@ -238,8 +250,8 @@ def _engine(value: Value | None) -> Engine:
         return Engine()
     given = value.entries([one.name for one in fields(Engine)])
     for name in ("workers", "tasks"):
-        if name in given and given[name].of(int) < 1:
-            raise given[name].wrong(f"{name} must be at least 1, not {given[name].plain}")
+        if name in given and not 1 <= given[name].of(int) <= MOST_TASKS:
+            raise given[name].wrong(f"{name} must be from 1 to {MOST_TASKS:,}, not {given[name].plain}")
     for name, types in {"slurm": SLURM, "cpu": SLURM, "ray": RAY}.items():
         for option, one in given[name].entries(types).items() if name in given else ():
             one.of(types[option])
@@ -260,4 +272,4 @@ def _check_job(value: Value) -> None:
     for option, one in value.entries().items():
         one.of(*_TRAINING.get(option, (str, int, float, bool)))
         if option == "gpus-per-node" and not str(one.plain).rpartition(":")[2].isdecimal():
-            raise one.wrong(f"{one.name} must be a number of GPUs, or h100:8, not {one.plain!r}")
+            raise one.wrong(f"{one.name} must be a number of GPUs, or h100:8, not {short(one.plain)}")

@@ -8,7 +8,7 @@ from typing import Any
 from launch.study.samplers import MODELS, OF_ALL, OPTIONS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.schema import FULL, Study
 from launch.study.stages import KEYS
-from launch.study.yaml_lines import Value, suggestion
+from launch.study.yaml_lines import Value, short, suggestion
 from pipeline_steps.numerics.priority import MODES
 
 
@@ -35,7 +35,7 @@ def read_samplers(value: Value, models: list[str]) -> list[Sampler]:
 def _sampler(value: Value, models: list[str]) -> Sampler:
     if isinstance(value.plain, str):
         if value.plain not in PAPER_SAMPLERS:
-            raise value.wrong(f"no sampler {value.plain!r}: {suggestion(value.plain, PAPER_SAMPLERS)}")
+            raise value.wrong(f"no sampler {short(value.plain)}: {suggestion(value.plain, PAPER_SAMPLERS)}")
         return _checked(value, PAPER_SAMPLERS[value.plain], models)
     ((name, settings),) = value.entries().items() if len(value.entries()) == 1 else _one_name(value)
     base = PAPER_SAMPLERS.get(name)
@@ -66,7 +66,7 @@ def check_name(value: Value, name: str) -> None:
 
 
 def _one_name(value: Value) -> Any:
-    raise value.wrong(f"a sampler is a name, or one name with its settings, not {value.plain!r}")
+    raise value.wrong(f"a sampler is a name, or one name with its settings, not {short(value.plain)}")
 
 
 def _checked(value: Value, sampler: Sampler, models: list[str]) -> Sampler:

@@ -10,6 +10,9 @@ from launch.study.samplers import Sampler
 
 
 ENGINES = ("local", "slurm", "ray")
+# What a study may ask for at most. `winnow status` looks at every task, some 20,000 a second
+MOST_RUNS = 10_000  # the paper has 22 samplers x 5 rates x 2 models
+MOST_TASKS = 10_000  # of each stage: more would wait for a scheduler longer than they work
 FULL = "full"  # the run on everything, of each model
 _JOBS: dict[str, Any] = {
     "workers": int,

@@ -8,6 +8,7 @@ from typing import Any
 from launch.study.samplers import EMBEDDED
 from launch.study.schema import Study
 from pipeline_steps.models import EMBEDDED_PROXY
+from pipeline_steps.pretrained import load_config
 
 
 _VOCABULARY = 32_128  # rows of every published T5's embedding: their config.json
@@ -50,7 +51,7 @@ def shape_of(study: Study, model: str) -> Any | None:
     try:
         if known:
             return AutoConfig.for_model(**known)
-        return AutoConfig.from_pretrained(place, local_files_only=not os.path.isdir(place))
+        return load_config(place, local_files_only=not os.path.isdir(place))
     except (OSError, ValueError, TypeError, AttributeError):  # proxies may say anything, until they are built
         return None
 

@@ -33,6 +33,8 @@ _UNSAID = ("partition", "qos", "mail-type")  # that datatrove gives without a va
 _FAMILIES = ("gpus", "mem", "ntasks")  # options of sbatch of which a job may have one
 # One thread, as on other engines and under torchrun: on a CPU, the last bits of sums depend on their number
 _THREADS = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"'
+_OPTION = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TURNS = 20  # of a job that saves nothing before its time is up: then it will never end
 
 
@@ -76,6 +78,7 @@ class StageExecutor(OfStudy, SlurmPipelineExecutor):
     """
 
     def __init__(self, study: Study, stage: Stage, made: str) -> None:
+        check_lines(study)
         # Its files know neither inputs nor the number of tasks: a folder of its own for each
         logs = f"{os.path.abspath(study.output)}/logs/{stage.name}/slurm-{made}-{stage.tasks}"
         options = _arguments(study, stage)
@@ -139,10 +142,9 @@ def write_script(study: Study, stage: Stage, made: str, tasks: Collection[int] |
     Raises:
         InvalidStudy: sbatch cannot take the output's path.
     """
-    if re.search(r"\s", os.path.abspath(study.output)):
-        raise InvalidStudy(
-            f"{os.path.abspath(study.output)} has a space in it, which sbatch cannot take: change output"
-        )
+    for name, path in {"output": os.path.abspath(study.output), "the working directory": os.getcwd()}.items():
+        if re.search(r"[\s\x00-\x1f\x7f-\x9f]", path):
+            raise InvalidStudy(f"{path!r} has a space in it, which sbatch cannot take: change {name}")
     base = StageExecutor(study, stage, made)
     if stage.kind == "pipeline":
         return base.write(tasks_left(study, stage, made) if tasks is None else tasks)
@@ -166,9 +168,33 @@ def script_path(study: Study, stage: Stage) -> Path:
     return Path(study.output).absolute() / "slurm" / f"{stage.name}.sh"
 
 
+def check_lines(study: Study) -> None:
+    """Refuse what would be more than one word of one line of a script: a line break starts a command.
+
+    Raises:
+        InvalidStudy: a value of engine.slurm, engine.cpu or engine.training has a control character, a name of an
+            option is none, or a value is no text, number or boolean; names the option.
+    """
+    for section in ("slurm", "cpu", "training"):
+        _check_lines(study.path, f"engine.{section}", getattr(study.engine, section))
+
+
+def _check_lines(path: str, place: str, options: Mapping[Any, Any]) -> None:
+    for name, value in options.items():
+        where = f"{path}: {place}.{name}" if _OPTION.fullmatch(str(name)) else f"{path}: {place}"
+        if not _OPTION.fullmatch(str(name)):
+            raise InvalidStudy(f"{where} has an option {str(name)!r}: give its name in letters, digits, - and _")
+        if isinstance(value, Mapping) and name in ("sbatch_args", "srun_args"):
+            _check_lines(path, f"{place}.{name}", value)
+        elif not isinstance(value, str | int | float | None):
+            raise InvalidStudy(f"{where} must be text, a number, true or false, not {value!r}")
+        elif _CONTROL.search(str(value)):
+            raise InvalidStudy(f"{where} has a line break or another control character in it: give one line")
+
+
 def job_name(study: Study, stage: Stage) -> str:
-    """What squeue shows."""
-    return f"{Path(study.output).name}-{stage.name.replace('/', '-')}"
+    """Return what squeue shows. datatrove prints the name by a shell, so it has plain characters only."""
+    return re.sub(r"[^\w.+-]", "_", f"{Path(study.output).name}-{stage.name.replace('/', '-')}", flags=re.ASCII)
 
 
 # 75: it has saved and stopped, 138: it was ended by the notice, having nothing to save
@@ -210,7 +236,7 @@ def _environment(given: Mapping[str, Any]) -> str:
     if given.get("env_command"):
         return str(given["env_command"])
     if given.get("condaenv"):
-        return f'source "$(conda info --base)/etc/profile.d/conda.sh"; conda activate {given["condaenv"]}'
+        return f'source "$(conda info --base)/etc/profile.d/conda.sh"; conda activate {shlex.quote(given["condaenv"])}'
     activate = given.get("venv_path") or f"{sys.prefix}/bin/activate"
     if given.get("venv_path") or os.path.exists(activate):
         return f"source {shlex.quote(str(activate))}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.processes import log_end
-from launch.study.progress import TaskState, task_state
+from launch.study.progress import TaskState, is_untouched, task_state
 from launch.study.schema import Study
 from launch.study.stages import Stage
+from train.run_directory import last_row
 
 
 _SHOWN = 8  # running and failed tasks that are listed
@@ -71,10 +71,11 @@ def _told(task: Task, lost: Mapping[tuple[str, int], tuple[str, str]]) -> Task:
 
 def _tasks(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> Iterator[Task]:
     for name, stage in stages.items():
+        untouched = is_untouched(study, stage)
         for number in range(stage.tasks):
-            found = task_state(study, stage, number, made[name])
+            found = TaskState("waiting") if untouched else task_state(study, stage, number, made[name])
             if stage.kind == "training" and found.state in ("running", "failed"):
-                row = _last_metrics(Path(study.output) / name / "metrics.jsonl")
+                row = last_row(Path(study.output) / name / "metrics.jsonl")
                 share = row.get("encoder_tokens", 0) / stage.made["total_tokens"]
                 yield Task(stage, number, found, share, row.get("tokens_per_second", 0.0))
             else:
@@ -176,18 +177,6 @@ def _failed(study: Study, tasks: list[Task]) -> Iterator[RenderableType]:
 
 def _named(task: Task) -> str:
     return task.stage.name if task.stage.tasks == 1 else f"{task.stage.name}, task {task.number} of {task.stage.tasks}"
-
-
-def _last_metrics(path: Path) -> dict[str, Any]:
-    """The last row of a run's metrics; {} if it has none yet."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 8_192))
-            lines = file.read().splitlines()
-        return json.loads(lines[-1]) if lines else {}
-    except (OSError, ValueError):  # not there, or its last line is being written
-        return {}
 
 
 def _duration(seconds: float) -> str:

@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from launch.faults import as_process
 from launch.study.progress import Watched, check_ready, fingerprints
 from launch.study.reading import open_study
 from launch.study.schema import FULL, Run, Study
 from launch.study.stages import Stage, milestones_of, selection, splits_of, stages_of
-from pipeline_steps.errors import InvalidStudy, WinnowError
+from pipeline_steps.errors import InvalidStudy
 from train.signals import REQUEUE, run_launcher
 
 
@@ -39,11 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--made", default="", help="fingerprint of the stage as it was started; another is refused")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that it notes that it was stopped
-    try:
-        return do(open_study(args.study), args.stage, args.task, args.log, args.made)
-    except WinnowError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return as_process(lambda: do(open_study(args.study), args.stage, args.task, args.log, args.made))
 
 
 def do(study: Study, name: str, task: int, log: str = "", made: str = "") -> int:

@@ -239,3 +239,16 @@ def test_figures_of_a_page_take_its_colours_and_share_no_ids():
         assert 'aria-label="&lt;' in text
         used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
         assert used <= set(re.findall(r' id="([^"]+)"', text))
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$a$", "<b>&amp;</b>", "_hidden", "a\nb", '"'])
+def test_a_name_is_shown_as_it_is(name):
+    figure, (axes,) = style.panels(1)
+    style.say(axes, name, name, name)
+    axes.set_xticks([0, 1], [name, name])
+    drawn = style.svg(figure, name)
+    shown = [text.get_text() for text in figure.findobj(Text) if text.get_text() == name]
+    assert len(shown) >= 3
+    if "$" in name:
+        assert name in drawn
+    assert "<b>" not in drawn

@@ -11,6 +11,7 @@ from inspect import signature
 import pytest
 from datatrove.executor import SlurmPipelineExecutor
 
+from launch.cli import main
 from launch.study.progress import Watched, fingerprints, task_state
 from launch.study.reading import parse_study
 from launch.study.schema import SLURM
@@ -108,6 +109,67 @@ def test_a_path_that_sbatch_cannot_take(study):
     spaced = dataclasses.replace(study(), output="out/my study")
     with pytest.raises(InvalidStudy, match="has a space in it"):
         script(spaced, "report")
+
+
+@pytest.mark.parametrize("name", ["scores/ask-llm-xl", "runs/t5-tiny/full-1-seed0", "report"])
+@pytest.mark.parametrize("end", ["\n", "\r", "\x1b", "\x00", "\x85", "\u2028"])
+@pytest.mark.parametrize(
+    ("section", "option", "nested"),
+    [
+        *(("slurm", option, "") for option in "time partition qos mail_type mail_user env_command".split()),
+        *(("slurm", option, "") for option in ("condaenv", "venv_path")),
+        ("slurm", "sbatch_args", "comment"),
+        ("slurm", "srun_args", "container-image"),
+        ("cpu", "partition", ""),
+        ("training", "mail-user", ""),
+    ],
+)
+def test_a_line_break_in_an_option_is_refused(study, section, option, nested, end, name):
+    value = f"x{end}touch owned"
+    options = {option: {nested: value} if nested else value}
+    evil = dataclasses.replace(study(), engine=dataclasses.replace(study().engine, **{section: options}))
+    place = re.escape(f"s.yaml: engine.{section}.{option}{'.' + nested if nested else ''} has a line break")
+    with pytest.raises(InvalidStudy, match=place):
+        script(evil, name)
+
+
+@pytest.mark.parametrize("option", ["a b", "x\ntouch owned", "comment=x", "", "-x", "$(touch owned)"])
+@pytest.mark.parametrize("section", ["slurm", "training"])
+def test_a_name_of_an_option_that_is_none_is_refused(study, section, option):
+    options = {"sbatch_args": {option: "x"}} if section == "slurm" else {option: "x"}
+    evil = dataclasses.replace(study(), engine=dataclasses.replace(study().engine, **{section: options}))
+    with pytest.raises(InvalidStudy, match="give its name in letters"):
+        script(evil, "runs/t5-tiny/full-1-seed0")
+
+
+def test_no_option_is_a_command(study, tmp_path):
+    """The scripts are run by bash, with commands of Slurm that do nothing."""
+    evil = f"x; touch {tmp_path}/owned; $(touch {tmp_path}/owned) `touch {tmp_path}/owned`"
+    named = dataclasses.replace(study(), output=str(tmp_path / f"$(touch${{IFS}}{'owned'})"))
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    for command in ("srun", "scontrol", "conda"):
+        (bin / command).write_text("#!/bin/bash\n")
+        (bin / command).chmod(0o755)
+    environment = {"PATH": f"{bin}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n"}
+    options = [{"condaenv": evil}, {"venv_path": evil}, {"time": evil, "partition": evil, "qos": evil}]
+    options += [{"mail_user": evil, "mail_type": evil, "sbatch_args": {"comment": evil}, "srun_args": {"x": evil}}]
+    for slurm in options:
+        engine = dataclasses.replace(study().engine, slurm=slurm, training={"comment": evil})
+        for name in ("scores/ask-llm-xl", "runs/t5-tiny/full-1-seed0"):
+            path = script(dataclasses.replace(named, engine=engine), name).path
+            subprocess.run(["bash", "-n", path], check=True)
+            subprocess.run(["bash", path], env=environment, cwd=tmp_path, capture_output=True)
+            assert not (tmp_path / "owned").exists(), (slurm, path.read_text())
+
+
+def test_a_dry_run_says_which_option_is_wrong(tmp_path, capsys):
+    text = TEXT.format(folder=tmp_path, slurm='{time: "1:00\\ntouch owned"}', training="{}", tasks=2)
+    (tmp_path / "s.yaml").write_text(text)
+    assert main(["run", str(tmp_path / "s.yaml"), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "engine.slurm.time has a line break" in said
+    assert "Traceback" not in said
 
 
 def test_a_task_that_is_out_of_time_again_and_again_ends(study, monkeypatch):

@@ -1,5 +1,7 @@
 """A study file: the paper's matrix exactly, and every mistake by its line."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,7 +123,7 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ("output: runs/x", "output: a\nreferences: {t5-tiny: {total_tokens: 65536}}", r"line 2: .* one folder"),
         ("output: runs/x", "output: a\nengine: {kind: slrum}", r"line 2: no engine 'slrum': did you mean slurm"),
         ("output: runs/x", "output: a\nevaluation: {suites: [glu]}", r"line 2: no suites 'glu': did you mean glue"),
-        ("output: runs/x", "output: a\nengine: {workers: 0}", r"line 2: workers must be at least 1"),
+        ("output: runs/x", "output: a\nengine: {workers: 0}", r"line 2: workers must be from 1 to 10,000"),
         ("output: runs/x", "output:", r"line 1: output must be text, not None"),
         ("output: runs/x", "output: s3://b/x", r"line 1: output 's3://b/x' must be a folder of a disk"),
         ("output: runs/x", "output: a\ncorpus: ''", r"line 2: corpus is empty"),
@@ -180,7 +182,7 @@ def test_files_that_are_not_there_or_empty():
 
 def test_files_in_another_encoding(tmp_path):
     (tmp_path / "s.yaml").write_bytes("output: caf\u00e9".encode("latin-1"))
-    with pytest.raises(InvalidStudy, match=r"s\.yaml cannot be read \(it is not UTF-8\)"):
+    with pytest.raises(InvalidStudy, match=r"s\.yaml, line 1, cannot be read \(it is not UTF-8\)"):
         open_study(str(tmp_path / "s.yaml"))
 
 
@@ -228,3 +230,63 @@ def test_a_proxy_is_the_same_whenever_it_is_built(config, tmp_path):
         build_proxy(str(tmp_path / "d"), EMBEDDED_PROXY, {"model_type": "t55"})
     with pytest.raises(StoreMismatch, match="seed: 4 there, 5 now"):
         build_proxy(str(tmp_path / "c"), EMBEDDED_PROXY, config | small | {"seed": 5})
+
+
+def aliases(depth, width, merge=False):
+    """A few lines that write out into billions of values."""
+    lines = ["a0: &a0 {k: 1}" if merge else "a0: &a0 [x]"]
+    for number in range(1, depth):
+        several = ", ".join([f"*a{number - 1}"] * width)
+        made = f"{{<<: [{several}], k{number}: 1}}" if merge else f"[{several}]"
+        lines.append(f"a{number}: &a{number} {made}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (aliases(12, 10), r"line 5: 21,111 values once aliases are written out"),
+        (aliases(12, 10, merge=True), r"line 5: 23,331 values once aliases are written out"),
+        (aliases(31, 2), r"values once aliases are written out"),
+        ("a: &a [*a]\n", r"line 1: a value cannot be a part of itself"),
+        ("a: &a {b: *a}\n", r"line 1: a value cannot be a part of itself"),
+        ("output: " + "[" * 60_000, r"line 1: not YAML: values are nested more than 32 deep"),
+        ("".join(" " * depth + "a:\n" for depth in range(300)), r"line 32: not YAML: values are nested more than 32"),
+        (SMALL + "limit: " + "9" * 5000, r"line 8: Exceeds the limit"),
+        (SMALL + "limit: 9223372036854775808\n", r"line 8: 9223372036854775808 is larger than .* 64 bits"),
+        (SMALL + "engine: {tasks: 1e9}\n", r"line 8: engine.tasks must be a whole number, not 1000000000.0"),
+        (SMALL + "engine: {tasks: 1000000000}\n", r"line 8: tasks must be from 1 to 10,000"),
+        (SMALL + f"seeds: {list(range(6000))}\n", r"line 5: .* make 12,000 runs, more than the 10,000"),
+        ("output: x\n\tcorpus: y\n", r"line 2: not YAML: found character '\\t'"),
+        (SMALL + "output: y\n", r"line 8: output is there twice, first in line 1"),
+        (
+            "output: " + "x" * 60_000 + "\nsamplers: [random]\ncorpus: c\n",
+            r"line 1: output '.{10,40}' must be a folder",
+        ),
+        ("output: a::b\nsamplers: [random]\ncorpus: c\n", r"line 1: output 'a::b' must be a folder"),
+    ],
+)
+def test_what_would_take_for_ever_is_refused_at_once(text, message):
+    start = time.process_time()
+    with pytest.raises(InvalidStudy, match=message) as refused:
+        parse_study("s.yaml", text)
+    assert time.process_time() - start < 2
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("size", [65_537, 50_000_000])
+def test_a_file_that_is_too_large_is_not_read(tmp_path, size):
+    (tmp_path / "s.yaml").write_bytes(b"#" * size)
+    start = time.process_time()
+    with pytest.raises(InvalidStudy, match=r"s\.yaml cannot be read \(it has more than the 65,536 bytes"):
+        open_study(str(tmp_path / "s.yaml"))
+    assert time.process_time() - start < 1
+
+
+def test_a_large_study_that_is_none_too_large():
+    text = "output: o\ncorpus: c\nsamplers:\n" + "".join(
+        f"  - s{i}: {{scorer: ask-llm, model: m}}\n" for i in range(1400)
+    )
+    start = time.process_time()
+    assert len(parse_study("s.yaml", text).samplers) == 1400
+    assert time.process_time() - start < 2

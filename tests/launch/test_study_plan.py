@@ -307,7 +307,10 @@ def test_a_study_is_told_from_a_training(tmp_path, capsys):
         ("--accelerator", "abacus"): "choose one of",
         ("--mfu", "40"): "at 0 to 1",
         ("--batch-size", "8"): "takes no --batch-size 8",
-        ("--documents", "0"): "--documents must be at least 1",
     }.items():
         assert main(["plan", "micro.yaml", *words]) == 2
         assert said in capsys.readouterr().err
+    for amount in ("0", "nan", "1e400", "many"):
+        with pytest.raises(SystemExit):
+            main(["plan", "micro.yaml", "--documents", amount])
+        assert capsys.readouterr().err.startswith("winnow plan: argument --documents: ")

@@ -127,3 +127,36 @@ def test_verify_resume(tokens, tmp_path, capsys):
     assert [json.loads(line)["step"] for line in metrics.open()] == list(range(1, 31))
     assert main(words) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_path, capsys):
+    words = ["--corpus", str(corpus), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert main(["tokenize", "--tokenizer", "nope/nope", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("winnow: nope/nope cannot be loaded as a tokenizer")
+    assert len(said.splitlines()) == 1
+    assert main(["tokenize", "--tokenizer", EMBEDDED_PROXY, *words]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "winnow: the following arguments are required: COMMAND (see winnow --help)"),
+        (("tokenise",), "winnow: argument COMMAND: invalid choice: 'tokenise'"),
+        (("score", "--corpus", "c"), "winnow score: the following arguments are required: --sampler, --output"),
+        (("select", "--k", "x"), "winnow select: argument --k: invalid int value: 'x' (see winnow select --help)"),
+        (("inspect", "x", "--a\x1b[31m\nb"), r"winnow: unrecognized arguments: --a\x1b[31m b (see winnow --help)"),
+        (
+            ("evaluate", "perplexity", "--runs", "x"),
+            "winnow evaluate perplexity: argument --runs: 'x' is not NAME=DIR",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, words, said):
+    with pytest.raises(SystemExit) as exit:
+        main(list(words))
+    assert exit.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(said)
+    assert len(shown.err.splitlines()) == 1

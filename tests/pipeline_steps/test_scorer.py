@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named_and_scored_again(corpus, tmp_path, kind, damage
     victim = sorted((tmp_path / "s" / kind).rglob("*.parquet"))[0]
     blob = bytearray(victim.read_bytes())
     if damage == "bit flipped":
-        blob[len(blob) // 8] ^= 16
+        blob[40] ^= 16
     victim.write_bytes(blob[:-20] if damage == "truncated" else blob)
     if damage == "of another source":
         other = "parts" if kind == "windows" else "windows"
@@ -413,3 +413,18 @@ def test_metadata_that_has_changed_is_refused_and_never_rounded(corpus, tmp_path
     docs[7].metadata["q"] = 3
     with pytest.raises(StoreMismatch, match=r"doc-7 .*q=3\.0 now, and 16777216\.0"):
         list(MetadataScorer(str(tmp_path / "s"), "q").run(iter(docs)))
+
+
+@pytest.mark.parametrize("count", [-1, "12", float("nan"), 1.5, 2**32, True, [1], 10**30])
+def test_a_count_of_tokens_that_is_none_is_named(corpus, tmp_path, count):
+    docs = list(JsonlReader(str(corpus)).run())
+    docs[3].metadata["token_count"] = count
+    with pytest.raises(InvalidScore, match=r"document doc-3 of .*a\.jsonl has token_count=.* from 0 to 4,294,967,295"):
+        list(WordCountScorer(str(tmp_path / "scores")).run(iter(docs)))
+
+
+def test_no_count_is_not_a_wrong_one(corpus, tmp_path):
+    docs = list(JsonlReader(str(corpus)).run())
+    docs[0].metadata["token_count"], docs[1].metadata["token_count"] = None, 2**32 - 1
+    list(WordCountScorer(str(tmp_path / "scores")).run(iter(docs)))
+    assert ScoreStore.open(str(tmp_path / "scores")).tokens[:3].tolist() == [0, 2**32 - 1, 0]

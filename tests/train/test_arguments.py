@@ -39,7 +39,7 @@ def test_flags_over_file_over_defaults(tmp_path):
             "no argument 'total_token'; there are tokens, total_tokens, rate, selection, steps, fast",
         ),
         ("tokens: x\ntotal_tokens: 5e3\n", "invalid int value: '5e3'"),
-        ("tokens: {a: 2}\n", "tokens must be a value or a list, not a mapping"),
+        ("tokens: {a: 2}\n", "tokens must be a value or a list of values"),
         ("- tokens\n", "must hold keys and values, not list"),
         ("rate: 1\n", "the following arguments are required: --tokens"),
         ("tokens: 'x\n", "cannot be read as YAML"),
@@ -52,6 +52,25 @@ def test_mistakes_are_named(tmp_path, capsys, text, message):
         run("--config", str(config))
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["tokens: &a [x]\nsteps: [*a, *a]\n", "tokens: " + "[" * 50_000, "#" * 70_000, "\udcff"]
+)
+def test_files_that_are_no_arguments(tmp_path, capsys, text):
+    config = tmp_path / "c.yaml"
+    config.write_text(text, errors="surrogateescape")
+    with pytest.raises(SystemExit) as caught:
+        run("--config", str(config))
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_unknown_flag_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("--tokens", "x", "--unknown", "1")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "prog: unrecognized arguments: --unknown 1 (see prog --help)\n"
 
 
 def test_help_says_everything(capsys):

@@ -1,0 +1,47 @@
+"""What all command lines share: a mistake is reported in one line, and paths are checked before they are opened."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+from pipeline_steps.errors import WinnowError
+from pipeline_steps.special_files import refuse_special_files, refuse_unusable_name
+from pipeline_steps.terminal import one_line
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line and names --help, instead of printing the usage page."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def place(text: str) -> str:
+    """Return a path that may be opened; the type of arguments that name an existing file or folder."""
+    return _checked(text, refuse_special_files)
+
+
+def new_place(text: str) -> str:
+    """Return a path that may be written to; the type of arguments that name a file or folder to make or continue."""
+    return _checked(text, refuse_unusable_name)
+
+
+def _checked(text: str, refuse: Callable[[str], None]) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        refuse(text)
+    except WinnowError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def named_place(text: str, what: str = "PATH") -> tuple[str, str]:
+    """Return the name and the path of NAME=PATH."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME={what}")
+    return name, place(path)

@@ -1,0 +1,63 @@
+"""Rows as columns: what Arrow or Parquet cannot read back is refused by document, before it is written."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from launch.one_off.columns import infer
+from launch.one_off.parts import PartWriter
+from pipeline_steps.errors import CorpusError
+
+
+def nested(depth, in_list):
+    value = 1
+    for _ in range(depth):
+        value = [value] if in_list else {"a": value}
+    return value
+
+
+def rows(value):
+    return [{"id": "plain", "v": None}, {"id": "odd", "v": value}]
+
+
+def read_back(schema, value):
+    """What Parquet, and then datasets' cache of Arrow streams, make of a value."""
+    table, sink = pa.Table.from_pylist([{"v": value}], schema=pa.schema([schema.field("v")])), io.BytesIO()
+    pq.write_table(table, sink)
+    read, stream = pq.read_table(io.BytesIO(sink.getvalue())), io.BytesIO()
+    with pa.ipc.new_stream(stream, read.schema) as writer:
+        writer.write_table(read)
+    return pa.ipc.open_stream(stream.getvalue()).read_all().to_pylist()[0]["v"]
+
+
+@pytest.mark.parametrize(("in_list", "deepest"), [(True, 49), (False, 62)])
+def test_as_deep_as_is_read_back(in_list, deepest):
+    schema, mixed = infer(rows(nested(deepest, in_list)), ["f", "f"])
+    assert mixed == {}
+    assert read_back(schema, nested(deepest, in_list)) == nested(deepest, in_list)
+    for depth in (deepest + 1, 100, 900):
+        schema, mixed = infer(rows(nested(depth, in_list)), ["f", "f"])
+        assert mixed["v"].startswith(f"f, document odd: column 'v' holds values nested {depth} deep")
+        assert pa.types.is_null(schema.field("v").type)
+
+
+def test_one_level_more_is_not_read_back():
+    """The limits are those of the installed Arrow."""
+    for value in (nested(50, True), nested(64, False)):
+        schema = pa.schema([("v", pa.array([value]).type)])
+        with pytest.raises((OSError, pa.ArrowInvalid)):
+            read_back(schema, value)
+
+
+def test_a_value_that_is_of_no_one_type_itself():
+    _, mixed = infer(rows([1, {"a": 2}]), ["f", "f"])
+    assert mixed["v"] == "f, document odd: column 'v' holds [1, {'a': 2}], whose own parts are of several types"
+
+
+def test_json_that_cannot_be_written_is_named(tmp_path):
+    writer = PartWriter(tmp_path, "p", "jsonl")
+    writer.write({"id": "x", "text": "t", "v": nested(400, True)}, "f")
+    with pytest.raises(CorpusError, match="f, document x holds values nested 401 deep"):
+        writer.close()
