@@ -100,7 +100,7 @@ def _read_row(line: bytes) -> ResultRow:
     found = json.loads(line)
     if "xxh3" not in found:
         raise StoreMismatch(
-            "has no digest: give a file that winnow evaluate wrote; one of winnow 0.1.0 must be deleted and made again"
+            "has no digest: give what winnow evaluate wrote; what an earlier version wrote must be made again"
         )
     if found.pop("xxh3") != _digest(found):
         raise ValueError("its digest is not that of what it holds")
