@@ -80,7 +80,7 @@ def _fine_tune(args: argparse.Namespace) -> None:
 def _few_shot(args: argparse.Namespace) -> None:
     from evaluate_suite.data import find_tasks
     from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows
-    from evaluate_suite.fine_tuned import fine_tune, tuned_checkpoints
+    from evaluate_suite.fine_tuned import fine_tune, tuned_checkpoints, tuning_folder
 
     tasks = find_tasks(args.tasks)
     others = [task for task in tasks if task.protocol != "few_shot"]
@@ -94,7 +94,8 @@ def _few_shot(args: argparse.Namespace) -> None:
                 for rows in few_shot_rows(checkpoint, tasks, settings, _cache(args)):
                     _add(args, rows)
                 continue
-            tuned = tuned_checkpoints(checkpoint, fine_tune(checkpoint, "flan", _cache(args), _how(args)))
+            fine_tune(checkpoint, "flan", _cache(args), _how(args))
+            tuned = tuned_checkpoints(checkpoint, tuning_folder(checkpoint, "flan", _cache(args)))
             measured = {
                 step: [row for rows in few_shot_rows(one, tasks, settings, _cache(args)) for row in rows]
                 for step, one in tuned.items()

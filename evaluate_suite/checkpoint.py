@@ -41,7 +41,7 @@ class Checkpoint:
 
     def tuned(self, folder: Path) -> Checkpoint:
         """What became of it in fine-tuning: other weights, the same rows."""
-        weights = read_json(f"{folder}/state.json")["xxh3"]["model.safetensors"]
+        weights = _weights(read_json(f"{folder}/state.json"))
         return replace(
             self,
             model=str(folder),
@@ -117,10 +117,15 @@ def _open(sampler: str, model: str) -> Checkpoint:
         )
     state = read_json(f"{model}/state.json") if (folder / "state.json").exists() else {}
     if "corpus_documents" in state:  # of pre-training; a fine-tuned one is a model like any other
-        return Checkpoint(sampler, model, state["preset"], state, state["xxh3"]["model.safetensors"], folder.name)
+        return Checkpoint(sampler, model, state["preset"], state, _weights(state), folder.name)
     identity = model_identity(model)
     weights, name = identity.get("digest") or identity["revision"], identity["model"].replace("/", "--")
     return Checkpoint(sampler, model, identity["model"], {}, weights, name)
+
+
+def _weights(state: dict[str, Any]) -> str:
+    """Return the digest of a checkpoint's weights."""
+    return str(state["files"]["model.safetensors"])
 
 
 def harness_version() -> str:

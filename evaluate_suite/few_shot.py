@@ -25,7 +25,7 @@ from evaluate_suite.data import data_digest, dataset_arguments
 from evaluate_suite.harness_tasks import stock_tasks
 from evaluate_suite.registry import Task
 from evaluate_suite.results import ResultRow
-from evaluate_suite.units import Estimates, once
+from evaluate_suite.units import Estimates, once, unit_file
 from pipeline_steps.errors import CorpusError, InvalidCut
 
 
@@ -98,7 +98,7 @@ def few_shot_rows(
     title = f"{checkpoint.sampler} {checkpoint.name}"
     for task in tqdm(tasks, desc=title, unit="task", disable=not sys.stderr.isatty()):
         found = once(
-            cache / checkpoint.sampler / checkpoint.name / f"{task.name}{settings.label(task)}.json",
+            unit_file(cache, checkpoint.sampler, checkpoint.name, task.name + settings.label(task)),
             settings.made(checkpoint, task),
             partial(measure, task),
         )

@@ -173,10 +173,8 @@ def _training_examples(arguments: SuiteArguments, tokenizer: Path) -> ExampleSto
     kept = ("suite", "tasks", "most_examples", "seed")
     made = {name: value for name, value in asdict(arguments).items() if name in kept}
     made |= {"lengths": list(arguments.lengths), "data": arguments.data}
-    if path.exists():
-        known = ExampleStore.load(str(path))
-        if known.made == made:
-            return known
+    if known := ExampleStore.find(str(path), made):
+        return known
     pairs = training_pairs(arguments)
     if arguments.most_examples:
         pairs = _drawn(pairs, arguments.most_examples, arguments.seed)

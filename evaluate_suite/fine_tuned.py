@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -15,10 +14,10 @@ from evaluate_suite.checkpoint import Checkpoint
 from evaluate_suite.data import data_digest
 from evaluate_suite.registry import by_suite, registry, training_data
 from evaluate_suite.results import ResultRow
+from evaluate_suite.units import once
 from pipeline_steps import __version__
 from pipeline_steps.errors import ModelError, StoreIncomplete
-from pipeline_steps.files import read_json, write_json
-from train.run_directory import list_checkpoints
+from train.run_directory import list_checkpoints, read_rows
 from train.signals import REQUEUE, run_launcher
 
 
@@ -57,39 +56,45 @@ class FineTuning:
         return [*self.flags, "--budget", self.budget, *(["--data_root", self.data_root] if self.data_root else [])]
 
 
-def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> Path:
-    """Fine-tune a checkpoint on a suite, or go on with it; the run's folder, <cache>/<sampler>/<checkpoint>/<suite>.
+def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> list[dict[str, Any]]:
+    """Fine-tune a checkpoint on a suite in `tuning_folder`, or go on with it; what was measured along the way.
 
     Raises:
         ModelError: it ended before its time; what it said is on the terminal.
+        StoreDamaged: a row of its held_out.jsonl is not what was written.
         SystemExit: it was told to stop, and has saved.
     """
-    run_dir = cache / checkpoint.sampler / checkpoint.name / suite
-    marker, made = run_dir / "finished.json", checkpoint.identity | how.made(suite)
-    if marker.exists() and read_json(str(marker)) == made:  # a launch takes ten seconds to find that out
-        return run_dir
-    command = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
-    command += ["-m", "evaluate_suite.fine_tune", "--suite", suite, "--model", checkpoint.model]
-    code = run_launcher([*command, "--run_dir", str(run_dir), *how.words], run_dir, _environment())
-    if code == REQUEUE:
-        raise SystemExit(REQUEUE)
-    if code:
-        raise ModelError(
-            f"fine-tuning {checkpoint.model} on {suite} ended with code {code}: see above; the same command goes on "
-            f"in {run_dir}, other settings need another --cache"
-        )
-    write_json(str(marker), made)
-    return run_dir
+    run_dir = tuning_folder(checkpoint, suite, cache)
+
+    def launch() -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
+        command += ["-m", "evaluate_suite.fine_tune", "--suite", suite, "--model", checkpoint.model]
+        code = run_launcher([*command, "--run_dir", str(run_dir), *how.words], run_dir, _environment())
+        if code == REQUEUE:
+            raise SystemExit(REQUEUE)
+        if code:
+            raise ModelError(
+                f"fine-tuning {checkpoint.model} on {suite} ended with code {code}: see above; the same command goes "
+                f"on in {run_dir}, other settings need another --cache"
+            )
+        file = run_dir / "held_out.jsonl"
+        return read_rows(file) if file.exists() else []
+
+    # A launch takes ten seconds to find out that all is done
+    measured: list[dict[str, Any]] = once(run_dir / "finished.json", checkpoint.identity | how.made(suite), launch)
+    return measured
+
+
+def tuning_folder(checkpoint: Checkpoint, suite: str, cache: Path) -> Path:
+    """Return the folder of a fine-tuning run, <cache>/<sampler>/<checkpoint>/<suite>."""
+    return cache / checkpoint.sampler / checkpoint.name / suite
 
 
 def fine_tuned_rows(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> list[ResultRow]:
     """Rows of a checkpoint on the tasks of a suite, each from the step at which it was best (Raffel et al. 2020,
     Sec. 3.1.2); earlier steps win ties."""
-    run_dir = fine_tune(checkpoint, suite, cache, how)
-    with open(run_dir / "held_out.jsonl", encoding="utf-8") as lines:
-        measured = [json.loads(line) for line in lines]
     best: dict[str, dict[str, Any]] = {}
-    for row in measured:
+    for row in fine_tune(checkpoint, suite, cache, how):
         if row["split"] not in best or row["score"] > best[row["split"]]["score"]:
             best[row["split"]] = row
     return [row for name, found in best.items() for row in _rows(checkpoint, name, found, how.budget)]

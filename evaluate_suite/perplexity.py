@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,9 +17,10 @@ from tqdm import tqdm
 from evaluate_suite.bootstrap import perplexity_interval
 from evaluate_suite.checkpoint import Checkpoint, find_checkpoints
 from evaluate_suite.results import ResultRow
+from evaluate_suite.units import once, unit_file
 from pipeline_steps import __version__
 from pipeline_steps.errors import InvalidCut, StoreIncomplete
-from pipeline_steps.files import load_tensors, read_json, save_tensors
+from pipeline_steps.files import read_json
 from train.held_out import HeldOutRows
 from train.run_directory import list_checkpoints
 from train.token_store import TokenStore
@@ -73,36 +73,26 @@ def evaluate_run(run_dir: Path, sampler: str, splits: list[HeldOut], cache: Path
     rows = []
     for checkpoint in tqdm(checkpoints, desc=sampler, unit="checkpoint", disable=not sys.stderr.isatty()):
         for split in splits:
-            losses = [
-                window_losses(Path(checkpoint.model), one, input_length, cache / sampler) for one in split.sources
-            ]
+            losses = [window_losses(checkpoint, one, input_length, cache) for one in split.sources]
             rows.append(_row(checkpoint, split.task, np.concatenate(_of_one_length(losses))))
             if len(losses) > 1:
                 rows += [_row(checkpoint, one.task, nll) for one, nll in zip(split.sources, losses, strict=True)]
     return rows
 
 
-def window_losses(checkpoint: Path, split: HeldOut, input_length: int, cache: Path) -> np.ndarray:
+def window_losses(checkpoint: Checkpoint, split: HeldOut, input_length: int, cache: Path) -> np.ndarray:
     """Mean NLL of the targets of each window, in nats, float64 [N]; from the cache if it was measured before."""
-    store = TokenStore.open(split.tokens)
-    state = read_json(f"{checkpoint}/state.json")
-    made = {
-        "weights": state["xxh3"]["model.safetensors"],
-        "corpus_digest": store.corpus_digest,
+    made = checkpoint.identity | {
+        "corpus_digest": TokenStore.open(split.tokens).corpus_digest,
         "input_length": input_length,
         "split": {name: value for name, value in asdict(split).items() if name != "tokens"},
     }
-    file = cache / f"{checkpoint.name}-{split.task.replace('/', '-')}.safetensors"
-    if file.exists():
-        tensors, header, _ = load_tensors(str(file))
-        if header == made:
-            return tensors["nll"]
-    nll_N = _measure(checkpoint, split, state, input_length)
-    save_tensors(str(file), {"nll": nll_N}, made)
-    return nll_N
+    file = unit_file(cache, checkpoint.sampler, checkpoint.name, split.task)
+    found = once(file, made, lambda: {"nll": _measure(checkpoint, split, input_length).tolist()})
+    return np.array(found["nll"], dtype=np.float64)
 
 
-def _measure(checkpoint: Path, split: HeldOut, state: dict[str, Any], input_length: int) -> np.ndarray:
+def _measure(checkpoint: Checkpoint, split: HeldOut, input_length: int) -> np.ndarray:
     """Mean NLL of the targets of each window of a split with one store, float64 [N]."""
     import torch
 
@@ -111,11 +101,12 @@ def _measure(checkpoint: Path, split: HeldOut, state: dict[str, Any], input_leng
     from train.losses import TokenLosses
     from train.model import prepare_for_training
 
+    state = checkpoint.state
     rows = HeldOutRows.open(
         split.tokens, state["preset"], input_length, split.max_windows, split.seed, state["hashes"]["tokenizer"]
     )
     device = pick_device()
-    raw = load_checkpoint(checkpoint)[0].to(device)
+    raw = load_checkpoint(Path(checkpoint.model))[0].to(device)
     prepare_for_training(raw, padded=False)
     model = TokenLosses(raw)
     most = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)

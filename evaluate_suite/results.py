@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import fsspec
+import xxhash
 
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
 from pipeline_steps.files import write_atomically
 
 
@@ -54,16 +56,57 @@ class ResultRow:
 
 
 def write_results(path: str, rows: Iterable[ResultRow]) -> None:
-    """Write rows as JSON lines, sorted, atomically."""
-    lines = [json.dumps(asdict(row)) for row in sorted(rows)]
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    """Write rows as JSON lines, sorted, atomically. The last field of each, `xxh3`, is the digest of the others."""
+    lines = [json.dumps(fields | {"xxh3": _digest(fields)}) + "\n" for fields in map(asdict, sorted(rows))]
+    write_atomically(path, "".join(lines).encode())
 
 
 def read_results(path: str) -> list[ResultRow]:
-    """Read what `write_results` wrote. Raises StoreMismatch: it is something else."""
-    names = [field.name for field in fields(ResultRow)]
+    """Return the rows of a file that `write_results` wrote.
+
+    Raises:
+        StoreDamaged: a row is not what was written; names the file and the line.
+        StoreMismatch: the file holds something else.
+    """
+    rows, errors = read_good_results(path)
+    if errors:
+        raise errors[0]
+    return rows
+
+
+def read_good_results(path: str) -> tuple[list[ResultRow], list[WinnowError]]:
+    """Return the rows that are what was written, and an error for each line that is not."""
+    rows, errors = list[ResultRow](), list[WinnowError]()
     with fsspec.open(path, "rb") as file:
-        try:
-            return [ResultRow(**{name: row[name] for name in names}) for row in map(json.loads, file)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreMismatch(f"{path} holds no results ({error!r}): give what winnow evaluate wrote") from error
+        for number, line in enumerate(file, start=1):
+            try:
+                rows.append(_read_row(line))
+            except StoreMismatch as error:
+                errors.append(StoreMismatch(f"{path}, line {number}, {error}"))
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                why = str(error).splitlines()[0] if isinstance(error, ValueError) else "fields are missing"
+                errors.append(
+                    StoreDamaged(
+                        f"{path}, line {number}, is damaged ({why}): delete that line and give the same winnow "
+                        "evaluate again, which measures nothing twice"
+                    )
+                )
+    return rows, errors
+
+
+def _read_row(line: bytes) -> ResultRow:
+    if not line.endswith(b"\n"):
+        raise ValueError("the file ends within it")
+    found = json.loads(line)
+    if "xxh3" not in found:
+        raise StoreMismatch(
+            "has no digest: give what winnow evaluate wrote; what an earlier version wrote must be made again"
+        )
+    if found.pop("xxh3") != _digest(found):
+        raise ValueError("its digest is not that of what it holds")
+    return ResultRow(**found)
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    """Return the digest of a row; NaN, the standard error of a single unit, is a number like any other."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())

@@ -1,16 +1,24 @@
-"""Measurements that are made once: a file for each (checkpoint, task), whole or absent, and the results from them.
+"""Measurements that are made once: a sealed file for each (checkpoint, task), and the results that rows are added to.
 
-<cache>/<sampler>/<checkpoint>/<task>.json   what was measured, of which weights, with which settings
+    <cache>/<sampler>/<checkpoint>/<task>.json   what was found, of which weights, with which settings
+
+The units are the truth, and results.jsonl is derived from them: `winnow evaluate` finds the units again and adds
+their rows.
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evaluate_suite.results import ResultRow, read_results, write_results
+from datatrove.utils.logging import logger
+
+from evaluate_suite.results import ResultRow, read_good_results, read_results, write_results
+from pipeline_steps.errors import StoreDamaged
 from pipeline_steps.files import read_json, write_json
 
 
@@ -18,28 +26,81 @@ Estimates = dict[str, tuple[float, float, int]]
 """By metric: value, standard error, number of units."""
 
 
-def once(file: Path, made: dict[str, Any], measure: Callable[[], Estimates]) -> Estimates:
-    """What `measure` finds, or what it found before if it was `made` of the same things."""
-    if file.exists():
+def unit_file(cache: Path, sampler: str, checkpoint: str, name: str) -> Path:
+    """Return where the unit of a checkpoint stands; a name with slashes is one file all the same."""
+    return cache / sampler / checkpoint / f"{name.replace('/', '-')}.json"
+
+
+def once(file: Path, made: dict[str, Any], measure: Callable[[], Any]) -> Any:
+    """Return what `measure` finds, or what it found before if that was made of the same things.
+
+    Args:
+        file: the unit. A damaged one is named in a warning and measured again.
+        made: everything the outcome depends on, as JSON types.
+        measure: finds a JSON value; floats may be NaN.
+    """
+    try:
         known = read_json(str(file))
         if known.get("made") == made:
-            return {name: (value, stderr, n) for name, (value, stderr, n) in known["estimates"].items()}
-    found = measure()
-    write_json(str(file), {"made": made, "estimates": found})
-    return found
+            return _from_json(known["found"])
+    except FileNotFoundError:
+        pass
+    except StoreDamaged as error:
+        logger.warning(f"{error} (done now)")
+    found = _to_json(measure())
+    write_json(str(file), {"made": made, "found": found})
+    return _from_json(found)
 
 
 def add_results(path: str, rows: Iterable[ResultRow]) -> None:
     """Put rows into a file of results beside those it has; a row of the same checkpoint, task and metric is replaced.
 
-    Several processes may do so at the same time.
+    Several processes may do so at the same time. Raises what `read_results` raises.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{path}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(path):
         known = {_place(row): row for row in (read_results(path) if Path(path).exists() else [])}
         write_results(path, (known | {_place(row): row for row in rows}).values())
 
 
+def mend_results(path: str) -> list[str]:
+    """Take the damaged lines out of a file of results, keep the file as it was as PATH.damaged, and name each line.
+
+    For those who make the missing rows again.
+    """
+    if not Path(path).exists():
+        return []
+    with _alone(path):
+        rows, errors = read_good_results(path)
+        if errors:
+            os.replace(path, f"{path}.damaged")
+            write_results(path, rows)
+    return [str(error).partition(": ")[0] for error in errors]
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _place(row: ResultRow) -> tuple[Any, ...]:
     return row.sampler, row.rate, row.model, row.seed, row.step, row.task, row.metric
+
+
+def _to_json(found: Any) -> Any:
+    """NaN, the standard error of a single unit, is null: JSON has no NaN."""
+    if isinstance(found, dict):
+        return {name: _to_json(value) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_to_json(value) for value in found]
+    return None if found != found else found
+
+
+def _from_json(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {name: _from_json(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_from_json(value) for value in found]
+    return float("nan") if found is None else found

@@ -15,9 +15,10 @@ from evaluate_suite.bootstrap import Estimate
 from evaluate_suite.comparison import verdicts
 from evaluate_suite.report import Example, Report, SamplerResult, ScoreView, render
 from evaluate_suite.results import ResultRow, read_results
-from launch.stages import SAMPLERS, Run
+from evaluate_suite.units import unit_file
+from launch.stages import CORPUS_FILES, SAMPLERS, Run
 from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
-from pipeline_steps.files import load_tensors, read_json, write_atomically
+from pipeline_steps.files import read_json, write_atomically
 from train.run_directory import read_rows
 
 
@@ -79,8 +80,8 @@ def _curve(rows: list[ResultRow], sampler: str, task: str) -> list[tuple[float, 
 
 def _final_losses(run: Run, rows: list[ResultRow], task: str) -> dict[str, np.ndarray]:
     last = max(row.step for row in rows)
-    files = {s: run.path("evaluation", s, f"step-{last:08d}-{task}.safetensors") for s in SAMPLERS}
-    return {sampler: load_tensors(file)[0]["nll"] for sampler, file in files.items()}
+    files = {s: unit_file(run.folder / "evaluation", s, f"step-{last:08d}", task) for s in SAMPLERS}
+    return {sampler: np.array(read_json(str(file))["found"]["nll"]) for sampler, file in files.items()}
 
 
 def _views(run: Run, selections: dict[str, np.ndarray]) -> list[ScoreView]:
@@ -124,14 +125,14 @@ def _documents(run: Run) -> Iterator[dict[str, str]]:
 
 
 def _corpus(run: Run) -> str:
-    documents = read_json(run.path("corpus", "documents.json"))
+    documents = read_json(run.path("corpus", CORPUS_FILES))["documents"]
     source = run.settings.corpus or "the documentation of the installed Python packages"
     tokens = read_json(run.path("training", "full", "resolved.json"))["corpus_tokens"]
     return f"{documents['train']:,} documents ({tokens:,} tokens) of {source}"
 
 
 def _notes(run: Run) -> list[str]:
-    documents = read_json(run.path("corpus", "documents.json"))
+    documents = read_json(run.path("corpus", CORPUS_FILES))["documents"]
     rate = run.settings.rate
     notes = [
         f"Held-out text. In-distribution is a random 5 % of the documents ({documents['in_distribution']:,}); high "
@@ -154,7 +155,7 @@ def _notes(run: Run) -> list[str]:
 
 def _facts(run: Run, command: str) -> dict[str, str]:
     resolved = read_json(run.path("training", "full", "resolved.json"))
-    scores = {name: read_json(run.path("scores", name, "config.json")) for name in ("ask-llm", "density")}
+    scores = {name: ScoreStore(run.path("scores", name)).made for name in ("ask-llm", "density")}
     return {
         "command": command,
         "Ask-LLM proxy": json.dumps(scores["ask-llm"]["proxy"]),

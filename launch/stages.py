@@ -8,7 +8,6 @@ Every artefact is whole or absent, so a stage that was killed is simply run agai
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,6 +39,7 @@ from pipeline_steps.files import read_json
 SHARDS = 8  # files per split: fixed, so that the corpus does not depend on the number of workers
 WINDOW = 512  # documents a killed scoring task loses at most
 MAX_TOKENS = 256  # of the Ask-LLM prompt and document; most documents of the embedded corpus fit
+CORPUS_FILES = "documents.json"  # sealed: the files of the corpus, and how many documents its splits hold
 SAMPLERS = ("full", "random", "ask-llm", "density")
 
 
@@ -101,10 +101,8 @@ def corpus(run: Run, part: tuple[int, int]) -> None:
         JsonlWriter(partial, output_filename="${split}/${shard}.jsonl.gz", adapter=as_row),
     ]
     if settings.corpus is None:
-        reader: list[PipelineStep] = [InstalledDocsReader()]
-        run.execute("corpus", [*reader, *deal], part, skip_completed=True)
+        run.execute("corpus", [InstalledDocsReader(), *deal], part)
     else:
-        shutil.rmtree(partial, ignore_errors=True)  # of an attempt on a file that has been mended since
         reader = open_corpus(settings.corpus, run.path("corpus-files.txt"), settings.limit)
         run.execute("corpus", [*reader, *deal], part, tasks=1)
 

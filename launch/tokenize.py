@@ -17,10 +17,10 @@ from launch.executor import ShareExecutor
 from launch.faults import as_process
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
+from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.files import read_json, write_json
 from pipeline_steps.terminal import Terminal
 from train.folders import locked
-from train.run_directory import refuse_differences
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
 from train.tokenizers import TextEncoder
@@ -84,7 +84,7 @@ def _claim(folder: Path, settings: TokenizeSettings, files: list[str]) -> None:
 
 
 def _finished(folder: Path, tasks: int) -> int:
-    return len(list(folder.glob(f"tasks/{tasks}/*.json")))
+    return len(list(folder.glob(f"runs/*/{tasks}/*.json")))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,17 +153,17 @@ def sync_folder(folder: str | Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: str) -> None:
-    """Remove temporary files of writers that were killed more than a day ago from a local folder and those in it."""
-    if not os.path.isdir(folder):
+def sweep(folder: str, pattern: str = "**/.*.tmp-*") -> None:
+    """Remove from a local folder the temporary files and folders of writers that were killed more than a day ago."""
+    if not os.path.isdir(folder) or not (leftovers := list(Path(folder).glob(pattern))):
         return
     # Time is the file server's, read off a new file: clocks of nodes differ
     with _written_beside(f"{folder}/clock", b"") as clock:
         now = os.stat(clock).st_mtime
-        for leftover in Path(folder).rglob(".*.tmp-*"):
+        for leftover in leftovers:
             with suppress(FileNotFoundError):  # another task sweeps, too
-                if leftover.is_file() and now - leftover.stat().st_mtime > _ABANDONED:
-                    leftover.unlink()
+                if now - max(path.stat().st_mtime for path in [leftover, *leftover.rglob("*")]) > _ABANDONED:
+                    shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
 
 
 def _protocols(fs: Any) -> list[str]:
@@ -273,10 +274,12 @@ def _place_of_digest(blob: bytes | bytearray) -> int:
     return last + len(key)
 
 
-def file_digest(path: str | Path) -> str:
-    """Return the xxh3-128 of a local file's bytes, as 32 hex digits."""
+def file_digest(path: str | Path, progress: Callable[[int], object] | None = None) -> str:
+    """Return the xxh3-128 of a local file's bytes, as 32 hex digits; `progress` is told the bytes of each block."""
     state, block = xxhash.xxh3_128(), bytearray(1 << 20)  # one block that stays in the cache: twice as fast as read()
     with open(path, "rb", buffering=0) as file:
         while size := file.readinto(block):
             state.update(memoryview(block)[:size])
+            if progress:
+                progress(size)
     return state.hexdigest()

@@ -4,8 +4,8 @@
     config.json, generation_config.json, model.safetensors   as `PreTrainedModel.from_pretrained`
     tokenizer.json, tokenizer_config.json                     as `AutoTokenizer.from_pretrained`
     optimizer.safetensors                                     its moments by parameter name
-    state.json                                                where the run stands, and checksums of the weights
-<run>/checkpoints/LATEST                                      name of the newest
+    state.json                                                where the run stands; digests of all others, and its own
+<run>/checkpoints/LATEST                                      name of the newest, for people: nothing reads it
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
-from pipeline_steps.errors import ModelError, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import read_json, write_atomically, write_json
+from pipeline_steps.errors import ModelError, StoreIncomplete
+from pipeline_steps.files import write_atomically
 from pipeline_steps.models import model_identity
-from train.folders import checksum, whole_folder
+from train.folders import SealedFolder, whole_folder
 from train.model import empty_model
-from train.run_directory import checkpoint_folder, list_checkpoints
+from train.run_directory import checkpoint_folder, list_checkpoints, read_state
 from train.sharding import whole
-
-
-_WEIGHTS = ("model.safetensors", "optimizer.safetensors")
+from train.token_store import META
 
 
 def save_checkpoint(
@@ -69,17 +67,16 @@ def _save(
     target = checkpoint_folder(run_dir, state["step"])
     with whole_folder(target) as folder:
         _save_config(model, folder)
-        for file in sorted(tokenizer.iterdir()):
-            shutil.copyfile(file, folder / file.name)
-        for name, values in zip(_WEIGHTS, tensors, strict=True):
-            save_file(values, folder / name, metadata={"format": "pt"})
-        write_json(f"{folder}/state.json", state | {"xxh3": {name: checksum(folder / name) for name in _WEIGHTS}})
+        shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns(META), dirs_exist_ok=True)
+        for name, values in zip(("model", "optimizer"), tensors, strict=True):
+            save_file(values, folder / f"{name}.safetensors", metadata={"format": "pt"})
+        SealedFolder.seal(folder, "state.json", state)
     _point_to(target)
     return target
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete a checkpoint; killed halfway, it is not a checkpoint any more, and `sweep` removes the rest."""
+    """Delete a checkpoint; killed halfway, it is not a checkpoint any more, and `tidy` removes the rest."""
     hidden = folder.with_name(f".{folder.name}.removed")
     folder.rename(hidden)
     shutil.rmtree(hidden)
@@ -94,38 +91,26 @@ def prune(run_dir: Path, grid: set[int], keep_last: int) -> None:
 
 
 def sweep(run_dir: Path, step: int) -> None:
-    """Remove what a killed run left behind: half-written folders, and checkpoints after `step`, which are damaged."""
+    """Remove the checkpoints after `step`, which are damaged: the run continues from there."""
     for folder in list_checkpoints(run_dir):
         if folder > checkpoint_folder(run_dir, step):
             remove_checkpoint(folder)
-    for folder in sorted((run_dir / "checkpoints").glob(".*")):
-        shutil.rmtree(folder)
     if step:
         _point_to(checkpoint_folder(run_dir, step))
 
 
-def latest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest checkpoint whose weights have the checksums its state gives them, or None."""
-    return next((folder for folder in reversed(list_checkpoints(run_dir)) if _is_valid(folder)), None)
-
-
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]:
-    """Model (float32, in evaluation mode), tokenizer and state of a checkpoint.
+    """Return the model (float32, in evaluation mode), tokenizer and state of a checkpoint, every file verified.
 
     Raises:
         StoreIncomplete: the folder is not a checkpoint of ours.
-        StoreMismatch: its weights are damaged.
+        StoreDamaged: a file of it is not what was written; names it.
     """
     folder = Path(folder)
     if not (folder / "state.json").exists():
         raise StoreIncomplete(f"{folder} is not a checkpoint: it has no state.json; give a folder in RUN/checkpoints")
-    if not _is_valid(folder):
-        raise StoreMismatch(f"{folder} is damaged: its weights do not have their checksum; delete it and run again")
-    return (
-        load_model(folder),
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-        read_json(f"{folder}/state.json"),
-    )
+    state = read_state(folder)
+    return load_model(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False), state
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -173,11 +158,3 @@ def _save_config(model: PreTrainedModel, folder: Path) -> None:
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
-
-
-def _is_valid(folder: Path) -> bool:
-    try:
-        checksums = read_json(f"{folder}/state.json")["xxh3"]
-        return all(checksums[name] == checksum(folder / name) for name in _WEIGHTS)
-    except (FileNotFoundError, KeyError, ValueError):
-        return False

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from datatrove.utils.logging import logger
 
-from pipeline_steps.errors import InvalidCut
+from pipeline_steps.errors import InvalidCut, StoreDamaged
 from pipeline_steps.files import load_tensors, save_tensors
 from pipeline_steps.numerics.keys import mix
 from train.tokenizers import PAD, TextEncoder
@@ -67,9 +68,21 @@ class ExampleStore:
 
     @classmethod
     def load(cls, path: str) -> ExampleStore:
-        """Read what `save` wrote."""
+        """Read what `save` wrote. Raises StoreDamaged, naming the file, if it is not what was written."""
         tensors, made, _ = load_tensors(path)
         return cls(**tensors, made=made)
+
+    @classmethod
+    def find(cls, path: str, made: dict[str, Any]) -> ExampleStore | None:
+        """Return what is at a path if it was made from these things; None if not, or (with a warning) if damaged."""
+        try:
+            found = cls.load(path)
+        except FileNotFoundError:
+            return None
+        except StoreDamaged as error:
+            logger.warning(f"{error} (made again now)")
+            return None
+        return found if found.made == made else None
 
     def save(self, path: str) -> None:
         """Write one file, atomically."""
@@ -77,7 +90,7 @@ class ExampleStore:
 
     @cached_property
     def digest(self) -> str:
-        """Of all ids."""
+        """Digest of all ids."""
         digest = xxhash.xxh3_128()
         for array in self._arrays().values():
             digest.update(array.tobytes())

@@ -1,101 +1,139 @@
-"""Folders that appear whole or not at all, whatever is killed when."""
+"""Folders that appear whole or not at all, and know the digest of every file in them."""
 
 from __future__ import annotations
 
-import fcntl
+import glob
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import xxhash
+from filelock import FileLock, Timeout
 
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
+from pipeline_steps.files import digest, file_digest, seal, sync_folder, unseal
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder to fill; on leaving, it is synced and stands at `target`.
+def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a new folder to fill; on leaving, it is synced and stands at `target`.
 
     If somebody else has put a folder there meanwhile, theirs stays and ours is dropped: writers of the same target
     write the same bytes. What killed writers of this target left behind is removed; a lock, which ends with its
     process, tells it from what a living one is still filling.
+
+    Args:
+        target: where it appears.
+        replace: whether a folder that stands there gives way: it is damaged.
     """
-    unlocked = target.with_name(f".{target.name}.new-{uuid.uuid4().hex}")
-    temporary = unlocked.with_name(unlocked.name.replace(".new-", ".tmp-"))
-    unlocked.mkdir(parents=True)
-    lock = os.open(unlocked, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        unlocked.rename(temporary)
-        yield temporary
-        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
-            _sync(file)
-        _sync(temporary)
-        if not target.exists():
-            _rename(temporary, target)
-        _sync(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
-    for leftover in sorted(target.parent.glob(f".{target.name}.tmp-*")):
-        _remove_if_dead(leftover)
-
-
-@contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Only one process at a time in a folder; the lock goes with its process, however it ends.
-
-    Raises:
-        StoreMismatch: another one is there; calls it `what`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for dead in target.parent.glob(f".{glob.escape(target.name)}.tmp-*.lock"):
+        with suppress(Timeout), FileLock(dead, blocking=False):
+            _remove(dead)
+    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
+    alive = temporary.with_name(f"{temporary.name}.lock")
+    with FileLock(alive, thread_local=False):  # a generator that fills it may go on in another thread
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreMismatch(
-                f"another {what} is running in {folder}: wait for it or end it, or give another folder"
-            ) from None
-        yield
+            temporary.mkdir()
+            yield temporary
+            for path in [*sorted(temporary.rglob("*")), temporary]:
+                sync_folder(path)
+            if replace:
+                with suppress(FileNotFoundError):  # another writer has moved it
+                    os.rename(target, _aside(alive))
+            _rename(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            _remove(alive)
 
 
-def checksum(path: Path) -> str:
-    """xxh3-128 of a file's bytes, as hex digits."""
-    state = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            state.update(chunk)
-    return state.hexdigest()
+def _remove(lock: Path) -> None:
+    for folder in (lock.with_suffix(""), _aside(lock)):
+        shutil.rmtree(folder, ignore_errors=True)
+    lock.unlink(missing_ok=True)
 
 
-def _remove_if_dead(leftover: Path) -> None:
-    try:
-        lock = os.open(leftover, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(leftover, ignore_errors=True)
-    except BlockingIOError:
-        pass  # its writer is alive
-    finally:
-        os.close(lock)
+def _aside(lock: Path) -> Path:
+    """Where a damaged folder is put while it is replaced."""
+    return lock.with_suffix(".damaged")
 
 
 def _rename(temporary: Path, target: Path) -> None:
     try:
         os.rename(temporary, target)
     except OSError:
-        if not target.exists():  # otherwise somebody was faster, between our look and our rename
+        if not target.exists():  # otherwise somebody was faster
             raise
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Let only one process at a time into a folder; the lock goes with its process, however it ends.
+
+    Raises:
+        StoreMismatch: another one is there; calls it `what`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise StoreMismatch(
+            f"another {what} is running in {folder}: wait for it or end it, or give another folder"
+        ) from None
+    with lock:
+        yield
+
+
+class SealedFolder(NamedTuple):
+    """A folder in which one file, sealed JSON, says what it is and has the digest of every other file.
+
+    Attributes:
+        path: the folder.
+        facts: what the sealed file says, digests included, under `files`.
+        digest: of the sealed file's bytes: what identifies the folder.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+    digest: str
+
+    @property
+    def files(self) -> dict[Path, str]:
+        """Digest of every other file, as `train.verified` takes them."""
+        return {self.path / name: found for name, found in self.facts["files"].items()}
+
+    @classmethod
+    def seal(cls, path: Path, name: str, facts: dict[str, Any]) -> SealedFolder:
+        """Write the sealed file of a folder that is complete but for it."""
+        facts = facts | {"files": {other: file_digest(path / other) for other in sorted(_names(path))}}
+        blob = seal(facts)
+        (path / name).write_bytes(blob)
+        return cls(path, facts, digest(blob))
+
+    @classmethod
+    def read(cls, path: Path, name: str, remedy: str) -> SealedFolder:
+        """Read the sealed file, and compare the names of the others with what it says; their bytes are not read.
+
+        Raises:
+            StoreDamaged: a file is missing, or was not written with the others, or the sealed one is not what was
+                written; names it, and ends in `remedy`.
+        """
+        try:
+            blob = (path / name).read_bytes()
+        except FileNotFoundError:
+            raise StoreDamaged(f"{path / name} is missing: {remedy}") from None
+        facts = unseal(blob, str(path / name))
+        there = _names(path) - {name}
+        if missing := sorted(facts["files"].keys() - there):
+            raise StoreDamaged(f"{path / missing[0]} is missing: {remedy}")
+        if strange := sorted(there - facts["files"].keys()):
+            raise StoreDamaged(f"{path / strange[0]} was not written with the files beside it: move it elsewhere")
+        return cls(path, facts, digest(blob))
+
+
+def _names(folder: Path) -> set[str]:
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)}

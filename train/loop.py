@@ -14,19 +14,12 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json
 from pipeline_steps.numerics.keys import mix
 from train.batches import Batches, Rows
-from train.checkpoints import (
-    latest_checkpoint,
-    load_model,
-    load_optimizer,
-    prune,
-    save_checkpoint,
-    sweep,
-    whole_weights,
-)
+from train.checkpoints import load_model, load_optimizer, prune, save_checkpoint, sweep, whole_weights
 from train.dropout import dropout_of
 from train.flops import peak_flops, training_flops
 from train.interval import Interval
@@ -34,7 +27,7 @@ from train.losses import Z_LOSS, TokenLosses
 from train.memory import keep_freed_memory
 from train.model import prepare_for_training
 from train.optimizers import OPTIMIZERS
-from train.run_directory import Metrics, refuse_differences, versions, write_environment
+from train.run_directory import Metrics, latest_checkpoint, versions, write_environment
 from train.sharding import shard, whole
 from train.signals import stopping_signals
 from train.trackers import start_trackers
@@ -216,7 +209,7 @@ class Trainer:
         trackers(name, row)
 
     def _open_files(self, stack: ExitStack) -> dict[str, Metrics]:
-        """Tidy up behind a killed run and open the metrics."""
+        """Remove what a killed run wrote after its last checkpoint, and open the metrics."""
         sweep(self.plan.run_dir, self.done)
         write_environment(
             self.plan.run_dir, device=str(self.device), processes=self.world, threads=torch.get_num_threads()

@@ -70,9 +70,6 @@ class PretrainArguments:
     eval_windows: int = _option(256, "windows of each that are measured, evenly spaced")
     report_to: str = _option("tensorboard", "one of accelerate's trackers (wandb, mlflow, ...), all, or none")
     stage_to: str | None = _option(None, "local folder the token store is copied to first, if it is on a network")
-    verify_tokens: bool = _option(
-        True, "compare every byte of the token store with its checksum before the first step"
-    )
     seed: int = _option(0, "order of windows, masks, dropout")
     init_seed: int = _option(0, "initial weights")
 
@@ -123,9 +120,7 @@ class Plan:
         budget = TokenBudget(arguments.total_tokens, arguments.batch_size, arguments.input_length)
         if arguments.precision not in ("no", "bf16"):
             raise ModelError(f"T5 diverges in {arguments.precision}: launch with --mixed_precision bf16 or no")
-        store = TokenStore.open(stage(arguments.tokens, arguments.stage_to))
-        if arguments.verify_tokens and int(os.environ.get("RANK", 0)) == 0:
-            store.verify()
+        store = stage(arguments.tokens, arguments.stage_to)
         objective = make_objective(
             arguments.preset, arguments.input_length, store.vocab_size, store.sentinels, store.eos
         )

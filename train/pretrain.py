@@ -20,7 +20,7 @@ from pipeline_steps.errors import WinnowError
 from train.arguments import parse
 from train.folders import locked
 from train.plan import Plan, PretrainArguments
-from train.run_directory import claim, is_finished, note_preemption
+from train.run_directory import claim, is_finished, note_preemption, tidy
 from train.signals import REQUEUE
 from train.training_plan import TrainingPlan
 
@@ -42,6 +42,8 @@ def run(plan: TrainingPlan) -> int:
     is_first = int(os.environ.get("RANK", 0)) == 0
     with locked(plan.run_dir, "training run") if is_first else nullcontext():
         claim(plan.run_dir, plan.resolved)
+        if is_first:
+            tidy(plan.run_dir)
         if is_finished(plan.run_dir, plan.budget.steps):
             return 0
         from train.loop import Trainer  # seconds to import; mistakes above are told before

@@ -2,8 +2,8 @@
 
 <run>/resolved.json     all that decides the outcome; another run is refused by the names of what differs
 <run>/environment.json  command, versions and machine of the last start; never compared
-<run>/metrics.jsonl     one row per `log_every` steps: tokens, losses, speed
-<run>/held_out.jsonl    one row per split and measurement, if there are splits
+<run>/metrics.jsonl     one row per `log_every` steps: tokens, losses, speed; last its own digest, `xxh3`
+<run>/held_out.jsonl    one row per split and measurement, if there are splits; likewise
 <run>/preempted.json    there if the run was stopped by a signal and waits to be continued
 <run>/checkpoints/      see `train.checkpoints`
 """
@@ -11,19 +11,31 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.errors import StoreDamaged, StoreMismatch
-from pipeline_steps.files import read_json, write_atomically, write_json
+import xxhash
+from datatrove.utils.logging import logger
+
+from pipeline_steps.artefact import json_types, refuse_differences
+from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.files import canonical, create, read_json, seal, sweep, write_atomically, write_json
+from train.folders import SealedFolder
+from train.verified import verify_files
 
 
 # What may differ between two starts of a run: where things are, and how fast or how often they are done.
-FREE = {"tokens", "selection", "run_dir", "stage_to", "verify_tokens", "micro_batch_size", "report_to", "save_every"}
+FREE = {"tokens", "selection", "run_dir", "stage_to", "micro_batch_size", "report_to", "save_every"}
 FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows"}
+
+
+_REMEDY = "delete this checkpoint and those after it, and give the training command again"
 
 
 def checkpoint_folder(run_dir: Path, step: int) -> Path:
@@ -36,26 +48,46 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "checkpoints").glob("step-*"))
 
 
+def read_state(folder: Path, remedy: str = _REMEDY) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, after verifying every file of it; `files` has their digests.
+
+    Raises:
+        StoreDamaged: a file is missing, is not what was written, or was not written with the others; names it.
+    """
+    checkpoint = SealedFolder.read(folder, "state.json", remedy)
+    verify_files(checkpoint.files, remedy)
+    return checkpoint.facts
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest intact checkpoint of a run, or None; newer ones that are damaged are named in a warning."""
+    for folder in reversed(list_checkpoints(run_dir)):
+        try:
+            read_state(folder, "this checkpoint is passed over")
+        except StoreDamaged as error:
+            logger.warning(str(error))
+        else:
+            return folder
+    return None
+
+
 def is_finished(run_dir: Path, steps: int) -> bool:
-    """Whether the checkpoint of the last step stands."""
-    return (checkpoint_folder(run_dir, steps) / "state.json").exists()
+    """Return whether the checkpoint of the last step is there and intact."""
+    return latest_checkpoint(run_dir) == checkpoint_folder(run_dir, steps)
 
 
-def refuse_differences(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-    """Raise StoreMismatch naming every key whose value is not the wanted one, with both values."""
-    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-    if differing:
-        said = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)
-        raise StoreMismatch(f"{where} is of another run ({said}): give another folder, or the same settings")
+def tidy(run_dir: Path) -> None:
+    """Remove what killed starts of a run left half written or half deleted; only for who has locked the run."""
+    for leftover in (run_dir / "checkpoints").glob(".*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    sweep(str(run_dir), ".*.tmp-*")  # other processes of this start may be writing here
 
 
 def claim(run_dir: Path, resolved: dict[str, Any]) -> None:
-    """Write resolved.json, or check that what is there says the same."""
-    path = run_dir / "resolved.json"
-    if path.exists():
-        refuse_differences(read_json(str(path)), json.loads(json.dumps(resolved)), str(run_dir))
-    else:
-        write_json(str(path), resolved)
+    """Write resolved.json, or check that what is there says the same. Raises StoreMismatch naming what differs."""
+    path, resolved = f"{run_dir}/resolved.json", json_types(resolved)
+    if not create(path, seal(resolved)):
+        refuse_differences(read_json(path), resolved, str(run_dir))
 
 
 def note_preemption(run_dir: Path, signal_number: int | None) -> None:
@@ -83,26 +115,31 @@ def write_environment(run_dir: Path, **facts: Any) -> None:
     write_json(f"{run_dir}/environment.json", environment)
 
 
+def sealed_row(row: dict[str, Any]) -> str:
+    """Return a row as a line of JSON whose last field, `xxh3`, is the digest of the others."""
+    # JSON has no infinity, which the norm of a gradient may be where the loss is finite
+    row = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return json.dumps(row | {"xxh3": xxhash.xxh3_64_hexdigest(canonical(row))}) + "\n"
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's JSON lines; the last line does not count if a kill has cut it short.
+    """Return the rows of a run's JSON lines; a last line that a kill has cut short does not count.
 
     Raises:
-        StoreDamaged: a line is not a row of a step; names the file and the line.
+        StoreDamaged: a line is not what was written; names the file and the line.
     """
+    *lines, end = path.read_bytes().split(b"\n")
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            continue
+    for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row["step"], int):
-                raise ValueError("its step is not a number")
-        except (KeyError, ValueError, RecursionError) as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            rows.append(_unseal(line))
+        except ValueError as error:
             raise StoreDamaged(
-                f"{path}, line {number}, is damaged ({why}): mend that line, or delete it if the rest may do without"
+                f"{path}, line {number}, is damaged ({error}): restore it, or delete this line to do without its row"
             ) from error
-        rows.append(row)
+    for whole in (end, end[:-1]):  # a row without its end of line, or with another character in its place
+        with suppress(ValueError):
+            return [*rows, _unseal(whole)]
     return rows
 
 
@@ -111,11 +148,20 @@ def last_row(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - 16_384))
-            lines = file.read().splitlines(keepends=True)
-        row = json.loads([line for line in lines if line.endswith(b"\n")][-1])
-        return row if isinstance(row, dict) else {}
+            return _unseal(file.read().split(b"\n")[-2])
     except (OSError, ValueError, IndexError):  # not there yet, or damaged: who trains on will say so
         return {}
+
+
+def _unseal(line: bytes) -> dict[str, Any]:
+    """Return what `sealed_row` was given. Raises ValueError, saying why, if it is not what was written."""
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(row, dict) or row.pop("xxh3", None) != xxhash.xxh3_64_hexdigest(canonical(row)):
+        raise ValueError("its digest is not that of the row")
+    return row
 
 
 class Metrics:
@@ -124,7 +170,7 @@ class Metrics:
     def __init__(self, run_dir: Path, name: str, after_step: int) -> None:
         path = run_dir / f"{name}.jsonl"
         kept = [row for row in read_rows(path) if row["step"] <= after_step] if path.exists() else []
-        write_atomically(str(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
+        write_atomically(str(path), "".join(map(sealed_row, kept)).encode())
         self._file = path.open("a")
 
     def __enter__(self) -> Metrics:
@@ -135,5 +181,5 @@ class Metrics:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row through to the file."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(sealed_row(row))
         self._file.flush()

@@ -6,39 +6,44 @@ notice; a network file system does.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete
 from train.folders import whole_folder
-from train.token_store import TokenStore
+from train.token_store import TokenStore, open_artefact
 
 
-def stage(tokens: str, to: str | None) -> str:
-    """The folder to read a token store from: `tokens` itself, or its copy in the folder `to`.
+def stage(tokens: str, to: str | None) -> TokenStore:
+    """Open a token store: that in `tokens`, or its copy in the folder `to`, which is made if it is missing or damaged.
 
-    A copy appears whole, its checksums verified, under a name that goes with its content. All processes of a machine
-    may call this at once.
+    A copy appears whole, every byte verified, under the fingerprint of what it is a copy of. All processes of a
+    machine may call this at once.
 
     Raises:
-        StoreMismatch: the copy is damaged, as is then the original.
+        StoreDamaged: the original is damaged.
         OSError: the disk is full, among others; nothing is left behind.
     """
     if to is None:
-        return tokens
-    store = TokenStore.open(tokens)
-    target = Path(to) / f"{store.corpus_digest}-{store.tokenizer_sha256[:16]}-{int(store.append_eos)}"
+        return TokenStore.open(tokens)
+    target = Path(to) / open_artefact(tokens).fingerprint
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.parent / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of a machine copies, the others wait
-        if not target.exists():
-            with whole_folder(target) as folder:
-                _copy(Path(tokens), folder)
-                TokenStore.open(str(folder)).verify()
-    return str(target)
+    with FileLock(target.parent / ".lock"):  # one process of a machine copies, the others wait
+        with suppress(StoreIncomplete, StoreDamaged):
+            return TokenStore.open(str(target))
+        with whole_folder(target, replace=target.exists()) as folder:
+            _copy(Path(tokens), folder)
+            try:
+                TokenStore.open(str(folder))
+            except StoreDamaged:
+                TokenStore.open(tokens)  # names the file of the original
+                raise
+        return TokenStore.open(str(target))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,15 +1,15 @@
 """A corpus as token ids, written once and memory-mapped by every run.
 
-    <path>/config.json                     the tokenizer's identity; a store is never mixed
-    <path>/tokenizer/                      the tokenizer itself, as `AutoTokenizer.from_pretrained` loads it
-    <path>/sources/<source>/tokens.npy     uint16 (uint32 above 65,536 ids): all documents, nothing between them
-    <path>/sources/<source>/offsets.npy    int64 [n + 1]: where each document begins
-    <path>/sources/<source>/keys.npy       uint64 [n]: `document_key` of each document
-    <path>/sources/<source>/meta.json      counts and checksums
-    <path>/tasks/<world_size>/<rank>.json  what each task of a finished run covered
+An Artefact on a local disk whose parts are folders, one for each source, and beside its files:
 
-A *source* is the file a document was read from. Its folder appears whole or not at all, so a store can be killed
-at any time, and its content does not depend on the number of tasks. Local folders only: they are memory-mapped.
+    <path>/tokenizer/                   the tokenizer, as `AutoTokenizer.from_pretrained` loads it, and meta.json
+    <path>/parts/<source>/tokens.npy    uint16 (uint32 above 65,536 ids): all documents, nothing between them
+    <path>/parts/<source>/offsets.npy   int64 [n + 1]: where each document begins
+    <path>/parts/<source>/keys.npy      uint64 [n]: `document_key` of each document
+    <path>/parts/<source>/meta.json     counts, and the digest of every other file; its own is in the manifest
+
+A *source* is the file a document was read from. Its folder appears whole or not at all, so a task can be killed at
+any time, and the content does not depend on the number of tasks.
 """
 
 from __future__ import annotations
@@ -23,13 +23,29 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from fsspec.implementations.local import LocalFileSystem
 
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
-from pipeline_steps.files import read_json
-from train.folders import checksum
+from pipeline_steps.artefact import Artefact
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
+from train.folders import SealedFolder
+from train.verified import verify_files
 
 
-SOURCE_FILES = ("tokens.npy", "offsets.npy", "keys.npy")
+KIND, META = "tokens", "meta.json"
+REMEDY = "run TokenStoreWriter again, it writes only what is damaged"
+
+
+def open_artefact(path: str) -> Artefact:
+    """Return the artefact of a token store, begun or not. Raises StoreMismatch unless it is on a local disk."""
+    artefact = Artefact(path, "")
+    if not isinstance(artefact.fs, LocalFileSystem):
+        raise StoreMismatch(f"{path} is not on a local disk, where it can be memory-mapped: copy it to one")
+    return artefact
+
+
+def entry_of(part: SealedFolder) -> dict[str, Any]:
+    """Return what a manifest says of a source: `documents`, `tokens`, `keys` (digest of the keys), `meta`."""
+    return {name: part.facts[name] for name in ("documents", "tokens", "keys")} | {"meta": part.digest}
 
 
 class TokenStore:
@@ -47,47 +63,52 @@ class TokenStore:
         tokenizer: folder of the tokenizer, loadable by `AutoTokenizer.from_pretrained`.
         tokenizer_name: what it was called when the corpus was tokenised.
         tokenizer_sha256: of its tokenizer.json.
+
+    Raises:
+        StoreIncomplete: there is no token store, it is half written, or it holds no documents.
+        StoreMismatch: it is not a token store, or holds sources that its last run did not read.
+        StoreDamaged: a file is not what was written; names it.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], sources: dict[str, tuple[Path, dict[str, Any]]]) -> None:
-        self.path = path
-        self.sources = tuple(sorted(sources))
-        self.tokenizer = path / "tokenizer"
-        self.tokenizer_name: str = config["tokenizer"]
-        self.tokenizer_sha256: str = config["tokenizer_sha256"]
-        self.vocab_size: int = config["vocab_size"]
-        self.sentinels: int = config["sentinels"]
-        self.eos: int = config["eos"]
-        self.append_eos: bool = config["append_eos"]
-        self._folders = [sources[name][0] for name in self.sources]
-        tokens = [int(sources[name][1]["tokens"]) for name in self.sources]
-        self.documents = sum(int(sources[name][1]["documents"]) for name in self.sources)
-        self.tokens = sum(tokens)
-        self._ends = list(accumulate(tokens))
-        self._maps = [_map(folder / "tokens.npy", size) for folder, size in zip(self._folders, tokens, strict=True)]
+    def __init__(self, path: str) -> None:
+        artefact = open_artefact(path)
+        if artefact.kind != KIND:
+            raise StoreMismatch(f"{path} holds {artefact.kind}, not tokens: give a token store")
+        made, entries = artefact.made, artefact.manifest
+        if not entries:
+            raise StoreIncomplete(f"{path} is empty: the corpus that was tokenized had no documents")
+        self.path, self.sources = Path(path), tuple(entries)
+        self.vocab_size: int = made["vocab_size"]
+        self.sentinels: int = made["sentinels"]
+        self.eos: int = made["eos"]
+        self.append_eos: bool = made["append_eos"]
+        self.tokenizer = self.path / "tokenizer"
+        self.tokenizer_sha256: str = made["tokenizer_sha256"]
+        self.documents, self.tokens = (sum(one[name] for one in entries.values()) for name in ("documents", "tokens"))
+        self._ends = list(accumulate(entry["tokens"] for entry in entries.values()))
+        self._folders = [Path(artefact.part(source)) for source in entries]
+        tokenizer = SealedFolder.read(self.tokenizer, META, REMEDY)
+        self.tokenizer_name: str = tokenizer.facts["name"]
+        if tokenizer.facts["sha256"] != self.tokenizer_sha256:
+            raise StoreDamaged(f"{self.tokenizer} is not the tokenizer of this store: delete it and {REMEDY}")
+        self._digests = tokenizer.files
+        for folder, entry in zip(self._folders, entries.values(), strict=True):
+            part = SealedFolder.read(folder, META, REMEDY)
+            if entry_of(part) != entry:
+                raise StoreDamaged(f"{folder / META} is not the file that the manifest speaks of: {REMEDY}")
+            self._digests |= part.files
+        verify_files(self._digests, REMEDY)
+        self._maps = [
+            _map(folder, entry["tokens"]) for folder, entry in zip(self._folders, entries.values(), strict=True)
+        ]
 
     @classmethod
     def open(cls, path: str) -> TokenStore:
-        """Open a store that a run over all its tasks has finished.
-
-        Raises:
-            StoreIncomplete: it is not a token store, is half written, or holds no documents.
-            StoreMismatch: a file does not hold what its meta.json says.
-        """
-        root = Path(path)
-        if not (root / "config.json").exists():
-            raise StoreIncomplete(f"{path} is not a token store: it has no config.json; tokenize a corpus into it")
-        _check_complete(root)
-        found = {}
-        for file in sorted(root.glob("sources/[!.]*/meta.json")):
-            meta = read_json(str(file))
-            found[meta["source"]] = (file.parent, meta)
-        if not found:
-            raise StoreIncomplete(f"{path} is empty: the corpus that was tokenized had no documents")
-        return cls(root, read_json(str(root / "config.json")), found)
+        """Open a store that a run over all its tasks has finished; every byte is verified, once per machine."""
+        return cls(path)
 
     def keys(self) -> np.ndarray:
-        """uint64 [N]: `document_key` of each document."""
+        """Return uint64 [N]: `document_key` of each document."""
         return np.concatenate([np.load(folder / "keys.npy", allow_pickle=False) for folder in self._folders])
 
     @cached_property
@@ -99,12 +120,12 @@ class TokenStore:
         return digest.hexdigest()
 
     def by_source(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Of each source: the name of its folder, its tokens, and int64 [n + 1], where each document begins."""
+        """Yield for each source the name of its folder, its tokens, and int64 [n + 1], where each document begins."""
         for folder, tokens in zip(self._folders, self._maps, strict=True):
             yield folder.name, tokens, np.load(folder / "offsets.npy", allow_pickle=False)
 
     def lengths_by_source(self) -> Iterator[np.ndarray]:
-        """int64 [n] for each source: tokens of each of its documents."""
+        """Yield for each source int64 [n]: tokens of each of its documents."""
         for _, _, offsets in self.by_source():
             yield np.diff(offsets)
 
@@ -119,34 +140,10 @@ class TokenStore:
             filled, source = filled + len(part), source + 1
 
     def verify(self) -> None:
-        """Read every byte; raise StoreMismatch naming the first file whose checksum is not the stored one."""
-        for folder in self._folders:
-            stored = read_json(str(folder / "meta.json"))["xxh3"]
-            for name in SOURCE_FILES:
-                if checksum(folder / name) != stored[name]:
-                    raise StoreMismatch(
-                        f"{folder / name} is damaged: its checksum is not the one in meta.json; "
-                        f"delete {folder} and tokenize again"
-                    )
+        """Read every byte, also of files that were verified before. Raises StoreDamaged, naming the first bad one."""
+        verify_files(self._digests, REMEDY, again=True)
 
 
-def _map(path: Path, tokens: int) -> np.ndarray:
-    try:
-        mapped = np.load(path, mmap_mode="r" if tokens else None, allow_pickle=False)  # an empty file cannot be mapped
-    except (OSError, ValueError) as error:
-        raise StoreMismatch(f"{path} is damaged ({error}): delete its folder and tokenize again") from error
-    if len(mapped) != tokens:
-        raise StoreMismatch(
-            f"{path} holds {len(mapped):,} tokens, its meta.json says {tokens:,}: delete its folder, tokenize again"
-        )
-    return np.asarray(mapped)  # slicing a plain array is faster than slicing a memmap
-
-
-def _check_complete(root: Path) -> None:
-    """Raise StoreIncomplete unless all tasks of some run have finished."""
-    done: dict[str, set[int]] = {}
-    for file in sorted(root.glob("tasks/*/*.json")):
-        done.setdefault(file.parent.name, set()).add(int(file.stem))
-    if not any(ranks == set(range(int(size))) for size, ranks in done.items()):
-        state = "; ".join(f"{len(ranks)} of {size} tasks" for size, ranks in sorted(done.items())) or "no task"
-        raise StoreIncomplete(f"{root} is incomplete ({state} finished): run TokenStoreWriter to the end")
+def _map(folder: Path, tokens: int) -> np.ndarray:
+    mapped = np.load(folder / "tokens.npy", mmap_mode="r" if tokens else None, allow_pickle=False)
+    return np.asarray(mapped)  # slicing a plain array is faster than slicing a memmap; an empty file cannot be mapped

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,30 +11,35 @@ import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
+from datatrove.utils.logging import logger
 
-from pipeline_steps.artefact import part_name
+from pipeline_steps.artefact import Artefact
+from pipeline_steps.corpus_listing import inputs_of
 from pipeline_steps.document_columns import by_source
-from pipeline_steps.errors import StoreMismatch
-from pipeline_steps.files import read_json, write_json
-from pipeline_steps.numerics.keys import document_key
-from train.folders import checksum, whole_folder
-from train.token_store import SOURCE_FILES
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
+from pipeline_steps.numerics.keys import document_key, keys_digest
+from train.folders import SealedFolder, whole_folder
+from train.token_store import KIND, META, REMEDY, entry_of, open_artefact
 from train.tokenizers import TextEncoder
+from train.verified import verify_files
 
 
 _BATCH = 1024  # documents encoded at a time: keeps the tokenizer's threads busy with a few MB of text
-Encode = Callable[[list[str]], list[np.ndarray]]
 
 
 class TokenStoreWriter(PipelineStep):
     """Tokenizes every document into a TokenStore; passes documents through unchanged, in order.
 
-    Any number of tasks. A source that is already sealed is compared by its keys instead of written again.
+    Any number of tasks. A source that is already there is compared by its keys instead of written again, unless it is
+    damaged.
 
     Args:
         output_dir: folder of the store, local.
         tokenizer: Hub id or local folder of a T5's tokenizer, or for causal models of any with an EOS.
         append_eos: end every document in EOS, for causal models; a T5 is trained on documents with nothing between.
+
+    Attributes:
+        corpus: the reader of the documents; only needed where several tasks run behind a step that hides it.
 
     Raises:
         CorpusError: a document does not say which file it is from, or a source comes in more than one run.
@@ -51,84 +55,90 @@ class TokenStoreWriter(PipelineStep):
         self.output_dir = str(output_dir)
         self.tokenizer = str(tokenizer)
         self.append_eos = append_eos
+        self.corpus: PipelineStep | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document of `data`; a source is in the store once its last document has been taken."""
-        root, encoder = Path(self.output_dir), TextEncoder(self.tokenizer)
-        encode = partial(_encode, encoder, [encoder.eos] if self.append_eos else [])
-        _claim(root, encoder, self.append_eos)
-        rows: dict[str, int] = {}
+        encoder = TextEncoder(self.tokenizer)
+        store = self._begin(encoder, inputs_of(data, self.corpus, type(self).__name__, world_size))
+        entries = {}
         for source, docs in by_source(data, type(self).__name__):
-            rows[source] = 0
-            folder = root / "sources" / part_name(source)
-            step = _compare if folder.exists() else _seal
-            for batch in step(folder, source, docs, encode):
-                rows[source] += len(batch)
+            folder = Path(store.part(source))
+            part = _intact(folder, source)
+            if part is None:
+                store.announce()
+            for batch in _compare(folder, source, docs) if part else self._write(folder, source, docs, encoder):
                 self.stat_update("documents", value=len(batch), unit="batch")
                 yield from batch
-        write_json(f"{root}/tasks/{world_size}/{rank:05d}.json", rows)
+            entries[source] = entry_of(part or SealedFolder.read(folder, META, REMEDY))
+        store.finish(rank, world_size, entries)
+
+    def _begin(self, encoder: TextEncoder, inputs: dict[str, Any] | None) -> Artefact:
+        """Claim the store and put the tokenizer into it, or check that it was made with this one."""
+        store = open_artefact(self.output_dir)
+        folder = Path(self.output_dir) / "tokenizer"
+        with whole_folder(folder, replace=folder.exists() and _intact(folder) is None) as temporary:
+            encoder.save(temporary)
+            made = {
+                "tokenizer_sha256": hashlib.sha256((temporary / "tokenizer.json").read_bytes()).hexdigest(),
+                "vocab_size": encoder.vocab_size,
+                "sentinels": encoder.sentinels,
+                "eos": encoder.eos,
+                "append_eos": self.append_eos,
+            }
+            SealedFolder.seal(temporary, META, {"name": encoder.name, "sha256": made["tokenizer_sha256"]})
+            store.begin(KIND, made, inputs)
+        return store
+
+    def _write(
+        self, folder: Path, source: str, docs: Iterator[Document], encoder: TextEncoder
+    ) -> Iterator[list[Document]]:
+        """Write a source and yield its documents in batches; the folder appears after the last.
+
+        Raises:
+            StoreMismatch: another task has written other documents of this source meanwhile.
+        """
+        dtype = np.dtype(np.uint16 if encoder.vocab_size <= 1 << 16 else np.uint32)
+        ending = np.array([encoder.eos] if self.append_eos else [], dtype=np.int64)
+        keys: list[int] = []
+        lengths: list[int] = []
+        with whole_folder(folder, replace=folder.exists()) as temporary:
+            with open(temporary / "tokens.npy", "wb") as file:
+                _write_header(file, dtype, 0)
+                for batch in batched(docs, _BATCH):
+                    ids = [np.append(one, ending) for one in encoder.encode([doc.text for doc in batch])]
+                    keys += [document_key(doc.id, doc.text) for doc in batch]
+                    lengths += [len(one) for one in ids]
+                    file.write(np.concatenate(ids).astype(dtype).tobytes())
+                    yield batch
+                _write_header(file, dtype, sum(lengths))
+            np.save(temporary / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
+            np.save(temporary / "keys.npy", key_N := np.array(keys, dtype=np.uint64))
+            facts = {"source": source, "documents": len(keys), "tokens": sum(lengths), "keys": keys_digest(key_N)}
+            ours = SealedFolder.seal(temporary, META, facts)
+        if entry_of(SealedFolder.read(folder, META, REMEDY)) != entry_of(ours):
+            raise StoreMismatch(
+                f"another task has written other documents or tokens of {source} into {folder}: the file has changed "
+                "while it was read, or the two tasks have other versions of tokenizers; use another store"
+            )
 
 
-def _claim(root: Path, encoder: TextEncoder, append_eos: bool) -> None:
-    """Put the tokenizer and config.json into the store, or check that the store was made with this tokenizer."""
-    with whole_folder(root / "tokenizer") as folder:
-        encoder.save(folder)
-        digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-    stored = hashlib.sha256((root / "tokenizer" / "tokenizer.json").read_bytes()).hexdigest()
-    if stored != digest:
-        raise StoreMismatch(
-            f"{root} was made with another tokenizer (sha256 {stored[:12]}) than {encoder.name} ({digest[:12]}): "
-            "use another folder, or that tokenizer"
-        )
-    config = {
-        "tokenizer": encoder.name,
-        "tokenizer_sha256": digest,
-        "vocab_size": encoder.vocab_size,
-        "sentinels": encoder.sentinels,
-        "eos": encoder.eos,
-        "append_eos": append_eos,
-        "dtype": "uint16" if encoder.vocab_size <= 1 << 16 else "uint32",
-    }
-    if not (root / "config.json").exists():
-        write_json(f"{root}/config.json", config)
-    if read_json(f"{root}/config.json")["append_eos"] != append_eos:
-        raise StoreMismatch(
-            f"{root} was made with append_eos={not append_eos}: use another folder, or the same setting"
-        )
+def _intact(folder: Path, source: str | None = None) -> SealedFolder | None:
+    """Return a folder of the store, every byte verified; None if it is absent, or (with a warning) damaged."""
+    remedy = "it is written again now"
+    try:
+        found = SealedFolder.read(folder, META, remedy) if folder.exists() else None
+        if found and found.facts.get("source") != source:
+            raise StoreDamaged(f"{folder} is of another source than {source}: {remedy}")
+        verify_files(found.files if found else {}, remedy)
+    except StoreDamaged as error:
+        logger.warning(str(error))
+        return None
+    return found
 
 
-def _encode(encoder: TextEncoder, ending: list[int], texts: list[str]) -> list[np.ndarray]:
-    return [np.append(ids, ending) for ids in encoder.encode(texts)] if ending else encoder.encode(texts)
-
-
-def _seal(folder: Path, source: str, docs: Iterator[Document], encode: Encode) -> Iterator[list[Document]]:
-    """Write a source and yield its documents in batches; the folder appears after the last."""
-    dtype = np.dtype(read_json(f"{folder.parent.parent}/config.json")["dtype"])
-    keys: list[int] = []
-    lengths: list[int] = []
-    with whole_folder(folder) as temporary:
-        with open(temporary / "tokens.npy", "wb") as file:
-            _write_header(file, dtype, 0)
-            for batch in batched(docs, _BATCH):
-                ids = encode([doc.text for doc in batch])
-                keys += [document_key(doc.id, doc.text) for doc in batch]
-                lengths += [len(one) for one in ids]
-                file.write(np.concatenate(ids).astype(dtype).tobytes())
-                yield batch
-            _write_header(file, dtype, sum(lengths))
-        np.save(temporary / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
-        np.save(temporary / "keys.npy", np.array(keys, dtype=np.uint64))
-        meta = {
-            "source": source,
-            "documents": len(keys),
-            "tokens": sum(lengths),
-            "xxh3": {name: checksum(temporary / name) for name in SOURCE_FILES},
-        }
-        write_json(f"{temporary}/meta.json", meta)
-
-
-def _compare(folder: Path, source: str, docs: Iterator[Document], _: Encode) -> Iterator[list[Document]]:
-    """Yield the documents of a sealed source in batches, after checking that they are those in the store."""
+def _compare(folder: Path, source: str, docs: Iterator[Document]) -> Iterator[list[Document]]:
+    """Yield the documents of a source in batches, after checking that they are those in the store."""
     stored, position = np.load(folder / "keys.npy", allow_pickle=False), 0
     for batch in batched(docs, _BATCH):
         for doc in batch:

@@ -216,7 +216,8 @@ def _score(args: argparse.Namespace) -> int:
 def _select(args: argparse.Namespace) -> int:
     from launch.one_off.parts import Format
     from launch.one_off.scoring import find_sampler, with_proxy
-    from launch.one_off.selecting import SelectSettings, select_dataset, usual_mode
+    from launch.one_off.select_settings import SelectSettings, usual_mode
+    from launch.one_off.selecting import select_dataset
     from pipeline_steps.cuts import Cut
 
     if args.sampler is None and args.scores is None:

@@ -69,7 +69,7 @@ def open_side(path: str) -> Side:
     if fs.exists(f"{root}/{RECORD}"):
         selection = Selection.load(f"{path}/selection.safetensors")
         return Side(path, "dataset", selection.corpus_digest, selection.mask.size, selection.mask, None)
-    if not fs.exists(f"{root}/config.json"):
+    if not fs.exists(f"{root}/artefact.json"):
         raise StoreMismatch(f"{path} is neither a selection, nor a score store, nor a dataset of winnow select")
     store = ScoreStore.open(path)
     return Side(path, "scores", store.corpus_digest, store.documents, None, store)

@@ -1,4 +1,6 @@
-"""A finished dataset to where it belongs: a folder, an object store, or the Hub. Its card goes last."""
+"""A finished dataset to where it belongs: a folder, an object store, or the Hub. Its card goes last.
+
+Its record, winnow.json, is sealed and lists every other file with size and digest."""
 
 from __future__ import annotations
 
@@ -11,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import fsspec
-
 from launch.corpus import why_not
+from launch.listed_files import damaged
 from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
-from pipeline_steps.files import is_object_store, make_parent, read_json
-from train.folders import checksum, whole_folder
+from pipeline_steps.files import is_object_store, make_parent, open_folder, read_json
+from train.folders import whole_folder
 
 
 CARD, RECORD = "README.md", "winnow.json"
@@ -31,19 +32,17 @@ class Destination(Protocol):
 
         Raises:
             StoreMismatch: something else is.
+            StoreDamaged: the record is not what was written.
         """
 
-    def complete(self) -> bool:
-        """Whether a dataset is there, card and all."""
+    def damaged(self, record: Mapping[str, Any]) -> list[str]:
+        """Names of files of a dataset that are missing, or not what its record says of them.
 
-    def check(self, sizes: Mapping[str, list[Any]]) -> None:
-        """Raise StoreDamaged if a file of a complete dataset is not what `described` said of it.
-
-        Of files that are not on this machine, nothing is read.
+        The card may be edited by whoever owns the dataset: it only has to be there.
         """
 
-    def publish(self, files: Mapping[str, Path]) -> None:
-        """Put files, by their names in the dataset, where they belong; the last of them is the card."""
+    def publish(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
+        """Put files, by their names in the dataset, where they belong, unless they are there; the card goes last."""
 
 
 def destination(path: str, private: bool = False) -> Destination:
@@ -79,24 +78,20 @@ class LocalFolder:
             return None
         if not (self.path / RECORD).is_file():
             raise _foreign(str(self.path))
-        return dict(read_json(str(self.path / RECORD)))
+        return _read(str(self.path))
 
-    def complete(self) -> bool:
+    def damaged(self, record: Mapping[str, Any]) -> list[str]:
         """See Destination."""
-        return (self.path / CARD).is_file()
+        return _damaged(str(self.path), record)
 
-    def check(self, sizes: Mapping[str, list[Any]]) -> None:
+    def publish(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
         """See Destination."""
-        for name, (size, digest) in sizes.items():
-            file = self.path / name
-            if not file.is_file() or file.stat().st_size != size or checksum(file) != digest:
-                raise _damaged(str(file))
-
-    def publish(self, files: Mapping[str, Path]) -> None:
-        """See Destination."""
-        if self.record() is not None:  # all of it was there, and something has been taken away since
-            for name in [name for name in files if not (self.path / name).exists()]:
-                link_or_copy(files[name], self.path / name)
+        if self.record() is not None:  # all of it was there, and something has been damaged or taken away since
+            for name in _missing(files, self.damaged(record)):
+                beside = (self.path / name).with_name(f".{Path(name).name}.tmp")
+                beside.unlink(missing_ok=True)
+                link_or_copy(files[name], beside)
+                os.replace(beside, self.path / name)
             return
         if self.path.is_dir():
             self.path.rmdir()  # empty: `record` has looked
@@ -115,7 +110,7 @@ class RemoteFolder:
         """See Destination."""
         with self._opened() as (fs, root):
             if fs.exists(f"{root}/{RECORD}"):
-                return dict(read_json(f"{self.path}/{RECORD}"))
+                return _read(self.path)
             if fs.exists(root) and fs.find(root):
                 raise _foreign(self.path)
             bucket = root.partition("/")[0]
@@ -123,32 +118,23 @@ class RemoteFolder:
                 raise StoreMismatch(f"{self.path}: there is no bucket {bucket}, or none that you may use")
         return None
 
-    def complete(self) -> bool:
-        """See Destination."""
-        with self._opened() as (fs, root):
-            return bool(fs.exists(f"{root}/{CARD}"))
+    def damaged(self, record: Mapping[str, Any]) -> list[str]:
+        """See Destination. All of them are read back: a size proves nothing."""
+        with self._opened():
+            return _damaged(self.path, record)
 
-    def check(self, sizes: Mapping[str, list[Any]]) -> None:
-        """See Destination."""
+    def publish(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
+        """See Destination. The record goes first: it says whose the folder is."""
         with self._opened() as (fs, root):
-            for name, (size, _) in sizes.items():
-                if not fs.exists(f"{root}/{name}") or fs.info(f"{root}/{name}")["size"] != size:
-                    raise _damaged(f"{self.path}/{name}")
-
-    def publish(self, files: Mapping[str, Path]) -> None:
-        """See Destination. A file that is there in its size was put there by this command before."""
-        with self._opened() as (fs, root):
-            for name in sorted(files, key=lambda name: (name != RECORD, name == CARD)):
-                source, target = files[name], f"{root}/{name}"
-                if not fs.exists(target) or fs.info(target)["size"] != source.stat().st_size:
-                    make_parent(fs, target)
-                    fs.put_file(str(source), target)
+            for name in _missing(files, self.damaged(record)):
+                make_parent(fs, f"{root}/{name}")
+                fs.put_file(str(files[name]), f"{root}/{name}")
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, str]]:
         """The file system and the path in it, whose errors are the user's to mend."""
         try:
-            yield fsspec.core.url_to_fs(self.path, use_listings_cache=False)
+            yield open_folder(self.path)
         except WinnowError:
             raise
         except Exception as error:  # whatever the file system behind the protocol raises
@@ -184,19 +170,28 @@ class HubDataset:
             raise self._failed(error) from error
         ours = [name for name in names if not self.folder or name.startswith(f"{self.folder}/")]
         if self._name(RECORD) in ours:
-            return dict(read_json(f"hf://datasets/{self.repo}/{self._name(RECORD)}"))
+            return _read(f"hf://datasets/{self.repo}/{self.folder}".rstrip("/"))
         if any(name != ".gitattributes" for name in ours):
             raise _foreign(f"hf://datasets/{self.repo}")
         return None
 
-    def complete(self) -> bool:
-        """See Destination: what is there came with one commit."""
-        return self.record() is not None
+    def damaged(self, record: Mapping[str, Any]) -> list[str]:
+        """See Destination. The Hub names files by their content and shows a commit whole: sizes are enough here."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
 
-    def check(self, sizes: Mapping[str, list[Any]]) -> None:
-        """See Destination: what is there came with one commit."""
+        try:
+            found = list(HfApi().list_repo_tree(self.repo, self.folder or None, recursive=True, repo_type="dataset"))
+        except Exception as error:  # whatever the network raises
+            raise self._failed(error) from error
+        sizes = {one.path: one.size for one in found if isinstance(one, RepoFile)}
+        return [
+            name
+            for name, listed in record["files"].items()
+            if (size := sizes.get(self._name(name))) is None or (name != CARD and size != listed["bytes"])
+        ]
 
-    def publish(self, files: Mapping[str, Path]) -> None:
+    def publish(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
         """See Destination."""
         from huggingface_hub import HfApi
 
@@ -230,9 +225,26 @@ class HubDataset:
         )
 
 
-def described(files: Mapping[str, Path]) -> dict[str, list[Any]]:
-    """Return the size and the checksum of files, by their names in the dataset."""
-    return {name: [file.stat().st_size, checksum(file)] for name, file in files.items()}
+def _read(folder: str) -> dict[str, Any]:
+    try:
+        return dict(read_json(f"{folder}/{RECORD}"))
+    except StoreDamaged as error:
+        raise StoreDamaged(
+            f"{folder}/{RECORD} is damaged, or an earlier version wrote it, so nothing says how {folder} was made: delete "
+            "that folder and give the same command again"
+        ) from error
+
+
+def _damaged(folder: str, record: Mapping[str, Any]) -> list[str]:
+    listed = dict(record["files"])
+    card = {CARD: listed.pop(CARD)}
+    fs, root = open_folder(folder)
+    return damaged(folder, listed) + [name for name in card if not fs.exists(f"{root}/{name}")]
+
+
+def _missing(files: Mapping[str, Path], lacking: list[str]) -> list[str]:
+    """Names of files to put, in their order: the record, the lacking ones, the card."""
+    return sorted({RECORD, *lacking} & files.keys(), key=lambda name: (name != RECORD, name == CARD, name))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -242,12 +254,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _damaged(path: str) -> StoreDamaged:
-    return StoreDamaged(
-        f"{path} is not what winnow select has written: delete that dataset, and give the same command"
-    )
 
 
 def _foreign(path: str) -> StoreMismatch:

@@ -22,6 +22,7 @@ from datatrove.data import Document
 
 from launch.corpus import ROW, CorpusFiles
 from launch.faults import as_process
+from launch.listed_files import note
 from launch.one_off.columns import KEEP, unify
 from launch.one_off.parts import Part, PartWriter, parquet_name, rewrite
 from pipeline_steps.cuts import Cut, FoundCut
@@ -45,6 +46,7 @@ class Plan:
         groups: names of the files that are written together, in the order they are read.
         limit: documents that are read; -1 for all.
         scores: score store.
+        scores_fingerprint: of that store.
         cut: as `Cut` takes it.
         column: that scores go to; None: to none.
         format: of the files in the end.
@@ -56,6 +58,7 @@ class Plan:
     groups: list[list[str]]
     limit: int
     scores: str
+    scores_fingerprint: str
     cut: dict[str, Any]
     column: str | None
     format: str
@@ -108,6 +111,8 @@ def _write(plan: Plan, part: int, parts: int) -> None:
     for group in range(part, len(plan.groups), parts):
         if not plan.done(group).exists():
             files = _write_group(plan, group, cut)
+            for file in files:
+                note(plan.folder / "parts" / file.name)
             write_json(str(plan.done(group)), {"parts": [file.to_json() for file in files]})
 
 
@@ -182,8 +187,9 @@ def _source_schema(plan: Plan, group: int) -> pa.Schema:
 def _rewrite(plan: Plan, part: int, parts: int) -> None:
     schema = plan.schema()
     for one in plan.to_rewrite()[part::parts]:
-        if not (plan.folder / "parts" / parquet_name(one.name)).exists():
+        if not (plan.folder / "parts" / f"{parquet_name(one.name)}.json").exists():
             rewrite(plan.folder / "parts", one, schema)
+            note(plan.folder / "parts" / parquet_name(one.name))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,15 +21,16 @@ from launch.progress import StageProgress
 from launch.study.access import check_access, note_files
 from launch.study.commands import claim
 from launch.study.local import run_local
+from launch.study.outputs import forget_lost
 from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
 from launch.study.yaml_lines import read_text, read_yaml, suggestion
+from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
-from train.run_directory import refuse_differences
 
 
 _TARGETED = ("dsir", "quality-classifier")
@@ -130,10 +131,13 @@ def score(folder: str, settings: ScoreSettings, files: CorpusFiles, workers: int
     study = replace(study, engine=replace(study.engine, workers=workers))
     stages, wanted = stages_of(study), store_of(study.samplers[0])
     chosen, made = needed(stages, wanted), fingerprints(stages)
+    begun_before = [name for name, stage in chosen.items() if begun(study, stage, made[name])]
+    for sentence in forget_lost(study, chosen, made, {wanted}):
+        progress.note(sentence)
     listed = check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
     claim_files(folder, settings.corpus, files)
     claim(study)
-    note_files(study, listed, [name for name, stage in chosen.items() if begun(study, stage, made[name])])
+    note_files(study, listed, begun_before)
     write_atomically(str(path), text.encode())
     run_local(study, chosen, made, progress)
     return os.path.join(folder, wanted)

@@ -23,12 +23,12 @@ from launch.study.slurm import lost, queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
+from pipeline_steps.artefact import json_types, refuse_differences
 from pipeline_steps.command_line import place
 from pipeline_steps.errors import InvalidStudy
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.files import create, read_json, seal, write_json
 from pipeline_steps.terminal import Terminal, wide
 from train.folders import locked
-from train.run_directory import refuse_differences
 
 
 Commands = argparse._SubParsersAction
@@ -87,10 +87,15 @@ def _run(args: argparse.Namespace) -> int:
         if study.engine.kind == "slurm":
             Terminal().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
+    from launch.study.outputs import forget_lost
+
+    begun_before = [name for name, stage in stages.items() if begun(study, stage, made[name])]
+    for sentence in forget_lost(study, stages, made):
+        Terminal(stderr=True).print(sentence, style="yellow", soft_wrap=True)
     _check_needs(study, stages, chosen, made)
     listed = check_access(study, [name for name, stage in chosen.items() if tasks_left(study, stage, made[name])])
     claim(study)
-    note_files(study, listed, [name for name, stage in stages.items() if begun(study, stage, made[name])])
+    note_files(study, listed, begun_before)
     if more := left_out(study):
         Terminal(stderr=True).print(
             f"{more:,} files of {study.corpus} have come since this study began and are not read: another output "
@@ -150,10 +155,15 @@ def claim(study: Study) -> None:
     names = ["corpus", "limit", "held_out", *(name for name, kind in used.items() if kind in kinds)]
     names += ["target"] if "quality" in kinds and "target" not in names else []
     made = {name: getattr(study, name) for name in names}
-    found = read_json(str(path)) if path.exists() else {}
+    if create(str(path), seal(json_types(made))):
+        return
+    found = read_json(str(path))
     both = found.keys() & made.keys()
-    refuse_differences({name: found[name] for name in both}, {name: made[name] for name in both}, study.output)
-    write_json(str(path), found | made)
+    refuse_differences(
+        {name: found[name] for name in both}, json_types({name: made[name] for name in both}), study.output
+    )
+    if made.keys() - found.keys():
+        write_json(str(path), found | made)
 
 
 def _chosen(study: Study, stages: Mapping[str, Stage], only: str | None) -> dict[str, Stage]:

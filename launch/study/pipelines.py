@@ -23,6 +23,7 @@ from launch.study.samplers import EMBEDDED, MODELS, Sampler
 from launch.study.schema import Study
 from launch.study.stages import (
     DEALT,
+    DEALT_FILES,
     KEYS,
     SHARDS,
     TARGET,
@@ -58,6 +59,7 @@ from pipeline_steps import (
 )
 from pipeline_steps.errors import CorpusError, ModelError
 from pipeline_steps.files import read_json, write_json
+from train.folders import SealedFolder
 from train.run_directory import checkpoint_folder
 from train.token_store_writer import TokenStoreWriter
 
@@ -189,7 +191,7 @@ class Together(PipelineStep):
 
 
 class PutInPlace(PipelineStep):
-    """Moves a folder that is complete to where others look for it (one task)."""
+    """Moves a folder that is complete to where others look for it, with the digests of its files (one task)."""
 
     type = "📋 - STUDY"
     name = "📦 Put in place"
@@ -206,6 +208,8 @@ class PutInPlace(PipelineStep):
                     f"the corpus is too small for held-out text of its own ({', '.join(absent)} is empty): give some "
                     "hundreds of English documents or more, or held_out, and another output"
                 )
+            SealedFolder.seal(Path(self.source), DEALT_FILES, {})
+            shutil.rmtree(self.target, ignore_errors=True)  # dealt again: it was damaged
             os.replace(self.source, self.target)
         yield from data or ()
 

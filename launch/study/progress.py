@@ -22,8 +22,8 @@ import xxhash
 
 from launch.study.schema import Study
 from launch.study.stages import Stage
-from pipeline_steps.errors import InvalidStudy
-from pipeline_steps.files import write_json
+from pipeline_steps.errors import InvalidStudy, StoreDamaged
+from pipeline_steps.files import unseal, write_json
 
 
 BEAT = 10.0  # seconds between two signs of life
@@ -127,6 +127,14 @@ def forgive(study: Study, stage: Stage, fingerprint: str) -> None:
             write_json(str(begun), record | {"alive": False, "error": ""})
 
 
+def forget(study: Study, stage: Stage) -> None:
+    """Take the marks off all tasks of a stage; the seconds they have taken are still known."""
+    for task in range(stage.tasks):
+        done = marker(study, stage, task)
+        if (seconds := _seconds(done)) or done.exists():
+            write_json(str(done), {"fingerprint": "", "seconds": seconds})
+
+
 class Watched:
     """A task that is being done: gives signs of life until it stops or is done.
 
@@ -199,15 +207,17 @@ def _born(pid: int) -> str:
 
 
 def _seconds(path: Path) -> float:
-    try:
-        return float(json.loads(path.read_bytes())["seconds"])
-    except (FileNotFoundError, KeyError, ValueError):
-        return 0.0
+    record = _read(path)
+    return float(record["seconds"]) if record else 0.0
 
 
 def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    record = _read(path)
+    return record if record and record["fingerprint"] == fingerprint else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads(path.read_bytes())  # tens of thousands of them in a large study
-        return record if record["fingerprint"] == fingerprint else None
-    except (OSError, KeyError, ValueError):  # not there, or a network disk is about to replace it
+        return unseal(path.read_bytes(), str(path))  # tens of thousands of them in a large study
+    except (OSError, StoreDamaged):  # not there, or a network disk is about to replace it
         return None

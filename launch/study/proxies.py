@@ -3,16 +3,19 @@ downloaded, to try a whole study in miniature. What they score means nothing."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from datatrove.utils.logging import logger
+
 from launch.study.pipelines import place_of
-from pipeline_steps.errors import ModelError
-from pipeline_steps.files import read_json, write_json
+from launch.study.stages import PROXY_FILES
+from pipeline_steps.artefact import json_types, refuse_differences
+from pipeline_steps.errors import ModelError, StoreDamaged
 from pipeline_steps.pretrained import load_tokenizer
-from train.run_directory import refuse_differences
+from train.folders import SealedFolder, whole_folder
+from train.verified import verify_files
 
 
 def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
@@ -31,9 +34,16 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     built_from = {"tokenizer": tokenizer, **config}
-    if os.path.isdir(folder):
-        refuse_differences(read_json(f"{folder}/proxy.json"), built_from, folder)
-        return
+    target, damaged = Path(folder), False
+    if target.is_dir():
+        try:
+            found = SealedFolder.read(target, PROXY_FILES, "it is built again")
+            verify_files(found.files, "it is built again")
+            refuse_differences({k: v for k, v in found.facts.items() if k != "files"}, json_types(built_from), folder)
+            return
+        except StoreDamaged as error:
+            logger.warning(str(error))
+            damaged = True
     known = load_tokenizer(place_of(tokenizer))
     settings = dict(config)
     model_type, seed = settings.pop("model_type"), settings.pop("seed", 0)
@@ -46,9 +56,7 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
         model = (AutoModelForSeq2SeqLM if made.is_encoder_decoder else AutoModelForCausalLM).from_config(made)
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"no proxy can be built of {dict(config)}: {str(error).splitlines()[0]}") from error
-    partial = f"{folder}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    known.save_pretrained(partial)
-    write_json(f"{partial}/proxy.json", built_from)
-    os.replace(partial, folder)
+    with whole_folder(target, replace=damaged) as partial:
+        model.save_pretrained(partial)
+        known.save_pretrained(partial)
+        SealedFolder.seal(partial, PROXY_FILES, built_from)

@@ -28,6 +28,8 @@ Kind = Literal["pipeline", "proxy", "training", "measuring", "report"]
 KEYS = "keys"  # store that chance draws from
 # Names of what is read: a corpus whose held-out text is its own, or that has none; text to find more of
 DEALT, TRAIN, TARGET = "corpus", "train", "target"
+# Sealed files that list a corpus dealt for a study, and a model built for it
+DEALT_FILES, PROXY_FILES = "corpus.json", "proxy.json"
 _SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
 SHARDS = 8  # files a corpus is dealt into: fixed, so that it does not depend on the number of tasks
 

@@ -63,7 +63,7 @@ def numpy_partition(path, k):
     import pyarrow.parquet as pq
 
     start = time.process_time()
-    scores = pq.read_table(f"{path}/shards", columns=["score"]).column("score").to_numpy()
+    scores = pq.read_table(f"{path}/parts", columns=["score"]).column("score").to_numpy()
     assert (scores >= np.partition(scores, -k)[-k]).sum() >= k
     return time.process_time() - start
 
@@ -72,7 +72,7 @@ def numpy_keys(path, k):
     import pyarrow.parquet as pq
 
     start = time.process_time()
-    table = pq.read_table(f"{path}/shards", columns=["key", "score"])
+    table = pq.read_table(f"{path}/parts", columns=["key", "score"])
     keys = table.column("key").to_numpy()[np.argpartition(table.column("score").to_numpy(), -k)[-k:]]
     assert keys.size == k
     return time.process_time() - start
@@ -82,7 +82,7 @@ def polars_top_k(path, k):
     import polars as pl
 
     start = time.process_time()
-    kept = pl.scan_parquet(f"{path}/shards/*.parquet").select("key", "score").top_k(k, by="score").collect()
+    kept = pl.scan_parquet(f"{path}/parts/*.parquet").select("key", "score").top_k(k, by="score").collect()
     assert len(kept) == k
     return time.process_time() - start
 

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from transformers import BatchEncoding
 
-from pipeline_steps.files import write_json
+from pipeline_steps.artefact import Artefact
+from pipeline_steps.numerics.keys import keys_digest
 from pipeline_steps.selection import Selection
-from train.folders import checksum
+from train.folders import SealedFolder
 from train.replay import Replay
 from train.span_corruption import SpanCorruption
-from train.token_store import SOURCE_FILES, TokenStore
+from train.token_store import TokenStore, entry_of
 
 
 BATCH, ROUNDS, TURNS = 128, 20, 5
@@ -87,20 +88,26 @@ class Tokenizer:
 
 def write_store(path, documents, sources):
     """A token store of made-up documents of 490 tokens on average."""
-    rng, folder = np.random.default_rng(0), Path(path)
-    config = {"tokenizer": "none", "tokenizer_sha256": "none", "vocab_size": FIRST_SENTINEL + 1, "sentinels": 100}
-    write_json(f"{path}/config.json", config | {"eos": 1, "append_eos": False, "dtype": "uint16"})
+    rng, artefact, entries = np.random.default_rng(0), Artefact(path, ""), {}
+    settings = {"tokenizer_sha256": "none", "vocab_size": FIRST_SENTINEL + 1, "sentinels": 100}
+    artefact.begin("tokens", settings | {"eos": 1, "append_eos": False}, {"documents": documents})
+    tokenizer = Path(path) / "tokenizer"
+    tokenizer.mkdir()
+    SealedFolder.seal(tokenizer, "meta.json", {"name": "none", "sha256": "none"})
     for number, count in enumerate(np.bincount(np.arange(documents) % sources)):
-        source = folder / "sources" / f"{number:05d}"
-        source.mkdir(parents=True)
+        part = Path(artefact.part(f"{number:05d}"))
+        part.mkdir(parents=True)
         lengths = rng.geometric(1 / 490, count)
-        np.save(source / "offsets.npy", np.cumsum([0, *lengths]))
-        np.save(source / "keys.npy", rng.integers(0, 2**64, count, dtype=np.uint64))
-        np.save(source / "tokens.npy", rng.integers(3, VOCABULARY, lengths.sum(), dtype=np.uint16))
-        meta = {"source": source.name, "documents": int(count), "tokens": int(lengths.sum())}
-        write_json(f"{source}/meta.json", meta | {"xxh3": {name: checksum(source / name) for name in SOURCE_FILES}})
-    write_json(f"{path}/tasks/1/00000.json", {})
-    return TokenStore.open(path)
+        np.save(part / "offsets.npy", np.cumsum([0, *lengths]))
+        np.save(part / "keys.npy", key_N := rng.integers(0, 2**64, count, dtype=np.uint64))
+        np.save(part / "tokens.npy", rng.integers(3, VOCABULARY, lengths.sum(), dtype=np.uint16))
+        facts = {"documents": int(count), "tokens": int(lengths.sum()), "keys": keys_digest(key_N)}
+        entries[f"{number:05d}"] = entry_of(SealedFolder.seal(part, "meta.json", facts))
+    artefact.finish(0, 1, entries)
+    start = time.perf_counter()
+    store = TokenStore.open(path)
+    print(json.dumps({"verifying MB": store.tokens * 2 // 10**6, "ms": round((time.perf_counter() - start) * 1e3)}))
+    return store
 
 
 def main():

@@ -16,6 +16,7 @@ from evaluate_suite.__main__ import main
 from evaluate_suite.checkpoint import cost_rows, find_checkpoints
 from evaluate_suite.results import read_results
 from pipeline_steps import EMBEDDED_PROXY
+from train.run_directory import sealed_row
 from train.token_store_writer import TokenStoreWriter
 
 
@@ -53,7 +54,7 @@ def test_hours_are_of_all_processes_up_to_the_checkpoint(run, tmp_path):
     shutil.copytree(run, copy)
     rows = [{"step": 1, "seconds": 3600.0, "processes": 2}, {"step": 2, "seconds": 1800.0, "processes": 4}]
     rows.append({"step": 4, "seconds": 900.0, "processes": 4})
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "sec')
+    (copy / "metrics.jsonl").write_text("".join(map(sealed_row, rows)) + '{"step": 4, "sec')
     hours = [cost_rows(checkpoint)[0].value for checkpoint in find_checkpoints("random", str(copy))]
     assert hours == [4.0, 5.0]  # of steps 2 and 4
 
@@ -144,7 +145,7 @@ def test_what_is_not_there_is_said(run, tmp_path, capsys):
         assert said in capsys.readouterr().err
     (tmp_path / "foreign.jsonl").write_text('{"other": 1}\n')
     assert main([*argv, "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
-    assert "holds no results" in capsys.readouterr().err
+    assert "foreign.jsonl, line 1, has no digest" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["few-shot", "--runs", str(run)])
     assert "is not NAME=DIR" in capsys.readouterr().err

@@ -31,6 +31,7 @@ from train.checkpoints import load_pretrained
 from train.fine_tune import BUDGETS, PAPER
 from train.losses import TokenLosses
 from train.model import build_model
+from train.run_directory import sealed_row
 
 
 SUITES = ("glue", "superglue", "cnn_dailymail", "squad")
@@ -175,14 +176,14 @@ def test_rows_of_the_best_step_of_each_task(data_root, model, tmp_path, undistur
     shutil.copytree(undisturbed, cache / "random" / "tiny" / "squad")
     file = cache / "random" / "tiny" / "squad" / "held_out.jsonl"
     changed = [row | {"score": {4: 9.0, 6: 9.0}.get(row["step"], 1.0)} for row in read_rows(file)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    file.write_text("".join(map(sealed_row, changed)))
     more = ["--steps=8", "--eval_every=2", "--log_every=1"]
     how = FineTuning(flags=more, data_root=str(data_root), budget="smoke")
     (checkpoint,) = find_checkpoints("random", model)
     found = fine_tuned_rows(replace(checkpoint, name="tiny"), "squad", cache, how)
     assert {row.metric for row in found} == {"answer_f1", "answer_exact_match", "invalid_share", "fine_tuning_step"}
     assert {row.value for row in found if row.metric == "fine_tuning_step"} == {4}  # the earlier of two that tie
-    assert file.read_text() == "".join(json.dumps(row) + "\n" for row in changed)
+    assert read_rows(file) == changed
 
 
 def test_paper_and_smaller_budgets():

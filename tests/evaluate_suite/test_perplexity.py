@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from datatrove.pipeline.readers import JsonlReader
 
+from evaluate_suite.checkpoint import find_checkpoints
 from evaluate_suite.perplexity import HeldOut, evaluate_run, window_losses
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import InvalidCut, StoreIncomplete
@@ -49,8 +50,8 @@ def train(tokens, run, **changes):
     assert ended.value.code == 0
 
 
-def checkpoints(folder):
-    return sorted((folder / "run" / "checkpoints").glob("step-*"))
+def checkpoints(run):
+    return find_checkpoints("full", str(run))
 
 
 def test_equals_a_plain_computation(made, tmp_path):
@@ -60,10 +61,10 @@ def test_equals_a_plain_computation(made, tmp_path):
     from train.span_corruption import SpanCorruption
 
     split = HeldOut("t", str(made / "tokens"), max_windows=7, seed=3)
-    measured = window_losses(checkpoints(made)[-1], split, LENGTH, tmp_path)
+    measured = window_losses(checkpoints(made / "run")[-1], split, LENGTH, tmp_path)
     store = TokenStore.open(str(made / "tokens"))
     corruption = SpanCorruption(LENGTH, store.vocab_size - 1, store.sentinels)
-    model = T5ForConditionalGeneration.from_pretrained(checkpoints(made)[-1]).eval()
+    model = T5ForConditionalGeneration.from_pretrained(checkpoints(made / "run")[-1].model).eval()
     windows = store.tokens // corruption.raw_length
     tokens = np.empty(store.tokens, dtype=np.int32)
     store.copy(0, tokens)
@@ -84,12 +85,12 @@ def test_of_a_causal_model(made, tmp_path):
 
     run = tmp_path / "run"
     train(made / "tokens", run, preset="llama-tiny", **{"optimizer": "adamw", "warmup-steps": 2})
-    checkpoint = sorted((run / "checkpoints").glob("step-*"))[-1]
+    checkpoint = checkpoints(run)[-1]
     measured = window_losses(checkpoint, HeldOut("t", str(made / "tokens"), max_windows=5), LENGTH, tmp_path)
     store = TokenStore.open(str(made / "tokens"))
     tokens = np.empty(store.tokens, dtype=np.int32)
     store.copy(0, tokens)
-    model = LlamaForCausalLM.from_pretrained(checkpoint).eval()
+    model = LlamaForCausalLM.from_pretrained(checkpoint.model).eval()
     count = store.tokens // LENGTH
     for i in range(5):
         window = tokens[i * count // 5 * LENGTH :][:LENGTH]
@@ -103,9 +104,11 @@ def test_of_a_causal_model(made, tmp_path):
 def test_the_same_masks_for_every_model(made, tmp_path):
     """Two checkpoints differ on a window, but their losses rise and fall together: the targets are the same."""
     split = HeldOut("t", str(made / "tokens"), max_windows=20)
-    first, second = (window_losses(folder, split, LENGTH, tmp_path) for folder in checkpoints(made))
+    first, second = (window_losses(one, split, LENGTH, tmp_path) for one in checkpoints(made / "run"))
     assert (first != second).all()
-    other = window_losses(checkpoints(made)[1], HeldOut("u", str(made / "tokens"), 20, seed=9), LENGTH, tmp_path)
+    other = window_losses(
+        checkpoints(made / "run")[1], HeldOut("u", str(made / "tokens"), 20, seed=9), LENGTH, tmp_path
+    )
     assert np.corrcoef(first, second)[0, 1] > np.corrcoef(first, other)[0, 1]
 
 
@@ -141,6 +144,6 @@ def test_too_little_text_and_no_checkpoint_are_named(made, tmp_path):
     docs = JsonlReader(str(made), glob_pattern="*.jsonl", limit=5).run()
     list(TokenStoreWriter(str(made / "short"), EMBEDDED_PROXY).run(docs))
     with pytest.raises(InvalidCut, match="less than two windows"):
-        window_losses(checkpoints(made)[-1], HeldOut("t", str(made / "short")), 1024, tmp_path)
+        window_losses(checkpoints(made / "run")[-1], HeldOut("t", str(made / "short")), 1024, tmp_path)
     with pytest.raises(StoreIncomplete, match="has no checkpoint"):
         evaluate_run(tmp_path, "x", [split], tmp_path)

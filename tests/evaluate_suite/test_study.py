@@ -162,7 +162,7 @@ def test_results_are_read_from_files_and_folders_and_said_to_be_missing(tmp_path
     with pytest.raises(StoreMismatch, match=r"other\.jsonl: leave one"):
         read_study([str(tmp_path), str(tmp_path / "other.jsonl")])
     (tmp_path / "text.jsonl").write_text("{}\n")
-    with pytest.raises(StoreMismatch, match=r"text\.jsonl holds no results"):
+    with pytest.raises(StoreMismatch, match=r"text\.jsonl, line 1, has no digest"):
         read_study([str(tmp_path / "text.jsonl")])
 
 

@@ -1,11 +1,16 @@
-"""What was measured stays; results take rows in, from anybody."""
+"""What was measured stays; results take rows in, from anybody; what is damaged is named, never another number."""
 
+import json
+import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 
-from evaluate_suite.results import ResultRow, read_results
+from evaluate_suite.results import ResultRow, read_results, write_results
 from evaluate_suite.units import add_results, once
+from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
 
 
 def row(task, value, sampler="random"):
@@ -13,10 +18,10 @@ def row(task, value, sampler="random"):
 
 
 def test_once(tmp_path):
-    file, found = tmp_path / "a" / "task.json", {"accuracy": (1 / 3, 0.1, 6)}
+    file, found = tmp_path / "a" / "task.json", {"accuracy": [1 / 3, 0.1, 6]}
     assert once(file, {"weights": "w"}, lambda: found) == found
     assert once(file, {"weights": "w"}, lambda: pytest.fail("measured again")) == found
-    assert once(file, {"weights": "v"}, lambda: {"accuracy": (0.5, 0.1, 6)}) == {"accuracy": (0.5, 0.1, 6)}
+    assert once(file, {"weights": "v"}, lambda: {"accuracy": (0.5, 0.1, 6)}) == {"accuracy": [0.5, 0.1, 6]}
 
 
 def test_rows_are_added_and_replaced(tmp_path):
@@ -34,3 +39,61 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: add_results(path, [row(f"task-{n}", float(n))]), range(40)))
     assert len(read_results(path)) == 40
+
+
+def damaged(blob, seed=0):
+    """30 versions of a file with one flipped bit each, and 10 that end early."""
+    draw = random.Random(seed)
+    for _ in range(30):
+        flipped = bytearray(blob)
+        flipped[draw.randrange(len(blob))] ^= 1 << draw.randrange(8)
+        yield bytes(flipped)
+    for _ in range(10):
+        yield blob[: draw.randrange(len(blob))]
+
+
+def test_a_damaged_unit_is_measured_again(tmp_path):
+    file, found = tmp_path / "unit.json", {"nll": [1 / 3, float("nan"), 2e-300]}
+    wanted = repr(once(file, {"weights": "w"}, lambda: found))
+    assert "nan" in wanted
+    whole = file.read_bytes()
+    for blob in damaged(whole):
+        file.write_bytes(blob)
+        assert repr(once(file, {"weights": "w"}, lambda: found)) == wanted
+        assert file.read_bytes() == whole
+
+
+def test_a_damaged_row_is_named_with_its_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    rows = [replace(row("a", 1 / 3), stderr=float("nan")), row("b", 2.0), row("c", 3.0)]
+    write_results(str(path), rows)
+    whole, wanted = path.read_bytes(), repr(read_results(str(path)))
+    lines = whole.splitlines(keepends=True)
+    # A file that ends between two rows lacks the others, which no digest of a row can know
+    shorter = [b"", lines[0], lines[0] + lines[1]]
+    said = []
+    for blob in damaged(whole):
+        path.write_bytes(blob)
+        try:
+            assert repr(read_results(str(path))) == wanted or blob in shorter
+        except WinnowError as error:
+            said.append(str(error))
+    assert len(said) > 36
+    assert all(one.startswith(f"{path}, line ") for one in said)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(StoreDamaged, match=r"results\.jsonl, line 3, is damaged \(the file ends within it\)"):
+        read_results(str(path))
+    path.write_bytes(whole.replace(b'"value": 2.0', b'"value": 2.5'))
+    with pytest.raises(StoreDamaged, match=r"results\.jsonl, line 2, is damaged \(its digest is not that"):
+        read_results(str(path))
+    with pytest.raises(StoreDamaged, match="line 2"):
+        add_results(str(path), [row("d", 4.0)])  # it must not become a row of its own
+    path.write_text(json.dumps({"sampler": "random", "value": 1.0}) + "\n")
+    with pytest.raises(StoreMismatch, match=r"line 1, has no digest"):
+        read_results(str(path))
+
+
+def test_other_tools_see_one_more_column(tmp_path):
+    path = tmp_path / "results.jsonl"
+    write_results(str(path), [row("a", 1.0)])
+    assert pd.read_json(path, lines=True).columns[-1] == "xxh3"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -107,6 +108,26 @@ def files_of(path):
     return {file.relative_to(path): file.read_bytes() for file in sorted(Path(path).rglob("*")) if file.is_file()}
 
 
+def without_output(files):
+    """Without the card's last words and its digest: they tell where the dataset was written."""
+    named = {str(name): blob for name, blob in files.items()}
+    record = json.loads(named.pop("winnow.json"))
+    del record["xxh3"], record["files"]["README.md"]
+    named["README.md"] = re.sub(rb"--output \S+", b"", named["README.md"])
+    return named | {"winnow.json": record}
+
+
+def damaged(blob, seed=0):
+    """30 versions of a file with one flipped bit each, and 10 that end early."""
+    draw = random.Random(seed)
+    for _ in range(30):
+        flipped = bytearray(blob)
+        flipped[draw.randrange(len(blob))] ^= 1 << draw.randrange(8)
+        yield bytes(flipped)
+    for _ in range(10):
+        yield blob[: draw.randrange(len(blob))]
+
+
 @pytest.mark.parametrize("format", ["parquet", "jsonl"])
 def test_a_dataset_that_load_dataset_reads(folder, scores, tmp_path, quick, format):
     assert choose(folder, scores, tmp_path / "kept", "--rate", 0.4, "--format", format) == 0
@@ -132,7 +153,7 @@ def test_the_card_says_how(folder, scores, tmp_path, quick):
     store = ScoreStore.open(str(scores))
     mask = select(store, Cut("top", k=25, seed=3)).mask
     tokens = f"| tokens | {store.tokens.sum():,} | {store.tokens[mask].sum():,} |"
-    said = ("25 of 100 documents", tokens, "askllm-proxy", store.config["proxy"]["digest"], "2402.09668", "--k 25")
+    said = ("25 of 100 documents", tokens, "askllm-proxy", store.made["proxy"]["digest"], "2402.09668", "--k 25")
     assert all(part in body for part in said)
     assert f"| score threshold | `{store.scores[mask].min():.9g}` |" in body
     record = json.loads((tmp_path / "kept" / "winnow.json").read_text())
@@ -184,11 +205,55 @@ def test_killed_at_any_time_and_with_any_workers_the_bytes_are_the_same(folder, 
         assert not (tmp_path / "killed").exists()
     assert run(*words[:-1], 0.4, "--output", tmp_path / "killed") == 2
     assert run(*words, "--workers", 3, "--output", tmp_path / "killed") == 0
-    whole, killed = files_of(tmp_path / "whole"), files_of(tmp_path / "killed")
-    for files, name in ((whole, "whole"), (killed, "killed")):
-        files[Path("README.md")] = files[Path("README.md")].replace(str(tmp_path / name).encode(), b"OUTPUT")
-    assert whole == killed
+    assert without_output(files_of(tmp_path / "whole")) == without_output(files_of(tmp_path / "killed"))
     assert not (tmp_path / "killed.work" / "writing").exists()
+
+
+def test_a_damaged_dataset_is_written_again(folder, scores, tmp_path, quick, capsys):
+    """Whatever is flipped, cut off or gone: the same command ends with the files it first wrote, or names the file."""
+    output = tmp_path / "kept"
+    assert choose(folder, scores, output, "--rate", 0.2) == 0
+    whole = files_of(output)
+    assert json.loads(whole[Path("winnow.json")])["files"].keys() == {str(name) for name in whole} - {"winnow.json"}
+    (data,) = (name for name in whole if name.suffix == ".parquet")
+    for name in (data, Path("selection.safetensors")):
+        for blob in list(damaged(whole[name]))[::4]:  # each writes the dataset again
+            (output / name).write_bytes(blob)
+            assert choose(folder, scores, output, "--rate", 0.2) == 0
+            assert "or damaged: written again" in " ".join(capsys.readouterr().out.split())
+            assert files_of(output) == whole
+    for blob in damaged(whole[Path("winnow.json")]):
+        (output / "winnow.json").write_bytes(blob)
+        assert choose(folder, scores, output, "--rate", 0.2) == 2
+        assert f"{output}/winnow.json is damaged" in " ".join(capsys.readouterr().err.split())
+    (output / "winnow.json").write_bytes(whole[Path("winnow.json")])
+    (output / "README.md").write_text("my own words")  # a card is its owner's
+    (output / data).unlink()
+    assert choose(folder, scores, output, "--rate", 0.2) == 0
+    assert (output / "README.md").read_text() == "my own words"
+    assert files_of(output) | {Path("README.md"): b""} == whole | {Path("README.md"): b""}
+
+
+def test_what_is_damaged_before_it_is_published(folder, scores, tmp_path, quick, capsys, monkeypatch):
+    words = [folder, scores, tmp_path / "kept", "--rate", 0.2]
+    assert choose(*words[:2], tmp_path / "whole", *words[3:]) == 0
+    publish, seen = selecting._publish, []
+
+    def damage_first(plan, *rest):
+        for name in ("000000-00000.jsonl.gz", "000000-00000.final.parquet"):
+            file = plan.folder / "parts" / name
+            seen.append(file.read_bytes())
+            file.write_bytes(seen[-1][:-9] + b"x" + seen[-1][-8:])
+        return publish(plan, *rest)
+
+    monkeypatch.setattr(selecting, "_publish", damage_first)
+    assert choose(*words) == 2
+    assert "000000-00000.final.parquet is damaged: give the same command again" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    monkeypatch.setattr(selecting, "_publish", publish)
+    assert choose(*words) == 0
+    assert without_output(files_of(tmp_path / "kept")) == without_output(files_of(tmp_path / "whole"))
 
 
 def test_refused_by_name(folder, scores, tmp_path, quick, capsys):
@@ -383,6 +448,10 @@ def test_from_s3_and_to_s3(folder, bucket, tmp_path, quick, monkeypatch, capsys)
     bucket.rm("one-offs/kept/README.md")  # as if it had been killed before its last file
     assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 0
     assert bucket.exists("one-offs/kept/README.md")
+    whole = bucket.cat_file(f"one-offs/kept/{file}")
+    bucket.pipe_file(f"one-offs/kept/{file}", whole[:-9] + b"x" + whole[-8:])  # of the same size
+    assert run(*words, "s3://one-offs/corpus", "--output", "s3://one-offs/kept") == 0
+    assert bucket.cat_file(f"one-offs/kept/{file}") == whole
     assert run(*words, "s3://one-offs/corpus", "--output", "s3://on-offs/kept") == 2
     assert "there is no bucket on-offs" in " ".join(capsys.readouterr().err.split())
     assert not bucket.exists("on-offs")
@@ -412,12 +481,14 @@ def test_to_the_hub(folder, the_hub, tmp_path, quick, monkeypatch, capsys):
     assert run(*words, "hf://datasets/me/kept", "--rate", 0.3) == 0
     assert run(*words, "hf://datasets/me/kept", "--rate", 0.3) == 0
     assert run(*words, tmp_path / "here", "--rate", 0.3) == 0
-    wanted = {str(file.relative_to("here")): file.read_bytes() for file in Path("here").rglob("*") if file.is_file()}
-    assert the_hub.commits == [sorted(wanted)]
+    wanted = files_of("here")
+    assert the_hub.commits == [sorted(map(str, wanted))]
     pushed = the_hub.repos["me/kept"]
-    card = wanted.pop("README.md").decode().replace(str(tmp_path / "here"), "hf://datasets/me/kept")
-    assert {name: pushed[name] for name in wanted} == wanted
-    assert pushed["README.md"].decode() == card
+    assert without_output({name: pushed[str(name)] for name in wanted}) == without_output(wanted)
+    assert b"--output hf://datasets/me/kept" in pushed["README.md"]
+    pushed["selection.safetensors"] = pushed["selection.safetensors"][:-1]
+    assert run(*words, "hf://datasets/me/kept", "--rate", 0.3) == 0
+    assert len(pushed["selection.safetensors"]) == Path("here/selection.safetensors").stat().st_size
     assert the_hub.private == {"me/kept"}
     assert run(*words, "hf://datasets/me/kept", "--rate", 0.2) == 2
     assert "rate: 0.3 there, 0.2 now" in " ".join(capsys.readouterr().err.split())

@@ -88,6 +88,21 @@ def test_run_again_it_does_nothing_and_says_the_same(corpus, undisturbed):
     assert (output / "results.jsonl").read_bytes() == before
 
 
+def test_what_was_damaged_since_is_done_again(corpus, undisturbed):
+    output, _ = undisturbed
+    before = (output / "results.jsonl").read_bytes()
+    (output / "results.jsonl").write_bytes(before.replace(b"0", b"1", 1))
+    selection = output / "selections" / "random.safetensors"
+    selection.write_bytes(selection.read_bytes()[:-1])
+    sorted((output / "evaluation").glob("full/*/*.json"))[0].unlink()
+    again = run(command(corpus, output))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("already done") == len(STAGES) - 2
+    assert "Select is done again: " in again.stdout
+    assert "Evaluate every checkpoint is done again: " in again.stdout
+    assert (output / "results.jsonl").read_bytes() == before
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # the driver starts four times; on a busy machine that takes minutes
 def test_killed_in_stages_of_each_kind_it_comes_to_the_same_results(corpus, undisturbed, tmp_path):

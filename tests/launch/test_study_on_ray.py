@@ -52,7 +52,7 @@ def results(folder):
     """Bytes of scores, selections and results, and the losses of every step."""
     found = {
         str(file.relative_to(folder)): file.read_bytes()
-        for pattern in ("scores/*/shards/*", "selections/*/*", "results.jsonl")
+        for pattern in ("scores/*/parts/*", "selections/*/*", "results.jsonl")
         for file in folder.glob(pattern)
     }
     for file in folder.glob("runs/*/*/metrics.jsonl"):
@@ -95,7 +95,7 @@ def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     assert fingerprints(stages_of(study)) == fingerprints(stages_of(open_study("ray.yaml")))
     assert not any(do(study, name, task) for name, stage in stages_of(study).items() for task in range(stage.tasks))
     alone = results(folder / "alone")
-    assert len(alone) == 2 + 1 + 1 + 2  # shards, selection, results, runs
+    assert len(alone) == 2 + 1 + 1 + 2  # parts, selection, results, runs
     assert results(folder / "ray") == alone
 
 

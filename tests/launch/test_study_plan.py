@@ -39,6 +39,7 @@ from pipeline_steps import (
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.paper import C4_TOKENS, TRAIN_TOKENS
 from train.flops import encoder_flops, first_token_flops, forward_flops, training_flops
+from train.run_directory import sealed_row
 
 
 SPEED = 0.3 * 989e12  # H100
@@ -215,7 +216,7 @@ def test_a_running_training_tells_how_fast_it_is(small, monkeypatch, tmp_path):
     work._note()
     (tmp_path / name).mkdir(parents=True)
     row = {"encoder_tokens": 16_384, "tokens_per_second": 18.2}
-    (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / name / "metrics.jsonl").write_text(sealed_row(row))
     found = hours(plan_study(small, SPEED), name)
     work.stop()
     assert (found.origin, found.hours) == ("measured", pytest.approx(4, rel=0.01))  # a quarter took 900 s on four

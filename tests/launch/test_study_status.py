@@ -12,6 +12,8 @@ from launch.study.progress import Watched, fingerprints, forgive, marker, task_s
 from launch.study.reading import parse_study
 from launch.study.stages import stages_of
 from launch.study.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
+from pipeline_steps.files import read_json, write_json
+from train.run_directory import sealed_row
 
 
 TEXT = """\
@@ -95,8 +97,8 @@ def test_seconds_of_all_attempts_add_up(study):
     stages = stages_of(study)
     begun = marker(study, stages["density/merge"], 0).with_suffix(".begun")
     work(study, "density/merge").stop()
-    record = json.loads(begun.read_text())
-    begun.write_text(json.dumps(record | {"seconds": 100.0}))
+    record = read_json(str(begun))
+    write_json(str(begun), record | {"seconds": 100.0})
     again = work(study, "density/merge")
     assert state(study, "density/merge").seconds >= 100
     again.done()
@@ -109,7 +111,7 @@ def test_work_that_is_found_to_be_done_keeps_its_cost(study):
     stages = stages_of(study)
     path = marker(study, stages["density/merge"], 0)
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"fingerprint": "another", "seconds": 3600.0}))
+    write_json(str(path), {"fingerprint": "another", "seconds": 3600.0})
     work(study, "density/merge").done()
     assert state(study, "density/merge").seconds == 3600
 
@@ -120,7 +122,7 @@ def test_time_left_follows_the_tasks_that_are_done(study):
     for task in (0, 1):
         work(study, "embeddings", task).done()
         path = marker(study, stages["embeddings"], task)
-        path.write_text(json.dumps({"fingerprint": made["embeddings"], "seconds": 60.0}))
+        write_json(str(path), {"fingerprint": made["embeddings"], "seconds": 60.0})
     work(study, "embeddings", 2)
     left = seconds_left_by_kind(tasks(study))["embeddings"]
     assert left == pytest.approx(120, abs=2)  # one runs, one waits, one at a time
@@ -131,9 +133,8 @@ def test_a_training_tells_its_own_speed(study, tmp_path):
     work(study, name)
     folder = tmp_path / "out" / name
     folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text(
-        '{"encoder_tokens": 1}\n{"encoder_tokens": 2048, "tokens_per_second": 777.0}\n'
-    )
+    rows = [{"encoder_tokens": 1}, {"encoder_tokens": 2048, "tokens_per_second": 777.0}]
+    (folder / "metrics.jsonl").write_text("".join(map(sealed_row, rows)))
     text = shown(study)
     assert "25%, 777 tokens/s" in text
     (folder / "metrics.jsonl").write_text('{"encoder_tokens": 1')  # being written
@@ -160,8 +161,8 @@ def test_an_id_that_another_process_has_by_now(study):
     begun = marker(study, stages_of(study)["scores/density"], 0).with_suffix(".begun")
     watched = work(study, "scores/density", 0)
     assert [task.found.state for task in tasks(study) if task.stage.name == "scores/density"][0] == "running"
-    record = json.loads(begun.read_text())
+    record = read_json(str(begun))
     watched.stop()
-    begun.write_text(json.dumps(record | {"pid": 1}))
+    write_json(str(begun), record | {"pid": 1})
     (found, *_) = [task.found for task in tasks(study) if task.stage.name == "scores/density"]
     assert (found.state, found.error) == ("failed", "it was killed")

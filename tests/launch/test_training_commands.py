@@ -43,22 +43,22 @@ def tokens(corpus, tmp_path_factory):
 
 
 def sealed(folder):
-    return {file.relative_to(folder): file.read_bytes() for file in sorted(folder.glob("sources/*/*"))}
+    return {file.relative_to(folder): file.read_bytes() for file in sorted(folder.glob("parts/*/*"))}
 
 
 def test_tokenize_in_one_process_or_two(corpus, tokens, tmp_path, capsys):
     assert tokenize(corpus, tmp_path / "one", "--workers", "1") == 0
     assert "120 documents" in capsys.readouterr().out
     assert sealed(tmp_path / "one") == sealed(tokens)
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("sources/*/*")}
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("parts/*/*")}
     assert tokenize(corpus, tmp_path / "one") == 0  # nothing is done twice
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("sources/*/*")} == before
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("parts/*/*")} == before
 
 
 def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
     words = ["tokenize", "--corpus", corpus, "--tokenizer", EMBEDDED_PROXY, "--output", tmp_path / "out"]
     process = subprocess.Popen([sys.executable, "-m", "launch", *map(str, words)], cwd=ROOT)
-    while not (tmp_path / "out" / "sources").exists():
+    while not (tmp_path / "out" / "parts").exists():
         assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
@@ -69,7 +69,7 @@ def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
 
 def test_tokenize_refuses_another_corpus(corpus, tokens, tmp_path, capsys):
     assert tokenize(corpus / "0.jsonl", tokens) == 2
-    assert "is of another run" in capsys.readouterr().err
+    assert "was made with other settings" in capsys.readouterr().err
     assert tokenize(corpus, tokens, "--append-eos") == 2
     assert "append_eos: False there, True now" in capsys.readouterr().err
     assert tokenize(tmp_path / "nowhere", tmp_path / "out") == 2

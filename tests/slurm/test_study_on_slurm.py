@@ -210,7 +210,7 @@ def test_a_study_that_is_disturbed_in_every_way(cluster, alone, capsys):
 
 
 def assert_same(found, wanted):
-    for files in ("scores/*/shards/*.parquet", "selections/*/*.safetensors"):
+    for files in ("scores/*/parts/*.parquet", "selections/*/*.safetensors"):
         names = {str(path.relative_to(wanted)) for path in wanted.glob(files)}
         assert names == {str(path.relative_to(found)) for path in found.glob(files)}
         assert names

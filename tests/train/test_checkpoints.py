@@ -4,24 +4,28 @@ import json
 
 import pytest
 import torch
+from damage import damages, refusal, warnings_of
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from pipeline_steps.errors import ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from train import folders
 from train.adafactor import Adafactor
-from train.checkpoints import (
-    latest_checkpoint,
-    load_checkpoint,
-    load_optimizer,
-    prune,
-    save_checkpoint,
-    sweep,
-    whole_weights,
-)
+from train.checkpoints import load_checkpoint, load_optimizer, prune, save_checkpoint, sweep, whole_weights
 from train.losses import TokenLosses
 from train.model import build_model
 from train.presets import PRESETS
-from train.run_directory import Metrics, last_row, list_checkpoints, read_rows
+from train.run_directory import (
+    Metrics,
+    claim,
+    is_finished,
+    last_row,
+    latest_checkpoint,
+    list_checkpoints,
+    read_rows,
+    read_state,
+    sealed_row,
+    tidy,
+)
 
 
 @pytest.fixture
@@ -59,11 +63,83 @@ def test_the_newest_valid_one_is_taken(tmp_path, save):
     weights.write_bytes(weights.read_bytes()[:-1])
     (saved[1] / "optimizer.safetensors").unlink()
     assert latest_checkpoint(tmp_path) == saved[0]
-    with pytest.raises(StoreMismatch, match="step-00000100 is damaged"):
+    with pytest.raises(StoreDamaged, match="step-00000100/model.safetensors is damaged"):
         load_checkpoint(saved[2])
+    with pytest.raises(StoreDamaged, match="step-00000010/optimizer.safetensors is missing"):
+        load_checkpoint(saved[1])
     sweep(tmp_path, 5)
     assert list_checkpoints(tmp_path) == saved[:1]
     assert (saved[0].parent / "LATEST").read_text() == f"{saved[0].name}\n"
+
+
+FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+FILES += ["model.safetensors", "optimizer.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_flip_and_truncation_is_found_by_name(tmp_path, save, name):
+    older, newer = save(5), save(10)
+    assert {file.name for file in newer.iterdir()} == set(FILES)
+    assert is_finished(tmp_path, 10)
+    file, state = newer / name, read_state(newer)
+    for _ in damages(file):
+        said = refusal(lambda: load_checkpoint(newer))
+        if said is None:
+            assert name == "state.json"
+            assert read_state(newer) == state  # the same but for spaces
+        else:
+            assert str(file) in said
+            assert "delete" in said
+            assert latest_checkpoint(tmp_path) == older
+            assert not is_finished(tmp_path, 10)
+    assert latest_checkpoint(tmp_path) == newer
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_and_strange_files_are_named(tmp_path, save, name):
+    folder = save(5)
+    (folder / name).rename(folder / f"other-{name}")
+    assert latest_checkpoint(tmp_path) is None
+    assert f"{folder / name} is missing" in warnings_of(lambda: is_finished(tmp_path, 5))
+    assert not is_finished(tmp_path, 5)
+    (folder / f"other-{name}").rename(folder / name)
+    (folder / "adapter_config.json").write_text("{}")  # transformers would load it
+    with pytest.raises(StoreDamaged, match=r"adapter_config.json was not written with the files beside it"):
+        load_checkpoint(folder)
+    (folder / "adapter_config.json").unlink()
+    assert is_finished(tmp_path, 5)
+
+
+def test_another_state_or_dropout_is_never_resumed_from(tmp_path, save):
+    folder = save(5)
+    for name, old, new in [
+        ("state.json", '"step": 5', '"step": -3'),
+        ("config.json", '"dropout_rate": 0', '"dropout_rate": 1'),
+    ]:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+        assert latest_checkpoint(tmp_path) is None
+        with pytest.raises(StoreDamaged, match=name):
+            load_checkpoint(folder)
+        (folder / name).write_text(text)
+
+
+def test_latest_is_not_trusted(tmp_path, save):
+    save(5)
+    newest = save(10)
+    (newest.parent / "LATEST").write_text("step-00000005\n")
+    assert latest_checkpoint(tmp_path) == newest
+
+
+def test_what_kills_leave_behind_is_tidied_away(tmp_path, save):
+    folder = save(5)
+    for name in (".step-00000010.tmp-0", ".step-00000003.removed"):
+        (folder.parent / name).mkdir()
+        (folder.parent / name / "model.safetensors").write_text("x")
+    (folder.parent / ".LATEST.tmp-0").write_text("x")
+    tidy(tmp_path)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["LATEST", folder.name]
 
 
 def test_the_grid_and_the_last_few_stay(tmp_path, save):
@@ -92,7 +168,7 @@ def test_disk_full_leaves_the_last_one(tmp_path, save, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "_sync", full)
+    monkeypatch.setattr(folders, "sync_folder", full)
     with pytest.raises(ModelError, match="step 10 cannot be written .*No space left"):
         save(10)
     assert latest_checkpoint(tmp_path) == good
@@ -107,21 +183,52 @@ def test_metrics_are_cut_after_the_step(tmp_path):
             metrics.append(row)
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 4')  # killed while writing
+    assert read_rows(path) == rows
+    assert last_row(path) == rows[-1]
     with Metrics(tmp_path, "metrics", 20):
         pass
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+    assert read_rows(path) == rows[:2]
+    assert [list(json.loads(line)) for line in path.read_text().splitlines()] == [["step", "nll", "xxh3"]] * 2
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"tokens": 5}', '{"step": "5"}', "\x00\xff", "[" * 100_000])
-def test_a_damaged_row_is_named_by_its_line(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n" + '{"step": 3}\n', encoding="latin-1")
-    with pytest.raises(StoreDamaged, match=r"metrics\.jsonl, line 2, is damaged"):
-        Metrics(tmp_path, "metrics", 10)
-    assert last_row(tmp_path / "metrics.jsonl") == {"step": 3}
+def test_damaged_rows_are_named_by_line(tmp_path):
+    rows = [{"step": step, "nll": step / 3, "split": "c4", "lr": 1e-3, "norm": None} for step in range(4)]
+    path = tmp_path / "held_out.jsonl"
+    path.write_text("".join(map(sealed_row, rows)))
+    for number in damages(path):
+        said = refusal(lambda: read_rows(path))
+        found = None if said else read_rows(path)
+        if number < 30:
+            assert found == rows or f"{path}, line " in said  # the same: "1e-3" is "1E-3"
+            assert last_row(path) in ({}, *rows)
+        else:
+            assert found == rows[: len(found)]  # what is cut off leaves the rows before it
 
 
-def test_a_row_that_a_kill_has_cut_short_is_no_damage(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
-    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}]
-    assert last_row(tmp_path / "metrics.jsonl") == {"step": 1}
-    assert last_row(tmp_path / "nowhere.jsonl") == {}
+def test_every_flip_of_a_row_is_found(tmp_path):
+    rows = [{"step": 1, "nll": 2.5}, {"step": 2, "nll": 1.25e-7, "perplexity": 1.5, "split": "c4"}]
+    path = tmp_path / "metrics.jsonl"
+    blob = "".join(map(sealed_row, rows)).encode()
+    for place in range(len(blob)):
+        for bit in range(8):
+            damaged = bytearray(blob)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            said = refusal(lambda: read_rows(path))
+            assert read_rows(path) == rows if said is None else f"{path}, line " in said
+
+
+def test_a_row_has_no_infinity():
+    """JSON does not, nor does duckdb read it."""
+    row = {"step": 1, "grad_norm": float("inf"), "nll": 2.0}
+    assert json.loads(sealed_row(row), parse_constant=pytest.fail)["grad_norm"] is None
+
+
+def test_a_run_is_claimed_once(tmp_path):
+    claim(tmp_path, {"seed": 1, "grid": (1, 2)})
+    claim(tmp_path, {"seed": 1, "grid": (1, 2)})
+    with pytest.raises(StoreMismatch, match="seed: 1 there, 2 now"):
+        claim(tmp_path, {"seed": 2, "grid": (1, 2)})
+    for _ in damages(tmp_path / "resolved.json"):
+        said = refusal(lambda: claim(tmp_path, {"seed": 1, "grid": (1, 2)}))
+        assert said is None or f"{tmp_path}/resolved.json is damaged" in said

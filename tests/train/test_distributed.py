@@ -25,8 +25,8 @@ from training_runs import (
 
 from train.arguments import parse
 from train.batches import Batches, shares
-from train.checkpoints import latest_checkpoint
 from train.plan import Plan, PretrainArguments
+from train.run_directory import latest_checkpoint
 
 
 @pytest.fixture(scope="module")

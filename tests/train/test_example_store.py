@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from damage import damages, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,17 @@ def test_saved_and_loaded(store, tmp_path):
     again = ExampleStore.load(str(tmp_path / "examples.safetensors"))
     assert (again.digest, again.made, len(again)) == (store.digest, {"suite": "none"}, 13)
     np.testing.assert_array_equal(again.rows(np.arange(13))[1], store.rows(np.arange(13))[1])
+
+
+def test_found_if_intact_and_made_of_the_same(store, tmp_path):
+    path = tmp_path / "examples.safetensors"
+    assert ExampleStore.find(str(path), store.made) is None
+    store.save(str(path))
+    assert ExampleStore.find(str(path), store.made).digest == store.digest
+    assert ExampleStore.find(str(path), {"suite": "another"}) is None
+    for _ in damages(path):
+        assert f"{path} is damaged" in refusal(lambda: ExampleStore.load(str(path)))
+        assert ExampleStore.find(str(path), store.made) is None
 
 
 def test_no_example_is_an_error(encoder):

@@ -1,9 +1,14 @@
 """Folders appear whole, many writers of one target do not disturb each other, and what the dead leave is removed."""
 
+import os
+import signal
 import subprocess
 import sys
 
-from train.folders import whole_folder
+import pytest
+
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
+from train.folders import SealedFolder, locked, whole_folder
 
 
 WRITER = """
@@ -25,10 +30,55 @@ def test_writers_of_one_target_do_not_disturb_each_other(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_fills_is_not(tmp_path):
-    (tmp_path / ".t.tmp-dead").mkdir()
+    child = os.fork()
+    if child == 0:
+        with whole_folder(tmp_path / "t", replace=True) as folder:
+            (folder / "x").write_text("x")
+            (tmp_path / f"{folder.name}.damaged").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 3
     with whole_folder(tmp_path / "t") as living:
         (living / "x").write_text("x")
+        assert len(list(tmp_path.iterdir())) == 2
         with whole_folder(tmp_path / "t") as faster:
             (faster / "x").write_text("x")
         assert living.exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
+
+
+def test_a_damaged_folder_gives_way(tmp_path):
+    for text in ("damaged", "whole"):
+        with whole_folder(tmp_path / "t", replace=True) as folder:
+            (folder / "x").write_text(text)
+    assert (tmp_path / "t" / "x").read_text() == "whole"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
+
+
+def test_one_process_at_a_time(tmp_path):
+    with (
+        locked(tmp_path, "test"),
+        pytest.raises(StoreMismatch, match="another test is running"),
+        locked(tmp_path, "test"),
+    ):
+        pass
+    with locked(tmp_path, "test"):
+        pass
+
+
+def test_a_sealed_folder_names_what_is_missing_and_what_is_strange(tmp_path):
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b").write_text("b")
+    ours = SealedFolder.seal(tmp_path, "meta.json", {"n": 1})
+    assert SealedFolder.read(tmp_path, "meta.json", "mend it") == ours
+    assert set(ours.files) == {tmp_path / "a", tmp_path / "sub" / "b"}
+    (tmp_path / "c").write_text("c")
+    with pytest.raises(StoreDamaged, match="/c was not written with the files beside it"):
+        SealedFolder.read(tmp_path, "meta.json", "mend it")
+    (tmp_path / "sub" / "b").unlink()
+    with pytest.raises(StoreDamaged, match="/sub/b is missing: mend it"):
+        SealedFolder.read(tmp_path, "meta.json", "mend it")
+    (tmp_path / "meta.json").unlink()
+    with pytest.raises(StoreDamaged, match="/meta.json is missing: mend it"):
+        SealedFolder.read(tmp_path, "meta.json", "mend it")

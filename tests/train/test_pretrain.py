@@ -1,20 +1,23 @@
 """A run must end on its exact sample, with the same bytes whatever happened on the way, and refuse what is wrong."""
 
-import json
 import math
 import os
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import flip, warnings_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import (
     BATCH,
     GENTLE,
     LENGTH,
+    ROOT,
     STEPS,
     TIMES,
     TOTAL,
@@ -22,7 +25,6 @@ from training_runs import (
     launch,
     main,
     outcome,
-    read_rows,
     rows,
     untimed,
 )
@@ -30,16 +32,20 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5ForCondi
 from transformers.optimization import Adafactor as ReferenceAdafactor
 
 from evaluate_suite.perplexity import HeldOut, window_losses
+from pipeline_steps.files import read_json
 from pipeline_steps.selection import Selection
 from train import pretrain
 from train.arguments import parse
 from train.batches import Batches
-from train.checkpoints import latest_checkpoint, load_checkpoint
+from train.checkpoints import load_checkpoint
 from train.loop import Trainer
 from train.losses import Z_LOSS, TokenLosses
 from train.model import build_model
 from train.plan import Plan, PretrainArguments
 from train.presets import PRESETS
+from train.run_directory import latest_checkpoint, read_rows
+from train.staging import stage
+from train.token_store import open_artefact
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +141,28 @@ def test_a_finished_run_returns_at_once(whole, store, monkeypatch):
     assert outcome(whole) == before
 
 
+@pytest.mark.parametrize("name", ["config.json", "state.json", "model.safetensors", "tokenizer.json"])
+def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_its_end_again(whole, store, tmp_path, name):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    file = run_dir / "checkpoints" / "step-00000030" / name
+    flip(file, np.random.default_rng(0))
+    assert f"{file} is damaged" in warnings_of(lambda: main(*flags(store, run_dir)))
+    assert outcome(run_dir) == outcome(whole)
+    assert untimed(run_dir) == untimed(whole)
+
+
+def test_a_damaged_row_is_named_when_a_run_goes_on(whole, store, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "step-00000030")
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines[6] = lines[6].replace('"nll": ', '"nll": 1')
+    (run_dir / "metrics.jsonl").write_text("".join(lines))
+    assert main(*flags(store, run_dir)) == 2
+    assert f"{run_dir}/metrics.jsonl, line 7, is damaged" in capsys.readouterr().err
+
+
 def test_sigterm_saves_and_the_rest_is_the_same(whole, store, tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(Trainer, "_update", at_step(13, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
@@ -152,7 +180,7 @@ def test_sigterm_saves_and_the_rest_is_the_same(whole, store, tmp_path, monkeypa
 def test_usr1_asks_for_a_requeue(store, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_update", at_step(4, lambda _: os.kill(os.getpid(), signal.SIGUSR1)))
     assert main(*flags(store, tmp_path)) == pretrain.REQUEUE == 75
-    assert json.loads((tmp_path / "preempted.json").read_text()) == {"signal": signal.SIGUSR1}
+    assert read_json(f"{tmp_path}/preempted.json") == {"signal": signal.SIGUSR1}
     monkeypatch.undo()
     assert main(*flags(store, tmp_path, seed=8)) == 2
     assert not (tmp_path / "preempted.json").exists()  # a job script would requeue a refused run for ever
@@ -258,16 +286,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, store, tmp_path, capsys):
 def test_a_damaged_store_is_refused(store, tmp_path, capsys):
     copy = tmp_path / "tokens"
     shutil.copytree(store.path, copy)
-    file = sorted(copy.glob("sources/*/tokens.npy"))[1]
+    file = sorted(copy.glob("parts/*/tokens.npy"))[1]
     blob = bytearray(file.read_bytes())
     blob[-3] ^= 1
     file.write_bytes(blob)
     assert main(*flags(store, tmp_path / "run", tokens=copy)) == 2
     assert f"{file} is damaged" in capsys.readouterr().err
-    assert main(*flags(store, tmp_path / "run", tokens=copy, stage_to=tmp_path / "local", verify_tokens=False)) == 2
+    assert main(*flags(store, tmp_path / "run", tokens=copy, stage_to=tmp_path / "local")) == 2
     assert not [path for path in (tmp_path / "local").iterdir() if not path.name.startswith(".")]
     file.write_bytes(blob[:-2])
-    assert main(*flags(store, tmp_path / "run", tokens=copy, verify_tokens=False)) == 2
+    assert main(*flags(store, tmp_path / "run", tokens=copy)) == 2
     assert f"{file}" in capsys.readouterr().err
 
 
@@ -279,6 +307,23 @@ def test_staged_once_and_the_same(whole, store, tmp_path):
     assert [row["nll"] for row in rows(tmp_path / "run")] == [row["nll"] for row in rows(whole)[:3]]
     assert main(*flags(store, tmp_path / "again", **staged)) == 0
     assert [path.stat().st_mtime_ns for path in (tmp_path / "local").glob("[!.]*")] == [before]
+    (file,) = copy.glob("parts/*b.jsonl-*/offsets.npy")
+    intact = file.read_bytes()
+    flip(file, np.random.default_rng(0))
+    assert stage(str(store.path), str(tmp_path / "local")).path == copy  # is copied again
+    assert file.read_bytes() == intact
+
+
+def test_staged_by_several_processes_at_once(store, tmp_path):
+    killed = tmp_path / f".{open_artefact(str(store.path)).fingerprint}.tmp-killed"
+    killed.mkdir()
+    killed.with_suffix(".tmp-killed.lock").touch()
+    command = f"from train.staging import stage; print(stage({str(store.path)!r}, {str(tmp_path)!r}).path)"
+    jobs = [subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, cwd=ROOT) for _ in range(3)]
+    (said,) = {job.communicate()[0] for job in jobs}
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".lock", Path(said.decode().strip()).name]
+    copies = {path.relative_to(tmp_path) for path in tmp_path.glob("*/**/*") if path.is_file()}
+    assert len(copies) == sum(path.is_file() for path in store.path.rglob("*"))
 
 
 def test_held_out_perplexity_along_the_way(store, tmp_path, monkeypatch):
@@ -343,7 +388,7 @@ def test_a_shipped_configuration_under_accelerate(store, tmp_path):
         ({"total_tokens": TOTAL + 1}, f"ask for {TOTAL} or {TOTAL + LENGTH}"),
         ({"preset": "t5-huge"}, "no preset 't5-huge'"),
         ({"input_length": 100_000, "total_tokens": 100_000 * BATCH}, "choose another length"),
-        ({"tokens": "nowhere"}, "nowhere is not a token store"),
+        ({"tokens": "nowhere"}, "nowhere holds nothing yet"),
         ({"mixed_precision": "no", "report_to": "nobody"}, "no tracker 'nobody'"),
         ({"report_to": "wandb"}, "the tracker wandb is not installed"),
         ({"held_out": "nowhere"}, "held_out must be NAME=FOLDER"),

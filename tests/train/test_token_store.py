@@ -1,15 +1,21 @@
 """A token store must hold the tokens of every document once, for any number of tasks, kills and literal `</s>`."""
 
+import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import damages, flip, refusal, warnings_of
 from datatrove.data import Document
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
 from transformers import AutoTokenizer
 
-from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.artefact import Artefact, part_name
+from pipeline_steps.errors import CorpusError, ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
@@ -17,9 +23,10 @@ from train.tokenizers import TextEncoder
 
 
 def tree(path):
-    """Bytes of every file under a folder, hidden ones too, without what tasks leave."""
-    files = (file for file in Path(path).rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if "/tasks/" not in str(file)}
+    """Bytes of every file under a folder, hidden ones too, without those that name a run."""
+    files = (file.relative_to(path) for file in Path(path).rglob("*") if file.is_file())
+    kept = [file for file in files if file.parts[0] not in ("announced", "runs", "manifest.json")]
+    return {str(file): (Path(path) / file).read_bytes() for file in kept}
 
 
 def ids_of(store):
@@ -29,7 +36,24 @@ def ids_of(store):
 
 
 def write(path, tokenizer, docs, rank=0, world_size=1):
-    return list(TokenStoreWriter(str(path), str(tokenizer)).run(iter(docs), rank, world_size))
+    writer = TokenStoreWriter(str(path), str(tokenizer))
+    writer.corpus = JsonlReader(str(tokenizer)) if world_size > 1 else None  # any listing: what the tasks agree on
+    return list(writer.run(iter(docs), rank, world_size))
+
+
+def write_corpus(folder, names, count=5, start=0):
+    """JSONL files of `count` documents each."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        rows = [{"id": f"{name}-{i}", "text": f"ban gar {name} " * (i + 1)} for i in range(start, start + count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def tokenize(corpus, path, tokenizer, rank=0, world_size=1, **settings):
+    """Run one task over a corpus, as datatrove would."""
+    writer = TokenStoreWriter(str(path), str(tokenizer), **settings)
+    return list(writer.run(JsonlReader(str(corpus)).run(rank=rank, world_size=world_size), rank, world_size))
 
 
 def by_source(docs):
@@ -63,7 +87,7 @@ def test_copies_across_sources(store):
 
 
 def test_ids_that_fit_are_two_bytes(store):
-    files = sorted(store.path.glob("sources/*/tokens.npy"))
+    files = sorted(store.path.glob("parts/*/tokens.npy"))
     assert len(files) == 4
     assert all(np.load(file, mmap_mode="r").dtype == np.uint16 for file in files)
 
@@ -82,8 +106,8 @@ def test_a_killed_task_leaves_nothing_half_done(store, corpus_documents, tokeniz
             if number == 100:
                 os.kill(os.getpid(), signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert any(path.name.startswith(".") for path in (tmp_path / "sources").iterdir())
-    with pytest.raises(StoreIncomplete, match="no task finished"):
+    assert any(path.name.startswith(".") for path in (tmp_path / "parts").iterdir())
+    with pytest.raises(StoreIncomplete, match="no task has finished"):
         TokenStore.open(str(tmp_path))
     write(tmp_path, tokenizer_folder, corpus_documents)
     assert tree(tmp_path) == tree(store.path)
@@ -122,7 +146,7 @@ def test_another_tokenizer_is_refused(corpus_documents, tokenizer_folder, tmp_pa
     for file in tokenizer_folder.iterdir():
         (other / file.name).write_text(file.read_text().replace('"▁ban"', '"▁bam"').replace('"▁gar"', '"▁gax"'))
     assert (other / "tokenizer.json").read_text() != (tokenizer_folder / "tokenizer.json").read_text()
-    with pytest.raises(StoreMismatch, match="another tokenizer"):
+    with pytest.raises(StoreMismatch, match="tokenizer_sha256: .* there, .* now"):
         write(tmp_path / "store", other, corpus_documents[:30])
 
 
@@ -166,14 +190,151 @@ def test_a_document_without_source_is_refused(tokenizer_folder, tmp_path):
         write(tmp_path, tokenizer_folder, [Document(text="ban", id="x")])
 
 
-def test_damage_is_found(corpus_documents, tokenizer_folder, tmp_path):
-    write(tmp_path, tokenizer_folder, corpus_documents[:30])
-    (file,) = tmp_path.glob("sources/*/tokens.npy")
-    blob = bytearray(file.read_bytes())
-    blob[-1] ^= 1
-    file.write_bytes(blob)
-    with pytest.raises(StoreMismatch, match="tokens.npy is damaged"):
-        TokenStore.open(str(tmp_path)).verify()
+@pytest.mark.parametrize(
+    "pattern",
+    ["parts/*b.jsonl-*/tokens.npy", "parts/*b.jsonl-*/offsets.npy", "parts/*b.jsonl-*/keys.npy"]
+    + ["parts/*b.jsonl-*/meta.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+    + ["tokenizer/meta.json", "artefact.json", "manifest.json", "announced/000001.json", "runs/*/1/00000.json"],
+)
+def test_every_flip_and_truncation_is_found_by_name(corpus_documents, tokenizer_folder, tmp_path, pattern):
+    write(tmp_path, tokenizer_folder, corpus_documents[:40])
+    (file,), whole = tmp_path.glob(pattern), tree(tmp_path)
+    original, untouched = file.read_bytes(), ids_of(TokenStore.open(str(tmp_path)))
+    # What the manifest says can be derived from the records, which are not read while it is intact
+    harmless = file.name == "manifest.json" or "runs" in file.parts
+    for _ in damages(file):
+        said = refusal(lambda: np.testing.assert_array_equal(ids_of(TokenStore.open(str(tmp_path))), untouched))
+        if said is None:
+            assert harmless or json.loads(file.read_bytes()) == json.loads(original)  # the same but for spaces
+        else:
+            assert str(file) in said
+    assert tree(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "keys.npy", "meta.json"])
+@pytest.mark.parametrize("damage", ["flipped", "missing", "strange"])
+def test_a_damaged_part_is_named_and_only_it_is_written_again(
+    corpus_documents, tokenizer_folder, tmp_path, name, damage
+):
+    docs = [doc for doc in corpus_documents if doc.metadata["file_path"] != "out/a.jsonl"]
+    write(tmp_path, tokenizer_folder, docs)
+    whole = tree(tmp_path)
+    file = tmp_path / "parts" / part_name("in/b.jsonl") / name
+    if damage == "flipped":
+        flip(file, np.random.default_rng(0))
+    elif damage == "missing":
+        file.unlink()
+    else:
+        file = file.with_name(f"strange-{name}")
+        file.write_text("")
+    with pytest.raises(StoreDamaged, match=str(file)):
+        TokenStore.open(str(tmp_path))
+    others = {path: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*[!b].jsonl-*/*")}
+    assert str(file) in warnings_of(lambda: write(tmp_path, tokenizer_folder, docs))
+    assert tree(tmp_path) == whole
+    assert TokenStore.open(str(tmp_path)).documents == len(docs)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*[!b].jsonl-*/*")} == others
+
+
+def test_a_part_of_another_store_is_named(corpus_documents, tokenizer_folder, tmp_path):
+    for name, docs in {"one": corpus_documents[:30], "other": corpus_documents[:29]}.items():
+        write(tmp_path / name, tokenizer_folder, docs)
+    ours, theirs = (tmp_path / name / "parts" / part_name("in/b.jsonl") for name in ("one", "other"))
+    for file in theirs.iterdir():
+        (ours / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(StoreDamaged, match=f"{ours}/meta.json is not the file that the manifest speaks of"):
+        TokenStore.open(str(tmp_path / "one"))
+
+
+def test_a_store_is_incomplete_while_its_corpus_grows(tokenizer_folder, tmp_path):
+    """Two files are added, and one of two tasks has finished: B1 of a review opened with 15 of 20 documents."""
+    corpus, path = write_corpus(tmp_path / "corpus", "abcd"), str(tmp_path / "store")
+    for rank in range(2):
+        tokenize(corpus, path, tokenizer_folder, rank, 2)
+    assert TokenStore.open(path).documents == 20
+    before = tree(path)
+    tokenize(corpus, path, tokenizer_folder, 0, 2)  # finds nothing to do
+    write_corpus(corpus, "ef")
+    tokenize(corpus, path, tokenizer_folder, 0, 2)
+    with pytest.raises(StoreIncomplete, match="1 of 2 tasks have read this input"):
+        TokenStore.open(path)
+    tokenize(corpus, path, tokenizer_folder, 1, 2)
+    assert TokenStore.open(path).documents == 30
+    assert before.items() <= tree(path).items()
+
+
+def test_a_skipped_rank_is_explained(tokenizer_folder, tmp_path):
+    """datatrove skips a rank that was completed before files were added."""
+    corpus, path = write_corpus(tmp_path / "corpus", "ac"), str(tmp_path / "store")
+
+    def run(**settings):
+        steps = [JsonlReader(str(corpus)), TokenStoreWriter(path, str(tokenizer_folder))]
+        LocalPipelineExecutor(steps, tasks=2, workers=1, logging_dir=str(tmp_path / "logs"), **settings).run()
+
+    run(local_tasks=1)  # rank 0 only
+    write_corpus(corpus, "ef")
+    run()
+    with pytest.raises(StoreIncomplete, match=r"1 of 2 tasks .* logging_dir .* skip_completed=False"):
+        TokenStore.open(path)
+    run(skip_completed=False)
+    assert TokenStore.open(path).documents == 20
+
+
+def test_two_settings_at_once_never_mix(tokenizer_folder, tmp_path):
+    """Both see an empty folder; one of them decides."""
+    corpus, path = write_corpus(tmp_path / "corpus", "ab"), str(tmp_path / "store")
+    start = time.time() + 0.5
+    children = []
+    for rank, append_eos in enumerate((False, True, False, True)):
+        if (child := os.fork()) == 0:
+            time.sleep(max(0.0, start - time.time()))
+            try:
+                tokenize(corpus, path, tokenizer_folder, rank % 2, 2, append_eos=append_eos)
+            except StoreMismatch as error:
+                os._exit(2 if "append_eos" in str(error) else 3)
+            except BaseException:
+                os._exit(4)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes in ([0, 2, 0, 2], [2, 0, 2, 0])
+    decided = Artefact(path, "").made["append_eos"]
+    for rank in range(2):
+        tokenize(corpus, path, tokenizer_folder, rank, 2, append_eos=decided)
+    store = TokenStore.open(path)
+    assert (ids_of(store) == store.eos).sum() == (10 if decided else 0)
+
+
+def test_a_file_taken_out_is_refused_by_name(tokenizer_folder, tmp_path):
+    corpus, path = write_corpus(tmp_path / "corpus", "abc"), str(tmp_path / "store")
+    tokenize(corpus, path, tokenizer_folder)
+    (corpus / "b.jsonl").unlink()
+    tokenize(corpus, path, tokenizer_folder)
+    with pytest.raises(StoreMismatch, match=r"1 files that its last finished run did not read, first parts/b.jsonl"):
+        TokenStore.open(path)
+
+
+def test_a_changed_file_is_refused(tokenizer_folder, tmp_path):
+    corpus, path = write_corpus(tmp_path / "corpus", "ab"), str(tmp_path / "store")
+    tokenize(corpus, path, tokenizer_folder)
+    write_corpus(corpus, "b", start=1)
+    with pytest.raises(StoreMismatch, match="document b-1 is not number 0"):
+        tokenize(corpus, path, tokenizer_folder)
+
+
+def test_a_second_run_of_one_task_leaves_the_store_as_it_is(corpus_documents, tokenizer_folder, tmp_path):
+    write(tmp_path, tokenizer_folder, corpus_documents[:40])
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    write(tmp_path, tokenizer_folder, corpus_documents[:40])
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_store_of_scores_or_on_s3_is_refused(tmp_path):
+    Artefact(str(tmp_path), "").begin("scores", {}, None)
+    with pytest.raises(StoreMismatch, match="holds scores, not tokens"):
+        TokenStore.open(str(tmp_path))
+    with pytest.raises(StoreMismatch, match="memory://tokens is not on a local disk"):
+        TokenStore.open("memory://tokens")
 
 
 def test_a_source_without_tokens(tokenizer_folder, tmp_path):
@@ -183,5 +344,5 @@ def test_a_source_without_tokens(tokenizer_folder, tmp_path):
 
 
 def test_not_a_store(tmp_path):
-    with pytest.raises(StoreIncomplete, match="has no config.json"):
+    with pytest.raises(StoreIncomplete, match="holds nothing yet"):
         TokenStore.open(str(tmp_path))

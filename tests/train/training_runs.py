@@ -1,6 +1,5 @@
 """Training runs of a second or two, in this process, in others, and killed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from train import pretrain
+from train.run_directory import read_rows
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -70,10 +70,6 @@ def launch_to_die(processes, argv, patch, folder):
     finished = launch(processes, argv, [str(script)])
     assert finished.returncode != 0
     assert "SIGKILL" in finished.stderr or "-9" in finished.stderr, finished.stderr
-
-
-def read_rows(file):
-    return [json.loads(line) for line in Path(file).read_text().splitlines()]
 
 
 def rows(run_dir):

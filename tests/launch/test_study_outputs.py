@@ -1,0 +1,212 @@
+"""Outputs of a study that are deleted or damaged: their stage is done again, its neighbours are not."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damage import damages
+from prose import write_prose
+from test_study_work import make
+
+from launch.study.outputs import Outputs, forget_lost
+from launch.study.progress import fingerprints, tasks_left
+from launch.study.proxies import build_proxy
+from launch.study.samplers import PAPER_SAMPLERS
+from launch.study.stages import stages_of
+from launch.study.work import do
+from pipeline_steps import ScoreStore
+from pipeline_steps.errors import StoreMismatch, WinnowError
+from pipeline_steps.files import read_json
+
+
+CONFIG = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A study whose pipelines and proxy have all run."""
+    folder = tmp_path_factory.mktemp("outputs")
+    study = make(folder)
+    targeted = [dataclasses.replace(PAPER_SAMPLERS[name]) for name in ("dsir", "quality-classifier")]
+    study = dataclasses.replace(
+        study, samplers=(*study.samplers, *targeted), target=study.corpus, proxies={"tiny": CONFIG}
+    )
+    run_pipelines(study)
+    return study
+
+
+def run_pipelines(study):
+    """Every task that is left of the stages that need no training."""
+    stages = stages_of(study)
+    made = fingerprints(stages)
+    for name, stage in stages.items():
+        if stage.kind in ("pipeline", "proxy"):
+            for task in tasks_left(study, stage, made[name]):
+                assert do(study, name, task) == 0
+
+
+def lost(study, wanted=()):
+    """Names of the stages that are to be done again."""
+    stages = stages_of(study)
+    return [one.partition(" is done again: ")[0] for one in forget_lost(study, stages, fingerprints(stages), wanted)]
+
+
+def files_of(study):
+    folder = Path(study.output)
+    kinds = ("scores/*/parts/*", "selections/**/*.safetensors", "clusters/**/*.safetensors", "density/*.safetensors")
+    return {file: file.read_bytes() for kind in kinds for file in sorted(folder.glob(kind))}
+
+
+@pytest.mark.parametrize(
+    ("stages", "pattern"),
+    [
+        (["tokens/train"], "tokens/train/parts/*/tokens.npy"),
+        (["embeddings"], "embeddings/parts/*"),
+        (["density/sketch", "density/merge"], "density/sketch.safetensors"),  # the merge has dropped what was counted
+        (["clusters/fit"], "clusters/centroids.safetensors"),
+        (["clusters/assign"], "clusters/assignments/parts/*"),
+        (["clusters/similarities"], "clusters/similarities/*/*/*"),
+        (["ngrams/raw"], "ngrams/raw/parts/*"),
+        (["dsir"], "dsir/dsir.safetensors"),
+        (["quality"], "quality/classifier.safetensors"),
+        (["proxies/tiny"], "proxies/tiny/model.safetensors"),
+        (["scores/density"], "scores/density/parts/*"),
+        ([], "scores/keys/manifest.json"),  # which is derived again
+        (["selections/density/0.2"], "selections/density/0.2.safetensors"),
+    ],
+)
+def test_what_is_deleted_is_made_again_and_nothing_else(scored, stages, pattern):
+    assert lost(scored) == []
+    before = files_of(scored)
+    file = sorted(Path(scored.output).glob(pattern))[0]
+    file.unlink()
+    # What is missing within a part is seen by who is about to read it
+    assert lost(scored, stages if file.name == "tokens.npy" else ()) == stages
+    run_pipelines(scored)
+    assert lost(scored) == []
+    assert files_of(scored) == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern"),
+    [
+        ("tokens/train", "tokens/train/parts/*/tokens.npy"),
+        ("scores/density", "scores/density/parts/*"),
+        ("clusters/fit", "clusters/centroids.safetensors"),
+        ("clusters/similarities", "clusters/similarities/*/*/*"),
+        ("ngrams/raw", "ngrams/raw/parts/*"),
+        ("dsir", "dsir/dsir.safetensors"),
+        ("proxies/tiny", "proxies/tiny/model.safetensors"),
+        ("selections/density/0.2", "selections/density/0.2.safetensors"),
+    ],
+)
+def test_no_damage_is_silent(scored, stage, pattern):
+    scores = ScoreStore.open(f"{scored.output}/scores/density").scores
+    outputs, wanted = Outputs(scored), stages_of(scored)[stage]
+    file = sorted(Path(scored.output).glob(pattern))[0]
+    named = 0
+    for _ in damages(file):
+        try:
+            outputs.check(wanted, whole=True)
+        except WinnowError as error:
+            named += scored.output in str(error)
+        else:  # Parquet has bytes that mean nothing
+            assert file.suffix == ".parquet"
+            assert np.array_equal(ScoreStore.open(f"{scored.output}/{stage}").scores, scores)
+            named += 1
+    assert named == 36
+
+
+def test_what_is_about_to_be_read_is_verified_first(scored):
+    """A damaged score is no reason to do anything, until a selection is to be made from it."""
+    before = files_of(scored)
+    part = sorted(Path(scored.output).glob("scores/density/parts/*"))[0]
+    blob = bytearray(before[part])
+    blob[blob.index(b"PAR1") + 60] ^= 1
+    part.write_bytes(blob)
+    assert lost(scored) == []
+    (Path(scored.output) / "selections/density/0.5.safetensors").unlink()
+    assert lost(scored) == ["scores/density", "selections/density/0.5"]
+    run_pipelines(scored)
+    assert files_of(scored) == before
+
+
+def test_a_proxy_is_built_once_and_again_if_it_is_damaged(tmp_path):
+    folder = tmp_path / "proxy"
+    build_proxy(str(folder), "embedded", CONFIG)
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    build_proxy(str(folder), "embedded", CONFIG)
+    with pytest.raises(StoreMismatch, match="seed: None there, 1 now"):
+        build_proxy(str(folder), "embedded", CONFIG | {"seed": 1})
+    (folder / "config.json").write_bytes(whole["config.json"].replace(b"16", b"17"))
+    build_proxy(str(folder), "embedded", CONFIG)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert [file.name for file in tmp_path.iterdir()] == ["proxy"]
+
+
+STUDY = """\
+output: {folder}/out
+corpus: {folder}/corpus
+samplers: [random, density]
+rates: [0.3]
+models:
+  t5-tiny: {{total_tokens: 4096, batch_size: 8, input_length: 64, checkpoints: 2, report_to: none}}
+engine: {{workers: 2}}
+"""
+
+
+def winnow_run(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "run", str(folder / "study.yaml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_finished_study_that_was_damaged_everywhere(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    write_prose(tmp_path / "corpus" / "prose.jsonl", 300)
+    (tmp_path / "study.yaml").write_text(STUDY.format(folder=tmp_path))
+    assert winnow_run(tmp_path) == ""
+    output = tmp_path / "out"
+    results, report = (output / "results.jsonl").read_bytes(), (output / "report.html").read_bytes()
+    run = "t5-tiny/density-0.3-seed0"
+
+    def one(pattern):
+        return sorted(output.glob(pattern))[-1]
+
+    one("scores/density/parts/*").unlink()
+    blob = bytearray(one("selections/density/*").read_bytes())
+    blob[len(blob) // 2] ^= 4
+    one("selections/density/*").write_bytes(blob)
+    one(f"runs/{run}/checkpoints/step-*/model.safetensors").unlink()
+    one(f"evaluation/{run}/density/step-*/*.json").unlink()
+    start, last = results.rindex(b'"value": '), results.count(b"\n")
+    (output / "results.jsonl").write_bytes(results[:start] + results[start:].replace(b"0", b"1", 1))
+    (output / "report.html").unlink()
+    said = winnow_run(tmp_path)
+    for name in ("scores/density", "selections/density/0.3", f"runs/{run}", f"measured/{run}/perplexity", "report"):
+        assert f"{name} is done again: " in said
+    assert f"results.jsonl, line {last}, is damaged" in said
+    assert said.count("is done again: ") == 6  # and what had measured the damaged row
+    assert (output / "results.jsonl").read_bytes() == results
+    assert len((output / "report.html").read_bytes()) == pytest.approx(len(report), rel=0.01)  # hours differ
+    (output / "results.jsonl").unlink()
+    said = winnow_run(tmp_path)
+    assert said.count("is done again: the results hold no") == 3
+    assert (output / "results.jsonl").read_bytes() == results
+    assert winnow_run(tmp_path) == ""
+
+
+def test_a_damaged_marker_is_not_believed(scored):
+    path = Path(scored.output) / "stages" / "embeddings" / "0-of-2.json"
+    stages = stages_of(scored)
+    made, wanted = fingerprints(stages)["embeddings"], read_json(str(path))
+    assert tasks_left(scored, stages["embeddings"], made) == []
+    for _ in damages(path):
+        assert tasks_left(scored, stages["embeddings"], made) == [0] or read_json(str(path)) == wanted  # a blank
