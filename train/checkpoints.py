@@ -48,30 +48,22 @@ def save_checkpoint(
     Raises:
         ModelError: it cannot be written; those before it are intact.
     """
+    target = checkpoint_folder(run_dir, state["step"])
+    model.config.architectures = [type(model).__name__]
     try:
-        return _save(run_dir, model, tensors, tokenizer, state)
+        with whole_folder(target) as folder:
+            model.config.save_pretrained(folder)
+            model.generation_config.save_pretrained(folder)
+            shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns(META), dirs_exist_ok=True)
+            for name, values in zip(("model", "optimizer"), tensors, strict=True):
+                save_file(values, folder / f"{name}.safetensors", metadata={"format": "pt"})
+            SealedFolder.seal(folder, "state.json", state)
+        _point_to(target)
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"the checkpoint of step {state['step']} cannot be written to {run_dir} ({error}): make room and give the "
             "same command again; the last checkpoint is intact"
         ) from error
-
-
-def _save(
-    run_dir: Path,
-    model: PreTrainedModel,
-    tensors: tuple[dict[str, Tensor], dict[str, Tensor]],
-    tokenizer: Path,
-    state: dict[str, Any],
-) -> Path:
-    target = checkpoint_folder(run_dir, state["step"])
-    with whole_folder(target) as folder:
-        _save_config(model, folder)
-        shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns(META), dirs_exist_ok=True)
-        for name, values in zip(("model", "optimizer"), tensors, strict=True):
-            save_file(values, folder / f"{name}.safetensors", metadata={"format": "pt"})
-        SealedFolder.seal(folder, "state.json", state)
-    _point_to(target)
     return target
 
 
@@ -152,9 +144,3 @@ def _point_to(newest: Path) -> None:
 def whole_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """Weights by name, tied ones once, under their first; all processes of a sharded model must call it."""
     return {name: whole(parameter.detach()).contiguous() for name, parameter in model.named_parameters()}
-
-
-def _save_config(model: PreTrainedModel, folder: Path) -> None:
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)

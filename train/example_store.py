@@ -67,22 +67,16 @@ class ExampleStore:
         return cls(np.concatenate(sides[0]), starts[0], np.concatenate(sides[1]), starts[1], made)
 
     @classmethod
-    def load(cls, path: str) -> ExampleStore:
-        """Read what `save` wrote. Raises StoreDamaged, naming the file, if it is not what was written."""
-        tensors, made, _ = load_tensors(path)
-        return cls(**tensors, made=made)
-
-    @classmethod
     def find(cls, path: str, made: dict[str, Any]) -> ExampleStore | None:
-        """Return what is at a path if it was made from these things; None if not, or (with a warning) if damaged."""
+        """Return what `save` wrote, if it was made from these things; None if not, or (with a warning) if damaged."""
         try:
-            found = cls.load(path)
+            tensors, header, _ = load_tensors(path)
         except FileNotFoundError:
             return None
         except StoreDamaged as error:
             logger.warning(f"{error} (made again now)")
             return None
-        return found if found.made == made else None
+        return cls(**tensors, made=header) if header == made else None
 
     def save(self, path: str) -> None:
         """Write one file, atomically."""

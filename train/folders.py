@@ -33,17 +33,16 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     for dead in target.parent.glob(f".{glob.escape(target.name)}.tmp-*.lock"):
         with suppress(Timeout), FileLock(dead, blocking=False):
             _remove(dead)
-    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
-    alive = temporary.with_name(f"{temporary.name}.lock")
-    with FileLock(alive, thread_local=False):  # a generator that fills it may go on in another thread
+    alive = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}.lock")
+    with FileLock(alive, thread_local=False):  # a generator that fills the folder may go on in another thread
         try:
+            temporary = alive.with_suffix("")
             temporary.mkdir()
             yield temporary
             for path in [*sorted(temporary.rglob("*")), temporary]:
                 sync_folder(path)
             if replace:
-                with suppress(FileNotFoundError):  # another writer has moved it
-                    os.rename(target, _aside(alive))
+                shutil.rmtree(target, ignore_errors=True)
             _rename(temporary, target)
             sync_folder(target.parent)
         finally:
@@ -51,14 +50,8 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def _remove(lock: Path) -> None:
-    for folder in (lock.with_suffix(""), _aside(lock)):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
     lock.unlink(missing_ok=True)
-
-
-def _aside(lock: Path) -> Path:
-    """Where a damaged folder is put while it is replaced."""
-    return lock.with_suffix(".damaged")
 
 
 def _rename(temporary: Path, target: Path) -> None:
@@ -135,5 +128,6 @@ class SealedFolder(NamedTuple):
 
 
 def _names(folder: Path) -> set[str]:
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)}
+    """Paths of the files in a folder and below, but for hidden ones."""
+    found = glob.glob("**", root_dir=folder, recursive=True)
+    return {name for name in found if os.path.isfile(os.path.join(folder, name))}

@@ -6,6 +6,7 @@ notice; a network file system does.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from contextlib import suppress
@@ -47,15 +48,12 @@ def stage(tokens: str, to: str | None) -> TokenStore:
 
 
 def _copy(source: Path, target: Path) -> None:
-    files = [path for path in sorted(source.rglob("*")) if path.is_file() and not _is_hidden(path, source)]
-    total = sum(path.stat().st_size for path in files)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="staging", disable=not sys.stderr.isatty()) as bar:
-        for path in files:
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            bar.update(path.stat().st_size)
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
 
+    def copy(one: str, other: str) -> None:
+        shutil.copyfile(one, other)
+        bar.update(os.path.getsize(one))
 
-def _is_hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+    hidden = shutil.ignore_patterns(".*")
+    with tqdm(total=size, unit="B", unit_scale=True, desc="staging", disable=not sys.stderr.isatty()) as bar:
+        shutil.copytree(source, target, ignore=hidden, copy_function=copy, dirs_exist_ok=True)

@@ -32,7 +32,7 @@ from train.verified import verify_files
 
 
 KIND, META = "tokens", "meta.json"
-REMEDY = "run TokenStoreWriter again, it writes only what is damaged"
+REMEDY = "run TokenStoreWriter again with datatrove's skip_completed=False, and it writes only what is damaged"
 
 
 def open_artefact(path: str) -> Artefact:

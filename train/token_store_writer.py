@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +19,7 @@ from pipeline_steps.document_columns import by_source
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
 from train.folders import SealedFolder, whole_folder
-from train.token_store import KIND, META, REMEDY, entry_of, open_artefact
+from train.token_store import KIND, META, entry_of, open_artefact
 from train.tokenizers import TextEncoder
 from train.verified import verify_files
 
@@ -67,10 +67,11 @@ class TokenStoreWriter(PipelineStep):
             part = _intact(folder, source)
             if part is None:
                 store.announce()
-            for batch in _compare(folder, source, docs) if part else self._write(folder, source, docs, encoder):
-                self.stat_update("documents", value=len(batch), unit="batch")
-                yield from batch
-            entries[source] = entry_of(part or SealedFolder.read(folder, META, REMEDY))
+                part = yield from self._write(folder, source, docs, encoder)
+            else:
+                yield from _compare(folder, source, docs)
+            self.stat_update("documents", value=part.facts["documents"], unit="source")
+            entries[source] = entry_of(part)
         store.finish(rank, world_size, entries)
 
     def _begin(self, encoder: TextEncoder, inputs: dict[str, Any] | None) -> Artefact:
@@ -92,12 +93,8 @@ class TokenStoreWriter(PipelineStep):
 
     def _write(
         self, folder: Path, source: str, docs: Iterator[Document], encoder: TextEncoder
-    ) -> Iterator[list[Document]]:
-        """Write a source and yield its documents in batches; the folder appears after the last.
-
-        Raises:
-            StoreMismatch: another task has written other documents of this source meanwhile.
-        """
+    ) -> Generator[Document, None, SealedFolder]:
+        """Write a source, of which the folder appears after the last document, and yield its documents."""
         dtype = np.dtype(np.uint16 if encoder.vocab_size <= 1 << 16 else np.uint32)
         ending = np.array([encoder.eos] if self.append_eos else [], dtype=np.int64)
         keys: list[int] = []
@@ -110,17 +107,12 @@ class TokenStoreWriter(PipelineStep):
                     keys += [document_key(doc.id, doc.text) for doc in batch]
                     lengths += [len(one) for one in ids]
                     file.write(np.concatenate(ids).astype(dtype).tobytes())
-                    yield batch
+                    yield from batch
                 _write_header(file, dtype, sum(lengths))
             np.save(temporary / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
             np.save(temporary / "keys.npy", key_N := np.array(keys, dtype=np.uint64))
             facts = {"source": source, "documents": len(keys), "tokens": sum(lengths), "keys": keys_digest(key_N)}
-            ours = SealedFolder.seal(temporary, META, facts)
-        if entry_of(SealedFolder.read(folder, META, REMEDY)) != entry_of(ours):
-            raise StoreMismatch(
-                f"another task has written other documents or tokens of {source} into {folder}: the file has changed "
-                "while it was read, or the two tasks have other versions of tokenizers; use another store"
-            )
+            return SealedFolder.seal(temporary, META, facts)
 
 
 def _intact(folder: Path, source: str | None = None) -> SealedFolder | None:
@@ -137,22 +129,20 @@ def _intact(folder: Path, source: str | None = None) -> SealedFolder | None:
     return found
 
 
-def _compare(folder: Path, source: str, docs: Iterator[Document]) -> Iterator[list[Document]]:
-    """Yield the documents of a source in batches, after checking that they are those in the store."""
-    stored, position = np.load(folder / "keys.npy", allow_pickle=False), 0
-    for batch in batched(docs, _BATCH):
-        for doc in batch:
-            if position >= len(stored) or stored[position] != document_key(doc.id, doc.text):
-                raise StoreMismatch(
-                    f"{folder} was made from another {source}: document {doc.id} is not number {position} there; "
-                    "use another store, or restore the file"
-                )
-            position += 1
-        yield batch
-    if position != len(stored):
+def _compare(folder: Path, source: str, docs: Iterator[Document]) -> Iterator[Document]:
+    """Yield the documents of a source, after checking that they are those in the store."""
+    stored, position = np.load(folder / "keys.npy", allow_pickle=False), -1
+    for position, doc in enumerate(docs):
+        if position >= len(stored) or stored[position] != document_key(doc.id, doc.text):
+            raise StoreMismatch(
+                f"{folder} was made from another {source}: document {doc.id} is not number {position} there; use "
+                "another store, or restore the file"
+            )
+        yield doc
+    if position + 1 != len(stored):
         raise StoreMismatch(
-            f"{source} has {position:,} documents, but {folder} holds {len(stored):,}: the file has changed or was "
-            "read with a limit; use another store"
+            f"{source} has {position + 1:,} documents, but {folder} holds {len(stored):,}: the file has changed or "
+            "was read with a limit; use another store"
         )
 
 

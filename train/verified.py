@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -50,8 +50,8 @@ def verify_files(expected: Mapping[Path, str], remedy: str, again: bool = False)
     with _alone(expected):
         unknown = [one for one in expected.items() if again or not _is_noted(one)]
         total = sum(path.stat().st_size for path, _ in unknown if path.exists())
-        bar = tqdm(total=total, unit="B", unit_scale=True, desc="verifying", delay=_SILENT, disable=_unwatched())
-        with bar, ThreadPoolExecutor(_THREADS) as pool:
+        shown = {"unit": "B", "unit_scale": True, "desc": "verifying", "delay": _SILENT}
+        with tqdm(total=total, disable=not sys.stderr.isatty(), **shown) as bar, ThreadPoolExecutor(_THREADS) as pool:
             try:
                 for (path, _), why in zip(unknown, pool.map(partial(_damage, bar.update), unknown), strict=True):
                     if why:
@@ -74,24 +74,23 @@ def _damage(progress: Callable[[int], object], one: tuple[Path, str]) -> str | N
         raise OSError(error.errno, error.strerror, str(path)) from error
     with suppress(OSError):
         if time.time() - changed > _TICK:
-            _folder().mkdir(parents=True, exist_ok=True)
-            note.touch()
+            Path(note).touch()
     return None
 
 
 def _is_noted(one: tuple[Path, str]) -> bool:
     try:
-        return time.time() - _note(*one)[0].stat().st_mtime < _KEPT
+        return time.time() - os.stat(_note(*one)[0]).st_mtime < _KEPT
     except OSError:
         return False
 
 
-def _note(path: Path, expected: str) -> tuple[Path, float]:
-    """The note of a file as it is now, and the time at which the file was changed last."""
-    stat = path.stat()
+def _note(path: Path, expected: str) -> tuple[str, float]:
+    """The path of a file's note, as the file is now, and the time at which the file was changed last."""
+    stat = os.stat(path)
     # The time of change too, not of modification alone: cp -p and touch set that
     identity = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    return _folder() / digest(canonical([*identity, _boot(), expected])), max(stat.st_ctime, stat.st_mtime)
+    return os.path.join(_folder(), digest(canonical([*identity, _boot(), expected]))), stat.st_ctime
 
 
 @contextmanager
@@ -99,9 +98,9 @@ def _alone(expected: Mapping[Path, str]) -> Iterator[None]:
     """Wait until no other process of this user verifies the same files; do not, where there is no cache to lock."""
     with ExitStack() as stack:
         with suppress(OSError):
-            _folder().mkdir(parents=True, exist_ok=True)
+            os.makedirs(_folder(), exist_ok=True)
             name = digest(canonical(sorted((str(path), found) for path, found in expected.items())))
-            stack.enter_context(FileLock(_folder() / f".{name}.lock"))
+            stack.enter_context(FileLock(f"{_folder()}/.{name}.lock"))
         yield
 
 
@@ -114,17 +113,14 @@ def _forget() -> None:
                     os.unlink(entry)
 
 
-def _folder() -> Path:
+def _folder() -> str:
     """Return the folder of the notes, whether or not it can be written."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache if os.path.isabs(cache) else os.devnull) / "winnow" / "verified"  # some users have no home
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home if os.path.isabs(home) else os.devnull, "winnow", "verified")  # some users have no home
 
 
+@cache
 def _boot() -> str:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
-
-
-def _unwatched() -> bool:
-    return not sys.stderr.isatty()

@@ -230,8 +230,8 @@ def _read(folder: str) -> dict[str, Any]:
         return dict(read_json(f"{folder}/{RECORD}"))
     except StoreDamaged as error:
         raise StoreDamaged(
-            f"{folder}/{RECORD} is damaged, or an earlier version wrote it, so nothing says how {folder} was made: delete "
-            "that folder and give the same command again"
+            f"{folder}/{RECORD} is damaged, or an earlier version wrote it, so nothing says how {folder} was made: "
+            "delete that folder and give the same command again"
         ) from error
 
 

@@ -145,7 +145,7 @@ if __name__ == "__main__":
     main()
 """
 ANSWERING = "from evaluate_suite.answering import TaskScores; die_at_second(TaskScores, 'greedy')"
-SAVING = "from train import checkpoints; die_at_second(checkpoints, 'write_json')"
+SAVING = "from train import folders; die_at_second(folders, 'seal')"
 
 
 def test_killed_and_continued_ends_the_same(undisturbed, data_root, model, tmp_path):
