@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from launch.progress import StageProgress
 from launch.study.access import check_access, note_files
 from launch.study.commands import claim
 from launch.study.local import run_local
-from launch.study.progress import begun, fingerprints, tasks_left
+from launch.study.progress import begun, fingerprints, marker, tasks_left
 from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
 from launch.study.yaml_lines import read_text, read_yaml, suggestion
 from pipeline_steps.errors import CorpusError, StoreMismatch, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
+from pipeline_steps.score_store import ScoreStore
 from train.run_directory import refuse_differences
 
 
@@ -149,7 +151,19 @@ def score(folder: str, settings: ScoreSettings, files: CorpusFiles, workers: int
     note_files(study, listed, [name for name, stage in chosen.items() if begun(study, stage, made[name])])
     write_atomically(str(path), text.encode())
     run_local(study, chosen, made, progress)
+    try:
+        _read_all(os.path.join(folder, wanted))
+    except (WinnowError, OSError):
+        shutil.rmtree(marker(study, stages[wanted], 0).parent)  # so that the same command scores what is lost again
+        raise
     return os.path.join(folder, wanted)
+
+
+def _read_all(scores: str) -> None:
+    """Read the whole store, which is a moment's work: one that was done long ago may have been damaged since."""
+    store = ScoreStore.open(scores)
+    for source in store.sources:
+        store.read(source)
 
 
 def needed(stages: Mapping[str, Stage], name: str) -> dict[str, Stage]:

@@ -277,7 +277,7 @@ def _publish(plan: Plan, made_from: dict[str, Any], output: str, place: Destinat
         "corpus_digest": found.digests[0],
         "scores_fingerprint": found.digests[1],
         "scores": found.scores,
-        "files": described(files),
+        "files": described(files | {"selection.safetensors": folder / "selection.safetensors"}),
     }
     columns = plan.columns() if plan.format == "jsonl" else None  # of JSON lines, a reader would guess from the first
     card = write_card(made_from, found, command(made_from, output), f"data/train-*{suffix}", columns)

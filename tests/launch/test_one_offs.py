@@ -514,3 +514,31 @@ def test_help_shows_examples(command, capsys):
         main([command, "--help"])
     assert end.value.code == 0
     assert f"  winnow {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
+def test_damage_is_found_before_a_command_says_that_all_is_done(folder, tmp_path, quick, capsys, damage):
+    words = ["--corpus", folder / "corpus", "--sampler", "random"]
+    select = ["select", *words, "--rate", 0.5, "--output", tmp_path / "kept", "--work", tmp_path / "work"]
+    assert run(*select) == 0
+    shard, part = (next(tmp_path.glob(one)) for one in ("work/scores/keys/shards/a*", "kept/data/*"))
+    before = {file: file.read_bytes() for file in (shard, part)}
+
+    def hurt(file):
+        whole = before[file]
+        file.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:] if damage == "flipped" else whole[:50])
+        if damage == "gone":
+            file.unlink()
+
+    hurt(part)
+    assert run(*select) == 2
+    assert f"{part} is not what winnow select has written" in capsys.readouterr().err
+    hurt(shard)
+    score = ["score", *words, "--output", tmp_path / "work"]
+    assert run(*score) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run(*score) == 0  # what is lost is scored again
+    assert shard.read_bytes() == before[shard]
+    shutil.rmtree(tmp_path / "kept")
+    assert run(*select) == 0
+    assert part.read_bytes() == before[part]
