@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
+import yaml
 
 from launch.corpus import why_not
 from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
@@ -87,6 +88,8 @@ class LocalFolder:
 
     def check(self, sizes: Mapping[str, list[Any]]) -> None:
         """See Destination."""
+        if not _is_card(self.path / CARD):  # which may have been edited
+            raise _damaged(str(self.path / CARD))
         for name, (size, digest) in sizes.items():
             file = self.path / name
             if not file.is_file() or file.stat().st_size != size or checksum(file) != digest:
@@ -242,6 +245,15 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _is_card(path: Path) -> bool:
+    """Return whether a card still says which files are the dataset's."""
+    try:
+        front = yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])
+    except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
+        return False
+    return isinstance(front, dict) and "configs" in front
 
 
 def _damaged(path: str) -> StoreDamaged:
