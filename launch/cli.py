@@ -179,11 +179,7 @@ def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     default = Settings()
     quick.add_argument(
-        "--output",
-        required=True,
-        type=new_place,
-        metavar="DIR",
-        help="everything the run writes; resumed if it exists",
+        "--output", required=True, type=new_place, metavar="DIR", help="what the run writes; resumed if it exists"
     )
     quick.add_argument(
         "--corpus",
