@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import orjson
 import pyarrow.parquet as pq
+import xxhash
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.extractors import Trafilatura
@@ -186,6 +187,12 @@ class CorpusFiles:
     folder: str
     kind: str
     sizes: dict[str, int]
+
+    @property
+    def listing(self) -> str:
+        """How many files there are, and a digest of their names and sizes."""
+        lines = "".join(f"{name}\n{size}\n" for name, size in self.sizes.items())
+        return f"{len(self.sizes)} files {xxhash.xxh3_64_hexdigest(lines.encode())}"
 
     def reader(self, paths_file: str, limit: int = -1, rows: bool = False) -> list[PipelineStep]:
         """The steps that read it: a reader, and for WARC the text extraction.

@@ -7,18 +7,21 @@ pipeline of its own and any number of machines.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launch.corpus import list_corpus, open_corpus
+from launch.corpus import CorpusFiles, list_corpus, open_corpus
 from launch.executor import ShareExecutor
 from launch.faults import as_process
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from pipeline_steps.artefact import refuse_differences
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete
+from pipeline_steps.files import create, read_json, seal
 from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_store import TokenStore
@@ -44,43 +47,46 @@ class TokenizeSettings:
 
 
 def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStore:
-    """Tokenise what is not tokenised yet, and check every byte that was written.
+    """Tokenise what is not tokenised yet, or is damaged; every byte of the store that is returned has been verified.
 
     Raises:
         WinnowError: the corpus or the tokenizer cannot be used, or the folder holds another store.
         StageFailed: a process died.
     """
-    with locked(Path(output), "winnow tokenize"):
-        _run(output, settings, workers)
-    store = TokenStore.open(output)
-    store.verify()
-    return store
+    folder, files = Path(output), list_corpus(settings.corpus)
+    with locked(folder, "winnow tokenize"):
+        if not (folder / "corpus.json").exists():
+            TextEncoder(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
+        _claim(folder, settings, files)
+        with suppress(StoreIncomplete, StoreDamaged):
+            return TokenStore.open(output)
+        _run(output, len(files.sizes), workers)
+        with suppress(StoreIncomplete, StoreDamaged):
+            return TokenStore.open(output)
+        # datatrove's notes of finished tasks know neither that a file is damaged nor that the corpus has changed
+        shutil.rmtree(folder / "logs" / "completions", ignore_errors=True)
+        _run(output, len(files.sizes), workers)
+        return TokenStore.open(output)
 
 
-def _run(output: str, settings: TokenizeSettings, workers: int) -> None:
+def _run(output: str, tasks: int, workers: int) -> None:
     folder = Path(output)
-    files = list(list_corpus(settings.corpus).sizes)
-    if not (folder / "corpus.json").exists():
-        TextEncoder(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
-    _claim(folder, settings, files)
-    parts = max(1, min(workers, len(files)))
+    parts = max(1, min(workers, tasks))
     jobs = [
         Job("launch.tokenize", (output, "--part", f"{part}/{parts}"), folder / "logs" / f"tokenize-{part}.log")
         for part in range(parts)
     ]
     start = time.monotonic()
     with StageProgress(Terminal()) as progress:
-        run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, len(files)) / len(files)))
+        run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, tasks) / tasks))
         progress.finish("Tokenize", time.monotonic() - start)
 
 
-def _claim(folder: Path, settings: TokenizeSettings, files: list[str]) -> None:
+def _claim(folder: Path, settings: TokenizeSettings, files: CorpusFiles) -> None:
     """Write down what the store is made of, or check that it is the same."""
-    path, wanted = folder / "corpus.json", asdict(settings) | {"files": files}
-    if path.exists():
-        refuse_differences(read_json(str(path)), wanted, str(folder))
-    else:
-        write_json(str(path), wanted)
+    path, wanted = f"{folder}/corpus.json", asdict(settings) | {"files": files.listing, "tasks": len(files.sizes)}
+    if not create(path, seal(wanted)):
+        refuse_differences(read_json(path), wanted, str(folder))
 
 
 def _finished(folder: Path, tasks: int) -> int:
@@ -100,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         reader = open_corpus(made["corpus"], str(folder / "logs" / f"files-{part}.txt"), made["limit"])
         writer = TokenStoreWriter(str(folder), made["tokenizer"], made["append_eos"])
         logs = str(folder / "logs")
-        ShareExecutor([*reader, writer], len(made["files"]), part, parts, logs, skip_completed=True).run()
+        ShareExecutor([*reader, writer], made["tasks"], part, parts, logs, skip_completed=True).run()
         return 0
 
     return as_process(share)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import xxhash
 import yaml
 
 from launch.corpus import CorpusFiles, list_corpus
@@ -179,7 +178,7 @@ def _study_text(path: Path, settings: ScoreSettings, files: CorpusFiles, workers
 
 def claim_files(folder: str, corpus: str, files: CorpusFiles) -> None:
     """Note which files the corpus has. Raises StoreMismatch if they were others, in name or size."""
-    path, wanted = Path(folder, "corpus.json"), {"corpus": corpus, "files": describe(files)}
+    path, wanted = Path(folder, "corpus.json"), {"corpus": corpus, "files": files.listing}
     if path.exists():
         found = read_json(str(path))
         if found["corpus"] == corpus and found != wanted:
@@ -190,12 +189,6 @@ def claim_files(folder: str, corpus: str, files: CorpusFiles) -> None:
             )
         refuse_differences(found, wanted, folder)
     write_json(str(path), wanted)
-
-
-def describe(files: CorpusFiles) -> str:
-    """Files of a corpus in a word: how many, and a digest of their names and sizes."""
-    listing = "".join(f"{name}\n{size}\n" for name, size in files.sizes.items())
-    return f"{len(files.sizes)} files {xxhash.xxh3_64_hexdigest(listing.encode())}"
 
 
 def _study(settings: ScoreSettings) -> dict[str, Any]:

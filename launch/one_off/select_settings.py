@@ -11,7 +11,6 @@ from launch.corpus import CorpusFiles
 from launch.one_off.parts import Format
 from launch.one_off.scoring import (
     ScoreSettings,
-    describe,
     metadata_key,
 )
 from launch.study.samplers import PAPER_SAMPLERS, Sampler
@@ -55,7 +54,7 @@ class SelectSettings:
         embeds = self.sampler is not None and self.sampler.scorer in ("density", "semdedup", "prototypes")
         return {
             "corpus": self.corpus,
-            "files": describe(files),
+            "files": files.listing,
             "limit": self.limit,
             "sampler": self.sampler.name if self.sampler else None,
             "proxy": (self.sampler.model or None) if self.sampler and not self.scores else None,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,19 @@ def test_tokenize_in_one_process_or_two(corpus, tokens, tmp_path, capsys):
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("parts/*/*")}
     assert tokenize(corpus, tmp_path / "one") == 0  # nothing is done twice
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("parts/*/*")} == before
+
+
+def test_a_damaged_source_is_tokenised_again_and_a_changed_corpus_refused(corpus, tokens, tmp_path, capsys):
+    own = shutil.copytree(corpus, tmp_path / "corpus")
+    assert tokenize(own, tmp_path / "out") == 0
+    before = sealed(tmp_path / "out")
+    victim = sorted((tmp_path / "out").glob("parts/*/tokens.npy"))[1]
+    victim.write_bytes(victim.read_bytes()[:-4] + b"oops")
+    assert tokenize(own, tmp_path / "out") == 0
+    assert sealed(tmp_path / "out") == before
+    (own / "1.jsonl").write_text('{"id": "x", "text": "other"}\n')
+    assert tokenize(own, tmp_path / "out") == 2
+    assert "files: '3 files" in capsys.readouterr().err
 
 
 def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
