@@ -76,12 +76,15 @@ def _listing(reader: PipelineStep) -> dict[str, Any]:
         return {"reader": type(reader).__name__, **said}
     folder = reader.data_folder
     folder.invalidate_cache("")  # what was listed before may have changed since
-    found = folder.find("", detail=True)
     if reader.paths_file:
         with open_file(reader.paths_file, "rt") as lines:
             names = [name for line in lines if (name := line.strip())]
     else:
         names = folder.list_files(recursive=reader.recursive, glob_pattern=reader.glob_pattern)
+    # Folder by folder: what stands beside a corpus may be a whole home directory
+    found: dict[str, dict[str, Any]] = {}
+    for parent in sorted({name.rpartition("/")[0] for name in names}):
+        found |= {entry["name"].lstrip("/"): entry for entry in folder.ls(parent, detail=True)}
     files = [[name, *_version(found.get(name, {}))] for name in sorted(names)]
     return {"files": files} | {name: getattr(reader, name) for name in _LIMITS}
 

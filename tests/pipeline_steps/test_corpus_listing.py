@@ -1,0 +1,79 @@
+"""A run is named by what its reader reads: the same for every task, another as soon as a file changes."""
+
+import os
+
+import pytest
+from datatrove.pipeline.filters import LambdaFilter
+from datatrove.pipeline.readers import JsonlReader
+from word_count import WordCountScorer
+
+from pipeline_steps import InstalledDocsReader
+from pipeline_steps.corpus_listing import listed
+
+
+def listing(reader, rank=0, tasks=1):
+    return listed(reader.run(None, rank, tasks))
+
+
+def test_every_task_and_every_way_to_the_same_files_say_the_same(corpus, tmp_path):
+    known = listing(JsonlReader(str(corpus)))
+    assert known["files"] == 4
+    assert listing(JsonlReader(str(corpus)), 2, 3) == known
+    assert listing(JsonlReader(str(corpus), glob_pattern="*.jsonl")) == known
+    (tmp_path / "paths.txt").write_text("".join(f"{name}.jsonl\n" for name in "dbca"))
+    assert listing(JsonlReader(str(corpus), paths_file=str(tmp_path / "paths.txt"))) == known
+    (tmp_path / "beside").mkdir()  # what stands beside the corpus is of no interest
+    assert listing(JsonlReader(str(tmp_path), glob_pattern="corpus/*.jsonl"))["files"] == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda corpus: (corpus / "e.jsonl").write_text('{"id": "e", "text": "new"}\n'),
+        lambda corpus: (corpus / "a.jsonl").unlink(),
+        lambda corpus: (corpus / "a.jsonl").rename(corpus / "z.jsonl"),
+        lambda corpus: (corpus / "a.jsonl").open("a").write("\n"),
+        lambda corpus: os.utime(corpus / "a.jsonl", (1, 1)),
+    ],
+    ids=["added", "removed", "renamed", "longer", "touched"],
+)
+def test_any_change_is_another_input(corpus, change):
+    before = listing(JsonlReader(str(corpus)))
+    change(corpus)
+    assert listing(JsonlReader(str(corpus))) != before
+
+
+def test_what_else_decides_the_documents(corpus):
+    known = listing(JsonlReader(str(corpus)))
+    for options in ({"limit": 5}, {"skip": 1}, {"text_key": "content"}, {"glob_pattern": "a.jsonl"}):
+        assert listing(JsonlReader(str(corpus), **options)) != known
+
+
+def test_the_reader_is_found_behind_other_steps(corpus, tmp_path):
+    data = JsonlReader(str(corpus)).run()
+    data = LambdaFilter(lambda doc: True).run(data)
+    data = WordCountScorer(str(tmp_path / "s")).run(data)
+    assert listed(data) == listing(JsonlReader(str(corpus)))
+
+
+def test_two_readers_are_both_read(corpus):
+    data = JsonlReader(str(corpus), glob_pattern="a.jsonl").run()
+    both = listed(JsonlReader(str(corpus), glob_pattern="b.jsonl").run(data))
+    assert both["files"] == 2
+
+
+def test_readers_without_files_and_lists_of_documents(corpus):
+    assert listing(InstalledDocsReader(limit=3)) != listing(InstalledDocsReader(limit=4))
+    docs = list(JsonlReader(str(corpus)).run())
+    assert listed(docs) == listed(list(docs)) != listed(docs[1:])
+    assert listed(iter(docs)) is None
+
+
+def test_in_an_object_store(s3, corpus):
+    s3.mkdir("listing")
+    s3.put(f"{corpus}/", "listing/corpus/", recursive=True)
+    known = listing(JsonlReader("s3://listing/corpus"))
+    assert known["files"] == 4
+    assert listing(JsonlReader("s3://listing/corpus")) == known
+    s3.pipe_file("listing/corpus/a.jsonl", s3.cat_file("listing/corpus/a.jsonl").replace(b"crawl", b"CRAWL"))
+    assert listing(JsonlReader("s3://listing/corpus")) != known
