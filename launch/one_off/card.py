@@ -142,7 +142,7 @@ def _front(
         front["dataset_info"] = {
             "features": [
                 {"name": field.name, "dtype": "json"}
-                if field.name in mixed or _has_null(field.type)
+                if field.name in mixed or _is_only_json(field.type)
                 else features(field.name, field.type)
                 for field in schema
             ]
@@ -160,10 +160,10 @@ def features(name: str, kind: pa.DataType) -> dict[str, Any]:
     return {"name": name, **_feature(kind)}
 
 
-def _has_null(kind: pa.DataType) -> bool:
-    """Whether nothing is known of a type, or of a part of it: it may be an empty mapping."""
+def _is_only_json(kind: pa.DataType) -> bool:
+    """Return whether datasets has no type for some part: a null, which may be an empty mapping, or a UUID."""
     inner = [kind.field(number).type for number in range(kind.num_fields)]
-    return pa.types.is_null(kind) or any(map(_has_null, inner))
+    return pa.types.is_null(kind) or isinstance(kind, pa.BaseExtensionType) or any(map(_is_only_json, inner))
 
 
 def _feature(kind: pa.DataType) -> dict[str, Any]:

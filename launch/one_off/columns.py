@@ -16,12 +16,22 @@ _DEEPEST, _PARQUET_DEEPEST = 62, 99
 
 
 def infer(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> tuple[pa.Schema, dict[str, str]]:
-    """Schema of rows, their columns in the order they are met; columns of no one type, and the document at fault."""
+    """Schema of rows, their columns in the order they are met; columns of no one type, and the document at fault.
+
+    Raises:
+        CorpusError: a column has a name that other programs would cut short.
+    """
     fields, mixed = [], dict[str, str]()
     for name in dict.fromkeys(name for row in rows for name in row):
         kind, at, why = _kind([row.get(name) for row in rows])
         if why:
             mixed[name] = f"{named(rows[at], sources[at])}: column {name!r} {why}"
+        if "\0" in name or _has_zero_byte(kind):
+            at = next(number for number, row in enumerate(rows) if name in row)
+            raise CorpusError(
+                f"{named(rows[at], sources[at])}: column {name!r} has a name with a zero byte, at which other "
+                "programs end it: rename it"
+            )
         fields.append(pa.field(name, kind))
     return pa.schema(fields), mixed
 
@@ -40,6 +50,12 @@ def _kind(values: Sequence[Any]) -> tuple[pa.DataType, int, str]:
         at = max(range(len(values)), key=lambda number: depth_of(values[number]))
         return pa.null(), at, f"holds values nested {depth_of(values[at])} deep, which Parquet cannot hold"
     return kind, 0, ""
+
+
+def _has_zero_byte(kind: pa.DataType) -> bool:
+    """Return whether a name in a mapping holds a zero byte."""
+    inner = [kind.field(number) for number in range(kind.num_fields)]
+    return any("\0" in field.name or _has_zero_byte(field.type) for field in inner)
 
 
 def _odd_one(values: Sequence[Any], error: Exception) -> tuple[int, str]:

@@ -9,6 +9,7 @@ whole; so files depend neither on the number of processes nor on what was killed
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,13 +176,21 @@ def _source_schema(plan: Plan, group: int) -> pa.Schema:
     for why in mixed.values():
         raise CorpusError(f"{plan.corpus}/{why}: {KEEP}")
     metadata = next(iter(found.values())).metadata or {}
-    kept = {key: value for key, value in metadata.items() if key == b"huggingface"}  # labels' names
+    kept = {key: value for key, value in metadata.items() if key == b"huggingface" and _has_features(value)}
     fields = list(schema)
     if "id" not in schema.names:
         fields.insert(0, pa.field("id", pa.string()))
     if plan.column is not None:
         fields.append(pa.field(plan.column, pa.float32()))
     return pa.schema(fields, metadata=kept or None)
+
+
+def _has_features(note: bytes) -> bool:
+    """Return whether what datasets has noted in a file can be kept: it holds labels' names."""
+    try:
+        return isinstance(json.loads(note)["info"]["features"], dict)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _rewrite(plan: Plan, part: int, parts: int) -> None:

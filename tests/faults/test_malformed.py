@@ -13,10 +13,10 @@ def wrong(outcomes):
 
 
 def test_a_few_of_each_kind():
-    outcomes = run(trials=60, seed=1)
+    outcomes = run(trials=40, seed=1)
     assert wrong(outcomes) == []
-    assert len({one.digest for one in outcomes}) > 55
-    assert len({one.kind for one in outcomes}) >= 7
+    assert len({one.digest for one in outcomes}) > 36
+    assert len({one.kind for one in outcomes}) == 10
 
 
 @pytest.mark.slow

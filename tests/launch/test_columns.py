@@ -61,3 +61,9 @@ def test_json_that_cannot_be_written_is_named(tmp_path):
     writer.write({"id": "x", "text": "t", "v": nested(400, True)}, "f")
     with pytest.raises(CorpusError, match="f, document x holds values nested 401 deep"):
         writer.close()
+
+
+@pytest.mark.parametrize("row", [{"a\0b": 1}, {"v": {"\0": 1}}, {"v": [{"a": {"b\0": "x"}}]}])
+def test_a_name_that_others_would_cut_short(row):
+    with pytest.raises(CorpusError, match="f, document odd: column .* has a name with a zero byte"):
+        infer([{"id": "plain"}, {"id": "odd"} | row], ["f", "f"])
