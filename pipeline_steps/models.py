@@ -14,6 +14,7 @@ import xxhash
 
 from pipeline_steps.errors import ModelError
 from pipeline_steps.pretrained import check_folder, refuse_own_code
+from pipeline_steps.special_files import refuse_special_files
 
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     if os.path.isdir(model):
         if not os.path.isfile(f"{model}/config.json") and not os.path.isfile(f"{model}/modules.json"):
             raise ModelError(f"{model} holds no model: it has no config.json")
+        refuse_special_files(model)
         check_folder(model)
         return {"model": Path(model).name, "digest": _folder_digest(os.path.abspath(model))}
     from huggingface_hub import hf_hub_download

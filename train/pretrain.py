@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline_steps.errors import WinnowError
+from pipeline_steps.terminal import complain
 from train.arguments import parse
 from train.folders import locked
 from train.plan import Plan, PretrainArguments
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         note_preemption(Path(arguments.run_dir), None)  # first of all: a job that is refused must not be requeued
         sys.exit(run(Plan.make(arguments)))
     except (WinnowError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        complain(error)
         sys.exit(2)
 
 
