@@ -14,9 +14,8 @@ from typing import Any
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline_steps.artefact import json_types, refuse_differences
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import create, file_digest, open_folder, read_json, seal, write_json
+from pipeline_steps.files import file_digest, open_folder, read_json, write_json
 
 
 Entries = dict[str, dict[str, Any]]
@@ -77,15 +76,3 @@ def is_as_noted(file: Path) -> bool:
     with suppress(FileNotFoundError, StoreDamaged):
         return entry(file) == read_json(f"{file}.json")["file"]
     return False
-
-
-def claim(path: str | Path, made: Mapping[str, Any], where: str) -> None:
-    """Write settings down; whoever comes first decides them, and all others must have the same.
-
-    Raises:
-        StoreMismatch: naming every setting of `where` that differs, with both values.
-        StoreDamaged: the file is not what was written.
-    """
-    wanted: dict[str, Any] = json_types(made)
-    if not create(str(path), seal(wanted)):
-        refuse_differences(read_json(str(path)), wanted, where)

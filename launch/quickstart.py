@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from launch.listed_files import claim
 from launch.processes import run_jobs
 from launch.progress import StageProgress
 from launch.quickstart_stages import BATCH_SIZE, INPUT_LENGTH, STAGES, Stage, corpus_folder
 from launch.stages import Run, Settings
 from launch.study.outputs import why_lost
+from pipeline_steps.artefact import claim
 from pipeline_steps.cuts import Cut
 from pipeline_steps.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import InvalidCut, StoreDamaged, WinnowError

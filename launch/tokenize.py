@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launch.corpus import CorpusFiles, list_corpus, open_corpus
+from launch.corpus import list_corpus, open_corpus
 from launch.executor import ShareExecutor
 from launch.faults import as_process
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
-from pipeline_steps.artefact import refuse_differences
+from pipeline_steps.artefact import claim
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete
-from pipeline_steps.files import create, read_json, seal
+from pipeline_steps.files import read_json
 from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_store import TokenStore
@@ -57,7 +57,8 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
     with locked(folder, "winnow tokenize"):
         if not (folder / "corpus.json").exists():
             TextEncoder(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
-        _claim(folder, settings, files)
+        made = asdict(settings) | {"files": files.listing, "tasks": len(files.sizes)}
+        claim(f"{folder}/corpus.json", made, str(folder))
         with suppress(StoreIncomplete, StoreDamaged):
             return TokenStore.open(output)
         _run(output, len(files.sizes), workers)
@@ -80,13 +81,6 @@ def _run(output: str, tasks: int, workers: int) -> None:
     with StageProgress(Terminal()) as progress:
         run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, tasks) / tasks))
         progress.finish("Tokenize", time.monotonic() - start)
-
-
-def _claim(folder: Path, settings: TokenizeSettings, files: CorpusFiles) -> None:
-    """Write down what the store is made of, or check that it is the same."""
-    path, wanted = f"{folder}/corpus.json", asdict(settings) | {"files": files.listing, "tasks": len(files.sizes)}
-    if not create(path, seal(wanted)):
-        refuse_differences(read_json(path), wanted, str(folder))
 
 
 def _finished(folder: Path, tasks: int) -> int:

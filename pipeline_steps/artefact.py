@@ -62,6 +62,17 @@ def refuse_differences(found: Mapping[str, Any], wanted: Mapping[str, Any], wher
         raise StoreMismatch(f"{where} was made with other settings ({said}): use another folder, or the same settings")
 
 
+def claim(path: str, made: Mapping[str, Any], where: str) -> None:
+    """Write a file of settings, or check that the one that is there has the same: whoever comes first decides.
+
+    Raises:
+        StoreMismatch: it has others; names each with both values, and what they are of, `where`.
+    """
+    wanted: dict[str, Any] = json_types(made)
+    if not create(path, seal(wanted)):
+        refuse_differences(read_json(path), wanted, where)
+
+
 class Artefact:
     """A folder on any fsspec path.
 

@@ -182,7 +182,9 @@ def make_parent(fs: Any, path: str) -> None:
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """Return a JSON object as the bytes of a file that holds its own digest, under `xxh3`."""
+    """Return a JSON object, which may have no key `xxh3`, as the bytes of a file that holds its own digest there."""
+    if "xxh3" in value:
+        raise ValueError("a sealed file keeps its own digest under 'xxh3': name the value otherwise")
     return (json.dumps(value | {"xxh3": digest(canonical(value))}, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -16,12 +16,13 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from pipeline_steps.artefact import claim
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.terminal import complain
 from train.arguments import parse
 from train.folders import locked
 from train.plan import Plan, PretrainArguments
-from train.run_directory import claim, is_finished, note_preemption, tidy
+from train.run_directory import is_finished, note_preemption, tidy
 from train.signals import REQUEUE
 from train.training_plan import TrainingPlan
 
@@ -42,7 +43,7 @@ def run(plan: TrainingPlan) -> int:
     # Workers outlive a launcher that is killed: the first of them holds the lock for all
     is_first = int(os.environ.get("RANK", 0)) == 0
     with locked(plan.run_dir, "training run") if is_first else nullcontext():
-        claim(plan.run_dir, plan.resolved)
+        claim(f"{plan.run_dir}/resolved.json", plan.resolved, str(plan.run_dir))
         if is_first:
             tidy(plan.run_dir)
         if is_finished(plan.run_dir, plan.budget.steps):

@@ -23,9 +23,8 @@ from typing import Any
 import xxhash
 from datatrove.utils.logging import logger
 
-from pipeline_steps.artefact import json_types, refuse_differences
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import canonical, create, read_json, seal, sweep, write_atomically, write_json
+from pipeline_steps.files import canonical, sweep, write_atomically, write_json
 from train.folders import SealedFolder
 from train.verified import verify_files
 
@@ -81,13 +80,6 @@ def tidy(run_dir: Path) -> None:
     for leftover in (run_dir / "checkpoints").glob(".*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     sweep(str(run_dir), ".*.tmp-*")  # other processes of this start may be writing here
-
-
-def claim(run_dir: Path, resolved: dict[str, Any]) -> None:
-    """Write resolved.json, or check that what is there says the same. Raises StoreMismatch naming what differs."""
-    path, resolved = f"{run_dir}/resolved.json", json_types(resolved)
-    if not create(path, seal(resolved)):
-        refuse_differences(read_json(path), resolved, str(run_dir))
 
 
 def note_preemption(run_dir: Path, signal_number: int | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from datatrove.utils.logging import logger
 
 from launch.corpus import CorpusFiles, list_corpus
-from launch.listed_files import claim, entry, is_as_noted
+from launch.listed_files import entry, is_as_noted
 from launch.one_off.card import facts, write_card
 from launch.one_off.parts import SUFFIX, parquet_name
 from launch.one_off.publishing import CARD, RECORD, Destination, destination
@@ -30,7 +30,7 @@ from launch.one_off.select_settings import SelectSettings, check_scorer, command
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from pipeline_steps import __version__
-from pipeline_steps.artefact import json_types, refuse_differences
+from pipeline_steps.artefact import claim, json_types, refuse_differences
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.cuts import select
 from pipeline_steps.errors import InvalidCut, StoreDamaged, StoreMismatch, WinnowError
@@ -78,7 +78,7 @@ def select_dataset(
         _check_claim(writing, made_from)
         scores = settings.scores or score(work, settings.score_settings(), files, workers, progress)
         plan = _plan(settings, files, scores, writing)
-        claim(writing / "claim.json", made_from, f"{writing}, which is unfinished,")
+        claim(f"{writing}/claim.json", made_from, f"{writing}, which is unfinished,")
         _write(plan, settings.corpus, workers, progress)
         return _publish(plan, made_from, output, place)
 
