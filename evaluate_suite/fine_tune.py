@@ -11,7 +11,6 @@ train.pretrain. TUNED/held_out.jsonl has the metrics of every task at every meas
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import shutil
 import sys
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from evaluate_suite.checkpoint import find_checkpoints
 from evaluate_suite.data import data_digest, load_split
@@ -127,8 +127,7 @@ def make_plan(arguments: SuiteArguments) -> FineTunePlan:
     run_dir = Path(arguments.run_dir)
     tasks = arguments.measured
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".examples.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(run_dir / ".examples.lock"):
         tokenizer = _tokenizer(model, run_dir)
         examples = _training_examples(arguments, tokenizer)
 

@@ -8,14 +8,13 @@ their rows.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from datatrove.utils.logging import logger
+from filelock import FileLock
 
 from evaluate_suite.results import ResultRow, read_good_results, read_results, write_results
 from pipeline_steps.errors import StoreDamaged
@@ -77,12 +76,9 @@ def mend_results(path: str) -> list[str]:
     return [str(error).partition(": ")[0] for error in errors]
 
 
-@contextmanager
-def _alone(path: str) -> Iterator[None]:
+def _alone(path: str) -> FileLock:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{path}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return FileLock(f"{path}.lock")
 
 
 def _place(row: ResultRow) -> tuple[Any, ...]:
