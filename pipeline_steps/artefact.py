@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import (
+    AGAIN,
     canonical,
     create,
     digest,
@@ -115,7 +116,7 @@ class Artefact:
             refuse_differences(found["made"], made, self.path)
         inputs = json_types({"unlisted": uuid.uuid4().hex} if inputs is None else inputs)
         self._run = {"run": digest(canonical([made, inputs]))[:16], "inputs": inputs}
-        self._number, last = self._last_run()
+        self._number, last = self._last_run(strict=False)
         self._announced = last == self._run["run"]
 
     def part(self, source: str) -> str:
@@ -166,12 +167,12 @@ class Artefact:
         write_json(f"{self.path}/runs/{self._run['run']}/{tasks}/{rank:05d}.json", {"covers": entries})
         try:
             parts = self._assemble(self._run["run"])
-        except StoreDamaged as error:
-            logger.warning(f"{error}: its task has to be run again")
+        except StoreDamaged as error:  # of another task, which has to be run again
+            logger.warning(str(error))
             return
         if parts is None:
             return
-        strange = self._names("parts") - {name for name in map(self._file, parts)}  # listed before the look
+        strange = self._names("parts") - set(map(self._file, parts))  # listed before the look
         if self._last_run()[1] != self._run["run"]:
             raise self._overtaken()
         if self.disposable:
@@ -184,12 +185,12 @@ class Artefact:
 
     @property
     def exists(self) -> bool:
-        """Whether somebody has begun to make it."""
+        """Whether somebody has begun to make the artefact."""
         return bool(self.fs.exists(f"{self.root}/artefact.json"))
 
     @cached_property
     def kind(self) -> str:
-        """What it is. Raises what `made` raises."""
+        """The kind of what is in the folder. Raises what `made` raises."""
         return str(self._about()["kind"])
 
     @cached_property
@@ -224,7 +225,7 @@ class Artefact:
             raise StoreIncomplete(f"{self.path} is {self.state()}: run its step to the end")
         there, expected = self._names("parts"), {self._file(source): source for source in found}
         if lost := sorted(expected.keys() - there):
-            raise StoreIncomplete(f"{self.path} has lost parts/{lost[0]} of {expected[lost[0]]}: run its step again")
+            raise StoreIncomplete(f"{self.path} has lost parts/{lost[0]} of {expected[lost[0]]}: {AGAIN}")
         if (strange := sorted(there - expected.keys())) and not self.disposable:
             raise StoreMismatch(
                 f"{self.path} holds {len(strange)} files that its last finished run did not read, first "
@@ -238,7 +239,7 @@ class Artefact:
         number, _ = self._last_run()
         return dict(read_json(f"{self.path}/announced/{number:06d}.json")["inputs"]) if number else {}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of the settings and of what the manifest says of every part: as an input, what identifies it."""
         return digest(canonical([self.kind, self.made, self.manifest]))
@@ -249,14 +250,18 @@ class Artefact:
 
     def state(self) -> str:
         """Say how far an unfinished artefact is, and what may keep it from its end."""
-        _, run = self._last_run()
+        number, run = self._last_run()
         done = self._records(run) if run else {}
         if not done:
             return "incomplete (no task has finished)"
         tasks = "; ".join(f"{len(ranks)} of {size} tasks" for size, ranks in sorted(done.items()))
+        others = (
+            f"; {number} runs over different input have been announced: if nodes see other times of the same files, "
+            "set the step's attribute `corpus` to a name of the corpus"
+        )
         return (
             f"incomplete ({tasks} have read this input; if datatrove skips the others because its logging_dir says "
-            "that they are done, give another logging_dir or skip_completed=False)"
+            f"that they are done, give another logging_dir or skip_completed=False{others if number > 1 else ''})"
         )
 
     def _about(self) -> dict[str, Any]:
@@ -283,7 +288,7 @@ class Artefact:
             return None
 
     def _finished(self, run: str | None) -> dict[str, Any] | None:
-        """The parts of a run: from the manifest, or derived again if it was never written, or damaged."""
+        """Return the parts of a run: from the manifest, or derived again if it was never written, or damaged."""
         if run is None:
             return None
         try:
@@ -296,37 +301,49 @@ class Artefact:
             logger.warning(f"{error} (derived again now, from the records of its tasks)")
         return self._assemble(run)
 
-    def _last_run(self) -> tuple[int, str | None]:
-        """Number and name of the run that was announced last; 0 and None before the first."""
+    def _last_run(self, strict: bool = True) -> tuple[int, str | None]:
+        """Return the number and name of the run that was announced last; 0 and None before the first.
+
+        If its announcement is damaged, it is nobody's run: StoreDamaged, or without `strict` a name of None.
+        """
         names = self._names("announced")
         if not names:
             return 0, None
         last = max(names)
-        return int(last.removesuffix(".json")), read_json(f"{self.path}/announced/{last}")["run"]
+        number = int(last.removesuffix(".json"))
+        try:
+            return number, read_json(f"{self.path}/announced/{last}")["run"]
+        except StoreDamaged:
+            if strict:
+                raise StoreDamaged(
+                    f"{self.path}/announced/{last} is damaged, so nothing says which input was read last: {AGAIN}, "
+                    "all of its tasks"
+                ) from None
+            return number, None
 
     def _records(self, run: str) -> dict[int, list[int]]:
-        """Ranks that have left a record, by the number of tasks."""
-        found: dict[int, list[int]] = {}
-        for name in self.fs.glob(f"{self.root}/runs/{run}/*/*.json"):
-            *_, tasks, rank = name.removesuffix(".json").split("/")
-            found.setdefault(int(tasks), []).append(int(rank))
-        return found
+        """Return the ranks that have left a record, by the number of tasks."""
+        sizes = sorted(self._names(f"runs/{run}"), key=int)
+        names = {int(size): self._names(f"runs/{run}/{size}") for size in sizes}
+        return {size: sorted(int(name.removesuffix(".json")) for name in found) for size, found in names.items()}
 
     def _assemble(self, run: str) -> dict[str, Any] | None:
-        """The parts that the records of a run name; None while no number of tasks is complete."""
-        for tasks, ranks in sorted(self._records(run).items()):
+        """Return the parts that the records of a run name; None while no number of tasks is complete.
+
+        Raises:
+            StoreDamaged: a record of the only complete ones is not what was written.
+            CorpusError: two tasks covered different documents of one source.
+        """
+        damaged: StoreDamaged | None = None
+        for tasks, ranks in self._records(run).items():
             if len(ranks) == tasks:
-                merged: dict[str, Any] = {}
-                for rank in range(tasks):
-                    record = read_json(f"{self.path}/runs/{run}/{tasks}/{rank:05d}.json")
-                    for source, entry in record["covers"].items():
-                        if merged.setdefault(source, entry) != entry:
-                            raise CorpusError(
-                                f"two tasks have read different documents of {source}: the corpus was rewritten into "
-                                "other files after it was read from that one; write it without 'file_path', or read "
-                                "the original"
-                            )
-                return dict(sorted(merged.items()))
+                names = [f"{self.path}/runs/{run}/{tasks}/{rank:05d}.json" for rank in range(tasks)]
+                try:
+                    return _merged([read_json(name)["covers"] for name in names])
+                except StoreDamaged as error:
+                    damaged = error
+        if damaged is not None:
+            raise damaged
         return None
 
     def _file(self, source: str) -> str:
@@ -349,6 +366,17 @@ class Artefact:
             f"{self.path}: a run over other input has begun since this one: its corpus or another input was changed "
             "while it was read; run the step again over what is there now"
         )
+
+
+def _merged(records: Iterable[Entries]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for source, entry in (item for record in records for item in record.items()):
+        if merged.setdefault(source, entry) != entry:
+            raise CorpusError(
+                f"two tasks have read different documents of {source}: the corpus was rewritten into other files "
+                "after it was read from that one; write it without 'file_path', or read the original"
+            )
+    return dict(sorted(merged.items()))
 
 
 def json_types(value: Any) -> Any:

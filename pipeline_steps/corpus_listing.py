@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,60 +23,84 @@ _VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified"
 _LIMITS = ("limit", "skip", "text_key", "id_key")
 
 
-def inputs_of(data: DocumentsPipeline, corpus: PipelineStep | None, step: str, tasks: int) -> dict[str, Any] | None:
-    """Return the input of a step that several tasks may run, as `Artefact.begin` takes it: see `listed`.
+class CorpusListing:
+    """The corpus that a step reads, listed now and, to see whether it has changed meanwhile, again.
 
     Args:
-        data: what the step was given.
-        corpus: the reader, if the user has named it.
-        step: name of the step, for the error.
-        tasks: number of tasks in the run.
+        data: what the step was given: documents, or the generators of the steps before it, none of which has started.
+        corpus: the reader, or a name of the corpus, if the user has given one.
 
-    Raises:
-        CorpusError: nothing says what is read, so several tasks cannot know whether they are reading the same
-            corpus. A single task reads everything there is, and may do without.
+    Attributes:
+        steps: kinds and settings of the steps before this one, as far as JSON can hold them.
     """
-    found = listed(data, corpus)
-    if found is None and tasks > 1:
-        raise CorpusError(
-            f"{step} cannot see which reader its documents come from, so its {tasks} tasks cannot know whether they "
-            "read the same corpus: set the step's attribute `corpus` to the reader, or run it with one task"
-        )
-    return found
+
+    def __init__(self, data: DocumentsPipeline, corpus: PipelineStep | str | None = None) -> None:
+        before = list(_steps(data))
+        self.steps = [_settings(step) for step in before]
+        self._named = corpus if isinstance(corpus, str) else None
+        self._readers = [step for step in before if isinstance(step, BaseReader)]
+        if isinstance(corpus, PipelineStep):
+            self._readers = [corpus]
+        self._documents = data if isinstance(data, list) else None
+        self.known = self._now()
+
+    def inputs(self, step: str, tasks: int) -> dict[str, Any] | None:
+        """Return the input of a run, as `Artefact.begin` takes it; None if nothing says what is read.
+
+        Args:
+            step: name of the step, for the error.
+            tasks: number of tasks in the run.
+
+        Raises:
+            CorpusError: nothing says what is read, so several tasks cannot know whether they are reading the same
+                corpus. A single task reads everything there is, and may do without.
+        """
+        if self.known is None and tasks > 1:
+            raise CorpusError(
+                f"{step} cannot see which reader its documents come from, so its {tasks} tasks cannot know whether "
+                "they read the same corpus: set the step's attribute `corpus` to the reader, or run it with one task"
+            )
+        return self.known
+
+    def check_unchanged(self) -> None:
+        """Raise CorpusError if files were added, removed or changed since: this task may have read some of either."""
+        if self._now() != self.known:
+            raise CorpusError(
+                "the corpus has changed while it was read: run this step again over what is there now; what did not "
+                "change is not computed again"
+            )
+
+    def _now(self) -> dict[str, Any] | None:
+        if self._named is not None:
+            return {"corpus": self._named}
+        if self._readers:
+            listings = [_listing(reader) for reader in self._readers]
+            files = sum(len(listing.get("files", ())) for listing in listings)
+            return {"files": files, "listing": digest(canonical(listings))}
+        if self._documents is not None:
+            keys = [document_key(doc.id, doc.text) for doc in self._documents]
+            return {"documents": len(keys), "listing": digest(canonical(keys))}
+        return None
 
 
-def listed(data: DocumentsPipeline, corpus: PipelineStep | None = None) -> dict[str, Any] | None:
-    """Return a digest of the listing of what is read, and the number of files; None if nothing says what is read.
-
-    Args:
-        data: documents, or the generators of the steps before this one, none of which has started.
-        corpus: the reader, if the user has named it.
-    """
-    readers = [corpus] if corpus is not None else list(_readers(data))
-    if readers:
-        listings = [_listing(reader) for reader in readers]
-        files = sum(len(listing.get("files", ())) for listing in listings)
-        return {"files": files, "listing": digest(canonical(listings))}
-    if isinstance(data, list):
-        keys = [document_key(doc.id, doc.text) for doc in data]
-        return {"documents": len(keys), "listing": digest(canonical(keys))}
-    return None
-
-
-def _readers(data: Any) -> Iterator[PipelineStep]:
-    """The readers ahead of a step: datatrove's steps are generators that hold their step and their own input."""
+def _steps(data: Any) -> Iterator[PipelineStep]:
+    """Yield the steps ahead of one, nearest first: datatrove's are generators that hold their step and their input."""
     while (frame := getattr(data, "gi_frame", None)) is not None:
         step, data = frame.f_locals.get("self"), frame.f_locals.get("data")
-        if isinstance(step, BaseReader):
+        if isinstance(step, PipelineStep):
             yield step
+
+
+def _settings(step: PipelineStep) -> dict[str, Any]:
+    said = {name: value for name, value in vars(step).items() if not name.startswith("_") and _is_json(value)}
+    return {"step": type(step).__name__, **said}
 
 
 def _listing(reader: PipelineStep) -> dict[str, Any]:
     if not isinstance(reader, BaseDiskReader):
-        said = {name: value for name, value in vars(reader).items() if not name.startswith("_") and _is_json(value)}
-        return {"reader": type(reader).__name__, **said}
+        return _settings(reader)
     folder = reader.data_folder
-    folder.invalidate_cache("")  # what was listed before may have changed since
+    folder.fs.invalidate_cache()  # what was listed before may have changed since
     if reader.paths_file:
         with open_file(reader.paths_file, "rt") as lines:
             names = [name for line in lines if (name := line.strip())]
@@ -85,12 +110,15 @@ def _listing(reader: PipelineStep) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     for parent in sorted({name.rpartition("/")[0] for name in names}):
         found |= {entry["name"].lstrip("/"): entry for entry in folder.ls(parent, detail=True)}
-    files = [[name, *_version(found.get(name, {}))] for name in sorted(names)]
+    files = [[name, *_version(folder, name, found.get(name, {}))] for name in sorted(names)]
     return {"files": files} | {name: getattr(reader, name) for name in _LIMITS}
 
 
-def _version(entry: dict[str, Any]) -> list[Any]:
-    version = next((str(entry[name]) for name in _VERSIONS if entry.get(name) is not None), None)
+def _version(folder: Any, name: str, entry: dict[str, Any]) -> list[Any]:
+    if entry.get("islink"):  # its own size and times say nothing of the file it leads to
+        found = os.stat(folder.resolve_paths(name))
+        return [found.st_size, str(found.st_mtime)]
+    version = next((str(entry[key]) for key in _VERSIONS if entry.get(key) is not None), None)
     return [entry.get("size"), version]
 
 

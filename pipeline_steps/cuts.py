@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -109,11 +108,11 @@ class FoundCut:
         """Return how many documents of each source are kept; reads every score once."""
         return {source: int(self.keeps(source)[1].sum()) for source in self.store.sources}
 
-    @cached_property
-    def documents(self) -> int:
-        """How many documents are kept. Where the amount does not say so, every score is read once."""
+    @property
+    def amount(self) -> int | None:
+        """How many documents are kept; None if only a pass over all scores can tell: of a token budget, of poisson."""
         exact = self.cut.token_budget is None and self.cut.mode != "poisson"
-        return sum(self._amounts()) if exact else sum(self.kept().values())
+        return sum(self._amounts()) if exact else None
 
     def _find(self) -> list[Threshold]:
         weight = "tokens" if self.cut.token_budget is not None else None

@@ -109,14 +109,13 @@ class DensitySketch(NoCredentials, PipelineStep):
 
         Whichever task comes first publishes them for the others; all would find the same.
         """
-        if self.like is not None:
-            return load_sketch(self.like).header["hash"]
-        asked = {name: getattr(self, name) for name in _SETTINGS} | {"embeddings": store.fingerprint}
+        like = None if self.like is None else load_sketch(self.like).header["hash"]
+        asked = {name: getattr(self, name) for name in _SETTINGS} | {"embeddings": store.fingerprint, "like": like}
         with suppress(FileNotFoundError, StoreDamaged):
             known = read_json(f"{self.sketch}/hash.json")
             if known["asked"] == asked:
                 return known["hash"]
-        found = self._new_hash(store)
+        found = like or self._new_hash(store)
         write_json(f"{self.sketch}/hash.json", {"asked": asked, "hash": found})
         return found
 
@@ -175,11 +174,13 @@ class DensityMerge(NoCredentials, PipelineStep):
         self.stat_update("documents", value=header["documents"], unit="sketch")
 
     def _is_merged(self, store: SourceStore) -> bool:
+        """Return whether there is a sketch of these embeddings, with the hash functions that were asked for last."""
         try:
-            found = load_sketch(self.sketch).header
-        except (StoreIncomplete, StoreDamaged):
+            found, hash = load_sketch(self.sketch).header, read_json(f"{self.sketch}/hash.json")["hash"]
+        except (StoreIncomplete, StoreDamaged, FileNotFoundError):
             return False
-        return found["sources"] == _keys(store) and found["embedded"] == made_by(store)
+        made = found["sources"], found["embedded"], found["hash"]
+        return made == (_keys(store), made_by(store), hash)
 
 
 def combine_sketches(target: str, add: Sequence[str], subtract: Sequence[str] = ()) -> None:

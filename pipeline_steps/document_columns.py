@@ -20,7 +20,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
-from pipeline_steps.corpus_listing import inputs_of
+from pipeline_steps.corpus_listing import CorpusListing
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, StoreMismatch
 from pipeline_steps.numerics.keys import document_key
@@ -38,7 +38,8 @@ class DocumentColumns(NoCredentials, PipelineStep):
 
     Attributes:
         kind: what the store is, e.g. "scores".
-        corpus: the reader of the documents; only needed where several tasks run behind a step that hides it.
+        corpus: the reader of the documents, where several tasks run behind a step that hides it; or a name of the
+            corpus as it is now, where nodes see other times of the same files.
     """
 
     type = "📏 - SCORER"
@@ -51,7 +52,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
             raise ValueError(f"window_size must be at least 1, not {window_size}")
         self.store = str(store)
         self.window_size = int(window_size)
-        self.corpus: PipelineStep | None = None
+        self.corpus: PipelineStep | str | None = None
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -76,13 +77,14 @@ class DocumentColumns(NoCredentials, PipelineStep):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document of `data`, computed or read back from the store."""
         store = SourceStore(self.store, self._full_schema())
-        inputs = inputs_of(data, self.corpus, type(self).__name__, world_size)
-        store.begin(self.kind, self.fingerprint() | {"window_size": self.window_size}, inputs)
+        made, corpus = self.fingerprint() | {"window_size": self.window_size}, CorpusListing(data, self.corpus)
+        store.begin(self.kind, made, corpus.inputs(type(self).__name__, world_size))
         sources = []
         for source, docs in by_source(data, type(self).__name__):
             sources.append(source)
             for window in self._run_source(store, source, docs):
                 yield from window
+        corpus.check_unchanged()
         store.finish_task(rank, world_size, sources)
 
     def _run_source(self, store: SourceStore, source: str, docs: Iterator[Document]) -> Iterator[list[Document]]:
@@ -94,7 +96,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
                 columns = self._compute(window)
                 store.commit_window(source, window.number, columns)
             else:
-                _check_keys(columns["key"], window.keys, window.docs, source, store.path)
+                _check_keys(columns["key"], window.keys, window.docs, source, store)
                 self.check(window.docs, columns)
                 self.stat_update("already_stored", value=len(window.docs), unit="window")
             position += len(window.docs)
@@ -109,7 +111,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
         elif position != len(sealed["key"]):
             raise StoreMismatch(
                 f"{source} has {position:,} documents, but {store.path} holds {len(sealed['key']):,} for it: "
-                "the file has changed or was read with a limit; use another store"
+                f"the file has changed or was read with a limit; {store.restore(source)}"
             )
 
     def _windows_ahead(
@@ -181,13 +183,12 @@ def _source_of(doc: Document) -> str:
     return str(source)
 
 
-def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], source: str, store: str) -> None:
+def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], source: str, store: SourceStore) -> None:
     if len(stored) == len(keys) and (stored == keys).all():
         return
     same = min(len(stored), len(keys))
     wrong = np.flatnonzero(stored[:same] != keys[:same])
     where = f"document {docs[wrong[0]].id}" if wrong.size else f"a window of {len(keys)} documents"
     raise StoreMismatch(
-        f"{store} was made from another {source}: {where} is not what is stored there; use another store, "
-        "or restore the file"
+        f"{store.path} was made from another {source}: {where} is not what is stored there; {store.restore(source)}"
     )

@@ -16,7 +16,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
-from pipeline_steps.corpus_listing import inputs_of
+from pipeline_steps.corpus_listing import CorpusListing
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.files import Tensors, load_tensors, save_tensors
@@ -44,7 +44,7 @@ class NgramCounts(NoCredentials, PipelineStep):
         buckets: B, hash buckets, at most 2**18 (10,000 in the DSIR paper, Sec. 3).
 
     Attributes:
-        corpus: the reader of the documents; only needed where several tasks run behind a step that hides it.
+        corpus: the reader of the documents, or a name of the corpus; see DocumentColumns.
 
     Raises:
         StoreMismatch: the folder holds counts of another number of buckets.
@@ -56,13 +56,14 @@ class NgramCounts(NoCredentials, PipelineStep):
     def __init__(self, counts: str, buckets: int = 10_000) -> None:
         super().__init__()
         self.counts, self.buckets = str(counts).rstrip("/"), buckets
-        self.corpus: PipelineStep | None = None
+        self.corpus: PipelineStep | str | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write this task's counts at the end; a killed task counts again."""
         featurise, partials = _featuriser(self.buckets), Partials(self.counts)
         features = {"ngrams": "unigrams and bigrams", "hash": "SHA-256", "buckets": self.buckets}
-        partials.begin("n-gram counts", features, inputs_of(data, self.corpus, type(self).__name__, world_size))
+        corpus = CorpusListing(data, self.corpus)
+        partials.begin("n-gram counts", features, corpus.inputs(type(self).__name__, world_size))
         count, documents = np.zeros(self.buckets, dtype=np.int64), 0
         for docs in batched(data, _AT_ONCE):
             with self.track_time("batch"):
@@ -71,6 +72,7 @@ class NgramCounts(NoCredentials, PipelineStep):
             documents += len(docs)
             self.stat_update("counted", value=len(docs), unit="batch")
             yield from docs
+        corpus.check_unchanged()
         partials.write(rank, world_size, {"counts": count}, {"documents": documents})
 
 

@@ -6,9 +6,11 @@ is an error that names the file, never another number.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,10 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss",
 # Object stores whose fsspec client sends a conditional put: If-None-Match (s3fs), ifGenerationMatch (gcsfs)
 _CONDITIONAL = {"s3", "s3a", "gs", "gcs"}
 _ABANDONED = 24 * 3600.0  # seconds after which the temporary file of a writer that is still at work cannot be met
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # as of gcsfuse, exFAT, SMB
+_RACES = 5  # conditional puts at one time, which AWS answers with 409 Conflict, before a failure is one
+# datatrove passes over what it has noted as done, damaged or not
+AGAIN = "make it again with the same command, or in a pipeline with skip_completed=False"
 _UNSEALED = "0" * 32  # stands where the digest of a file of tensors goes, while that digest is computed
 
 
@@ -71,8 +77,8 @@ def create(path: str, blob: bytes) -> bool:
     """Put `blob` at an fsspec path if nothing is there; return whether it was put.
 
     Of several that create one path at a time, exactly one succeeds, and no reader sees a part of a file. Local files
-    are linked into place, S3 and GCS are asked for a conditional put. Other filesystems have neither: there, each
-    writer leaves its name first and looks for others' (list, put, list), so of two at one time both may be refused.
+    are linked into place, S3 and GCS are asked for a conditional put. Where there is neither, each writer leaves its
+    name first and looks for others' (list, put, list), so of two at one time both may be refused.
 
     Raises:
         StoreMismatch: on a filesystem without exclusive creation, another writer is at work or was killed there.
@@ -80,40 +86,61 @@ def create(path: str, blob: bytes) -> bool:
     fs, target = open_folder(path)
     make_parent(fs, target)
     if isinstance(fs, LocalFileSystem):
-        with _written_beside(target, blob) as temporary:
-            try:
+        try:
+            with _written_beside(target, blob) as temporary:
                 os.link(temporary, target)
-            except FileExistsError:
-                return False
             return True
-    if _CONDITIONAL.isdisjoint(_protocols(fs)):
-        return _create_by_claims(fs, target, blob)
-    try:
-        fs.pipe_file(target, blob, mode="create")
-    except FileExistsError:
-        return False
-    return True
-
-
-def _create_by_claims(fs: Any, target: str, blob: bytes) -> bool:
-    own = digest(blob)
-    claims = f"{target}.claims"
-    others = [name for name in _names(fs, claims) if name != own]
-    if not others:
-        if fs.exists(target):
+        except FileExistsError:
             return False
-        fs.makedirs(claims, exist_ok=True)
-        fs.pipe_file(f"{claims}/{own}", b"")
-        others = [name for name in _names(fs, claims) if name != own]
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+    elif not _CONDITIONAL.isdisjoint(_protocols(fs)):
+        return _put_if_absent(fs, target, blob)
+    return _create_by_claims(fs, path, target, blob)
+
+
+def _put_if_absent(fs: Any, target: str, blob: bytes) -> bool:
+    for race in range(_RACES):
+        try:
+            fs.pipe_file(target, blob, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if race == _RACES - 1 or "ConditionalRequestConflict" not in str(error):
+                raise
+            time.sleep(0.1 * 2**race)
+    return False
+
+
+def _create_by_claims(fs: Any, path: str, target: str, blob: bytes) -> bool:
+    """Nobody puts without having seen its own claim alone, and a claim goes only after its target is there."""
+    claims, own = f"{target}.claims", uuid.uuid4().hex
+
+    def refuse_others() -> None:
+        if _names(fs, claims) not in ([], [own]) and not fs.exists(target):
+            raise StoreMismatch(
+                f"another writer is creating {path}, or was killed while it did: wait for it, then delete "
+                f"{path}.claims and run again"
+            )
+
     if fs.exists(target):
         return False
-    if others:
-        raise StoreMismatch(
-            f"another writer is creating {target}, or was killed while it did: wait for it, then delete {claims} and "
-            "run again"
-        )
-    fs.pipe_file(target, blob)
-    return True
+    refuse_others()
+    fs.makedirs(claims, exist_ok=True)
+    fs.pipe_file(f"{claims}/{own}", own.encode())
+    try:
+        refuse_others()
+        if fs.exists(target):
+            return False
+        write_atomically(path, blob)
+        return True
+    finally:
+        with suppress(OSError):
+            fs.rm_file(f"{claims}/{own}")
+        with suppress(OSError):  # others' claims are there
+            fs.rmdir(claims)
 
 
 def _names(fs: Any, folder: str) -> list[str]:
@@ -185,6 +212,7 @@ def seal(value: dict[str, Any]) -> bytes:
     """Return a JSON object, which may have no key `xxh3`, as the bytes of a file that holds its own digest there."""
     if "xxh3" in value:
         raise ValueError("a sealed file keeps its own digest under 'xxh3': name the value otherwise")
+    value = json.loads(canonical(value))  # keys as JSON has them
     return (json.dumps(value | {"xxh3": digest(canonical(value))}, indent=2, sort_keys=True) + "\n").encode()
 
 
@@ -199,7 +227,7 @@ def unseal(blob: bytes, path: str) -> dict[str, Any]:
         why = "it has no digest: it is damaged, or was written by an earlier version"
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         why = str(error).splitlines()[0]
-    raise StoreDamaged(f"{path} is damaged ({why}): delete it and run the step that wrote it again")
+    raise StoreDamaged(f"{path} is damaged ({why}): {AGAIN}")
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
@@ -260,8 +288,7 @@ def load_tensors(path: str) -> Tensors:
         header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["winnow"])["header"]
     except (KeyError, ValueError, TypeError) as error:
         raise StoreDamaged(
-            f"{path} is damaged, or not a file of tensors of this version ({str(error).splitlines()[0]}): delete it "
-            "and run the step that wrote it again"
+            f"{path} is damaged, or not a file of tensors of this version ({str(error).splitlines()[0]}): {AGAIN}"
         ) from error
     return Tensors(load(blob), header, found)
 

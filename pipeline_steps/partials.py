@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline_steps.artefact import Artefact
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
-from pipeline_steps.files import Tensors, load_tensors, save_tensors
+from pipeline_steps.files import AGAIN, Tensors, load_tensors, save_tensors
 
 
 class Partials(Artefact):
@@ -39,7 +39,7 @@ class Partials(Artefact):
             path = self.part(name)
             part = load_tensors(path)
             if part.digest != entry["digest"]:
-                raise StoreDamaged(f"{path} is not the file the manifest speaks of: run its step again")
+                raise StoreDamaged(f"{path} is not the file the manifest speaks of: {AGAIN}")
             yield path, part
 
     def check_inputs(self, inputs: dict[str, Any], step: str) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.files import AGAIN
 from pipeline_steps.files import digest as digest_of
 
 
@@ -135,7 +136,7 @@ class SealedFile:
                 raise
             raise StoreDamaged(
                 f"{self.path} is damaged or cannot be read ({str(error).splitlines()[0] if str(error) else error!r}): "
-                "delete it and run the step that wrote it again; it makes only this file anew"
+                f"{AGAIN}; only this file is made anew"
             ) from error
 
 

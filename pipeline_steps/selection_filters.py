@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -10,11 +10,11 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 from datatrove.utils.logging import logger
 
-from pipeline_steps.corpus_listing import listed
+from pipeline_steps.corpus_listing import CorpusListing
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.cuts import Cut, FoundCut, select
 from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
-from pipeline_steps.files import canonical, digest, read_json, write_json
+from pipeline_steps.files import canonical, digest, open_folder, read_json, write_json
 from pipeline_steps.labels import LabelStore
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.priority import Mode
@@ -96,10 +96,11 @@ class CutFilter(NoCredentials, BaseFilter):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield the kept documents, in order."""
         self._rows = self._find_cut()  # anew: Slurm reuses a step for many ranks
+        # Where other tasks read the rest, what is read and done before this step tells this pass from others
+        corpus = CorpusListing(data) if world_size > 1 and not self.partial else None
         try:
-            inputs = listed(data)
             yield from super().run(data, rank, world_size)
-            self._check_pass(self._rows, inputs, rank, world_size)
+            self._check_pass(self._rows, corpus, rank, world_size)
         finally:
             self._rows = None
 
@@ -113,41 +114,46 @@ class CutFilter(NoCredentials, BaseFilter):
         labels = None if self.labels is None else LabelStore.open(self.labels)
         return KeptRows(FoundCut(ScoreStore.open(self.scores), self.cut, labels))
 
-    def _check_pass(self, rows: KeptRows, inputs: dict[str, Any] | None, rank: int, tasks: int) -> None:
+    def _check_pass(self, rows: KeptRows, corpus: CorpusListing | None, rank: int, tasks: int) -> None:
         """Say how many of the cut's documents have come by, and raise CorpusError if all tasks lack some."""
-        cut = rows.found
+        cut, came = rows.found, sum(rows.kept.values())
+        of = "" if cut.amount is None else f" of the {cut.amount:,}"
         task = f" in task {rank} of {tasks}" if tasks > 1 else ""
-        kept = f"{cut.documents:,} documents that the cut of {self.scores} keeps have come by"
-        logger.info(f"{sum(rows.kept.values()):,} of the {kept}{task}")
-        met = self._met_by_all(rows, inputs, rank, tasks)
-        if self.partial or met is None or sum(met.values()) == cut.documents:
+        logger.info(f"{came:,}{of} documents that the cut of {self.scores} keeps have come by{task}")
+        met = self._met_by_all(rows, corpus, rank, tasks)
+        if met is None or sum(met.values()) == cut.amount:
             return
         wanted = cut.kept()
+        if met == {source: count for source, count in wanted.items() if count}:
+            return
         source = next(name for name, count in wanted.items() if met.get(name, 0) != count)
         raise CorpusError(
-            f"{sum(met.values()):,} of the {kept}, of {source} {met.get(source, 0):,} of {wanted[source]:,}: restore "
-            "the file, or pass partial=True if only a part of the scored corpus is to be read, or a step before this "
-            "one drops documents"
+            f"{sum(met.values()):,} of the {sum(wanted.values()):,} documents that the cut of {self.scores} keeps "
+            f"have come by, of {source} {met.get(source, 0):,} of {wanted[source]:,}: restore the file, or pass "
+            "partial=True if only a part of the scored corpus is to be read, or a step before this one drops documents"
         )
 
     def _met_by_all(
-        self, rows: KeptRows, inputs: dict[str, Any] | None, rank: int, tasks: int
+        self, rows: KeptRows, corpus: CorpusListing | None, rank: int, tasks: int
     ) -> dict[str, int] | None:
-        """How many documents of each source all tasks of this pass have kept; None while that is not known.
+        """Return how many documents of each source all tasks of this pass have kept; None while nobody can know.
 
-        The last task of a pass adds the records of all: a file in the score store for each, of this cut and corpus.
+        The last task of a pass adds the records of all: a file in the score store for each.
         """
+        if self.partial:
+            return None
         if tasks == 1:
             return rows.kept
-        if inputs is None:
+        if corpus is None or corpus.known is None:
             return None  # two passes over different corpora could not be told apart
-        a_pass = digest(canonical([rows.found.path.rsplit("/", 1)[-1], inputs]))
-        folder = f"{self.scores.rstrip('/')}/passes/{a_pass[:16]}/{tasks}"
+        this_pass = digest(canonical([rows.found.path.rsplit("/", 1)[-1], corpus.known, corpus.steps]))
+        folder = f"{self.scores.rstrip('/')}/passes/{this_pass[:16]}/{tasks}"
         try:
             write_json(f"{folder}/{rank:05d}.json", {"kept": rows.kept})
+            fs, root = open_folder(folder)
+            if sum(name.endswith(".json") for name in fs.ls(root, detail=False)) < tasks:
+                return None  # another task is the last
             records = [read_json(f"{folder}/{other:05d}.json")["kept"] for other in range(tasks)]
-        except FileNotFoundError:
-            return None  # another task is the last
         except OSError as error:
             logger.warning(f"{folder} cannot be written ({error}): whether documents are missing is not checked")
             return None

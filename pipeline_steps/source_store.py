@@ -24,7 +24,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.artefact import Artefact, part_name
 from pipeline_steps.errors import MissingScore, StoreDamaged, StoreMismatch
-from pipeline_steps.files import canonical, digest, write_atomically
+from pipeline_steps.files import AGAIN, canonical, digest, write_atomically
 from pipeline_steps.sealed_parquet import SealedFile, encode
 
 
@@ -74,7 +74,7 @@ class SourceStore(Artefact):
             if theirs is not None and not np.array_equal(theirs["key"], columns["key"]):
                 raise StoreMismatch(
                     f"another task has stored other documents of {source} in {self.path}: the file has changed while "
-                    "it was read; use another store"
+                    f"it was read; {self.restore(source)}"
                 )
             return theirs is not None
 
@@ -82,6 +82,14 @@ class SourceStore(Artefact):
         self.drop_windows(source)
         with self._open(path, source) as shard:
             self._entries[source] = _entry(shard)
+
+    def restore(self, source: str) -> str:
+        """Say what to do about a source file that is not the one that was stored."""
+        name = part_name(source)
+        return (
+            f"restore the file, or delete parts/{name}{self.suffix} and windows/{name} in {self.path} to compute this "
+            "file again"
+        )
 
     def drop_windows(self, source: str) -> None:
         """Remove the windows of a sealed source."""
@@ -102,8 +110,7 @@ class SourceStore(Artefact):
 
     def begun(self) -> dict[str, int]:
         """Return the number of windows of each source that has not been sealed, by `part_name`."""
-        names = [name.split("/")[-2] for name in self.fs.glob(f"{self.root}/windows/*/*.parquet")]
-        return {name: names.count(name) for name in sorted(set(names))}
+        return {name: len(self._names(f"windows/{name}")) for name in sorted(self._names("windows"))}
 
     def state(self) -> str:
         """Say how far an unfinished store is, and what may keep it from its end."""
@@ -175,11 +182,11 @@ class SourceStore(Artefact):
         return encode(self.schema, columns, self._header(source))
 
     def _header(self, source: str) -> dict[str, str]:
-        """What a file says of itself: should artefact.json be lost, parts of other settings are still told apart."""
+        """Return what a file says of itself: should artefact.json be lost, other settings are still told apart."""
         return {"source": source, "made": self.made_digest}
 
     def _read_own(self, path: str, source: str) -> dict[str, np.ndarray] | None:
-        """What an earlier task wrote; the step can make it again, so damage is no reason to stop."""
+        """Return what an earlier task wrote; the step can make it again, so damage is no reason to stop."""
         try:
             with self._open(path, source) as file:
                 columns = file.read()
@@ -198,7 +205,7 @@ class SourceStore(Artefact):
         shard = self._open(self.part(source), source)
         if _entry(shard) != self.manifest[source]:
             shard.close()
-            raise StoreDamaged(f"{shard.path} is not the file the manifest speaks of: run the step again")
+            raise StoreDamaged(f"{shard.path} is not the file the manifest speaks of: {AGAIN}")
         return shard
 
     def _open(self, path: str, source: str) -> SealedFile:
@@ -206,10 +213,10 @@ class SourceStore(Artefact):
         if file.header != self._header(source):
             file.close()
             of = "other settings" if file.header.get("source") == source else f"{file.header}, not of {source}"
-            raise StoreDamaged(f"{file.path} is of {of}: delete it and run the step again")
+            raise StoreDamaged(f"{file.path} is of {of}: {AGAIN}")
         return file
 
 
 def _entry(shard: SealedFile) -> dict[str, Any]:
-    """What a manifest says of a source: `documents`, `keys` (digest of the keys), `columns` (digest of them all)."""
+    """Return a manifest's entry: `documents`, `keys` (digest of the keys), `columns` (digest of them all)."""
     return {"documents": shard.rows, "keys": shard.digests["key"], "columns": digest(canonical(shard.digests))}

@@ -14,7 +14,7 @@ from datatrove.utils.batching import batched
 from datatrove.utils.logging import logger
 
 from pipeline_steps.artefact import Artefact
-from pipeline_steps.corpus_listing import inputs_of
+from pipeline_steps.corpus_listing import CorpusListing
 from pipeline_steps.document_columns import by_source
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
@@ -60,7 +60,8 @@ class TokenStoreWriter(PipelineStep):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document of `data`; a source is in the store once its last document has been taken."""
         encoder = TextEncoder(self.tokenizer)
-        store = self._begin(encoder, inputs_of(data, self.corpus, type(self).__name__, world_size))
+        corpus = CorpusListing(data, self.corpus)
+        store = self._begin(encoder, corpus.inputs(type(self).__name__, world_size))
         entries = {}
         for source, docs in by_source(data, type(self).__name__):
             folder = Path(store.part(source))

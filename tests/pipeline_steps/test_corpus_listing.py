@@ -7,8 +7,13 @@ from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
 from word_count import WordCountScorer
 
-from pipeline_steps import InstalledDocsReader
-from pipeline_steps.corpus_listing import listed
+from pipeline_steps import InstalledDocsReader, ScoreStore
+from pipeline_steps.corpus_listing import CorpusListing
+from pipeline_steps.errors import CorpusError, StoreIncomplete
+
+
+def listed(data):
+    return CorpusListing(data).known
 
 
 def listing(reader, rank=0, tasks=1):
@@ -77,3 +82,53 @@ def test_in_an_object_store(s3, corpus):
     assert listing(JsonlReader("s3://listing/corpus")) == known
     s3.pipe_file("listing/corpus/a.jsonl", s3.cat_file("listing/corpus/a.jsonl").replace(b"crawl", b"CRAWL"))
     assert listing(JsonlReader("s3://listing/corpus")) != known
+
+
+def test_a_link_is_as_old_as_the_file_it_leads_to(corpus, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.jsonl").symlink_to(corpus / "a.jsonl")
+    known = listing(JsonlReader(str(tmp_path / "links")))
+    os.utime(corpus / "a.jsonl", (1, 1))
+    assert listing(JsonlReader(str(tmp_path / "links"))) != known
+
+
+def test_an_object_in_a_folder_that_comes_later_is_seen(s3, corpus):
+    s3.mkdir("later")
+    s3.put(f"{corpus}/a.jsonl", "later/sub/a.jsonl")
+    known = listing(JsonlReader("s3://later"))
+    fresh = type(s3)(skip_instance_cache=True)
+    fresh.pipe_file("later/sub/b.jsonl", b'{"id": "b", "text": "new"}')
+    assert listing(JsonlReader("s3://later"))["files"] == known["files"] + 1
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_not_taken_for_either(corpus, tmp_path):
+    """The second task lists the corpus as the first does, but reads it as it is a moment later."""
+    first = WordCountScorer(str(tmp_path / "s"), window_size=8)
+    list(first.run(JsonlReader(str(corpus)).run(None, 0, 2), 0, 2))
+    step = WordCountScorer(str(tmp_path / "s"), window_size=8)
+    docs = step.run(JsonlReader(str(corpus)).run(None, 1, 2), 1, 2)
+    next(docs)
+    (corpus / "aa.jsonl").write_text('{"id": "aa", "text": "between two others"}\n')
+    with pytest.raises(CorpusError, match="the corpus has changed while it was read: run this step again"):
+        list(docs)
+    with pytest.raises(StoreIncomplete):
+        ScoreStore.open(str(tmp_path / "s"))
+
+
+def test_a_name_of_the_corpus_is_the_same_on_every_node(corpus, tmp_path):
+    """Copies of a corpus on the nodes' own disks have other times."""
+    for rank in range(2):
+        os.utime(corpus / "a.jsonl", (rank, rank))
+        step = WordCountScorer(str(tmp_path / "s"), window_size=8)
+        step.corpus = "crawl of 2024"
+        list(step.run(JsonlReader(str(corpus)).run(None, rank, 2), rank, 2))
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100
+
+
+def test_nodes_that_see_other_times_are_told_what_to_do(corpus, tmp_path):
+    for rank in range(2):
+        os.utime(corpus / "a.jsonl", (rank, rank))
+        step = WordCountScorer(str(tmp_path / "s"), window_size=8)
+        list(step.run(JsonlReader(str(corpus)).run(None, rank, 2), rank, 2))
+    with pytest.raises(StoreIncomplete, match="2 runs over different input .*other times of the same files.*`corpus`"):
+        ScoreStore.open(str(tmp_path / "s"))

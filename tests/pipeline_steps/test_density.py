@@ -163,6 +163,16 @@ def test_a_part_in_anothers_place_is_refused(crowded, tmp_path):
         list(DensityMerge(embeddings, sketch).run())
 
 
+def test_an_older_sketch_is_not_taken_for_one_with_other_settings(crowded, tmp_path):
+    embeddings, sketch = str(tmp_path / "embeddings"), str(tmp_path / "sketch")
+    list(Embedder(embeddings, HASHED_NGRAMS).run(JsonlReader(str(crowded)).run()))
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50).run())
+    list(DensityMerge(embeddings, sketch).run())
+    list(DensitySketch(embeddings, sketch, rows=10, buckets=50, kernel="p-stable", seed=5).run(None, 0, 2))
+    with pytest.raises(StoreIncomplete, match="1 of 2 tasks"):
+        list(DensityMerge(embeddings, sketch).run())
+
+
 def sketched(corpus, folder, like=None, pattern=None, seed=0):
     """Embeddings and a merged sketch of some files."""
     embeddings, sketch = str(folder / "embeddings"), str(folder / "sketch")

@@ -1,5 +1,6 @@
 """Whole or absent, created by one, and verified when they are read."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -105,7 +106,7 @@ def test_without_exclusive_creation_writers_name_themselves_first():
     path = "memory://claims/artefact.json"
     fs = fsspec.filesystem("memory")
     fs.makedirs("/claims/artefact.json.claims")
-    fs.pipe_file("/claims/artefact.json.claims/" + "0" * 32, b"")  # somebody who was killed, or is at work
+    fs.pipe_file("/claims/artefact.json.claims/somebody", b"")  # who was killed, or is at work
     with pytest.raises(StoreMismatch, match="another writer is creating .*artefact.json.claims"):
         create(path, b"first")
     fs.rm("/claims/artefact.json.claims", recursive=True)
@@ -113,6 +114,41 @@ def test_without_exclusive_creation_writers_name_themselves_first():
     assert create(path, b"first") is False
     assert create(path, b"second") is False
     assert fs.cat_file("/claims/artefact.json") == b"first"
+    assert fs.ls("/claims", detail=False) == ["/claims/artefact.json"]
+    fs.rm_file("/claims/artefact.json")  # as an error may advise
+    assert create(path, b"second")
+
+
+def test_a_disk_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert create(str(tmp_path / "x"), b"first")
+    assert not create(str(tmp_path / "x"), b"second")
+    assert (tmp_path / "x").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_conflict_of_conditional_puts_is_tried_again(s3, monkeypatch):
+    """AWS answers 409 to who comes while another's put is under way."""
+    s3.mkdir("conflict")
+    calls, put = [], type(s3).pipe_file
+
+    def conflict(self, *arguments, **options):
+        calls.append(arguments)
+        if len(calls) < 3:
+            raise OSError(errno.EIO, "An error occurred (ConditionalRequestConflict) when calling PutObject")
+        return put(self, *arguments, **options)
+
+    monkeypatch.setattr(type(s3), "pipe_file", conflict)
+    assert create("s3://conflict/x", b"first")
+    assert not create("s3://conflict/x", b"second")
+
+
+def test_keys_of_numbers_come_back_as_json_has_them(tmp_path):
+    write_json(str(tmp_path / "x.json"), {"rows": {2: "b", 10: "a"}})
+    assert read_json(str(tmp_path / "x.json")) == {"rows": {"2": "b", "10": "a"}}
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):

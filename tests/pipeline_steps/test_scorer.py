@@ -428,3 +428,34 @@ def test_no_count_is_not_a_wrong_one(corpus, tmp_path):
     docs[0].metadata["token_count"], docs[1].metadata["token_count"] = None, 2**32 - 1
     list(WordCountScorer(str(tmp_path / "scores")).run(iter(docs)))
     assert ScoreStore.open(str(tmp_path / "scores")).tokens[:3].tolist() == [0, 2**32 - 1, 0]
+
+
+def test_a_folder_whose_name_is_a_pattern(corpus, tmp_path):
+    folder = tmp_path / "run[1]*?"
+    score(corpus, folder, tasks=3)
+    assert len(ScoreStore.open(str(folder)).scores) == 100
+    docs = WordCountScorer(str(tmp_path / "half[1]"), window_size=8).run(JsonlReader(str(corpus)).run())
+    for _ in range(25):
+        next(docs)
+    docs.close()
+    with pytest.raises(StoreIncomplete, match="half written .1 sources, first b"):
+        ScoreStore.open(str(tmp_path / "half[1]"))
+
+
+def test_a_damaged_record_does_not_spoil_another_number_of_tasks(corpus, tmp_path):
+    scorer = WordCountScorer(str(tmp_path / "s"), window_size=8)
+    list(scorer.run(JsonlReader(str(corpus)).run(None, 0, 2), 0, 2))
+    (record,) = (tmp_path / "s" / "runs").rglob("*.json")
+    record.write_text("{}")
+    score(corpus, tmp_path / "s", tasks=3)
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100
+
+
+def test_a_damaged_announcement_is_named_and_the_next_run_takes_its_place(corpus, tmp_path):
+    score(corpus, tmp_path / "s", tasks=2)
+    (announcement,) = (tmp_path / "s" / "announced").iterdir()
+    announcement.write_bytes(announcement.read_bytes()[:-9])
+    with pytest.raises(StoreDamaged, match=announcement.name):
+        ScoreStore.open(str(tmp_path / "s"))
+    score(corpus, tmp_path / "s", tasks=2)
+    assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100

@@ -341,3 +341,35 @@ def test_a_pass_over_documents_that_nobody_can_list_is_not_checked(corpus, score
     docs = list(JsonlReader(str(corpus)).run())
     halves = [list(TopKFilter(scores, k=20).run(iter(docs[rank::2]), rank, 2)) for rank in range(2)]
     assert sum(map(len, halves)) == 20
+
+
+def test_a_pass_that_was_partial_does_not_count_for_one_that_is_whole(corpus, scores, tmp_path):
+    drop = LambdaFilter(lambda doc: not doc.id.endswith("7"))
+    for rank in range(3):
+        data = drop.run(JsonlReader(str(corpus)).run(None, rank, 3), rank, 3)
+        list(TopKFilter(scores, k=15, partial=True).run(data, rank, 3))
+    assert len(kept(corpus, TopKFilter(scores, k=15), tasks=3)) == 15
+
+
+def test_a_pass_that_failed_does_not_count_for_one_without_the_step_that_dropped_documents(corpus, scores):
+    for rank in range(3):
+        drop = LambdaFilter(lambda doc: not doc.id.endswith("7"))
+        data = drop.run(JsonlReader(str(corpus)).run(None, rank, 3), rank, 3)
+        if rank < 2:
+            list(TopKFilter(scores, k=40).run(data, rank, 3))
+        else:
+            with pytest.raises(CorpusError, match="of the 40 documents"):
+                list(TopKFilter(scores, k=40).run(data, rank, 3))
+    assert len(kept(corpus, TopKFilter(scores, k=40), tasks=3)) == 40
+
+
+def test_poisson_is_checked_by_the_last_task_alone(corpus, scores, monkeypatch):
+    asked = []
+    keeps = cuts_module.FoundCut.keeps
+    monkeypatch.setattr(cuts_module.FoundCut, "keeps", lambda cut, source: asked.append(source) or keeps(cut, source))
+    step = IPSFilter(scores, rate=0.3, method="poisson")
+    found = [len(list(step.run(JsonlReader(str(corpus)).run(None, rank, 2), rank, 2))) for rank in range(2)]
+    assert len(asked) == 4 + 4  # each file by its task, all by the last
+    (corpus / "b.jsonl").unlink()
+    with pytest.raises(CorpusError, match=f"of the {sum(found)} documents"):
+        kept(corpus, IPSFilter(scores, rate=0.3, method="poisson"), tasks=2)
