@@ -31,7 +31,7 @@ def write_store(path, rows):
     from pipeline_steps.source_store import SourceStore
 
     store = SourceStore(path, pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS]))
-    store.claim({"scorer": "benchmark"})
+    store.begin("scores", {"scorer": "benchmark"}, None)
     rng, sources = np.random.default_rng(0), []
     for start in range(0, rows, SOURCE_ROWS):
         n = min(SOURCE_ROWS, rows - start)

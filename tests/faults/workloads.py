@@ -126,7 +126,9 @@ def _keep(folder: Path, life: int, filter: TopKFilter) -> None:
 
 
 def _read(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """Read files but hidden ones: what killed writers leave is swept when it is a day old."""
     found = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    found = [path for path in found if not path.name.startswith(".")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
