@@ -19,7 +19,7 @@ from pipeline_steps.errors import ModelError
 from pipeline_steps.files import read_json
 from pipeline_steps.numerics.keys import mix
 from train.batches import Batches, Rows
-from train.checkpoints import load_model, load_optimizer, prune, save_checkpoint, sweep, whole_weights
+from train.checkpoints import drop_after, load_model, load_optimizer, prune, save_checkpoint, whole_weights
 from train.dropout import dropout_of
 from train.flops import peak_flops, training_flops
 from train.interval import Interval
@@ -209,8 +209,8 @@ class Trainer:
         trackers(name, row)
 
     def _open_files(self, stack: ExitStack) -> dict[str, Metrics]:
-        """Remove what a killed run wrote after its last checkpoint, and open the metrics."""
-        sweep(self.plan.run_dir, self.done)
+        """Set aside what is damaged after the checkpoint that the run continues from, and open the metrics."""
+        drop_after(self.plan.run_dir, self.done)
         write_environment(
             self.plan.run_dir, device=str(self.device), processes=self.world, threads=torch.get_num_threads()
         )

@@ -18,7 +18,7 @@ from pipeline_steps.corpus_listing import inputs_of
 from pipeline_steps.document_columns import by_source
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
-from train.folders import SealedFolder, whole_folder
+from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.token_store import KIND, META, entry_of, open_artefact
 from train.tokenizers import TextEncoder
 from train.verified import verify_files
@@ -117,9 +117,9 @@ class TokenStoreWriter(PipelineStep):
 
 def _intact(folder: Path, source: str | None = None) -> SealedFolder | None:
     """Return a folder of the store, every byte verified; None if it is absent, or (with a warning) damaged."""
-    remedy = "it is written again now"
+    remedy, read_too = "it is written again now", READ_BY_NOBODY if source else READ_BY_TRANSFORMERS
     try:
-        found = SealedFolder.read(folder, META, remedy) if folder.exists() else None
+        found = SealedFolder.read(folder, META, remedy, read_too) if folder.exists() else None
         if found and found.facts.get("source") != source:
             raise StoreDamaged(f"{folder} is of another source than {source}: {remedy}")
         verify_files(found.files if found else {}, remedy)

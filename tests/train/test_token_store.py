@@ -212,7 +212,7 @@ def test_every_flip_and_truncation_is_found_by_name(corpus_documents, tokenizer_
 
 
 @pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "keys.npy", "meta.json"])
-@pytest.mark.parametrize("damage", ["flipped", "missing", "strange"])
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_damaged_part_is_named_and_only_it_is_written_again(
     corpus_documents, tokenizer_folder, tmp_path, name, damage
 ):
@@ -222,11 +222,8 @@ def test_a_damaged_part_is_named_and_only_it_is_written_again(
     file = tmp_path / "parts" / part_name("in/b.jsonl") / name
     if damage == "flipped":
         flip(file, np.random.default_rng(0))
-    elif damage == "missing":
-        file.unlink()
     else:
-        file = file.with_name(f"strange-{name}")
-        file.write_text("")
+        file.unlink()
     with pytest.raises(StoreDamaged, match=str(file)):
         TokenStore.open(str(tmp_path))
     others = {path: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*[!b].jsonl-*/*")}
@@ -234,6 +231,28 @@ def test_a_damaged_part_is_named_and_only_it_is_written_again(
     assert tree(tmp_path) == whole
     assert TokenStore.open(str(tmp_path)).documents == len(docs)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*[!b].jsonl-*/*")} == others
+
+
+def test_other_files_in_a_part_do_no_harm_and_are_never_lost(corpus_documents, tokenizer_folder, tmp_path):
+    write(tmp_path, tokenizer_folder, corpus_documents[:40])
+    part = tmp_path / "parts" / part_name("in/b.jsonl")
+    (part / "README.md").write_text("mine")
+    assert TokenStore.open(str(tmp_path)).documents == 40
+    assert warnings_of(lambda: write(tmp_path, tokenizer_folder, corpus_documents[:40])) == ""
+    (part / "keys.npy").unlink()
+    said = warnings_of(lambda: write(tmp_path, tokenizer_folder, corpus_documents[:40]))
+    (mine,) = part.parent.rglob("README.md")
+    assert mine.read_text() == "mine"
+    assert str(mine.parent) in said
+    assert TokenStore.open(str(tmp_path)).documents == 40
+
+
+def test_a_file_added_to_the_tokenizer_is_refused(corpus_documents, tokenizer_folder, tmp_path):
+    write(tmp_path, tokenizer_folder, corpus_documents[:40])
+    (tmp_path / "tokenizer" / "added_tokens.json").write_text("{}")
+    for action in (lambda: TokenStore.open(str(tmp_path)), lambda: write(tmp_path, tokenizer_folder, [])):
+        with pytest.raises(StoreMismatch, match=r"tokenizer/added_tokens.json .*: move it elsewhere"):
+            action()
 
 
 def test_a_part_of_another_store_is_named(corpus_documents, tokenizer_folder, tmp_path):
