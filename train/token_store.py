@@ -6,7 +6,7 @@ An Artefact on a local disk whose parts are folders, one for each source, and be
     <path>/parts/<source>/tokens.npy    uint16 (uint32 above 65,536 ids): all documents, nothing between them
     <path>/parts/<source>/offsets.npy   int64 [n + 1]: where each document begins
     <path>/parts/<source>/keys.npy      uint64 [n]: `document_key` of each document
-    <path>/parts/<source>/meta.json     counts, and the digest of every other file; its own is in the manifest
+    <path>/parts/<source>/meta.json     counts, digests of the settings and the other files; its own is in the manifest
 
 A *source* is the file a document was read from. Its folder appears whole or not at all, so a task can be killed at
 any time, and the content does not depend on the number of tasks.
@@ -68,7 +68,7 @@ class TokenStore:
         StoreIncomplete: there is no token store, it is half written, or it holds no documents.
         StoreMismatch: it is not a token store, holds sources that its last run did not read, or somebody has added a
             file to its tokenizer that transformers would read.
-        StoreDamaged: a file is not what was written; names it.
+        StoreDamaged: a file is not what was written, or a part was made with other settings; names it.
     """
 
     def __init__(self, path: str) -> None:
@@ -95,6 +95,8 @@ class TokenStore:
         self._digests = tokenizer.files
         for folder, entry in zip(self._folders, entries.values(), strict=True):
             part = SealedFolder.read(folder, META, REMEDY, READ_BY_NOBODY)
+            if part.facts.get("made") != artefact.made_digest:
+                raise StoreDamaged(f"{folder} was made with other settings than this store: {REMEDY}")
             if entry_of(part) != entry:
                 raise StoreDamaged(f"{folder / META} is not the file that the manifest speaks of: {REMEDY}")
             self._digests |= part.files

@@ -64,10 +64,10 @@ class TokenStoreWriter(PipelineStep):
         entries = {}
         for source, docs in by_source(data, type(self).__name__):
             folder = Path(store.part(source))
-            part = _intact(folder, source)
+            part = _intact(folder, source, store.made_digest)
             if part is None:
                 store.announce()
-                part = yield from self._write(folder, source, docs, encoder)
+                part = yield from self._write(store, source, docs, encoder)
             else:
                 yield from _compare(folder, source, docs)
             self.stat_update("documents", value=part.facts["documents"], unit="source")
@@ -92,9 +92,10 @@ class TokenStoreWriter(PipelineStep):
         return store
 
     def _write(
-        self, folder: Path, source: str, docs: Iterator[Document], encoder: TextEncoder
+        self, store: Artefact, source: str, docs: Iterator[Document], encoder: TextEncoder
     ) -> Generator[Document, None, SealedFolder]:
         """Write a source, of which the folder appears after the last document, and yield its documents."""
+        folder = Path(store.part(source))
         dtype = np.dtype(np.uint16 if encoder.vocab_size <= 1 << 16 else np.uint32)
         ending = np.array([encoder.eos] if self.append_eos else [], dtype=np.int64)
         keys: list[int] = []
@@ -111,17 +112,20 @@ class TokenStoreWriter(PipelineStep):
                 _write_header(file, dtype, sum(lengths))
             np.save(temporary / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
             np.save(temporary / "keys.npy", key_N := np.array(keys, dtype=np.uint64))
-            facts = {"source": source, "documents": len(keys), "tokens": sum(lengths), "keys": keys_digest(key_N)}
-            return SealedFolder.seal(temporary, META, facts)
+            counts = {"documents": len(keys), "tokens": sum(lengths)}
+            about = {"source": source, "made": store.made_digest, "keys": keys_digest(key_N)}
+            return SealedFolder.seal(temporary, META, counts | about)
 
 
-def _intact(folder: Path, source: str | None = None) -> SealedFolder | None:
+def _intact(folder: Path, source: str | None = None, made: str | None = None) -> SealedFolder | None:
     """Return a folder of the store, every byte verified; None if it is absent, or (with a warning) damaged."""
     remedy, read_too = "it is written again now", READ_BY_NOBODY if source else READ_BY_TRANSFORMERS
     try:
         found = SealedFolder.read(folder, META, remedy, read_too) if folder.exists() else None
         if found and found.facts.get("source") != source:
             raise StoreDamaged(f"{folder} is of another source than {source}: {remedy}")
+        if found and found.facts.get("made") != made:
+            raise StoreDamaged(f"{folder} was made with other settings: {remedy}")
         verify_files(found.files if found else {}, remedy)
     except StoreDamaged as error:
         logger.warning(str(error))

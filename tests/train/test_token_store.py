@@ -233,6 +233,27 @@ def test_a_damaged_part_is_named_and_only_it_is_written_again(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*[!b].jsonl-*/*")} == others
 
 
+def test_parts_of_other_settings_are_never_mixed_in(tokenizer_folder, tmp_path):
+    """The file of settings is lost, and one of two tasks runs with others."""
+    corpus, path = write_corpus(tmp_path / "corpus", "ab"), tmp_path / "store"
+    tokenize(corpus, path, tokenizer_folder)
+    kept = {name: (path / name).read_bytes() for name in ("artefact.json", "manifest.json")}
+    (path / "artefact.json").unlink()
+    tokenize(corpus, path, tokenizer_folder, 0, 2, append_eos=True)
+    for name, blob in kept.items():
+        (path / name).write_bytes(blob)
+    for announced in sorted((path / "announced").iterdir())[1:]:
+        announced.unlink()
+    part = path / "parts" / part_name(str(corpus / "a.jsonl"))
+    with pytest.raises(StoreDamaged, match=f"{part} was made with other settings"):
+        TokenStore.open(str(path))
+    (path / "artefact.json").unlink()
+    said = warnings_of(lambda: tokenize(corpus, path, tokenizer_folder, append_eos=True))
+    assert f"{path / 'parts' / part_name(str(corpus / 'b.jsonl'))} was made with other settings" in said
+    store = TokenStore.open(str(path))
+    assert (ids_of(store) == store.eos).sum() == 10
+
+
 def test_other_files_in_a_part_do_no_harm_and_are_never_lost(corpus_documents, tokenizer_folder, tmp_path):
     write(tmp_path, tokenizer_folder, corpus_documents[:40])
     part = tmp_path / "parts" / part_name("in/b.jsonl")
