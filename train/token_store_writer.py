@@ -15,6 +15,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.artefact import Artefact
 from pipeline_steps.corpus_listing import inputs_of
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.document_columns import by_source
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
@@ -27,7 +28,7 @@ from train.verified import verify_files
 _BATCH = 1024  # documents encoded at a time: keeps the tokenizer's threads busy with a few MB of text
 
 
-class TokenStoreWriter(PipelineStep):
+class TokenStoreWriter(NoCredentials, PipelineStep):
     """Tokenizes every document into a TokenStore; passes documents through unchanged, in order.
 
     Any number of tasks. A source that is already there is compared by its keys instead of written again, unless it is
