@@ -18,11 +18,12 @@ from datatrove.utils.logging import logger
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.files import write_atomically
 from pipeline_steps.models import model_identity
+from pipeline_steps.pretrained import load_config, load_weights
 from train.folders import SealedFolder, whole_folder
 from train.model import empty_model
 from train.run_directory import checkpoint_folder, list_checkpoints, read_state, step_of
@@ -130,15 +131,15 @@ def load_pretrained(model: str) -> PreTrainedModel:
     """Float32 T5 of a checkpoint, a folder of transformers' or the Hub.
 
     Raises:
-        ModelError: it is not a T5, or not to be had.
+        ModelError: it is not a T5, or it cannot be loaded.
     """
     model_identity(model)  # says in one sentence what is wrong with a name
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    config = load_config(model)
     if config.model_type not in ("t5", "mt5"):
         raise ModelError(f"{model} is a {config.model_type}, not a T5: give a T5")
     if (Path(model) / "state.json").exists():
         return load_checkpoint(Path(model))[0]
-    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype="float32", use_safetensors=True, trust_remote_code=False)
+    return load_weights(AutoModelForSeq2SeqLM, model, dtype="float32")
 
 
 def load_optimizer(folder: Path) -> dict[str, Tensor]:
