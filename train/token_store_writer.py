@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -77,19 +78,23 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
 
     def _begin(self, encoder: TextEncoder, inputs: dict[str, Any] | None) -> Artefact:
         """Claim the store and put the tokenizer into it, or check that it was made with this one."""
-        store = open_artefact(self.output_dir)
-        folder = Path(self.output_dir) / "tokenizer"
-        with whole_folder(folder, replace=folder.exists() and _intact(folder) is None) as temporary:
-            encoder.save(temporary)
-            made = {
-                "tokenizer_sha256": hashlib.sha256((temporary / "tokenizer.json").read_bytes()).hexdigest(),
-                "vocab_size": encoder.vocab_size,
-                "sentinels": encoder.sentinels,
-                "eos": encoder.eos,
-                "append_eos": self.append_eos,
-            }
-            SealedFolder.seal(temporary, META, {"name": encoder.name, "sha256": made["tokenizer_sha256"]})
-            store.begin(KIND, made, inputs)
+        store, folder = open_artefact(self.output_dir), Path(self.output_dir) / "tokenizer"
+        with TemporaryDirectory() as temporary:
+            encoder.save(Path(temporary))
+            sha256 = hashlib.sha256(Path(temporary, "tokenizer.json").read_bytes()).hexdigest()
+        made = {
+            "tokenizer_sha256": sha256,
+            "vocab_size": encoder.vocab_size,
+            "sentinels": encoder.sentinels,
+            "eos": encoder.eos,
+            "append_eos": self.append_eos,
+        }
+        store.begin(KIND, made, inputs)
+        there = _intact(folder)
+        if there is None or there.facts["sha256"] != sha256:
+            with whole_folder(folder, replace=folder.exists()) as new:
+                encoder.save(new)
+                SealedFolder.seal(new, META, {"name": encoder.name, "sha256": sha256})
         return store
 
     def _write(

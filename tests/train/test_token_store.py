@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from pipeline_steps.artefact import Artefact, part_name
 from pipeline_steps.errors import CorpusError, ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
+from train import token_store_writer
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
 from train.tokenizers import TextEncoder
@@ -367,6 +368,16 @@ def test_a_second_run_of_one_task_leaves_the_store_as_it_is(corpus_documents, to
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     write(tmp_path, tokenizer_folder, corpus_documents[:40])
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_tokenizer_that_is_there_is_not_written_again(corpus_documents, tokenizer_folder, tmp_path, monkeypatch):
+    for rank in range(2):
+        write(tmp_path, tokenizer_folder, [], rank, 2)
+        monkeypatch.setattr(token_store_writer, "whole_folder", pytest.fail)  # after the first task
+    monkeypatch.undo()
+    flip(tmp_path / "tokenizer" / "tokenizer.json", np.random.default_rng(0))
+    assert "tokenizer.json is damaged" in warnings_of(lambda: write(tmp_path, tokenizer_folder, corpus_documents[:9]))
+    assert TokenStore.open(str(tmp_path)).documents == 9
 
 
 def test_a_store_of_scores_or_on_s3_is_refused(tmp_path):
