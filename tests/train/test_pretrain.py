@@ -148,8 +148,21 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_its_end_again(wh
     file = run_dir / "checkpoints" / "step-00000030" / name
     flip(file, np.random.default_rng(0))
     assert f"{file} is damaged" in warnings_of(lambda: main(*flags(store, run_dir)))
+    shutil.rmtree(run_dir / "checkpoints" / "step-00000030.damaged")
     assert outcome(run_dir) == outcome(whole)
     assert untimed(run_dir) == untimed(whole)
+
+
+def test_a_file_added_to_a_checkpoint_stops_the_run_if_it_would_be_read(whole, store, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    folder = run_dir / "checkpoints" / "step-00000030"
+    (folder / "README.md").write_text("mine")
+    assert main(*flags(store, run_dir)) == 0
+    (folder / "adapter_config.json").write_text("{}")
+    assert main(*flags(store, run_dir)) == 2
+    assert f"{folder}/adapter_config.json was not written with" in capsys.readouterr().err
+    assert {"README.md", "adapter_config.json"} < {file.name for file in folder.iterdir()}
 
 
 def test_a_damaged_row_is_named_when_a_run_goes_on(whole, store, tmp_path, capsys):
