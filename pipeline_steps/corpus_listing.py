@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from datatrove.data import DocumentsPipeline
-from datatrove.io import open_file
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.files import canonical, digest
@@ -35,6 +33,8 @@ class CorpusListing:
     """
 
     def __init__(self, data: DocumentsPipeline, corpus: PipelineStep | str | None = None) -> None:
+        from datatrove.pipeline.readers.base import BaseReader  # a third of a second: not for those who only read
+
         before = list(_steps(data))
         self.steps = [_settings(step) for step in before]
         self._named = corpus if isinstance(corpus, str) else None
@@ -97,6 +97,9 @@ def _settings(step: PipelineStep) -> dict[str, Any]:
 
 
 def _listing(reader: PipelineStep) -> dict[str, Any]:
+    from datatrove.io import open_file
+    from datatrove.pipeline.readers.base import BaseDiskReader
+
     if not isinstance(reader, BaseDiskReader):
         return _settings(reader)
     folder = reader.data_folder

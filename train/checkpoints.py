@@ -14,17 +14,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from datatrove.utils.logging import logger
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.files import write_atomically
 from pipeline_steps.models import model_identity
+from pipeline_steps.pretrained import load_config, load_weights
 from train.folders import SealedFolder, whole_folder
 from train.model import empty_model
-from train.run_directory import checkpoint_folder, list_checkpoints, read_state
+from train.run_directory import checkpoint_folder, list_checkpoints, read_state, step_of
 from train.sharding import whole
 from train.token_store import META
 
@@ -82,11 +84,19 @@ def prune(run_dir: Path, grid: set[int], keep_last: int) -> None:
             remove_checkpoint(folder)
 
 
-def sweep(run_dir: Path, step: int) -> None:
-    """Remove the checkpoints after `step`, which are damaged: the run continues from there."""
+def drop_after(run_dir: Path, step: int) -> None:
+    """Set the checkpoints after `step` aside, which are damaged: the run continues from there.
+
+    They are renamed to step-00000100.damaged, for people to look at; nothing reads them.
+    """
     for folder in list_checkpoints(run_dir):
-        if folder > checkpoint_folder(run_dir, step):
-            remove_checkpoint(folder)
+        if step_of(folder) > step:
+            aside, number = folder.with_name(f"{folder.name}.damaged"), 1
+            while aside.exists():
+                number += 1
+                aside = folder.with_name(f"{folder.name}.damaged-{number}")
+            folder.rename(aside)
+            logger.warning(f"{folder} is damaged and lies in {aside} now: delete it when it is of no use")
     if step:
         _point_to(checkpoint_folder(run_dir, step))
 
@@ -97,6 +107,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]
     Raises:
         StoreIncomplete: the folder is not a checkpoint of ours.
         StoreDamaged: a file of it is not what was written; names it.
+        StoreMismatch: somebody has added a file that transformers would read; names it.
     """
     folder = Path(folder)
     if not (folder / "state.json").exists():
@@ -120,15 +131,15 @@ def load_pretrained(model: str) -> PreTrainedModel:
     """Float32 T5 of a checkpoint, a folder of transformers' or the Hub.
 
     Raises:
-        ModelError: it is not a T5, or not to be had.
+        ModelError: it is not a T5, or it cannot be loaded.
     """
     model_identity(model)  # says in one sentence what is wrong with a name
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    config = load_config(model)
     if config.model_type not in ("t5", "mt5"):
         raise ModelError(f"{model} is a {config.model_type}, not a T5: give a T5")
     if (Path(model) / "state.json").exists():
         return load_checkpoint(Path(model))[0]
-    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype="float32", use_safetensors=True, trust_remote_code=False)
+    return load_weights(AutoModelForSeq2SeqLM, model, dtype="float32")
 
 
 def load_optimizer(folder: Path) -> dict[str, Tensor]:

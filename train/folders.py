@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,10 +13,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datatrove.utils.logging import logger
 from filelock import FileLock, Timeout
 
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.files import digest, file_digest, seal, sync_folder, unseal
+
+
+READ_BY_TRANSFORMERS = re.compile(
+    r"[^/]*\.(py|model|h5|msgpack|tiktoken|jinja)|[^/]*(_config|\.index)\.json"
+    r"|(config|tokenizer|vocab|chat_template|model|pytorch_model|adapter_)[^/]*\.(json|safetensors|txt|bin)"
+    r"|(merges\.txt|added_tokens\.json|special_tokens_map\.json|modules\.json|tekken\.json)"
+    r"|(additional_chat_templates|custom_generate)/.*"
+)
+"""Names of files that transformers or peft reads where it finds them, beside those that a folder was written with."""
+
+READ_BY_NOBODY = re.compile(r"(?!)")
+"""No name: every file of the folder is opened by its own name."""
 
 
 @contextmanager
@@ -27,7 +42,12 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
 
     Args:
         target: where it appears.
-        replace: whether a folder that stands there gives way: it is damaged.
+        replace: whether a folder that stands there gives way: it is damaged. It is moved aside before the new one
+            comes, and its files are removed after, but for those of names that the new one does not have: somebody
+            may have put them there, and a warning says where they are.
+
+    Raises:
+        OSError: the folder cannot be written; nothing stands at `target` but what stood there before.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for dead in target.parent.glob(f".{glob.escape(target.name)}.tmp-*.lock"):
@@ -41,10 +61,11 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
             yield temporary
             for path in [*sorted(temporary.rglob("*")), temporary]:
                 sync_folder(path)
-            if replace:
-                shutil.rmtree(target, ignore_errors=True)
-            _rename(temporary, target)
+            names = _names(temporary)
+            _replace(temporary, target) if replace else _rename(temporary, target)
             sync_folder(target.parent)
+            for old in target.parent.glob(f".{glob.escape(target.name)}.removed-*"):  # of killed writers, too
+                _remove_old(old, names)
         finally:
             _remove(alive)
 
@@ -60,6 +81,29 @@ def _rename(temporary: Path, target: Path) -> None:
     except OSError:
         if not target.exists():  # otherwise somebody was faster
             raise
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename a folder to `target`; what stands there is renamed before: it may hold files that cannot be removed."""
+    while True:
+        with suppress(FileNotFoundError):
+            os.rename(target, target.with_name(f".{target.name}.removed-{uuid.uuid4().hex}"))
+        try:
+            return os.rename(temporary, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # otherwise another writer came in between
+                raise
+
+
+def _remove_old(old: Path, names: set[str]) -> None:
+    """Remove a folder that has been replaced, but for files that its writers do not write."""
+    if strange := sorted(_names(old) - names):
+        for name in names:
+            with suppress(OSError):
+                (old / name).unlink()
+        logger.warning(f"{old / strange[0]} was in a folder that has been written again: move it elsewhere")
+    else:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -107,12 +151,20 @@ class SealedFolder(NamedTuple):
         return cls(path, facts, digest(blob))
 
     @classmethod
-    def read(cls, path: Path, name: str, remedy: str) -> SealedFolder:
+    def read(cls, path: Path, name: str, remedy: str, read_too: re.Pattern[str] | None = None) -> SealedFolder:
         """Read the sealed file, and compare the names of the others with what it says; their bytes are not read.
 
+        Args:
+            path: the folder.
+            name: of the sealed file.
+            remedy: what to do about damage, the end of a sentence.
+            read_too: names that readers of the folder look for. An added file of such a name is refused, and any
+                other is ignored. None if readers take every file of the folder: then an added file is damage.
+
         Raises:
-            StoreDamaged: a file is missing, or was not written with the others, or the sealed one is not what was
-                written; names it, and ends in `remedy`.
+            StoreDamaged: a file is missing, or the sealed one is not what was written; names it, and ends in
+                `remedy`.
+            StoreMismatch: somebody has added a file that would change what is read; names it.
         """
         try:
             blob = (path / name).read_bytes()
@@ -122,7 +174,14 @@ class SealedFolder(NamedTuple):
         there = _names(path) - {name}
         if missing := sorted(facts["files"].keys() - there):
             raise StoreDamaged(f"{path / missing[0]} is missing: {remedy}")
-        if strange := sorted(there - facts["files"].keys()):
+        strange = sorted(there - facts["files"].keys())
+        if read_too:
+            for added in filter(read_too.fullmatch, strange):
+                raise StoreMismatch(
+                    f"{path / added} was not written with the files beside it and would be read with them: move it "
+                    "elsewhere"
+                )
+        elif strange:
             raise StoreDamaged(f"{path / strange[0]} was not written with the files beside it: move it elsewhere")
         return cls(path, facts, digest(blob))
 

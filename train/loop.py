@@ -7,19 +7,21 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from pipeline_steps.artefact import refuse_differences
-from pipeline_steps.errors import ModelError
+from pipeline_steps.errors import ModelError, WinnowError
 from pipeline_steps.files import read_json
 from pipeline_steps.numerics.keys import mix
 from train.batches import Batches, Rows
-from train.checkpoints import load_model, load_optimizer, prune, save_checkpoint, sweep, whole_weights
+from train.checkpoints import drop_after, load_model, load_optimizer, prune, save_checkpoint, whole_weights
 from train.dropout import dropout_of
 from train.flops import peak_flops, training_flops
 from train.interval import Interval
@@ -27,7 +29,7 @@ from train.losses import Z_LOSS, TokenLosses
 from train.memory import keep_freed_memory
 from train.model import prepare_for_training
 from train.optimizers import OPTIMIZERS
-from train.run_directory import Metrics, latest_checkpoint, versions, write_environment
+from train.run_directory import Metrics, latest_checkpoint, read_state, versions, write_environment
 from train.sharding import shard, whole
 from train.signals import stopping_signals
 from train.trackers import start_trackers
@@ -43,7 +45,8 @@ class Trainer:
     Raises:
         ModelError: more processes than rows; a tracker that is not installed; a loss that is not finite; a
             checkpoint cannot be written.
-        StoreMismatch: the checkpoint is of another run.
+        StoreMismatch: the checkpoint is of another run, or holds a file that somebody has added.
+        StoreDamaged: a process cannot read the checkpoint that the first process has chosen.
     """
 
     def __init__(self, plan: TrainingPlan) -> None:
@@ -53,11 +56,10 @@ class Trainer:
         self.main, self.world = self.accelerator.is_main_process, self.accelerator.num_processes
         if self.world > arguments.batch_size:
             raise ModelError(f"{self.world} processes cannot share a batch of {arguments.batch_size}: launch fewer")
-        newest = latest_checkpoint(plan.run_dir)
+        newest = self._agree_on_checkpoint()
         state = read_json(f"{newest}/state.json") if newest else {}
         if state:
             refuse_differences(state["hashes"], plan.hashes, str(newest))
-        self.accelerator.wait_for_everyone()  # before one of them tidies up
         self.raw_model = load_model(newest) if newest else plan.initial_model()
         prepare_for_training(self.raw_model, plan.padded)
         if self.device.type == "cpu":
@@ -77,6 +79,32 @@ class Trainer:
         self.interval = Interval(self.device, state.get("interval", {}) if self.main else {})
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         self.peak = (peak_flops(name) or 0.0) * self.world or None
+
+    def _agree_on_checkpoint(self) -> Path | None:
+        """Return the checkpoint that the first process chooses, after every process has verified it.
+
+        Processes that chose for themselves could choose differently, where one machine reads bytes that others do
+        not, and would train on from different steps.
+
+        Raises:
+            WinnowError: a process finds the checkpoint damaged; all processes raise the same.
+        """
+        newest, error = None, None
+        try:
+            if self.main:
+                newest = latest_checkpoint(self.plan.run_dir)
+        except (WinnowError, OSError) as caught:
+            error = caught
+        newest, error = broadcast_object_list([newest, error])
+        try:
+            if newest and not self.main:
+                read_state(newest)
+        except (WinnowError, OSError) as caught:
+            error = caught
+        for found in gather_object([error]):
+            if found is not None:
+                raise found
+        return newest
 
     @property
     def device(self) -> torch.device:
@@ -209,8 +237,8 @@ class Trainer:
         trackers(name, row)
 
     def _open_files(self, stack: ExitStack) -> dict[str, Metrics]:
-        """Remove what a killed run wrote after its last checkpoint, and open the metrics."""
-        sweep(self.plan.run_dir, self.done)
+        """Set aside what is damaged after the checkpoint that the run continues from, and open the metrics."""
+        drop_after(self.plan.run_dir, self.done)
         write_environment(
             self.plan.run_dir, device=str(self.device), processes=self.world, threads=torch.get_num_threads()
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -25,7 +26,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import StoreDamaged
 from pipeline_steps.files import canonical, sweep, write_atomically, write_json
-from train.folders import SealedFolder
+from train.folders import READ_BY_TRANSFORMERS, SealedFolder
 from train.verified import verify_files
 
 
@@ -43,23 +44,34 @@ def checkpoint_folder(run_dir: Path, step: int) -> Path:
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """Folders of a run's checkpoints, by step."""
-    return sorted((run_dir / "checkpoints").glob("step-*"))
+    """Folders of a run's checkpoints, by step; those that were set aside as damaged are not among them."""
+    found = (run_dir / "checkpoints").glob("step-*")
+    return sorted((folder for folder in found if re.fullmatch(r"step-\d{8,}", folder.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def read_state(folder: Path, remedy: str = _REMEDY) -> dict[str, Any]:
     """Return what a checkpoint says of itself, after verifying every file of it; `files` has their digests.
 
     Raises:
-        StoreDamaged: a file is missing, is not what was written, or was not written with the others; names it.
+        StoreDamaged: a file is missing or is not what was written; names it.
+        StoreMismatch: somebody has added a file that transformers would read; names it. Other added files do no harm.
     """
-    checkpoint = SealedFolder.read(folder, "state.json", remedy)
+    checkpoint = SealedFolder.read(folder, "state.json", remedy, READ_BY_TRANSFORMERS)
     verify_files(checkpoint.files, remedy)
     return checkpoint.facts
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest intact checkpoint of a run, or None; newer ones that are damaged are named in a warning."""
+    """Return the newest intact checkpoint of a run, or None; newer ones that are damaged are named in a warning.
+
+    Raises:
+        StoreMismatch: see `read_state`; such a checkpoint is intact, so the run must not go on without it.
+    """
     for folder in reversed(list_checkpoints(run_dir)):
         try:
             read_state(folder, "this checkpoint is passed over")

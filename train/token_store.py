@@ -6,7 +6,7 @@ An Artefact on a local disk whose parts are folders, one for each source, and be
     <path>/parts/<source>/tokens.npy    uint16 (uint32 above 65,536 ids): all documents, nothing between them
     <path>/parts/<source>/offsets.npy   int64 [n + 1]: where each document begins
     <path>/parts/<source>/keys.npy      uint64 [n]: `document_key` of each document
-    <path>/parts/<source>/meta.json     counts, and the digest of every other file; its own is in the manifest
+    <path>/parts/<source>/meta.json     counts, digests of the settings and the other files; its own is in the manifest
 
 A *source* is the file a document was read from. Its folder appears whole or not at all, so a task can be killed at
 any time, and the content does not depend on the number of tasks.
@@ -27,7 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline_steps.artefact import Artefact
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
-from train.folders import SealedFolder
+from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder
 from train.verified import verify_files
 
 
@@ -66,8 +66,9 @@ class TokenStore:
 
     Raises:
         StoreIncomplete: there is no token store, it is half written, or it holds no documents.
-        StoreMismatch: it is not a token store, or holds sources that its last run did not read.
-        StoreDamaged: a file is not what was written; names it.
+        StoreMismatch: it is not a token store, holds sources that its last run did not read, or somebody has added a
+            file to its tokenizer that transformers would read.
+        StoreDamaged: a file is not what was written, or a part was made with other settings; names it.
     """
 
     def __init__(self, path: str) -> None:
@@ -87,13 +88,15 @@ class TokenStore:
         self.documents, self.tokens = (sum(one[name] for one in entries.values()) for name in ("documents", "tokens"))
         self._ends = list(accumulate(entry["tokens"] for entry in entries.values()))
         self._folders = [Path(artefact.part(source)) for source in entries]
-        tokenizer = SealedFolder.read(self.tokenizer, META, REMEDY)
+        tokenizer = SealedFolder.read(self.tokenizer, META, REMEDY, READ_BY_TRANSFORMERS)
         self.tokenizer_name: str = tokenizer.facts["name"]
         if tokenizer.facts["sha256"] != self.tokenizer_sha256:
             raise StoreDamaged(f"{self.tokenizer} is not the tokenizer of this store: delete it and {REMEDY}")
         self._digests = tokenizer.files
         for folder, entry in zip(self._folders, entries.values(), strict=True):
-            part = SealedFolder.read(folder, META, REMEDY)
+            part = SealedFolder.read(folder, META, REMEDY, READ_BY_NOBODY)
+            if part.facts.get("made") != artefact.made_digest:
+                raise StoreDamaged(f"{folder} was made with other settings than this store: {REMEDY}")
             if entry_of(part) != entry:
                 raise StoreDamaged(f"{folder / META} is not the file that the manifest speaks of: {REMEDY}")
             self._digests |= part.files

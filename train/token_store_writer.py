@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,10 +16,11 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.artefact import Artefact
 from pipeline_steps.corpus_listing import CorpusListing
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.document_columns import by_source
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
-from train.folders import SealedFolder, whole_folder
+from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.token_store import KIND, META, entry_of, open_artefact
 from train.tokenizers import TextEncoder
 from train.verified import verify_files
@@ -27,7 +29,7 @@ from train.verified import verify_files
 _BATCH = 1024  # documents encoded at a time: keeps the tokenizer's threads busy with a few MB of text
 
 
-class TokenStoreWriter(PipelineStep):
+class TokenStoreWriter(NoCredentials, PipelineStep):
     """Tokenizes every document into a TokenStore; passes documents through unchanged, in order.
 
     Any number of tasks. A source that is already there is compared by its keys instead of written again, unless it is
@@ -39,7 +41,7 @@ class TokenStoreWriter(PipelineStep):
         append_eos: end every document in EOS, for causal models; a T5 is trained on documents with nothing between.
 
     Attributes:
-        corpus: the reader of the documents; only needed where several tasks run behind a step that hides it.
+        corpus: the reader of the documents, or a name of the corpus; see DocumentColumns.
 
     Raises:
         CorpusError: a document does not say which file it is from, or a source comes in more than one run.
@@ -55,7 +57,7 @@ class TokenStoreWriter(PipelineStep):
         self.output_dir = str(output_dir)
         self.tokenizer = str(tokenizer)
         self.append_eos = append_eos
-        self.corpus: PipelineStep | None = None
+        self.corpus: PipelineStep | str | None = None
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document of `data`; a source is in the store once its last document has been taken."""
@@ -65,37 +67,43 @@ class TokenStoreWriter(PipelineStep):
         entries = {}
         for source, docs in by_source(data, type(self).__name__):
             folder = Path(store.part(source))
-            part = _intact(folder, source)
+            part = _intact(folder, source, store.made_digest)
             if part is None:
                 store.announce()
-                part = yield from self._write(folder, source, docs, encoder)
+                part = yield from self._write(store, source, docs, encoder)
             else:
                 yield from _compare(folder, source, docs)
             self.stat_update("documents", value=part.facts["documents"], unit="source")
             entries[source] = entry_of(part)
+        corpus.check_unchanged()
         store.finish(rank, world_size, entries)
 
     def _begin(self, encoder: TextEncoder, inputs: dict[str, Any] | None) -> Artefact:
         """Claim the store and put the tokenizer into it, or check that it was made with this one."""
-        store = open_artefact(self.output_dir)
-        folder = Path(self.output_dir) / "tokenizer"
-        with whole_folder(folder, replace=folder.exists() and _intact(folder) is None) as temporary:
-            encoder.save(temporary)
-            made = {
-                "tokenizer_sha256": hashlib.sha256((temporary / "tokenizer.json").read_bytes()).hexdigest(),
-                "vocab_size": encoder.vocab_size,
-                "sentinels": encoder.sentinels,
-                "eos": encoder.eos,
-                "append_eos": self.append_eos,
-            }
-            SealedFolder.seal(temporary, META, {"name": encoder.name, "sha256": made["tokenizer_sha256"]})
-            store.begin(KIND, made, inputs)
+        store, folder = open_artefact(self.output_dir), Path(self.output_dir) / "tokenizer"
+        with TemporaryDirectory() as temporary:
+            encoder.save(Path(temporary))
+            sha256 = hashlib.sha256(Path(temporary, "tokenizer.json").read_bytes()).hexdigest()
+        made = {
+            "tokenizer_sha256": sha256,
+            "vocab_size": encoder.vocab_size,
+            "sentinels": encoder.sentinels,
+            "eos": encoder.eos,
+            "append_eos": self.append_eos,
+        }
+        store.begin(KIND, made, inputs)
+        there = _intact(folder)
+        if there is None or there.facts["sha256"] != sha256:
+            with whole_folder(folder, replace=folder.exists()) as new:
+                encoder.save(new)
+                SealedFolder.seal(new, META, {"name": encoder.name, "sha256": sha256})
         return store
 
     def _write(
-        self, folder: Path, source: str, docs: Iterator[Document], encoder: TextEncoder
+        self, store: Artefact, source: str, docs: Iterator[Document], encoder: TextEncoder
     ) -> Generator[Document, None, SealedFolder]:
         """Write a source, of which the folder appears after the last document, and yield its documents."""
+        folder = Path(store.part(source))
         dtype = np.dtype(np.uint16 if encoder.vocab_size <= 1 << 16 else np.uint32)
         ending = np.array([encoder.eos] if self.append_eos else [], dtype=np.int64)
         keys: list[int] = []
@@ -112,17 +120,20 @@ class TokenStoreWriter(PipelineStep):
                 _write_header(file, dtype, sum(lengths))
             np.save(temporary / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
             np.save(temporary / "keys.npy", key_N := np.array(keys, dtype=np.uint64))
-            facts = {"source": source, "documents": len(keys), "tokens": sum(lengths), "keys": keys_digest(key_N)}
-            return SealedFolder.seal(temporary, META, facts)
+            counts = {"documents": len(keys), "tokens": sum(lengths)}
+            about = {"source": source, "made": store.made_digest, "keys": keys_digest(key_N)}
+            return SealedFolder.seal(temporary, META, counts | about)
 
 
-def _intact(folder: Path, source: str | None = None) -> SealedFolder | None:
+def _intact(folder: Path, source: str | None = None, made: str | None = None) -> SealedFolder | None:
     """Return a folder of the store, every byte verified; None if it is absent, or (with a warning) damaged."""
-    remedy = "it is written again now"
+    remedy, read_too = "it is written again now", READ_BY_NOBODY if source else READ_BY_TRANSFORMERS
     try:
-        found = SealedFolder.read(folder, META, remedy) if folder.exists() else None
+        found = SealedFolder.read(folder, META, remedy, read_too) if folder.exists() else None
         if found and found.facts.get("source") != source:
             raise StoreDamaged(f"{folder} is of another source than {source}: {remedy}")
+        if found and found.facts.get("made") != made:
+            raise StoreDamaged(f"{folder} was made with other settings: {remedy}")
         verify_files(found.files if found else {}, remedy)
     except StoreDamaged as error:
         logger.warning(str(error))

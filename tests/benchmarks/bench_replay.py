@@ -102,6 +102,7 @@ def write_store(path, documents, sources):
         np.save(part / "keys.npy", key_N := rng.integers(0, 2**64, count, dtype=np.uint64))
         np.save(part / "tokens.npy", rng.integers(3, VOCABULARY, lengths.sum(), dtype=np.uint16))
         facts = {"documents": int(count), "tokens": int(lengths.sum()), "keys": keys_digest(key_N)}
+        facts |= {"source": f"{number:05d}", "made": artefact.made_digest}
         entries[f"{number:05d}"] = entry_of(SealedFolder.seal(part, "meta.json", facts))
     artefact.finish(0, 1, entries)
     start = time.perf_counter()

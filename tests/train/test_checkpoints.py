@@ -7,16 +7,16 @@ import torch
 from damage import damages, refusal, warnings_of
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
+from pipeline_steps.artefact import claim
 from pipeline_steps.errors import ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from train import folders
 from train.adafactor import Adafactor
-from train.checkpoints import load_checkpoint, load_optimizer, prune, save_checkpoint, sweep, whole_weights
+from train.checkpoints import drop_after, load_checkpoint, load_optimizer, prune, save_checkpoint, whole_weights
 from train.losses import TokenLosses
 from train.model import build_model
 from train.presets import PRESETS
 from train.run_directory import (
     Metrics,
-    claim,
     is_finished,
     last_row,
     latest_checkpoint,
@@ -67,8 +67,12 @@ def test_the_newest_valid_one_is_taken(tmp_path, save):
         load_checkpoint(saved[2])
     with pytest.raises(StoreDamaged, match="step-00000010/optimizer.safetensors is missing"):
         load_checkpoint(saved[1])
-    sweep(tmp_path, 5)
+    (saved[1].parent / "step-00000010.damaged").mkdir()  # of an earlier start
+    said = warnings_of(lambda: drop_after(tmp_path, 5))
+    assert said.count("lies in") == 2
     assert list_checkpoints(tmp_path) == saved[:1]
+    aside = [saved[1].with_name(f"{saved[1].name}.damaged-2"), saved[2].with_name(f"{saved[2].name}.damaged")]
+    assert all((folder / "state.json").exists() and str(folder) in said for folder in aside)
     assert (saved[0].parent / "LATEST").read_text() == f"{saved[0].name}\n"
 
 
@@ -96,18 +100,42 @@ def test_every_flip_and_truncation_is_found_by_name(tmp_path, save, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_missing_and_strange_files_are_named(tmp_path, save, name):
+def test_missing_files_are_named(tmp_path, save, name):
     folder = save(5)
     (folder / name).rename(folder / f"other-{name}")
     assert latest_checkpoint(tmp_path) is None
     assert f"{folder / name} is missing" in warnings_of(lambda: is_finished(tmp_path, 5))
     assert not is_finished(tmp_path, 5)
     (folder / f"other-{name}").rename(folder / name)
-    (folder / "adapter_config.json").write_text("{}")  # transformers would load it
-    with pytest.raises(StoreDamaged, match=r"adapter_config.json was not written with the files beside it"):
-        load_checkpoint(folder)
-    (folder / "adapter_config.json").unlink()
     assert is_finished(tmp_path, 5)
+
+
+@pytest.mark.parametrize("name", ["README.md", "eval/results.json", "model_card.md", "adapter/adapter_config.json"])
+def test_other_files_in_a_checkpoint_do_no_harm(tmp_path, save, name):
+    folder = save(5)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    assert latest_checkpoint(tmp_path) == folder
+    load_checkpoint(folder)
+    drop_after(tmp_path, 5)
+    assert (folder / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "pytorch_model.bin", "adapter_config.json"]
+    + ["added_tokens.json", "special_tokens_map.json", "tokenizer.4.0.0.json", "spiece.model", "vocab.json"]
+    + ["modeling_t5.py", "chat_template.jinja", "additional_chat_templates/rag.jinja", "processor_config.json"],
+)
+def test_a_file_that_transformers_would_read_stops_everything(tmp_path, save, name):
+    save(5)
+    folder = save(10)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}")
+    for action in (lambda: load_checkpoint(folder), lambda: latest_checkpoint(tmp_path)):
+        with pytest.raises(StoreMismatch, match=f"{name} was not written with .*: move it elsewhere"):
+            action()
+    assert (folder / name).exists()
 
 
 def test_another_state_or_dropout_is_never_resumed_from(tmp_path, save):
@@ -225,10 +253,15 @@ def test_a_row_has_no_infinity():
 
 
 def test_a_run_is_claimed_once(tmp_path):
-    claim(tmp_path, {"seed": 1, "grid": (1, 2)})
-    claim(tmp_path, {"seed": 1, "grid": (1, 2)})
+    path = tmp_path / "resolved.json"
+
+    def claim_it(seed):
+        claim(str(path), {"seed": seed, "grid": (1, 2)}, "the run")
+
+    claim_it(1)
+    claim_it(1)
     with pytest.raises(StoreMismatch, match="seed: 1 there, 2 now"):
-        claim(tmp_path, {"seed": 2, "grid": (1, 2)})
-    for _ in damages(tmp_path / "resolved.json"):
-        said = refusal(lambda: claim(tmp_path, {"seed": 1, "grid": (1, 2)}))
-        assert said is None or f"{tmp_path}/resolved.json is damaged" in said
+        claim_it(2)
+    for _ in damages(path):
+        said = refusal(lambda: claim_it(1))
+        assert said is None or f"{path} is damaged" in said

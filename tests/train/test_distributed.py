@@ -1,6 +1,7 @@
 """Several processes: the same samples, the same losses, and nothing lost when one of them is killed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +61,24 @@ def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path):
     assert [row["nll"].hex() for row in rows(tmp_path / "run")] == [row["nll"].hex() for row in rows(two)]
     assert untimed(tmp_path / "run") == untimed(two)
     assert outcome(tmp_path / "run") == outcome(two)
+
+
+def test_a_checkpoint_that_one_process_cannot_read_stops_all(two, store, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(two, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "step-00000030")
+    script = tmp_path / "unreadable.py"
+    script.write_text(
+        "import train.loop\nfrom pipeline_steps.errors import StoreDamaged\nfrom train.pretrain import main\n"
+        "def unreadable(folder): raise StoreDamaged(f'{folder} is damaged here')\n"
+        "train.loop.read_state = unreadable  # what all processes but the first call\n"
+        "if __name__ == '__main__': main()\n"
+    )
+    before = outcome(run_dir)
+    finished = launch(2, flags(store, run_dir, warmup_steps=GENTLE), [str(script)])
+    assert finished.returncode != 0
+    assert finished.stderr.replace("\n", "").count("is damaged here") == 2
+    assert outcome(run_dir) == before
 
 
 @pytest.mark.parametrize(("processes", "more"), [(1, {}), (4, {}), (2, {"shard": "true", "micro_batch_size": 2})])

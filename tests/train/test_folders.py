@@ -1,13 +1,16 @@
 """Folders appear whole, many writers of one target do not disturb each other, and what the dead leave is removed."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+from damage import warnings_of
 
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
+from train import folders
 from train.folders import SealedFolder, locked, whole_folder
 
 
@@ -52,6 +55,53 @@ def test_a_damaged_folder_gives_way(tmp_path):
             (folder / "x").write_text(text)
     assert (tmp_path / "t" / "x").read_text() == "whole"
     assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
+
+
+def test_a_replacement_that_fails_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "x").write_text("damaged")
+
+    def busy(source, target, rename=os.rename):
+        if source == tmp_path / "t":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(source, target)
+
+    monkeypatch.setattr(folders.os, "rename", busy)
+    with pytest.raises(OSError, match="busy"), whole_folder(tmp_path / "t", replace=True) as folder:
+        (folder / "x").write_text("whole")
+    assert (tmp_path / "t" / "x").read_text() == "damaged"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
+
+
+def test_a_folder_whose_files_cannot_be_removed_is_replaced(tmp_path, monkeypatch):
+    """NFS keeps a file that somebody has open as .nfs..., and its folder cannot be removed until it is closed."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "x").write_text("damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.shutil, "rmtree", lambda path, ignore_errors: None)
+        with whole_folder(tmp_path / "t", replace=True) as folder:
+            (folder / "x").write_text("whole")
+    assert (tmp_path / "t" / "x").read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 2
+    with whole_folder(tmp_path / "t") as folder:
+        (folder / "x").write_text("whole")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
+
+
+def test_what_somebody_put_into_a_damaged_folder_is_kept(tmp_path):
+    (tmp_path / "t").mkdir()
+    for name in ("x", "mine"):
+        (tmp_path / "t" / name).write_text("damaged")
+
+    def replace():
+        with whole_folder(tmp_path / "t", replace=True) as folder:
+            (folder / "x").write_text("whole")
+
+    said = warnings_of(replace)
+    (kept,) = tmp_path.glob(".t.removed-*")
+    assert [file.name for file in kept.iterdir()] == ["mine"]
+    assert f"{kept / 'mine'} was in a folder" in said
+    assert [file.name for file in (tmp_path / "t").iterdir()] == ["x"]
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -31,6 +31,7 @@ from training_runs import (
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 from transformers.optimization import Adafactor as ReferenceAdafactor
 
+from evaluate_suite.checkpoint import find_checkpoints
 from evaluate_suite.perplexity import HeldOut, window_losses
 from pipeline_steps.files import read_json
 from pipeline_steps.selection import Selection
@@ -148,8 +149,21 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_trains_its_end_again(wh
     file = run_dir / "checkpoints" / "step-00000030" / name
     flip(file, np.random.default_rng(0))
     assert f"{file} is damaged" in warnings_of(lambda: main(*flags(store, run_dir)))
+    shutil.rmtree(run_dir / "checkpoints" / "step-00000030.damaged")
     assert outcome(run_dir) == outcome(whole)
     assert untimed(run_dir) == untimed(whole)
+
+
+def test_a_file_added_to_a_checkpoint_stops_the_run_if_it_would_be_read(whole, store, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    folder = run_dir / "checkpoints" / "step-00000030"
+    (folder / "README.md").write_text("mine")
+    assert main(*flags(store, run_dir)) == 0
+    (folder / "adapter_config.json").write_text("{}")
+    assert main(*flags(store, run_dir)) == 2
+    assert f"{folder}/adapter_config.json was not written with" in capsys.readouterr().err
+    assert {"README.md", "adapter_config.json"} < {file.name for file in folder.iterdir()}
 
 
 def test_a_damaged_row_is_named_when_a_run_goes_on(whole, store, tmp_path, capsys):
@@ -335,7 +349,8 @@ def test_held_out_perplexity_along_the_way(store, tmp_path, monkeypatch):
     assert found[-1]["nll"] < found[0]["nll"] - 0.3
     assert found[-1]["perplexity"] == pytest.approx(math.exp(found[-1]["nll"]))
     split = HeldOut("same", str(store.path), max_windows=40, seed=7)
-    measured = window_losses(tmp_path / "checkpoints" / "step-00000030", split, LENGTH, tmp_path / "cache")
+    (last,) = find_checkpoints("random", str(tmp_path), every=False)
+    measured = window_losses(last, split, LENGTH, tmp_path / "cache")
     assert found[-1]["nll"] == pytest.approx(measured.mean(), rel=1e-5)
     events = EventAccumulator(str(tmp_path / "pretrain")).Reload()
     assert [event.step for event in events.Scalars("metrics/nll")] == list(range(1, STEPS + 1))

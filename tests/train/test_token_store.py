@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from pipeline_steps.artefact import Artefact, part_name
 from pipeline_steps.errors import CorpusError, ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
+from train import token_store_writer
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
 from train.tokenizers import TextEncoder
@@ -212,7 +213,7 @@ def test_every_flip_and_truncation_is_found_by_name(corpus_documents, tokenizer_
 
 
 @pytest.mark.parametrize("name", ["tokens.npy", "offsets.npy", "keys.npy", "meta.json"])
-@pytest.mark.parametrize("damage", ["flipped", "missing", "strange"])
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_damaged_part_is_named_and_only_it_is_written_again(
     corpus_documents, tokenizer_folder, tmp_path, name, damage
 ):
@@ -222,11 +223,8 @@ def test_a_damaged_part_is_named_and_only_it_is_written_again(
     file = tmp_path / "parts" / part_name("in/b.jsonl") / name
     if damage == "flipped":
         flip(file, np.random.default_rng(0))
-    elif damage == "missing":
-        file.unlink()
     else:
-        file = file.with_name(f"strange-{name}")
-        file.write_text("")
+        file.unlink()
     with pytest.raises(StoreDamaged, match=str(file)):
         TokenStore.open(str(tmp_path))
     others = {path: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*[!b].jsonl-*/*")}
@@ -234,6 +232,49 @@ def test_a_damaged_part_is_named_and_only_it_is_written_again(
     assert tree(tmp_path) == whole
     assert TokenStore.open(str(tmp_path)).documents == len(docs)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*[!b].jsonl-*/*")} == others
+
+
+def test_parts_of_other_settings_are_never_mixed_in(tokenizer_folder, tmp_path):
+    """The file of settings is lost, and one of two tasks runs with others."""
+    corpus, path = write_corpus(tmp_path / "corpus", "ab"), tmp_path / "store"
+    tokenize(corpus, path, tokenizer_folder)
+    kept = {name: (path / name).read_bytes() for name in ("artefact.json", "manifest.json")}
+    (path / "artefact.json").unlink()
+    tokenize(corpus, path, tokenizer_folder, 0, 2, append_eos=True)
+    for name, blob in kept.items():
+        (path / name).write_bytes(blob)
+    for announced in sorted((path / "announced").iterdir())[1:]:
+        announced.unlink()
+    part = path / "parts" / part_name(str(corpus / "a.jsonl"))
+    with pytest.raises(StoreDamaged, match=f"{part} was made with other settings"):
+        TokenStore.open(str(path))
+    (path / "artefact.json").unlink()
+    said = warnings_of(lambda: tokenize(corpus, path, tokenizer_folder, append_eos=True))
+    assert f"{path / 'parts' / part_name(str(corpus / 'b.jsonl'))} was made with other settings" in said
+    store = TokenStore.open(str(path))
+    assert (ids_of(store) == store.eos).sum() == 10
+
+
+def test_other_files_in_a_part_do_no_harm_and_are_never_lost(corpus_documents, tokenizer_folder, tmp_path):
+    write(tmp_path, tokenizer_folder, corpus_documents[:40])
+    part = tmp_path / "parts" / part_name("in/b.jsonl")
+    (part / "README.md").write_text("mine")
+    assert TokenStore.open(str(tmp_path)).documents == 40
+    assert warnings_of(lambda: write(tmp_path, tokenizer_folder, corpus_documents[:40])) == ""
+    (part / "keys.npy").unlink()
+    said = warnings_of(lambda: write(tmp_path, tokenizer_folder, corpus_documents[:40]))
+    (mine,) = part.parent.rglob("README.md")
+    assert mine.read_text() == "mine"
+    assert str(mine.parent) in said
+    assert TokenStore.open(str(tmp_path)).documents == 40
+
+
+def test_a_file_added_to_the_tokenizer_is_refused(corpus_documents, tokenizer_folder, tmp_path):
+    write(tmp_path, tokenizer_folder, corpus_documents[:40])
+    (tmp_path / "tokenizer" / "added_tokens.json").write_text("{}")
+    for action in (lambda: TokenStore.open(str(tmp_path)), lambda: write(tmp_path, tokenizer_folder, [])):
+        with pytest.raises(StoreMismatch, match=r"tokenizer/added_tokens.json .*: move it elsewhere"):
+            action()
 
 
 def test_a_part_of_another_store_is_named(corpus_documents, tokenizer_folder, tmp_path):
@@ -327,6 +368,16 @@ def test_a_second_run_of_one_task_leaves_the_store_as_it_is(corpus_documents, to
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     write(tmp_path, tokenizer_folder, corpus_documents[:40])
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_tokenizer_that_is_there_is_not_written_again(corpus_documents, tokenizer_folder, tmp_path, monkeypatch):
+    for rank in range(2):
+        write(tmp_path, tokenizer_folder, [], rank, 2)
+        monkeypatch.setattr(token_store_writer, "whole_folder", pytest.fail)  # after the first task
+    monkeypatch.undo()
+    flip(tmp_path / "tokenizer" / "tokenizer.json", np.random.default_rng(0))
+    assert "tokenizer.json is damaged" in warnings_of(lambda: write(tmp_path, tokenizer_folder, corpus_documents[:9]))
+    assert TokenStore.open(str(tmp_path)).documents == 9
 
 
 def test_a_store_of_scores_or_on_s3_is_refused(tmp_path):

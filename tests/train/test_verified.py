@@ -15,7 +15,8 @@ from train.verified import verify_files
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache of notes."""
+    """An empty cache of notes, for a process that has verified nothing yet."""
+    monkeypatch.setattr(verified, "_verified", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "winnow" / "verified"
 
@@ -43,9 +44,20 @@ def files(tmp_path, monkeypatch):
     return {path: file_digest(path) for path in paths}
 
 
+def another_process():
+    """Forget what this process knows, so that only what is on disk counts."""
+    verified._verified.clear()
+
+
+def notes(cache):
+    return list(cache.glob("[!.]*"))
+
+
 def test_once_until_something_changes(cache, read, files, tmp_path, monkeypatch):
     verify_files(files, "mend it")
     assert sorted(read) == ["a", "b", "c"]
+    verify_files(files, "mend it")
+    another_process()
     verify_files(files, "mend it")
     assert len(read) == 3
     verify_files(files, "mend it", again=True)
@@ -57,6 +69,7 @@ def test_once_until_something_changes(cache, read, files, tmp_path, monkeypatch)
         with pytest.raises(StoreDamaged, match="/b is damaged .*: mend it"):
             verify_files(files, "mend it")
     (tmp_path / "b").write_text("b" * 1000)
+    another_process()
     read.clear()
     verify_files(files, "mend it")
     assert read == ["b"]
@@ -67,13 +80,53 @@ def test_once_until_something_changes(cache, read, files, tmp_path, monkeypatch)
 
 def test_notes_do_not_hold_for_ever(cache, read, files, tmp_path):
     verify_files(files, "mend it")
-    notes = list(cache.glob("[!.]*"))
-    assert len(notes) == 3
-    for note in notes:
-        os.utime(note, (0, time.time() - 31 * 24 * 3600))
-    verify_files({tmp_path / "a": files[tmp_path / "a"]}, "mend it")
+    (note,) = notes(cache)  # one for all files
+    os.utime(note, (0, time.time() - 31 * 24 * 3600))
+    only_a = {tmp_path / "a": files[tmp_path / "a"]}
+    another_process()
+    verify_files(only_a, "mend it")
     assert len(read) == 4
-    assert len(list(cache.glob("[!.]*"))) == 1  # the others were dropped
+    assert len(notes(cache)) == 2  # the old one was looked at today already
+    os.utime(cache / ".forgotten", (0, time.time() - 25 * 3600))
+    verify_files(only_a, "mend it", again=True)
+    assert len(notes(cache)) == 1
+    another_process()
+    verify_files(files, "mend it")
+    assert sorted(read[-3:]) == ["a", "b", "c"]
+
+
+def test_a_renewed_note_is_as_old_as_its_oldest_verification(cache, read, files, tmp_path):
+    verify_files(files, "mend it")
+    (note,) = notes(cache)
+    before = time.time() - 29 * 24 * 3600
+    os.utime(note, (before, before))
+    another_process()
+    (tmp_path / "b").write_text("b" * 1000)
+    verify_files(files, "mend it")
+    assert read[3:] == ["b"]
+    assert note.stat().st_mtime == pytest.approx(before)
+
+
+def test_files_that_move_with_their_folder_are_not_read_again(cache, read, files, tmp_path):
+    (tmp_path / "old").mkdir()
+    for path in files:
+        path.rename(tmp_path / "old" / path.name)
+    found = {tmp_path / "old" / path.name: digest for path, digest in files.items()}
+    verify_files(found, "mend it")
+    (tmp_path / "old").rename(tmp_path / "new")
+    for _ in range(2):
+        verify_files({tmp_path / "new" / path.name: digest for path, digest in files.items()}, "mend it")
+        another_process()
+    assert len(read) == 3
+
+
+def test_a_damaged_note_is_no_note(cache, read, files):
+    verify_files(files, "mend it")
+    (note,) = notes(cache)
+    note.write_bytes(b"\xff\x00" + note.read_bytes()[3:40])
+    another_process()
+    verify_files(files, "mend it")
+    assert len(read) == 6  # not one of its lines is whole
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(cache, read, files, monkeypatch):
@@ -85,10 +138,13 @@ def test_a_file_that_has_just_changed_is_not_remembered(cache, read, files, monk
 
 
 @pytest.mark.parametrize("home", ["/proc/nowhere", "relative"])
-def test_without_a_cache_everything_is_read_every_time(read, files, monkeypatch, home):
+def test_without_a_cache_every_process_reads_everything_once(cache, read, files, monkeypatch, home):
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     for _ in range(2):
         verify_files(files, "mend it")
+    assert len(read) == 3
+    another_process()
+    verify_files(files, "mend it")
     assert len(read) == 6
 
 
