@@ -227,6 +227,12 @@ def test_a_damaged_dataset_is_written_again(folder, scores, tmp_path, quick, cap
         assert choose(folder, scores, output, "--rate", 0.2) == 2
         assert f"{output}/winnow.json is damaged" in " ".join(capsys.readouterr().err.split())
     (output / "winnow.json").write_bytes(whole[Path("winnow.json")])
+    for blob in (b"---\npretty_name: \xd2\n---\n", b"---\n- [\n---\n", b"---\nnever ends"):  # load_dataset reads none
+        (output / "README.md").write_bytes(blob)
+        assert choose(folder, scores, output, "--rate", 0.2) == 0
+        assert (output / "README.md.damaged").read_bytes() == blob
+        (output / "README.md.damaged").unlink()
+        assert files_of(output) == whole
     (output / "README.md").write_text("my own words")  # a card is its owner's
     (output / data).unlink()
     assert choose(folder, scores, output, "--rate", 0.2) == 0
