@@ -37,8 +37,8 @@ def _scores(out: Path, command: Sequence[str]) -> None:
     store = ScoreStore.open(str(path))
     assert store.documents == len(store.scores) > 0
     assert np.isfinite(store.scores).all()
-    for shard in path.glob("shards/*.parquet"):
-        pq.read_table(shard)
+    assert (parts := list(path.glob("parts/*.parquet")))
+    assert sum(pq.read_table(part).num_rows for part in parts) >= store.documents
 
 
 def _dataset(out: Path, command: Sequence[str]) -> None:
