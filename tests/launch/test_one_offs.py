@@ -378,7 +378,7 @@ def test_a_corpus_that_changes(tmp_path, quick, capsys):
     with (corpus / "a.jsonl").open("a") as file:
         file.write(json.dumps(document(99)) + "\n")
     assert run(*words, corpus) == 2
-    assert "corpus has changed since it was scored" in " ".join(capsys.readouterr().err.split())
+    assert f"corpus has changed since {tmp_path / 'work'} was made of it" in " ".join(capsys.readouterr().err.split())
 
 
 def test_columns_of_parquet(tmp_path, quick, capsys):

@@ -66,7 +66,13 @@ def test_a_damaged_source_is_tokenised_again_and_a_changed_corpus_refused(corpus
     assert sealed(tmp_path / "out") == before
     (own / "1.jsonl").write_text('{"id": "x", "text": "other"}\n')
     assert tokenize(own, tmp_path / "out") == 2
-    assert "files: '3 files" in capsys.readouterr().err
+    assert f"{own} has changed since {tmp_path / 'out'} was made of it (3 files" in capsys.readouterr().err
+    text = (own / "0.jsonl").read_text()
+    shutil.copy(corpus / "1.jsonl", own)
+    assert tokenize(own, tmp_path / "new") == 0
+    (own / "0.jsonl").write_text(text.replace("w1 ", "w2 "))  # of the same size
+    assert tokenize(own, tmp_path / "new") == 2
+    assert "the time it was written differs" in capsys.readouterr().err
 
 
 def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
