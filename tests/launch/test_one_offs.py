@@ -240,6 +240,35 @@ def test_a_damaged_dataset_is_written_again(folder, scores, tmp_path, quick, cap
     assert files_of(output) | {Path("README.md"): b""} == whole | {Path("README.md"): b""}
 
 
+def test_damaged_scores_are_made_again_by_the_same_command(folder, tmp_path, quick, capsys):
+    """datatrove has noted each of these tasks as done."""
+    work, score = tmp_path / "work", ["score", "--corpus", folder / "corpus", "--sampler", "density", "--output"]
+    kept, select = tmp_path / "kept", ["select", "--corpus", folder / "corpus", "--sampler", "random", "--rate", 0.5]
+    parts = {work: ("embeddings/parts/*", "density/sketch.safetensors", "scores/density/parts/*")}
+    assert run(*score, work) == 0
+    whole = files_of(work)
+    for number in range(1, 4):  # the scores, and more and more of what they are made from
+        for pattern in parts[work][-number:]:
+            file = sorted(work.glob(pattern))[0]
+            file.write_bytes(file.read_bytes()[:-9])
+        assert run(*score, work) == 0
+        for pattern in parts[work]:
+            assert all(file.read_bytes() == whole[file.relative_to(work)] for file in work.glob(pattern))
+    assert run(*select, "--output", kept) == 0
+    whole = files_of(kept)
+    (part,) = Path(f"{kept}.work").glob("scores/keys/parts/a.jsonl*")
+    (data,) = kept.glob("data/*")
+    for file in (part, data):
+        file.write_bytes(file.read_bytes()[:-9])
+    assert run(*select, "--output", kept) == 0
+    assert files_of(kept) == whole
+    capsys.readouterr()
+    part.write_bytes(part.read_bytes()[:-9])
+    assert run("inspect", part.parents[1]) == 2
+    assert part.name in (said := " ".join(capsys.readouterr().err.split()))
+    assert "give the command that made it again" in said
+
+
 def test_what_is_damaged_before_it_is_published(folder, scores, tmp_path, quick, capsys, monkeypatch):
     words = [folder, scores, tmp_path / "kept", "--rate", 0.2]
     assert choose(*words[:2], tmp_path / "whole", *words[3:]) == 0
