@@ -291,7 +291,8 @@ def test_what_is_damaged_before_it_is_published(folder, scores, tmp_path, quick,
     assert without_output(files_of(tmp_path / "kept")) == without_output(files_of(tmp_path / "whole"))
 
 
-def test_refused_by_name(folder, scores, tmp_path, quick, capsys):
+def test_refused_by_name(folder, scores, tmp_path, quick, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the work of an output that is elsewhere goes
     output, corpus = tmp_path / "kept", folder / "corpus"
 
     def refused(why, *words):
