@@ -8,7 +8,8 @@ their rows.
 
 from __future__ import annotations
 
-import os
+import itertools
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from filelock import FileLock
 
 from evaluate_suite.results import ResultRow, read_good_results, read_results, write_results
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.files import read_json, write_atomically, write_json
 
 
 Estimates = dict[str, tuple[float, float, int]]
 """By metric: value, standard error, number of units."""
+
+_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def unit_file(cache: Path, sampler: str, checkpoint: str, name: str) -> Path:
@@ -36,7 +39,7 @@ def once(file: Path, made: dict[str, Any], measure: Callable[[], Any]) -> Any:
     Args:
         file: the unit. A damaged one is named in a warning and measured again.
         made: everything the outcome depends on, as JSON types.
-        measure: finds a JSON value; floats may be NaN.
+        measure: finds a JSON value; floats may be NaN or infinite.
     """
     try:
         known = read_json(str(file))
@@ -62,18 +65,26 @@ def add_results(path: str, rows: Iterable[ResultRow]) -> None:
 
 
 def mend_results(path: str) -> list[str]:
-    """Take the damaged lines out of a file of results, keep the file as it was as PATH.damaged, and name each line.
+    """Take the damaged lines out of a file of results, and name each.
 
-    For those who make the missing rows again.
+    For those who make the missing rows again. The file as it was stays as PATH.damaged, or PATH.damaged-2 and so on
+    beside earlier ones.
     """
     if not Path(path).exists():
         return []
     with _alone(path):
         rows, errors = read_good_results(path)
         if errors:
-            os.replace(path, f"{path}.damaged")
+            # A copy: killed in between, the good rows are still where they were
+            write_atomically(_free(f"{path}.damaged"), Path(path).read_bytes())
             write_results(path, rows)
     return [str(error).partition(": ")[0] for error in errors]
+
+
+def _free(path: str) -> str:
+    """Return a path at which nothing is: this one, or one with a number."""
+    numbered = (f"{path}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if not Path(name).exists())
 
 
 def _alone(path: str) -> FileLock:
@@ -86,11 +97,13 @@ def _place(row: ResultRow) -> tuple[Any, ...]:
 
 
 def _to_json(found: Any) -> Any:
-    """NaN, the standard error of a single unit, is null: JSON has no NaN."""
+    """Replace what JSON lacks: NaN, the standard error of a single unit, is null, and an infinity is its name."""
     if isinstance(found, dict):
         return {name: _to_json(value) for name, value in found.items()}
     if isinstance(found, list | tuple):
         return [_to_json(value) for value in found]
+    if isinstance(found, float) and math.isinf(found):
+        return "Infinity" if found > 0 else "-Infinity"
     return None if found != found else found
 
 
@@ -99,4 +112,4 @@ def _from_json(found: Any) -> Any:
         return {name: _from_json(value) for name, value in found.items()}
     if isinstance(found, list):
         return [_from_json(value) for value in found]
-    return float("nan") if found is None else found
+    return float("nan") if found is None else _INFINITIES.get(found, found) if isinstance(found, str) else found

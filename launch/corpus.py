@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from datatrove.utils.typeshelper import StatHints
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline_steps.errors import CorpusError
+from pipeline_steps.errors import CorpusError, StoreMismatch
 from pipeline_steps.files import write_atomically
 from pipeline_steps.models import require
 from pipeline_steps.special_files import refuse_unusable_name, special_kind
@@ -48,6 +48,8 @@ _LOGIN = {
 }
 # What datasets and this project write beside data; not rows
 _NO_DATA = {"winnow.json", "dataset_info.json", "dataset_infos.json", "state.json"}
+# What tells a file from an earlier one of its name, by filesystem; see pipeline_steps.corpus_listing
+_VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified")
 _EXTRACTION = 60.0  # seconds that a page may take: thousands of times what one does
 
 
@@ -182,16 +184,19 @@ class CorpusFiles:
         folder: with its protocol.
         kind: "jsonl", "parquet" or "warc".
         sizes: bytes of each file by its path in the folder, in the order they are read; 0 where nobody says.
+        versions: what tells each file from an earlier one of its name, e.g. the time it was written; "" where nobody
+            says.
     """
 
     folder: str
     kind: str
     sizes: dict[str, int]
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def listing(self) -> str:
-        """How many files there are, and a digest of their names and sizes."""
-        lines = "".join(f"{name}\n{size}\n" for name, size in self.sizes.items())
+        """How many files there are, and a digest of their names, sizes and versions."""
+        lines = "".join(f"{name}\n{size}\n{self.versions.get(name, '')}\n" for name, size in self.sizes.items())
         return f"{len(self.sizes)} files {xxhash.xxh3_64_hexdigest(lines.encode())}"
 
     def reader(self, paths_file: str, limit: int = -1, rows: bool = False) -> list[PipelineStep]:
@@ -230,23 +235,42 @@ def open_corpus(path: str, paths_file: str, limit: int = -1) -> list[PipelineSte
 
 def list_corpus(path: str) -> CorpusFiles:
     """The files of a corpus, which `open_corpus` reads; raises as it does."""
-    folder, sizes = _list(path)
-    by_format: dict[str, dict[str, int]] = {}
-    for name, size in sizes.items():
+    folder, entries = _list(path)
+    by_format: dict[str, list[str]] = {}
+    for name in entries:
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and name.rpartition("/")[2] not in _NO_DATA and (kind := _format(name)):
-            by_format.setdefault(kind, {})[name] = size
+            by_format.setdefault(kind, []).append(name)
     if len(by_format) != 1:
-        found = f"{len(sizes)} files, {' and '.join(sorted(by_format)) or 'none of a known format'}"
+        found = f"{len(entries)} files, {' and '.join(sorted(by_format)) or 'none of a known format'}"
         raise CorpusError(f"{path} is not one corpus ({found}): give .jsonl, .parquet or .warc files of one kind")
-    ((kind, files),) = by_format.items()
-    for name in files:
+    ((kind, names),) = by_format.items()
+    for name in names:
         _check_file(folder, name)
-    return CorpusFiles(folder, kind, files)
+    sizes = {name: int(entries[name].get("size") or 0) for name in names}
+    return CorpusFiles(folder, kind, sizes, {name: _version(folder, name, entries[name]) for name in names})
 
 
-def _list(path: str) -> tuple[str, dict[str, int]]:
-    """A folder, and the sizes of the files of the corpus in it, sorted by name."""
+def refuse_changed_files(found: Mapping[str, Any], made: Mapping[str, Any], where: str) -> None:
+    """Raise StoreMismatch if a corpus's listing, under `files`, is not what it was when `where` was made of it."""
+    there, now = found.get("files"), made["files"]
+    if found.get("corpus") == made["corpus"] and there != now:
+        raise StoreMismatch(
+            f"{made['corpus']} has changed since {where} was made of it ({there} then, {now} now; a file counts as "
+            "changed if its name, its size or the time it was written differs, as it may in a copy): give another "
+            f"--output, or delete {where}"
+        )
+
+
+def _version(folder: str, name: str, entry: Mapping[str, Any]) -> str:
+    if entry.get("islink"):  # fsspec tells when the link was made, not when the file it leads to was written
+        with suppress(OSError):
+            return str(os.stat(f"{folder}/{name}".removeprefix("file://")).st_mtime)
+    return next((str(entry[key]) for key in _VERSIONS if entry.get(key) is not None), "")
+
+
+def _list(path: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """A folder, and what its file system says of each file in it, sorted by name."""
     refuse_unusable_name(path)
     try:
         fs, root = fsspec.core.url_to_fs(path)
@@ -264,8 +288,8 @@ def _list(path: str) -> tuple[str, dict[str, int]]:
         raise
     except Exception as error:  # whatever the file system behind the protocol raises
         raise CorpusError(f"{path} cannot be listed ({why_not(path, error)}") from error
-    sizes = {file[len(folder) :].lstrip("/"): int(entry.get("size") or 0) for file, entry in found.items()}
-    return fs.unstrip_protocol(folder), dict(sorted(sizes.items()))
+    entries = {file[len(folder) :].lstrip("/"): entry for file, entry in found.items()}
+    return fs.unstrip_protocol(folder), dict(sorted(entries.items()))
 
 
 def _check_file(folder: str, name: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -62,25 +63,31 @@ class StageProgress:
 
 
 class StoreRows:
-    """Fraction of a corpus that a SourceStore holds, windows of unfinished sources included."""
+    """Fraction of a corpus that a SourceStore holds, windows of unfinished sources included; it never falls."""
 
     def __init__(self, store: Path, documents: int) -> None:
         self._store, self._documents = store, max(documents, 1)
         self._rows: dict[Path, int] = {}
+        self._most = 0
 
     def __call__(self) -> float:
-        """Rows in the store per document of the corpus."""
-        files = [*self._store.glob("shards/*.parquet"), *self._store.glob("windows/*/*.parquet")]
-        rows = 0
-        for file in files:
-            if file not in self._rows:
-                try:
-                    with file.open("rb") as opened:
-                        self._rows[file] = pq.read_metadata(opened).num_rows
-                except FileNotFoundError:  # a window that was sealed away between listing and reading
-                    continue
-            rows += self._rows[file]
-        return rows / self._documents
+        """Return the rows in the store per document of the corpus."""
+        # Windows first: those that are sealed between the two listings are in a part that the second one shows
+        windows = list(self._store.glob("windows/*/*.parquet"))
+        parts = list(self._store.glob("parts/*.parquet"))
+        sealed = {part.stem for part in parts}
+        files = [*parts, *(window for window in windows if window.parent.name not in sealed)]
+        self._most = max(self._most, sum(map(self._rows_of, files)))
+        return self._most / self._documents
+
+    def _rows_of(self, file: Path) -> int:
+        if file not in self._rows:
+            try:
+                with file.open("rb") as opened:
+                    self._rows[file] = pq.read_metadata(opened).num_rows
+            except (OSError, pa.ArrowException):  # it was sealed or replaced after it was listed, or is damaged
+                return 0
+        return self._rows[file]
 
 
 class TrainedTokens:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launch.corpus import list_corpus, open_corpus
+from launch.corpus import list_corpus, open_corpus, refuse_changed_files
 from launch.executor import ShareExecutor
 from launch.faults import as_process
 from launch.processes import Job, run_jobs
@@ -58,6 +58,8 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
         if not (folder / "corpus.json").exists():
             TextEncoder(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
         made = asdict(settings) | {"files": files.listing, "tasks": len(files.sizes)}
+        with suppress(FileNotFoundError):
+            refuse_changed_files(read_json(f"{folder}/corpus.json"), made, str(folder))
         claim(f"{folder}/corpus.json", made, str(folder))
         with suppress(StoreIncomplete, StoreDamaged):
             return TokenStore.open(output)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
+
 from launch.corpus import why_not
 from launch.listed_files import damaged
 from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
@@ -21,6 +23,7 @@ from train.folders import whole_folder
 
 
 CARD, RECORD = "README.md", "winnow.json"
+_OLD_CARD = f"{CARD}.damaged"
 _HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:/([^@]*))?$")
 
 
@@ -38,7 +41,7 @@ class Destination(Protocol):
     def damaged(self, record: Mapping[str, Any]) -> list[str]:
         """Names of files of a dataset that are missing, or not what its record says of them.
 
-        The card may be edited by whoever owns the dataset: it only has to be there.
+        Whoever owns the dataset may edit the card, so a card is damaged only if nobody can read it.
         """
 
     def publish(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
@@ -91,6 +94,8 @@ class LocalFolder:
                 beside = (self.path / name).with_name(f".{Path(name).name}.tmp")
                 beside.unlink(missing_ok=True)
                 link_or_copy(files[name], beside)
+                if name == CARD and (self.path / name).exists():  # its owner may have edited it
+                    os.replace(self.path / name, self.path / _OLD_CARD)
                 os.replace(beside, self.path / name)
             return
         if self.path.is_dir():
@@ -128,6 +133,8 @@ class RemoteFolder:
         with self._opened() as (fs, root):
             for name in _missing(files, self.damaged(record)):
                 make_parent(fs, f"{root}/{name}")
+                if name == CARD and fs.exists(f"{root}/{name}"):
+                    fs.copy(f"{root}/{name}", f"{root}/{_OLD_CARD}")
                 fs.put_file(str(files[name]), f"{root}/{name}")
 
     @contextmanager
@@ -237,9 +244,19 @@ def _read(folder: str) -> dict[str, Any]:
 
 def _damaged(folder: str, record: Mapping[str, Any]) -> list[str]:
     listed = dict(record["files"])
-    card = {CARD: listed.pop(CARD)}
+    del listed[CARD]
+    return damaged(folder, listed) + ([] if _is_card(folder) else [CARD])
+
+
+def _is_card(folder: str) -> bool:
+    """Return whether a card is there whose front matter `load_dataset` can read: without, it refuses the dataset."""
     fs, root = open_folder(folder)
-    return damaged(folder, listed) + [name for name in card if not fs.exists(f"{root}/{name}")]
+    try:
+        lines = fs.cat_file(f"{root}/{CARD}").decode().splitlines()
+        front = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] else []
+        return isinstance(yaml.safe_load("\n".join(front)), dict | None)
+    except (FileNotFoundError, ValueError, yaml.YAMLError):
+        return False
 
 
 def _missing(files: Mapping[str, Path], lacking: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from launch.corpus import CorpusFiles, list_corpus
+from launch.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from launch.progress import StageProgress
 from launch.study.access import check_access, note_files
 from launch.study.commands import claim
@@ -28,7 +28,7 @@ from launch.study.stages import Stage, stages_of, store_of
 from launch.study.yaml_lines import read_text, read_yaml, suggestion
 from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.credentials import refuse_credentials
-from pipeline_steps.errors import CorpusError, StoreMismatch, WinnowError
+from pipeline_steps.errors import CorpusError, WinnowError
 from pipeline_steps.files import read_json, write_atomically, write_json
 
 
@@ -177,16 +177,11 @@ def _study_text(path: Path, settings: ScoreSettings, files: CorpusFiles, workers
 
 
 def claim_files(folder: str, corpus: str, files: CorpusFiles) -> None:
-    """Note which files the corpus has. Raises StoreMismatch if they were others, in name or size."""
+    """Note which files the corpus has. Raises StoreMismatch if they were others, in name, size or version."""
     path, wanted = Path(folder, "corpus.json"), {"corpus": corpus, "files": files.listing}
     if path.exists():
         found = read_json(str(path))
-        if found["corpus"] == corpus and found != wanted:
-            there, now = found["files"], wanted["files"]
-            raise StoreMismatch(
-                f"{corpus} has changed since it was scored in {folder} ({there} then, {now} now): give another "
-                "--output, or delete that folder"
-            )
+        refuse_changed_files(found, wanted, folder)
         refuse_differences(found, wanted, folder)
     write_json(str(path), wanted)
 

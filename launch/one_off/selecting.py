@@ -15,7 +15,7 @@ from typing import Any
 
 from datatrove.utils.logging import logger
 
-from launch.corpus import CorpusFiles, list_corpus
+from launch.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from launch.listed_files import entry, is_as_noted
 from launch.one_off.card import facts, write_card
 from launch.one_off.parts import SUFFIX, parquet_name
@@ -70,6 +70,7 @@ def select_dataset(
     writing = Path(work) / "writing"
     with locked(Path(work), "winnow select"):
         if (there := place.record()) is not None:
+            refuse_changed_files(there["made_from"], made_from, output)
             refuse_differences(there["made_from"], made_from, output)
             if not (lacking := place.damaged(there)):
                 shutil.rmtree(writing, ignore_errors=True)
@@ -94,6 +95,7 @@ def _check_claim(writing: Path, made_from: dict[str, Any]) -> None:
     except (FileNotFoundError, StoreDamaged):
         shutil.rmtree(writing, ignore_errors=True)
     else:
+        refuse_changed_files(begun, made_from, str(writing))
         refuse_differences(begun, json_types(made_from), f"{writing}, which is unfinished,")
 
 

@@ -87,6 +87,24 @@ def _run(args: argparse.Namespace) -> int:
         if study.engine.kind == "slurm":
             Terminal().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
+    with locked(Path(study.output), "winnow run"):  # before anything is forgotten that a living run has just done
+        _prepare(study, stages, chosen, made)
+        if study.engine.kind == "slurm":
+            for name, job in submit(study, stages, made, chosen):
+                Terminal().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
+            return 0
+        with StageProgress(Terminal()) as progress:
+            run_here = run_ray if study.engine.kind == "ray" else run_local
+            run_here(study, chosen, made, progress)
+    if "report" in chosen:
+        Terminal().print(
+            f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False
+        )
+    return 0
+
+
+def _prepare(study: Study, stages: Mapping[str, Stage], chosen: Mapping[str, Stage], made: Mapping[str, str]) -> None:
+    """Forget what was lost, look whether everything else is there, and note what the study reads."""
     from launch.study.outputs import forget_lost
 
     begun_before = [name for name, stage in stages.items() if begun(study, stage, made[name])]
@@ -103,18 +121,6 @@ def _run(args: argparse.Namespace) -> int:
             style="yellow",
             soft_wrap=True,
         )
-    if study.engine.kind == "slurm":
-        for name, job in submit(study, stages, made, chosen):
-            Terminal().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
-        return 0
-    with locked(Path(study.output), "winnow run"), StageProgress(Terminal()) as progress:
-        run_here = run_ray if study.engine.kind == "ray" else run_local
-        run_here(study, chosen, made, progress)
-    if "report" in chosen:
-        Terminal().print(
-            f"report   {study.output}/report.html\nresults  {study.output}/results.jsonl", highlight=False
-        )
-    return 0
 
 
 def _status(args: argparse.Namespace) -> int:

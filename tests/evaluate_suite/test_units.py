@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from evaluate_suite.results import ResultRow, read_results, write_results
-from evaluate_suite.units import add_results, once
+from evaluate_suite.units import add_results, mend_results, once
 from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
 
 
@@ -22,6 +22,13 @@ def test_once(tmp_path):
     assert once(file, {"weights": "w"}, lambda: found) == found
     assert once(file, {"weights": "w"}, lambda: pytest.fail("measured again")) == found
     assert once(file, {"weights": "v"}, lambda: {"accuracy": (0.5, 0.1, 6)}) == {"accuracy": [0.5, 0.1, 6]}
+
+
+def test_numbers_that_json_lacks_are_kept(tmp_path):
+    found = {"log": [-float("inf"), "Infinite words"], "perplexity": [float("inf"), float("nan"), 6]}
+    for _ in range(2):
+        assert repr(once(tmp_path / "unit.json", {"weights": "w"}, lambda: found)) == repr(found)
+        assert (tmp_path / "unit.json").exists()
 
 
 def test_rows_are_added_and_replaced(tmp_path):
@@ -91,6 +98,25 @@ def test_a_damaged_row_is_named_with_its_line(tmp_path):
     path.write_text(json.dumps({"sampler": "random", "value": 1.0}) + "\n")
     with pytest.raises(StoreMismatch, match=r"line 1, has no digest"):
         read_results(str(path))
+
+
+def test_damaged_rows_are_taken_out_and_nothing_is_lost(tmp_path, monkeypatch):
+    path = tmp_path / "results.jsonl"
+    write_results(str(path), [row("a", 1.0), row("b", 2.0)])
+    hurt = [path.read_bytes().replace(b"2.0", number) for number in (b"2.5", b"2.6")]
+    path.write_bytes(hurt[0])
+    with monkeypatch.context() as killed:
+        killed.setattr("evaluate_suite.units.write_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mend_results(str(path))
+    assert path.read_bytes() == hurt[0]  # the good row is still where it was
+    assert mend_results(str(path)) == [f"{path}, line 2, is damaged (its digest is not that of what it holds)"]
+    assert read_results(str(path)) == [row("a", 1.0)]
+    assert mend_results(str(path)) == []
+    path.write_bytes(hurt[1])
+    mend_results(str(path))
+    kept = [path.with_name(f"results.jsonl.damaged{end}").read_bytes() for end in ("", "-2", "-3")]
+    assert kept == [hurt[0], hurt[0], hurt[1]]
 
 
 def test_other_tools_see_one_more_column(tmp_path):

@@ -21,6 +21,8 @@ from .disk import full_disk
 from .isolated import warm_up
 from .kills import adopt_orphans, campaign
 from .kinds import STORES, make_stores
+from .kinds_of_commands import COMMAND_KINDS, make_commands
+from .kinds_of_training import EVALUATION_KINDS, TRAINING_KINDS, make_training
 from .storage import failing_store
 from .workloads import COMMANDS, PIPELINES, TRAINING
 
@@ -80,10 +82,15 @@ def _kills(kills: int, seed: int, folder: Path) -> Iterator[object]:
 
 
 def _damage(kills: int, seed: int, folder: Path) -> Iterator[object]:
-    home = folder / "kinds"
-    make_stores(home)
-    for kind in STORES:
-        yield damage(kind, home, seed)
+    parts = {
+        "kinds": (make_stores, STORES),
+        "kinds-of-training": (make_training, TRAINING_KINDS + EVALUATION_KINDS),
+        "kinds-of-commands": (make_commands, COMMAND_KINDS),
+    }
+    for name, (make, kinds) in parts.items():
+        make(folder / name)
+        for kind in kinds:
+            yield damage(kind, folder / name, seed)
 
 
 def _storage(kills: int, seed: int, folder: Path) -> Iterator[object]:

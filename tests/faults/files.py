@@ -10,6 +10,7 @@ import random
 import shutil
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline_steps import EMBEDDED_PROXY
@@ -39,7 +40,7 @@ def make_templates(root: Path) -> Path:
         status |= main(["select", *corpus, "--scores", "work/scores/keys", "--rate", "0.5", "--output", "kept"])
         select(ScoreStore.open("work/scores/keys"), Cut("top", k=7)).save("cut.safetensors")
         shutil.copytree(EMBEDDED_PROXY, "model")
-        write(folder / "report" / "results.jsonl", _results())
+        _write_results(folder / "report" / "results.jsonl")
         return status
 
     ended = in_a_child(work, folder)
@@ -48,22 +49,30 @@ def make_templates(root: Path) -> Path:
     return folder
 
 
-def _results() -> bytes:
-    import json
+def _write_results(path: Path) -> None:
+    from evaluate_suite.results import ResultRow, write_results
 
-    row = {
-        "sampler": "full",
-        "rate": 1.0,
-        "model": "t5-small",
-        "seed": 0,
-        "step": 10,
-        "encoder_tokens": 9,
-        "epoch": 1.0,
-    }
-    row |= {"task": "c4", "metric": "perplexity", "value": 20.0, "stderr": 0.1, "ci95_low": 19.8, "ci95_high": 20.2}
-    row |= {"n": 9, "n_shot": 0, "harness_version": "v"}
-    rows = [row, row | {"sampler": "random", "rate": 0.5, "value": 21.0}, row | {"sampler": "$\\frac{$", "rate": 0.5}]
-    return b"".join(json.dumps(one).encode() + b"\n" for one in rows)
+    row = ResultRow(
+        sampler="full",
+        rate=1.0,
+        model="t5-small",
+        seed=0,
+        step=10,
+        encoder_tokens=9,
+        epoch=1.0,
+        task="c4",
+        metric="perplexity",
+        value=20.0,
+        stderr=0.1,
+        ci95_low=19.8,
+        ci95_high=20.2,
+        n=9,
+        n_shot=0,
+        harness_version="v",
+    )
+    path.parent.mkdir(parents=True)
+    half = replace(row, sampler="random", rate=0.5, value=21.0)
+    write_results(str(path), [row, half, replace(half, sampler="$\\frac{$", value=20.0)])
 
 
 def _contents(rng: random.Random) -> tuple[str, bytes]:

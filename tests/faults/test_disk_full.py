@@ -1,5 +1,6 @@
 """A full disk ends a command with a sentence; once there is room, the same command ends with the same bytes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -39,7 +40,16 @@ def result(folder):
     """What was written, but for logs, times, and the folder's own name."""
     about = ("logs", "stages", "files", "corpus.json", "random.yaml", "study.json", "README.md", "stats", ".lock")
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return {str(p): file.read_bytes() for file in files if not {*(p := file.relative_to(folder)).parts} & {*about}}
+    return {str(p): content(file) for file in files if not {*(p := file.relative_to(folder)).parts} & {*about}}
+
+
+def content(file):
+    """The bytes of a file; of a dataset's record, without the card's entry: the card holds the folder's name."""
+    if file.name != "winnow.json":
+        return file.read_bytes()
+    record = json.loads(file.read_bytes())
+    del record["files"]["README.md"], record["xxh3"]
+    return record
 
 
 COMMANDS = {

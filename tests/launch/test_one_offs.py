@@ -227,11 +227,46 @@ def test_a_damaged_dataset_is_written_again(folder, scores, tmp_path, quick, cap
         assert choose(folder, scores, output, "--rate", 0.2) == 2
         assert f"{output}/winnow.json is damaged" in " ".join(capsys.readouterr().err.split())
     (output / "winnow.json").write_bytes(whole[Path("winnow.json")])
+    for blob in (b"---\npretty_name: \xd2\n---\n", b"---\n- [\n---\n", b"---\nnever ends"):  # load_dataset reads none
+        (output / "README.md").write_bytes(blob)
+        assert choose(folder, scores, output, "--rate", 0.2) == 0
+        assert (output / "README.md.damaged").read_bytes() == blob
+        (output / "README.md.damaged").unlink()
+        assert files_of(output) == whole
     (output / "README.md").write_text("my own words")  # a card is its owner's
     (output / data).unlink()
     assert choose(folder, scores, output, "--rate", 0.2) == 0
     assert (output / "README.md").read_text() == "my own words"
     assert files_of(output) | {Path("README.md"): b""} == whole | {Path("README.md"): b""}
+
+
+def test_damaged_scores_are_made_again_by_the_same_command(folder, tmp_path, quick, capsys):
+    """datatrove has noted each of these tasks as done."""
+    work, score = tmp_path / "work", ["score", "--corpus", folder / "corpus", "--sampler", "density", "--output"]
+    kept, select = tmp_path / "kept", ["select", "--corpus", folder / "corpus", "--sampler", "random", "--rate", 0.5]
+    parts = {work: ("embeddings/parts/*", "density/sketch.safetensors", "scores/density/parts/*")}
+    assert run(*score, work) == 0
+    whole = files_of(work)
+    for number in range(1, 4):  # the scores, and more and more of what they are made from
+        for pattern in parts[work][-number:]:
+            file = sorted(work.glob(pattern))[0]
+            file.write_bytes(file.read_bytes()[:-9])
+        assert run(*score, work) == 0
+        for pattern in parts[work]:
+            assert all(file.read_bytes() == whole[file.relative_to(work)] for file in work.glob(pattern))
+    assert run(*select, "--output", kept) == 0
+    whole = files_of(kept)
+    (part,) = Path(f"{kept}.work").glob("scores/keys/parts/a.jsonl*")
+    (data,) = kept.glob("data/*")
+    for file in (part, data):
+        file.write_bytes(file.read_bytes()[:-9])
+    assert run(*select, "--output", kept) == 0
+    assert files_of(kept) == whole
+    capsys.readouterr()
+    part.write_bytes(part.read_bytes()[:-9])
+    assert run("inspect", part.parents[1]) == 2
+    assert part.name in (said := " ".join(capsys.readouterr().err.split()))
+    assert "give the command that made it again" in said
 
 
 def test_what_is_damaged_before_it_is_published(folder, scores, tmp_path, quick, capsys, monkeypatch):
@@ -256,7 +291,8 @@ def test_what_is_damaged_before_it_is_published(folder, scores, tmp_path, quick,
     assert without_output(files_of(tmp_path / "kept")) == without_output(files_of(tmp_path / "whole"))
 
 
-def test_refused_by_name(folder, scores, tmp_path, quick, capsys):
+def test_refused_by_name(folder, scores, tmp_path, quick, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the work of an output that is elsewhere goes
     output, corpus = tmp_path / "kept", folder / "corpus"
 
     def refused(why, *words):
@@ -372,7 +408,7 @@ def test_a_corpus_that_changes(tmp_path, quick, capsys):
     with (corpus / "a.jsonl").open("a") as file:
         file.write(json.dumps(document(99)) + "\n")
     assert run(*words, corpus) == 2
-    assert "corpus has changed since it was scored" in " ".join(capsys.readouterr().err.split())
+    assert f"corpus has changed since {tmp_path / 'work'} was made of it" in " ".join(capsys.readouterr().err.split())
 
 
 def test_columns_of_parquet(tmp_path, quick, capsys):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from damage import damages
 from prose import write_prose
-from test_study_work import make
+from test_study_work import TEXT, make
 
+from launch.cli import main as winnow
 from launch.study.outputs import Outputs, forget_lost
-from launch.study.progress import fingerprints, tasks_left
+from launch.study.progress import Watched, fingerprints, tasks_left
 from launch.study.proxies import build_proxy
 from launch.study.samplers import PAPER_SAMPLERS
 from launch.study.stages import stages_of
@@ -20,6 +21,7 @@ from launch.study.work import do
 from pipeline_steps import ScoreStore
 from pipeline_steps.errors import StoreMismatch, WinnowError
 from pipeline_steps.files import read_json
+from train.folders import locked
 
 
 CONFIG = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
@@ -201,6 +203,22 @@ def test_a_finished_study_that_was_damaged_everywhere(tmp_path):
     assert said.count("is done again: the results hold no") == 3
     assert (output / "results.jsonl").read_bytes() == results
     assert winnow_run(tmp_path) == ""
+
+
+def test_a_second_run_forgets_nothing_of_a_living_one(tmp_path, capsys):
+    """What the living one has not yet written looks as if it were lost."""
+    study = make(tmp_path)
+    (tmp_path / "s.yaml").write_text(TEXT.format(folder=tmp_path, held_out=f"held_out: {{c4: {study.corpus}}}"))
+    stages = stages_of(study)
+    made = fingerprints(stages)
+    for task in range(stages["tokens/train"].tasks):
+        Watched(study, stages["tokens/train"], task, made["tokens/train"], "").done()  # and no tokens are there
+    before = {file: file.read_bytes() for file in (tmp_path / "out" / "stages").rglob("*.json")}
+    for engine in ("local", "ray", "slurm"):
+        with locked(tmp_path / "out", "winnow run"):
+            assert winnow(["run", str(tmp_path / "s.yaml"), "--executor", engine]) == 2
+        assert "another winnow run is running in" in " ".join(capsys.readouterr().err.split())
+        assert {file: file.read_bytes() for file in before} == before
 
 
 def test_a_damaged_marker_is_not_believed(scored):

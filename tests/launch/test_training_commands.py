@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from launch.cli import main
 from pipeline_steps import EMBEDDED_PROXY
+from pipeline_steps.errors import WinnowError
 from pipeline_steps.selection import Selection
 from train.token_store import TokenStore
 
@@ -66,7 +68,48 @@ def test_a_damaged_source_is_tokenised_again_and_a_changed_corpus_refused(corpus
     assert sealed(tmp_path / "out") == before
     (own / "1.jsonl").write_text('{"id": "x", "text": "other"}\n')
     assert tokenize(own, tmp_path / "out") == 2
-    assert "files: '3 files" in capsys.readouterr().err
+    assert f"{own} has changed since {tmp_path / 'out'} was made of it (3 files" in capsys.readouterr().err
+    text = (own / "0.jsonl").read_text()
+    shutil.copy(corpus / "1.jsonl", own)
+    assert tokenize(own, tmp_path / "new") == 0
+    (own / "0.jsonl").write_text(text.replace("w1 ", "w2 "))  # of the same size
+    assert tokenize(own, tmp_path / "new") == 2
+    assert "the time it was written differs" in capsys.readouterr().err
+
+
+def test_what_is_damaged_or_deleted_in_a_store_is_made_again(corpus, tmp_path, capsys, monkeypatch):
+    """Whatever datatrove has noted as done; what says whose the store is has to be deleted first, by name."""
+
+    def in_this_process(jobs, parallel, tick):
+        for job in jobs:
+            if import_module(job.module).main(list(job.arguments)):
+                raise WinnowError(capsys.readouterr().err.splitlines()[-1])
+
+    monkeypatch.setattr("launch.tokenize.run_jobs", in_this_process)
+    out = tmp_path / "out"
+    assert tokenize(corpus, out, "--workers", "1") == 0
+    before = sealed(out)
+    for pattern in ("announced/*", "artefact.json", "corpus.json"):
+        file = sorted(out.glob(pattern))[0]
+        file.write_bytes(file.read_bytes()[:-9])
+        capsys.readouterr()
+        assert tokenize(corpus, out, "--workers", "1") == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{file.name} is damaged" in said
+        assert "delete it and give the command that made it again" in said
+        file.unlink()
+        assert tokenize(corpus, out, "--workers", "1") == 0
+        assert sealed(out) == before
+    for pattern in ("tokenizer/tokenizer.json", "manifest.json", "runs/*/*/*"):
+        file = sorted(out.glob(pattern))[0]
+        file.unlink()
+        assert tokenize(corpus, out, "--workers", "1") == 0
+        assert sealed(out) == before
+    (out / "tokenizer" / "tokenizer.json").unlink()
+    assert main(["materialise", "--tokens", str(out), "--output", str(tmp_path / "rows")]) == 2
+    assert "give the command that made it again, and it writes only what is damaged" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):

@@ -1,0 +1,72 @@
+"""Kinds of files that commands write: datasets, and marks of what is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.files import write_json
+
+from .damage import Kind
+from .isolated import _fork_jobs
+from .kinds_of_training import in_a_fork
+from .workloads import write_corpus
+
+
+def make_commands(folder: Path) -> None:
+    """Make a dataset, the study that scored it, and a mark of a quickstart's stage."""
+    write_corpus(folder, files=2, rows=20)
+    _select(folder)
+    write_json(str(folder / "quickstart.json"), {"process_seconds": 1.5, "done": True, "made": "0123456789abcdef"})
+
+
+def _select(folder: Path) -> None:
+    def work() -> int:
+        from launch.cli import main
+
+        _fork_jobs()
+        words = ["--corpus", str(folder / "corpus"), "--output", str(folder / "out"), "--workers", "1"]
+        return main(["select", "--sampler", "random", "--rate", "0.5", *words])
+
+    in_a_fork(work)
+
+
+def _dataset(folder: Path) -> Any:
+    """A dataset as the command that wrote it looks at it when it is given again."""
+    from launch.one_off.publishing import LocalFolder
+
+    place = LocalFolder(folder / "out")
+    record = place.record()
+    assert record is not None
+    if lacking := place.damaged(record):
+        raise StoreDamaged(f"{', '.join(lacking)}: written again")
+    return record
+
+
+def _study_mark(folder: Path) -> Any:
+    """A mark that is damaged is not believed: its task is done again."""
+    from launch.study.progress import _read
+
+    (mark,) = (folder / "out.work" / "stages").glob("**/*.json")
+    if (found := _read(mark)) is None:
+        raise StoreDamaged(f"{mark} is not believed")
+    return found
+
+
+def _quickstart_mark(folder: Path) -> Any:
+    from launch.quickstart import _spent
+
+    mark = folder / "quickstart.json"
+    if not (found := _spent(str(mark)))["done"]:
+        raise StoreDamaged(f"{mark} is not believed")
+    return found
+
+
+COMMAND_KINDS = [
+    Kind("dataset's record", "out/winnow.json", _dataset),
+    Kind("dataset's data", "out/data/*", _dataset, _select),
+    Kind("dataset's selection", "out/selection.safetensors", _dataset, _select),
+    Kind("study's mark", "out.work/stages/**/*.json", _study_mark),
+    Kind("quickstart's mark", "quickstart.json", _quickstart_mark),
+]
