@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from pipeline_steps.errors import WinnowError
 from pipeline_steps.terminal import one_line
-from train.token_store import REMEDY
 
 
 USERS_FAULT = 2
@@ -18,15 +17,11 @@ DISK_FULL = os.EX_IOERR  # an exit status of its own: on a full disk, no log can
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_SAID = "No space left on device"  # by libraries whose errors have no number, such as safetensors
 
-_AGAIN = "give the command that made it again, and it writes only what is damaged"
-# What steps say to those who run them in pipelines of their own
-_REMEDIES = {REMEDY: _AGAIN, "run the step that wrote it again": "give the command that made it again"}
-
 
 def as_sentence(error: Exception) -> str | None:
     """Return what to tell the user about an error; None if the error is a fault of this package."""
     if isinstance(error, WinnowError):
-        return one_line(_for_commands(str(error)))
+        return one_line(error)
     if is_disk_full(error):
         where = getattr(error, "filename", None)
         disk = f"the disk of {one_line(os.fsdecode(where))}" if where else "a disk"
@@ -34,13 +29,6 @@ def as_sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{one_line(os.fsdecode(error.filename))} cannot be used: {error.strerror or type(error).__name__}"
     return None
-
-
-def _for_commands(said: str) -> str:
-    """Return a message of a step in terms of commands, which do again whatever is damaged."""
-    for steps, commands in _REMEDIES.items():
-        said = said.replace(steps, commands)
-    return said
 
 
 def is_disk_full(error: Exception) -> bool:

@@ -45,6 +45,7 @@ from pipeline_steps.files import (
 
 
 FORMAT = 1
+_DELETED = f"delete it and {AGAIN}"  # of files that nobody may write over
 Entries = Mapping[str, Mapping[str, Any]]
 """What a manifest or a record says of each source."""
 
@@ -71,7 +72,7 @@ def claim(path: str, made: Mapping[str, Any], where: str) -> None:
     """
     wanted: dict[str, Any] = json_types(made)
     if not create(path, seal(wanted)):
-        refuse_differences(read_json(path), wanted, where)
+        refuse_differences(read_json(path, _DELETED), wanted, where)
 
 
 class Artefact:
@@ -266,7 +267,7 @@ class Artefact:
 
     def _about(self) -> dict[str, Any]:
         try:
-            found = read_json(f"{self.path}/artefact.json")
+            found = read_json(f"{self.path}/artefact.json", _DELETED)
         except FileNotFoundError:
             self._refuse_old_format()
             raise StoreIncomplete(f"{self.path} holds nothing yet: run the step that makes it first") from None

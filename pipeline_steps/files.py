@@ -216,8 +216,8 @@ def seal(value: dict[str, Any]) -> bytes:
     return (json.dumps(value | {"xxh3": digest(canonical(value))}, indent=2, sort_keys=True) + "\n").encode()
 
 
-def unseal(blob: bytes, path: str) -> dict[str, Any]:
-    """Return what `seal` was given. Raises StoreDamaged, naming the file, if a bit of it has changed."""
+def unseal(blob: bytes, path: str, remedy: str = AGAIN) -> dict[str, Any]:
+    """Return what `seal` was given. Raises StoreDamaged, naming the file and `remedy`, if a bit of it has changed."""
     try:
         found = json.loads(blob)
         if found.pop("xxh3") == digest(canonical(found)):
@@ -227,7 +227,7 @@ def unseal(blob: bytes, path: str) -> dict[str, Any]:
         why = "it has no digest: it is damaged, or was written by an earlier version"
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         why = str(error).splitlines()[0]
-    raise StoreDamaged(f"{path} is damaged ({why}): {AGAIN}")
+    raise StoreDamaged(f"{path} is damaged ({why}): {remedy}")
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
@@ -235,10 +235,10 @@ def write_json(path: str, value: dict[str, Any]) -> None:
     write_atomically(path, seal(value))
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Read what `write_json` wrote. Raises StoreDamaged, naming the file, if it is not what was written."""
+def read_json(path: str, remedy: str = AGAIN) -> dict[str, Any]:
+    """Read what `write_json` wrote. Raises StoreDamaged, naming the file and `remedy`, if it is not that."""
     fs, name = open_folder(path)
-    return unseal(fs.cat_file(name), path)
+    return unseal(fs.cat_file(name), path, remedy)
 
 
 class Tensors(NamedTuple):

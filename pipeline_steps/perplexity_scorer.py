@@ -27,7 +27,7 @@ class PerplexityScorer(BaseScorer):
 
     Perplexity is exp(score). The paper keeps the least surprising documents (App. B.5): `TopKFilter(scores, rate=0.2,
     order="bottom")`; `order="top"` keeps the most surprising ones, and two filters on one store the middle, e.g.
-    rate=0.75 from the bottom and rate=0.75 from the top.
+    rate=0.75 from the bottom and, with partial=True since it sees but those, rate=0.75 from the top.
 
     A document is read in windows of equal length, at most 512 tokens for a T5, 4,096 or what it was made for for a
     decoder-only model. All windows' and masks' log-likelihoods are added up and divided once by the number of

@@ -27,12 +27,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline_steps.artefact import Artefact
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.files import AGAIN
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder
 from train.verified import verify_files
 
 
 KIND, META = "tokens", "meta.json"
-REMEDY = "run TokenStoreWriter again with datatrove's skip_completed=False, and it writes only what is damaged"
+REMEDY = f"{AGAIN}; only what is damaged is written"
 
 
 def open_artefact(path: str) -> Artefact:

@@ -266,7 +266,7 @@ def test_damaged_scores_are_made_again_by_the_same_command(folder, tmp_path, qui
     part.write_bytes(part.read_bytes()[:-9])
     assert run("inspect", part.parents[1]) == 2
     assert part.name in (said := " ".join(capsys.readouterr().err.split()))
-    assert "give the command that made it again" in said
+    assert "make it again with the same command" in said
 
 
 def test_what_is_damaged_before_it_is_published(folder, scores, tmp_path, quick, capsys, monkeypatch):

@@ -89,17 +89,21 @@ def test_what_is_damaged_or_deleted_in_a_store_is_made_again(corpus, tmp_path, c
     out = tmp_path / "out"
     assert tokenize(corpus, out, "--workers", "1") == 0
     before = sealed(out)
-    for pattern in ("announced/*", "artefact.json", "corpus.json"):
+    for pattern in ("artefact.json", "corpus.json"):
         file = sorted(out.glob(pattern))[0]
         file.write_bytes(file.read_bytes()[:-9])
         capsys.readouterr()
         assert tokenize(corpus, out, "--workers", "1") == 2
         said = " ".join(capsys.readouterr().err.split())
         assert f"{file.name} is damaged" in said
-        assert "delete it and give the command that made it again" in said
+        assert "delete it and make it again with the same command" in said
         file.unlink()
         assert tokenize(corpus, out, "--workers", "1") == 0
         assert sealed(out) == before
+    announcement = sorted(out.glob("announced/*"))[0]
+    announcement.write_bytes(announcement.read_bytes()[:-9])
+    assert tokenize(corpus, out, "--workers", "1") == 0
+    assert sealed(out) == before
     for pattern in ("tokenizer/tokenizer.json", "manifest.json", "runs/*/*/*"):
         file = sorted(out.glob(pattern))[0]
         file.unlink()
@@ -107,9 +111,7 @@ def test_what_is_damaged_or_deleted_in_a_store_is_made_again(corpus, tmp_path, c
         assert sealed(out) == before
     (out / "tokenizer" / "tokenizer.json").unlink()
     assert main(["materialise", "--tokens", str(out), "--output", str(tmp_path / "rows")]) == 2
-    assert "give the command that made it again, and it writes only what is damaged" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "make it again with the same command" in " ".join(capsys.readouterr().err.split())
 
 
 def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
