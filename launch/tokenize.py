@@ -21,7 +21,7 @@ from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from pipeline_steps.artefact import claim
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete
-from pipeline_steps.files import read_json
+from pipeline_steps.files import DELETE, read_json
 from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_store import TokenStore
@@ -59,7 +59,7 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
             TextEncoder(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
         made = asdict(settings) | {"files": files.listing, "tasks": len(files.sizes)}
         with suppress(FileNotFoundError):
-            refuse_changed_files(read_json(f"{folder}/corpus.json"), made, str(folder))
+            refuse_changed_files(read_json(f"{folder}/corpus.json", DELETE), made, str(folder))
         claim(f"{folder}/corpus.json", made, str(folder))
         with suppress(StoreIncomplete, StoreDamaged):
             return TokenStore.open(output)

@@ -32,6 +32,7 @@ from datatrove.utils.logging import logger
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.files import (
     AGAIN,
+    DELETE,
     canonical,
     create,
     digest,
@@ -45,7 +46,6 @@ from pipeline_steps.files import (
 
 
 FORMAT = 1
-_DELETED = f"delete it and {AGAIN}"  # of files that nobody may write over
 Entries = Mapping[str, Mapping[str, Any]]
 """What a manifest or a record says of each source."""
 
@@ -72,7 +72,7 @@ def claim(path: str, made: Mapping[str, Any], where: str) -> None:
     """
     wanted: dict[str, Any] = json_types(made)
     if not create(path, seal(wanted)):
-        refuse_differences(read_json(path, _DELETED), wanted, where)
+        refuse_differences(read_json(path, DELETE), wanted, where)
 
 
 class Artefact:
@@ -267,7 +267,7 @@ class Artefact:
 
     def _about(self) -> dict[str, Any]:
         try:
-            found = read_json(f"{self.path}/artefact.json", _DELETED)
+            found = read_json(f"{self.path}/artefact.json", DELETE)
         except FileNotFoundError:
             self._refuse_old_format()
             raise StoreIncomplete(f"{self.path} holds nothing yet: run the step that makes it first") from None

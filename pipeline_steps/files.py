@@ -34,6 +34,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _RACES = 5  # conditional puts at one time, which AWS answers with 409 Conflict, before a failure is one
 # datatrove passes over what it has noted as done, damaged or not
 AGAIN = "make it again with the same command, or in a pipeline with skip_completed=False"
+DELETE = f"delete it and {AGAIN}"  # of files that nobody may write over
 _UNSEALED = "0" * 32  # stands where the digest of a file of tensors goes, while that digest is computed
 
 

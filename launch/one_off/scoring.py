@@ -29,7 +29,7 @@ from launch.study.yaml_lines import read_text, read_yaml, suggestion
 from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, WinnowError
-from pipeline_steps.files import read_json, write_atomically, write_json
+from pipeline_steps.files import DELETE, read_json, write_atomically, write_json
 
 
 _TARGETED = ("dsir", "quality-classifier")
@@ -180,7 +180,7 @@ def claim_files(folder: str, corpus: str, files: CorpusFiles) -> None:
     """Note which files the corpus has. Raises StoreMismatch if they were others, in name, size or version."""
     path, wanted = Path(folder, "corpus.json"), {"corpus": corpus, "files": files.listing}
     if path.exists():
-        found = read_json(str(path))
+        found = read_json(str(path), DELETE)
         refuse_changed_files(found, wanted, folder)
         refuse_differences(found, wanted, folder)
     write_json(str(path), wanted)

@@ -26,7 +26,7 @@ from launch.study.yaml_lines import suggestion
 from pipeline_steps.artefact import json_types, refuse_differences
 from pipeline_steps.command_line import place
 from pipeline_steps.errors import InvalidStudy
-from pipeline_steps.files import create, read_json, seal, write_json
+from pipeline_steps.files import DELETE, create, read_json, seal, write_json
 from pipeline_steps.terminal import Terminal, wide
 from train.folders import locked
 
@@ -163,7 +163,7 @@ def claim(study: Study) -> None:
     made = {name: getattr(study, name) for name in names}
     if create(str(path), seal(json_types(made))):
         return
-    found = read_json(str(path))
+    found = read_json(str(path), DELETE)
     both = found.keys() & made.keys()
     refuse_differences(
         {name: found[name] for name in both}, json_types({name: made[name] for name in both}), study.output

@@ -74,8 +74,14 @@ def show(row: object) -> str:
 
 
 def _kills(kills: int, seed: int, folder: Path) -> Iterator[object]:
-    # A life of a pipeline takes a second, of a command ten, of a study a minute
-    shares = [(PIPELINES, 0.4), (TRAINING, 0.07), (COMMANDS[:1], 0.05), (COMMANDS[1:], 0.01)]
+    # A life of the first takes a second, of the second five, of a command ten, of a study a minute
+    shares = [
+        (PIPELINES[:1], 0.7),
+        (PIPELINES[1:], 0.15),
+        (TRAINING, 0.05),
+        (COMMANDS[:1], 0.04),
+        (COMMANDS[1:], 0.01),
+    ]
     for workloads, share in shares:
         for workload in workloads:
             yield campaign(workload, max(2, round(share * kills)), seed, folder)
