@@ -193,6 +193,7 @@ STUDY = {
 }
 
 
+@pytest.mark.slow
 def test_the_environment_s_credentials_are_written_nowhere(corpus, tmp_path):
     """Real commands; then every file that they leave, and all that they say, is searched."""
     work = tmp_path / "work"

@@ -75,16 +75,9 @@ def show(row: object) -> str:
 
 def _kills(kills: int, seed: int, folder: Path) -> Iterator[object]:
     # A life of the first takes a second, of the second five, of a command ten, of a study a minute
-    shares = [
-        (PIPELINES[:1], 0.7),
-        (PIPELINES[1:], 0.15),
-        (TRAINING, 0.05),
-        (COMMANDS[:1], 0.04),
-        (COMMANDS[1:], 0.01),
-    ]
-    for workloads, share in shares:
-        for workload in workloads:
-            yield campaign(workload, max(2, round(share * kills)), seed, folder)
+    workloads = [*PIPELINES, *TRAINING, *COMMANDS]
+    for workload, share in zip(workloads, (0.7, 0.15, 0.05, 0.05, 0.04, 0.01), strict=True):
+        yield campaign(workload, max(2, round(share * kills)), seed, folder)
 
 
 def _damage(kills: int, seed: int, folder: Path) -> Iterator[object]:

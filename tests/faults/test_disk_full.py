@@ -59,14 +59,9 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "room"),
-    [
-        (name, room) if (name, room) == ("select", 20_000) else pytest.param(name, room, marks=pytest.mark.slow)
-        for name in COMMANDS
-        for room in (0, 20_000, 150_000)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 20_000, 150_000])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_make_room_and_go_on(disk, tmp_path, name, room):
     write(tmp_path / "corpus" / "a.jsonl", *good_lines(4000))
     command = [*COMMANDS[name], "--corpus", tmp_path / "corpus", "--workers", 1, "--output"]
