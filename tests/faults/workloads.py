@@ -85,8 +85,16 @@ def _execute(folder: Path, life: int, stages: list[list]) -> None:
         ).run()
 
 
+def _write_growing_corpus(folder: Path) -> None:
+    """The last file comes after the first life: what an older corpus has left must not count for the newer."""
+    write_corpus(folder)
+    (folder / "corpus" / "4.jsonl").rename(folder / "later.jsonl")
+
+
 def _scores(folder: Path, life: int) -> None:
     at = lambda name: str(folder / name)  # noqa: E731
+    if life != 1 and not (folder / "corpus" / "4.jsonl").exists():
+        os.link(at("later.jsonl"), folder / "corpus" / "4.jsonl")
     reader = JsonlReader(at("corpus"))
     stages = [
         [
@@ -233,7 +241,7 @@ def _selected(folder: Path) -> list[str]:
 PIPELINES = [
     Workload(
         "scores and labels",
-        write_corpus,
+        _write_growing_corpus,
         _scores,
         lambda folder: _read(folder, "scores/parts/*", "labels/parts/*", "*/manifest.json", "selection.safetensors"),
         _kept,
