@@ -186,7 +186,7 @@ class Artefact:
 
     @property
     def exists(self) -> bool:
-        """Whether somebody has begun to make the artefact."""
+        """Return whether somebody has begun to make the artefact."""
         return bool(self.fs.exists(f"{self.root}/artefact.json"))
 
     @cached_property
@@ -236,7 +236,7 @@ class Artefact:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What the run that was announced last is made from; {} before the first."""
+        """Return the inputs of the run that was announced last; {} before the first."""
         number, _ = self._last_run()
         return dict(read_json(f"{self.path}/announced/{number:06d}.json")["inputs"]) if number else {}
 

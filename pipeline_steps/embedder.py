@@ -1,4 +1,4 @@
-"""Embedder: one vector per document, in float16 shards beside the corpus, never in the documents' metadata."""
+"""Embedder: one vector per document, in float16 beside the corpus, never in the documents' metadata."""
 
 from __future__ import annotations
 

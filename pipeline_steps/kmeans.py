@@ -186,7 +186,7 @@ class KMeansAssign(NoCredentials, PipelineStep):
 
 
 def buckets(clusters: int) -> int:
-    """How many parts the members are in."""
+    """Return the number of buckets that the members are in."""
     return -(-clusters // _BUCKET)
 
 

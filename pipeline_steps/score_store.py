@@ -53,12 +53,12 @@ class ScoreStore(SourceStore):
 
     def to_arrow(self) -> pa.Table:
         """All columns of the corpus as one table, with each document's `source`; `.to_pandas()` makes a DataFrame."""
-        shards = []
+        parts = []
         for index, source in enumerate(self.sources):
             columns = self.read(source)
             index_N = pa.array(np.full(len(columns["key"]), index, dtype=np.int32))
-            shards.append(pa.table({"source": pa.DictionaryArray.from_arrays(index_N, list(self.sources)), **columns}))
-        return pa.concat_tables(shards)
+            parts.append(pa.table({"source": pa.DictionaryArray.from_arrays(index_N, list(self.sources)), **columns}))
+        return pa.concat_tables(parts)
 
     def locate(self, source: str) -> str | None:
         """Return the stored source that this file is: of the same path or, if the corpus has moved, the most alike.

@@ -105,7 +105,7 @@ class CutFilter(NoCredentials, BaseFilter):
             self._rows = None
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Whether the document is in the cut."""
+        """Return whether the document is in the cut."""
         if self._rows is None:
             self._rows = self._find_cut()
         return self._rows.keeps(doc) or (False, self._reason)
@@ -296,7 +296,7 @@ class KeptRows:
         self._rows_of: dict[int, list[int]] | None = None
 
     def keeps(self, doc: Document) -> bool:
-        """Whether the document is in the cut. Raises MissingScore if the store does not know it."""
+        """Return whether the document is in the cut. Raises MissingScore if the store does not know it."""
         source = doc.metadata.get("file_path")
         if source != self._source:
             self._load(doc, source)

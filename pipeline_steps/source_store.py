@@ -80,8 +80,8 @@ class SourceStore(Artefact):
 
         self.publish(source, self._encode(source, columns), is_theirs_kept)
         self.drop_windows(source)
-        with self._open(path, source) as shard:
-            self._entries[source] = _entry(shard)
+        with self._open(path, source) as part:
+            self._entries[source] = _entry(part)
 
     def restore(self, source: str) -> str:
         """Say what to do about a source file that is not the one that was stored."""
@@ -104,8 +104,8 @@ class SourceStore(Artefact):
         """Return what `manifest` would say of the sources that are finished, whether or not a run is."""
         found = {}
         for name in sorted(self._names("parts")):
-            with SealedFile(self.fs, f"{self.root}/parts/{name}") as shard:
-                found[shard.header["source"]] = _entry(shard)
+            with SealedFile(self.fs, f"{self.root}/parts/{name}") as part:
+                found[part.header["source"]] = _entry(part)
         return dict(sorted(found.items()))
 
     def begun(self) -> dict[str, int]:
@@ -130,18 +130,18 @@ class SourceStore(Artefact):
 
     def read(self, source: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Return columns of a source in document order. Raises MissingScore if the store does not hold it."""
-        with self._shard(source) as shard:
-            return shard.read(columns)
+        with self._part(source) as part:
+            return part.read(columns)
 
     def categories(self, source: str, column: str) -> tuple[list[str], np.ndarray]:
         """Return the different values of a string column of a source, and the index of each row's (int32 [N])."""
-        with self._shard(source) as shard:
-            return shard.categories(column)
+        with self._part(source) as part:
+            return part.categories(column)
 
     def batches(self, source: str, columns: Sequence[str], rows: int = _BATCH) -> Iterator[dict[str, np.ndarray]]:
         """Yield columns of a source, some rows at a time."""
-        with self._shard(source) as shard:
-            yield from shard.batches(columns, rows)
+        with self._part(source) as part:
+            yield from part.batches(columns, rows)
 
     def column(self, name: str) -> np.ndarray:
         """Return one column over the whole corpus: sources sorted by name, rows in document order."""
@@ -199,14 +199,14 @@ class SourceStore(Artefact):
             self._damaged.add(path)
             return None
 
-    def _shard(self, source: str) -> SealedFile:
+    def _part(self, source: str) -> SealedFile:
         if source not in self.manifest:
             raise MissingScore(f"{self.path} holds nothing of {source}: run its step over this file first")
-        shard = self._open(self.part(source), source)
-        if _entry(shard) != self.manifest[source]:
-            shard.close()
-            raise StoreDamaged(f"{shard.path} is not the file the manifest speaks of: {AGAIN}")
-        return shard
+        part = self._open(self.part(source), source)
+        if _entry(part) != self.manifest[source]:
+            part.close()
+            raise StoreDamaged(f"{part.path} is not the file the manifest speaks of: {AGAIN}")
+        return part
 
     def _open(self, path: str, source: str) -> SealedFile:
         file = SealedFile(self.fs, f"{self.root}{path.removeprefix(self.path)}")
@@ -217,6 +217,6 @@ class SourceStore(Artefact):
         return file
 
 
-def _entry(shard: SealedFile) -> dict[str, Any]:
+def _entry(part: SealedFile) -> dict[str, Any]:
     """Return a manifest's entry: `documents`, `keys` (digest of the keys), `columns` (digest of them all)."""
-    return {"documents": shard.rows, "keys": shard.digests["key"], "columns": digest(canonical(shard.digests))}
+    return {"documents": part.rows, "keys": part.digests["key"], "columns": digest(canonical(part.digests))}

@@ -77,7 +77,7 @@ def _read_all(files: list[tuple[Path, str]], remedy: str) -> None:
 
 
 class _Note:
-    """What is remembered of files that are verified together, on disk; the process's own memory comes first.
+    """The memory of files that were verified together, on disk; the process's own memory comes first.
 
     A note is named by the folder that the files have in common, so a store that has grown is read only where it has.
     """
