@@ -110,7 +110,7 @@ class FoundCut:
 
     @property
     def amount(self) -> int | None:
-        """Return how many documents are kept; None if only a pass over all scores can tell: of a token budget, of poisson."""
+        """Return how many documents are kept; None if only the scores can tell: of a token budget, of poisson."""
         exact = self.cut.token_budget is None and self.cut.mode != "poisson"
         return sum(self._amounts()) if exact else None
 

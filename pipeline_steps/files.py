@@ -295,7 +295,7 @@ def load_tensors(path: str) -> Tensors:
 
 
 def _place_of_digest(blob: bytes | bytearray) -> int:
-    """Return where the digest stands: last in the metadata, which safetensors puts before the descriptions of tensors."""
+    """Return where the digest stands: last in the metadata, which safetensors puts before all else."""
     size = int.from_bytes(blob[:8], "little")
     key = b'\\"xxh3\\": \\"'
     last = blob.rfind(key, 8, 8 + size)
