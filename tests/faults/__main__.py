@@ -70,7 +70,7 @@ def show(row: object) -> str:
     """A row of the table: name, then every count."""
     found = asdict(row)  # type: ignore[call-overload]
     counts = [f"{count:>5} {name}" for name, count in found.items() if isinstance(count, int)]
-    return f"{found['name']:<22}" + " ".join(counts)
+    return f"{found['name']:<36}" + " ".join(counts)
 
 
 def _kills(kills: int, seed: int, folder: Path) -> Iterator[object]:
