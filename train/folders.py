@@ -170,7 +170,7 @@ class SealedFolder(NamedTuple):
             blob = (path / name).read_bytes()
         except FileNotFoundError:
             raise StoreDamaged(f"{path / name} is missing: {remedy}") from None
-        facts = unseal(blob, str(path / name))
+        facts = unseal(blob, str(path / name), remedy)
         there = _names(path) - {name}
         if missing := sorted(facts["files"].keys() - there):
             raise StoreDamaged(f"{path / missing[0]} is missing: {remedy}")

@@ -87,6 +87,9 @@ def _run(args: argparse.Namespace) -> int:
         if study.engine.kind == "slurm":
             Terminal().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
         return 0
+    if not Path(study.output).exists():  # a study that cannot begin leaves nothing behind
+        _check_needs(study, stages, chosen, made)
+        check_access(study, list(chosen))
     with locked(Path(study.output), "winnow run"):  # before anything is forgotten that a living run has just done
         _prepare(study, stages, chosen, made)
         if study.engine.kind == "slurm":
