@@ -323,10 +323,8 @@ def test_a_source_with_another_text_is_refused():
     ("tasks", "kills", "right", "before"),
     [
         pytest.param(run(AB), 2, [AB], [], id="two kills"),
-        pytest.param(run(ABC, 3), 0, [ABC], [], id="three tasks"),
         pytest.param(run(ABC), 2, [AB, ABC], run(AB), id="grown, two kills"),
         pytest.param([task(1, 2, AB), task(0, 1, AB)], 1, [AB], [], id="two tasks become one, a kill"),
-        pytest.param([task(1, 2, AB), *run(AB, 2)], 0, [AB], [], id="a task twice at once"),
         pytest.param([task(0, 2, AB), task(0, 1, ABC)], 1, [AB, ABC], [task(1, 2, AB)], id="a late task, a kill"),
         pytest.param([task(0, 1, A, bits=bit) for bit in "01"], 1, [A], [], id="other bits, a kill"),
         pytest.param([task(0, 1, ABC), task(0, 1, ABD)], 0, [AB, ABC, ABD], run(AB), id="grown twice"),
