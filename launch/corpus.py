@@ -195,7 +195,7 @@ class CorpusFiles:
 
     @property
     def listing(self) -> str:
-        """How many files there are, and a digest of their names, sizes and versions."""
+        """Return the number of files, and a digest of their names, sizes and versions."""
         lines = "".join(f"{name}\n{size}\n{self.versions.get(name, '')}\n" for name, size in self.sizes.items())
         return f"{len(self.sizes)} files {xxhash.xxh3_64_hexdigest(lines.encode())}"
 

@@ -82,14 +82,14 @@ def _run_stage(run: Run, stage: Stage, workers: int, progress: StageProgress) ->
 
 
 def _spent(marker: str) -> dict[str, Any]:
-    """What a stage's marker says; of one that is damaged or not there, that nothing is done."""
+    """Return what a stage's marker says; if it is damaged or missing, that nothing is done."""
     with suppress(FileNotFoundError, StoreDamaged):
         return read_json(marker)
     return {"process_seconds": 0.0, "done": False}
 
 
 def _fingerprint(run: Run, stage: Stage) -> str:
-    """What decides a stage: the settings and, for all that comes after it, the corpus."""
+    """Return what decides a stage: the settings and, for all stages after the corpus, the corpus."""
     corpus = None if stage.name == "corpus" else corpus_folder(run).facts["content"]
     return digest(canonical([stage.name, asdict(run.settings), corpus]))
 

@@ -33,15 +33,19 @@ class CorpusListing:
     """
 
     def __init__(self, data: DocumentsPipeline, corpus: PipelineStep | str | None = None) -> None:
-        from datatrove.pipeline.readers.base import BaseReader  # a third of a second: not for those who only read
+        from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader  # a third of a second to import
 
         before = list(_steps(data))
         self.steps = [_settings(step) for step in before]
         self._named = corpus if isinstance(corpus, str) else None
-        self._readers = [step for step in before if isinstance(step, BaseReader)]
+        readers = [step for step in before if isinstance(step, BaseReader)]
         if isinstance(corpus, PipelineStep):
-            self._readers = [corpus]
-        self._documents = data if isinstance(data, list) else None
+            readers = [corpus]
+        self._files = [reader for reader in readers if isinstance(reader, BaseDiskReader)]
+        # Looked at once: readers count while they read, and later steps change documents where they are
+        self._fixed: list[Any] = [_settings(reader) for reader in readers if reader not in self._files]
+        if isinstance(data, list):
+            self._fixed.append([document_key(doc.id, doc.text) for doc in data])
         self.known = self._now()
 
     def inputs(self, step: str, tasks: int) -> dict[str, Any] | None:
@@ -73,14 +77,11 @@ class CorpusListing:
     def _now(self) -> dict[str, Any] | None:
         if self._named is not None:
             return {"corpus": self._named}
-        if self._readers:
-            listings = [_listing(reader) for reader in self._readers]
-            files = sum(len(listing.get("files", ())) for listing in listings)
-            return {"files": files, "listing": digest(canonical(listings))}
-        if self._documents is not None:
-            keys = [document_key(doc.id, doc.text) for doc in self._documents]
-            return {"documents": len(keys), "listing": digest(canonical(keys))}
-        return None
+        listings = [_listing(reader) for reader in self._files]
+        if not listings and not self._fixed:
+            return None
+        files = sum(len(listing["files"]) for listing in listings)
+        return {"files": files, "listing": digest(canonical([*listings, *self._fixed]))}
 
 
 def _steps(data: Any) -> Iterator[PipelineStep]:
@@ -96,12 +97,9 @@ def _settings(step: PipelineStep) -> dict[str, Any]:
     return {"step": type(step).__name__, **said}
 
 
-def _listing(reader: PipelineStep) -> dict[str, Any]:
+def _listing(reader: Any) -> dict[str, Any]:
     from datatrove.io import open_file
-    from datatrove.pipeline.readers.base import BaseDiskReader
 
-    if not isinstance(reader, BaseDiskReader):
-        return _settings(reader)
     folder = reader.data_folder
     folder.fs.invalidate_cache()  # what was listed before may have changed since
     if reader.paths_file:

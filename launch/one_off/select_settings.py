@@ -1,4 +1,4 @@
-"""What decides a dataset of `winnow select`, and the command that says it."""
+"""The settings of a dataset that `winnow select` makes, and the command that repeats them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCORE_FLAGS = ("sampler", "proxy", "embedder", "target", "scores", "mode", "k",
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """What decides a dataset.
+    """The settings that decide a dataset.
 
     Attributes:
         corpus: as `launch.corpus.open_corpus` takes it.
@@ -67,7 +67,7 @@ class SelectSettings:
         }
 
     def score_column(self) -> str | None:
-        """Where the scores go; chance has none."""
+        """Return the column that scores go to; None for chance, which has no scores."""
         if self.column is not None:
             return self.column
         if self.scores is not None:
@@ -77,19 +77,19 @@ class SelectSettings:
         return None if scorer == "KeysScorer" else metadata_key(scorer)
 
     def score_settings(self) -> ScoreSettings:
-        """Of the scoring."""
+        """Return the settings of the scoring."""
         assert self.sampler is not None
         return ScoreSettings(self.corpus, self.sampler, self.limit, self.embedder, self.target)
 
 
 def usual_mode(scores: str) -> Mode:
-    """How scores of this kind are cut in the paper; "top" for those that are not its own."""
+    """Return how the paper cuts scores of this kind; "top" for scores that are not the paper's."""
     scorer = ScoreStore(scores).made.get("scorer")
     return next((one.mode for one in PAPER_SAMPLERS.values() if _class_name(one.scorer) == scorer), "top")
 
 
 def check_scorer(settings: SelectSettings) -> None:
-    """Whether the scores are those of the sampler that is named beside them."""
+    """Raise StoreMismatch unless the scores are those of the sampler that is named beside them."""
     found = ScoreStore(settings.scores or "").made
     if settings.sampler is None:
         return

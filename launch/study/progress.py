@@ -76,7 +76,7 @@ def tasks_left(study: Study, stage: Stage, fingerprint: str) -> list[int]:
 
 
 def is_untouched(study: Study, stage: Stage) -> bool:
-    """Whether no task of a stage has written anything: one look, where each task takes two."""
+    """Return whether no task of a stage has written anything; one look instead of two for each task."""
     return not marker(study, stage, 0).parent.exists()
 
 

@@ -132,3 +132,22 @@ def test_nodes_that_see_other_times_are_told_what_to_do(corpus, tmp_path):
         list(step.run(JsonlReader(str(corpus)).run(None, rank, 2), rank, 2))
     with pytest.raises(StoreIncomplete, match="2 runs over different input .*other times of the same files.*`corpus`"):
         ScoreStore.open(str(tmp_path / "s"))
+
+
+def test_what_readers_count_and_later_steps_change_is_no_other_corpus(corpus, tmp_path):
+    class CountingReader(InstalledDocsReader):
+        read = 0
+
+        def run(self, data=None, rank=0, world_size=1):
+            for doc in docs:
+                self.read += 1
+                yield doc
+
+    docs = list(JsonlReader(str(corpus)).run())
+    reader = CountingReader()
+    reader.read = 0
+    list(WordCountScorer(str(tmp_path / "counted"), window_size=8).run(reader.run()))
+    assert len(ScoreStore.open(str(tmp_path / "counted")).scores) == 100
+    for doc in WordCountScorer(str(tmp_path / "changed"), window_size=8).run(docs):
+        doc.text = doc.text.upper()
+    assert len(ScoreStore.open(str(tmp_path / "changed")).scores) == 100

