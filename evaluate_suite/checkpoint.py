@@ -9,9 +9,9 @@ from typing import Any
 
 from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
+from pipeline_steps.engines.models import model_identity
 from pipeline_steps.errors import ModelError, StoreIncomplete
-from pipeline_steps.files import read_json
-from pipeline_steps.models import model_identity
+from pipeline_steps.stores.files import read_json
 from train.run_directory import list_checkpoints, read_rows
 
 

@@ -20,7 +20,7 @@ from evaluate_suite.results import ResultRow
 from evaluate_suite.units import once, unit_file
 from pipeline_steps import __version__
 from pipeline_steps.errors import InvalidCut, StoreIncomplete
-from pipeline_steps.files import read_json
+from pipeline_steps.stores.files import read_json
 from train.held_out import HeldOutRows
 from train.run_directory import list_checkpoints
 from train.token_store import TokenStore
@@ -96,7 +96,7 @@ def _measure(checkpoint: Checkpoint, split: HeldOut, input_length: int) -> np.nd
     """Mean NLL of the targets of each window of a split with one store, float64 [N]."""
     import torch
 
-    from pipeline_steps.models import pick_device
+    from pipeline_steps.engines.models import pick_device
     from train.checkpoints import load_checkpoint
     from train.losses import TokenLosses
     from train.model import prepare_for_training

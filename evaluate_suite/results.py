@@ -11,7 +11,7 @@ import fsspec
 import xxhash
 
 from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
-from pipeline_steps.files import write_atomically
+from pipeline_steps.stores.files import write_atomically
 
 
 @dataclass(frozen=True, order=True)

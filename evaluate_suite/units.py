@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from evaluate_suite.results import ResultRow, read_good_results, read_results, write_results
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import read_json, write_atomically, write_json
+from pipeline_steps.stores.files import read_json, write_atomically, write_json
 
 
 Estimates = dict[str, tuple[float, float, int]]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.numerics.summary import summarise
-from pipeline_steps.score_store import ScoreStore
+from pipeline_steps.stores.score_store import ScoreStore
 
 
 FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

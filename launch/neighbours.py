@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline_steps.score_store import ScoreStore
-from pipeline_steps.source_store import SourceStore
+from pipeline_steps.stores.score_store import ScoreStore
+from pipeline_steps.stores.source_store import SourceStore
 
 
 _TITLE = "highest and lowest scores, and under each the nearest documents; the first of a file is document 0"

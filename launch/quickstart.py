@@ -17,12 +17,12 @@ from launch.progress import StageProgress
 from launch.quickstart_stages import BATCH_SIZE, INPUT_LENGTH, STAGES, Stage, corpus_folder
 from launch.stages import Run, Settings
 from launch.study.outputs import why_lost
-from pipeline_steps.artefact import claim
-from pipeline_steps.cuts import Cut
-from pipeline_steps.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.engines.models import model_identity, require
 from pipeline_steps.errors import InvalidCut, StoreDamaged, WinnowError
-from pipeline_steps.files import canonical, digest, read_json, write_json
-from pipeline_steps.models import model_identity, require
+from pipeline_steps.filters.cuts import Cut
+from pipeline_steps.stores.artefact import claim
+from pipeline_steps.stores.files import canonical, digest, read_json, write_json
 from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_budget import TokenBudget

@@ -18,7 +18,7 @@ from evaluate_suite.results import ResultRow, read_results
 from evaluate_suite.units import unit_file
 from launch.stages import CORPUS_FILES, SAMPLERS, Run
 from pipeline_steps import EMBEDDED_PROXY, ScoreStore, Selection
-from pipeline_steps.files import read_json, write_atomically
+from pipeline_steps.stores.files import read_json, write_atomically
 from train.run_directory import read_rows
 
 
@@ -137,8 +137,8 @@ def _notes(run: Run) -> list[str]:
     notes = [
         f"Held-out text. In-distribution is a random 5 % of the documents ({documents['in_distribution']:,}); high "
         f"quality (HQ) are {documents['high_quality']:,} documents of another 10 % that pass a fixed rule over words, "
-        "punctuation and layout (launch/splits.py), which knows nothing of any scorer. Both are drawn by a hash of a "
-        "document's first 20 words, so copies that open alike are not trained on. Other near-copies may be.",
+        "punctuation and layout (pipeline_steps/readers/splits.py), which knows nothing of any scorer. Both are drawn "
+        "by a hash of a document's first 20 words, so copies that open alike are not trained on. Other near-copies may be.",
         f"Selections. Each keeps {rate:.0%} of the documents. random: uniform; ask-llm: those with the highest "
         "scores; density: sampled in proportion to one over the density; full: everything.",
         "Perplexity is that of the training objective, span corruption, with the same masks for every model. The "

@@ -15,15 +15,15 @@ from evaluate_suite.results import ResultRow, read_results, write_results
 from evaluate_suite.units import unit_file
 from launch.processes import Job
 from launch.progress import Fraction, StoreRows, TrainedTokens
-from launch.splits import SPLITS
 from launch.stages import CORPUS_FILES, SAMPLERS, SHARDS, Run
-from pipeline_steps.density_sketch import load_sketch
-from pipeline_steps.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.density_sketch import load_sketch
+from pipeline_steps.embedding.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete
-from pipeline_steps.files import read_json
-from pipeline_steps.partials import Partials
-from pipeline_steps.selection import Selection
-from pipeline_steps.source_store import SourceStore
+from pipeline_steps.readers.splits import SPLITS
+from pipeline_steps.stores.files import read_json
+from pipeline_steps.stores.partials import Partials
+from pipeline_steps.stores.selection import Selection
+from pipeline_steps.stores.source_store import SourceStore
 from train.folders import SealedFolder
 from train.run_directory import is_finished
 from train.token_budget import TokenBudget

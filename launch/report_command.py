@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from pipeline_steps.command_line import named_place, new_place, place
-from pipeline_steps.models import require
+from pipeline_steps.engines.models import require
 from pipeline_steps.terminal import Terminal
 
 

@@ -17,10 +17,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from launch.corpus import open_corpus
 from launch.executor import ShareExecutor
 from launch.faults import as_process
-from launch.splits import SPLITS, DealDocuments, as_row
 from pipeline_steps import (
     EMBEDDED_PROXY,
     AskLLMScorer,
@@ -33,7 +31,9 @@ from pipeline_steps import (
     ScoreStore,
     select,
 )
-from pipeline_steps.files import read_json
+from pipeline_steps.readers.corpus import open_corpus
+from pipeline_steps.readers.splits import SPLITS, DealDocuments, as_row
+from pipeline_steps.stores.files import read_json
 
 
 SHARDS = 8  # files per split: fixed, so that the corpus does not depend on the number of workers

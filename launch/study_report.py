@@ -19,13 +19,13 @@ from evaluate_suite.study.outcomes import outcomes
 from evaluate_suite.study.page import Scorers, markdown, render
 from evaluate_suite.study.points import read_study
 from evaluate_suite.study.samplers import FAMILIES
-from launch.corpus import open_corpus
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
-from pipeline_steps.files import write_atomically
 from pipeline_steps.numerics.keys import document_key
-from pipeline_steps.score_store import ScoreStore
-from pipeline_steps.selection import Selection
+from pipeline_steps.readers.corpus import open_corpus
+from pipeline_steps.stores.files import write_atomically
+from pipeline_steps.stores.score_store import ScoreStore
+from pipeline_steps.stores.selection import Selection
 
 
 _DOCUMENTS = 10  # of each kind
@@ -117,7 +117,7 @@ def choose_documents(corpus: str, stores: Stores, scores: dict[str, np.ndarray])
     """Documents of `documents.KINDS`, read from the corpus of the scores.
 
     Args:
-        corpus: as `launch.corpus.open_corpus` takes it.
+        corpus: as `pipeline_steps.readers.corpus.open_corpus` takes it.
         stores: whose keys say that it is the same corpus.
         scores: float32 [N] by scorer, higher is better.
 

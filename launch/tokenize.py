@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launch.corpus import list_corpus, open_corpus, refuse_changed_files
 from launch.executor import ShareExecutor
 from launch.faults import as_process
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
-from pipeline_steps.artefact import claim
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete
-from pipeline_steps.files import DELETE, read_json
+from pipeline_steps.readers.corpus import list_corpus, open_corpus, refuse_changed_files
+from pipeline_steps.stores.artefact import claim
+from pipeline_steps.stores.files import DELETE, read_json
 from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_store import TokenStore
@@ -34,7 +34,7 @@ class TokenizeSettings:
     """What decides a token store.
 
     Attributes:
-        corpus: as `launch.corpus.open_corpus` takes it.
+        corpus: as `pipeline_steps.readers.corpus.open_corpus` takes it.
         tokenizer: Hub id or local folder.
         append_eos: end every document in EOS.
         limit: read at most this many documents of each file; -1 for all.

@@ -75,7 +75,7 @@ def _add_materialise(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _materialise(args: argparse.Namespace) -> int:
-    from pipeline_steps.selection import Selection
+    from pipeline_steps.stores.selection import Selection
     from train.materialise import materialise
     from train.token_store import TokenStore
 

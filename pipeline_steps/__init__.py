@@ -22,77 +22,81 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pipeline_steps.ask_llm_scorer import AskLLMScorer
-    from pipeline_steps.classifier_head_scorer import ClassifierHeadScorer
-    from pipeline_steps.combined_scores import combine
-    from pipeline_steps.coverage_report import Coverage, coverage
-    from pipeline_steps.cuts import Cut, cascade, select
-    from pipeline_steps.density_scorer import DensityScorer
-    from pipeline_steps.density_sketch import DensityMerge, DensitySketch, combine_sketches
-    from pipeline_steps.dsir import DSIRFit, DSIRScorer, NgramCounts
-    from pipeline_steps.embedder import Embedder
+    from pipeline_steps.embedding.density_sketch import DensityMerge, DensitySketch, combine_sketches
+    from pipeline_steps.embedding.embedder import Embedder
+    from pipeline_steps.embedding.kmeans import KMeansAssign, KMeansFit
+    from pipeline_steps.engines.models import EMBEDDED_PROXY
+    from pipeline_steps.engines.prompts import ASK_LLM, EDITOR, RUBRIC, Prompt
     from pipeline_steps.errors import WinnowError
-    from pipeline_steps.fasttext_scorer import FastTextScorer
-    from pipeline_steps.kmeans import KMeansAssign, KMeansFit
-    from pipeline_steps.labels import LabelStore, MetadataLabels
-    from pipeline_steps.metadata_scorer import MetadataScorer
-    from pipeline_steps.models import EMBEDDED_PROXY
-    from pipeline_steps.perplexity_scorer import PerplexityScorer
-    from pipeline_steps.prompts import ASK_LLM, EDITOR, RUBRIC, Prompt
-    from pipeline_steps.prototypes_scorer import PrototypesScorer
-    from pipeline_steps.quality_classifier import QualityClassifierFit, QualityClassifierScorer, ScoreDistillation
-    from pipeline_steps.readers import InstalledDocsReader
-    from pipeline_steps.score_store import ScoreStore
-    from pipeline_steps.scorer import BaseScorer
-    from pipeline_steps.selection import Selection
-    from pipeline_steps.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
-    from pipeline_steps.semdedup import SemDeDupScorer, SemDeDupSimilarities
+    from pipeline_steps.filters.coverage_report import Coverage, coverage
+    from pipeline_steps.filters.cuts import Cut, cascade, select
+    from pipeline_steps.filters.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
+    from pipeline_steps.readers.installed_docs import InstalledDocsReader
+    from pipeline_steps.scorers.ask_llm import AskLLMScorer
+    from pipeline_steps.scorers.base import BaseScorer
+    from pipeline_steps.scorers.classifier_head import ClassifierHeadScorer
+    from pipeline_steps.scorers.density import DensityScorer
+    from pipeline_steps.scorers.dsir import DSIRFit, DSIRScorer, NgramCounts
+    from pipeline_steps.scorers.fasttext import FastTextScorer
+    from pipeline_steps.scorers.metadata import MetadataScorer
+    from pipeline_steps.scorers.perplexity import PerplexityScorer
+    from pipeline_steps.scorers.prototypes import PrototypesScorer
+    from pipeline_steps.scorers.quality_classifier import (
+        QualityClassifierFit,
+        QualityClassifierScorer,
+        ScoreDistillation,
+    )
+    from pipeline_steps.scorers.semdedup import SemDeDupScorer, SemDeDupSimilarities
+    from pipeline_steps.stores.combined_scores import combine
+    from pipeline_steps.stores.labels import LabelStore, MetadataLabels
+    from pipeline_steps.stores.score_store import ScoreStore
+    from pipeline_steps.stores.selection import Selection
 
 _HOME = {
-    "ASK_LLM": "prompts",
-    "AskLLMScorer": "ask_llm_scorer",
-    "BaseScorer": "scorer",
-    "ClassifierHeadScorer": "classifier_head_scorer",
-    "Coverage": "coverage_report",
-    "Cut": "cuts",
-    "CutFilter": "selection_filters",
-    "DSIRFit": "dsir",
-    "DSIRScorer": "dsir",
-    "DensityMerge": "density_sketch",
-    "DensityScorer": "density_scorer",
-    "DensitySketch": "density_sketch",
-    "EDITOR": "prompts",
-    "EMBEDDED_PROXY": "models",
-    "Embedder": "embedder",
-    "FastTextScorer": "fasttext_scorer",
-    "IPSFilter": "selection_filters",
-    "InstalledDocsReader": "readers",
-    "KMeansAssign": "kmeans",
-    "KMeansFit": "kmeans",
-    "LabelStore": "labels",
-    "MetadataLabels": "labels",
-    "MetadataScorer": "metadata_scorer",
-    "NgramCounts": "dsir",
-    "PerplexityScorer": "perplexity_scorer",
-    "Prompt": "prompts",
-    "PrototypesScorer": "prototypes_scorer",
-    "QualityClassifierFit": "quality_classifier",
-    "QualityClassifierScorer": "quality_classifier",
-    "RUBRIC": "prompts",
-    "RandomFilter": "selection_filters",
-    "ScoreDistillation": "quality_classifier",
-    "ScoreSelector": "selection_filters",
-    "ScoreStore": "score_store",
-    "Selection": "selection",
-    "SemDeDupScorer": "semdedup",
-    "SemDeDupSimilarities": "semdedup",
-    "TopKFilter": "selection_filters",
+    "ASK_LLM": "engines.prompts",
+    "AskLLMScorer": "scorers.ask_llm",
+    "BaseScorer": "scorers.base",
+    "ClassifierHeadScorer": "scorers.classifier_head",
+    "Coverage": "filters.coverage_report",
+    "Cut": "filters.cuts",
+    "CutFilter": "filters.selection_filters",
+    "DSIRFit": "scorers.dsir",
+    "DSIRScorer": "scorers.dsir",
+    "DensityMerge": "embedding.density_sketch",
+    "DensityScorer": "scorers.density",
+    "DensitySketch": "embedding.density_sketch",
+    "EDITOR": "engines.prompts",
+    "EMBEDDED_PROXY": "engines.models",
+    "Embedder": "embedding.embedder",
+    "FastTextScorer": "scorers.fasttext",
+    "IPSFilter": "filters.selection_filters",
+    "InstalledDocsReader": "readers.installed_docs",
+    "KMeansAssign": "embedding.kmeans",
+    "KMeansFit": "embedding.kmeans",
+    "LabelStore": "stores.labels",
+    "MetadataLabels": "stores.labels",
+    "MetadataScorer": "scorers.metadata",
+    "NgramCounts": "scorers.dsir",
+    "PerplexityScorer": "scorers.perplexity",
+    "Prompt": "engines.prompts",
+    "PrototypesScorer": "scorers.prototypes",
+    "QualityClassifierFit": "scorers.quality_classifier",
+    "QualityClassifierScorer": "scorers.quality_classifier",
+    "RUBRIC": "engines.prompts",
+    "RandomFilter": "filters.selection_filters",
+    "ScoreDistillation": "scorers.quality_classifier",
+    "ScoreSelector": "filters.selection_filters",
+    "ScoreStore": "stores.score_store",
+    "Selection": "stores.selection",
+    "SemDeDupScorer": "scorers.semdedup",
+    "SemDeDupSimilarities": "scorers.semdedup",
+    "TopKFilter": "filters.selection_filters",
     "WinnowError": "errors",
-    "cascade": "cuts",
-    "combine": "combined_scores",
-    "combine_sketches": "density_sketch",
-    "coverage": "coverage_report",
-    "select": "cuts",
+    "cascade": "filters.cuts",
+    "combine": "stores.combined_scores",
+    "combine_sketches": "embedding.density_sketch",
+    "coverage": "filters.coverage_report",
+    "select": "filters.cuts",
 }
 
 __all__ = [  # a test keeps it equal to _HOME

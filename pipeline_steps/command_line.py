@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pipeline_steps.errors import WinnowError
-from pipeline_steps.special_files import refuse_special_files, refuse_unusable_name
+from pipeline_steps.readers.special_files import refuse_special_files, refuse_unusable_name
 from pipeline_steps.terminal import one_line
 
 

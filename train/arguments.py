@@ -14,7 +14,7 @@ import yaml
 
 from pipeline_steps.command_line import Parser
 from pipeline_steps.credentials import refuse_credentials, refuse_credentials_in_command
-from pipeline_steps.special_files import refuse_special_files
+from pipeline_steps.readers.special_files import refuse_special_files
 
 
 T = TypeVar("T")

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
+from pipeline_steps.engines.models import model_identity
+from pipeline_steps.engines.pretrained import load_config, load_weights
 from pipeline_steps.errors import ModelError, StoreIncomplete
-from pipeline_steps.files import write_atomically
-from pipeline_steps.models import model_identity
-from pipeline_steps.pretrained import load_config, load_weights
+from pipeline_steps.stores.files import write_atomically
 from train.folders import SealedFolder, whole_folder
 from train.model import empty_model
 from train.run_directory import checkpoint_folder, list_checkpoints, read_state, step_of

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from pipeline_steps.pretrained import load_tokenizer
-from pipeline_steps.prompts import ASK_LLM
-from pipeline_steps.readers import InstalledDocsReader
+from pipeline_steps.engines.pretrained import load_tokenizer
+from pipeline_steps.engines.prompts import ASK_LLM
+from pipeline_steps.readers.installed_docs import InstalledDocsReader
 from train.embedded_proxy_data import Pool, example, is_permissive, sentences
 
 

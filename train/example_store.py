@@ -16,8 +16,8 @@ import xxhash
 from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import InvalidCut, StoreDamaged
-from pipeline_steps.files import load_tensors, save_tensors
 from pipeline_steps.numerics.keys import mix
+from pipeline_steps.stores.files import load_tensors, save_tensors
 from train.tokenizers import PAD, TextEncoder
 
 

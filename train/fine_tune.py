@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
+from pipeline_steps.engines.models import model_identity
 from pipeline_steps.errors import InvalidCut, ModelError
-from pipeline_steps.models import model_identity
 from train.example_store import ExampleStore
 from train.token_budget import TokenBudget
 from train.training_plan import Amount, Measurements

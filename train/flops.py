@@ -48,7 +48,7 @@ def forward_flops(config: Any, input_length: int, target_length: int) -> int:
 def first_token_flops(config: Any, input_length: int) -> int:
     """Of one text, up to the probabilities of the first token that follows it, as Ask-LLM asks for them.
 
-    Of a T5: the encoder and one step of a decoder that never forms keys and values (`pipeline_steps.t5_engine`).
+    Of a T5: the encoder and one step of a decoder that never forms keys and values (`pipeline_steps.engines.t5`).
     """
     if not config.is_encoder_decoder:
         return _llama_body(config, input_length) + 2 * config.hidden_size * config.vocab_size

@@ -17,7 +17,7 @@ from datatrove.utils.logging import logger
 from filelock import FileLock, Timeout
 
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
-from pipeline_steps.files import digest, file_digest, seal, sync_folder, unseal
+from pipeline_steps.stores.files import digest, file_digest, seal, sync_folder, unseal
 
 
 READ_BY_TRANSFORMERS = re.compile(

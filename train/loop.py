@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
-from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.errors import ModelError, WinnowError
-from pipeline_steps.files import read_json
 from pipeline_steps.numerics.keys import mix
+from pipeline_steps.stores.artefact import refuse_differences
+from pipeline_steps.stores.files import read_json
 from train.batches import Batches, Rows
 from train.checkpoints import drop_after, load_model, load_optimizer, prune, save_checkpoint, whole_weights
 from train.dropout import dropout_of

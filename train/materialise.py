@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_steps.errors import StoreMismatch
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.selection import Selection
 from train.folders import whole_folder
 from train.token_store import TokenStore
 

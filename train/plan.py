@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from pipeline_steps.errors import InvalidCut, ModelError
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.selection import Selection
 from train.held_out import HeldOutLosses, HeldOutRows
 from train.objectives import Objective, make_objective
 from train.replay import Replay

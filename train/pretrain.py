@@ -16,8 +16,8 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from pipeline_steps.artefact import claim
 from pipeline_steps.errors import WinnowError
+from pipeline_steps.stores.artefact import claim
 from pipeline_steps.terminal import complain
 from train.arguments import parse
 from train.folders import locked

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from pipeline_steps.errors import InvalidCut
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.selection import Selection
 from train.counters import mix
 from train.token_store import TokenStore
 

@@ -25,7 +25,7 @@ import xxhash
 from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import canonical, sweep, write_atomically, write_json
+from pipeline_steps.stores.files import canonical, sweep, write_atomically, write_json
 from train.folders import READ_BY_TRANSFORMERS, SealedFolder
 from train.verified import verify_files
 

@@ -25,9 +25,9 @@ import numpy as np
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline_steps.artefact import Artefact
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import AGAIN
+from pipeline_steps.stores.artefact import Artefact
+from pipeline_steps.stores.files import AGAIN
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder
 from train.verified import verify_files
 

@@ -14,12 +14,12 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 from datatrove.utils.logging import logger
 
-from pipeline_steps.artefact import Artefact
-from pipeline_steps.corpus_listing import CorpusListing
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.document_columns import by_source
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
+from pipeline_steps.scorers.document_columns import by_source
+from pipeline_steps.stores.artefact import Artefact
+from pipeline_steps.stores.corpus_listing import CorpusListing
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.token_store import KIND, META, entry_of, open_artefact
 from train.tokenizers import TextEncoder

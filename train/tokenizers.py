@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_steps.engines.plain_encoder import PlainEncoder
+from pipeline_steps.engines.pretrained import load_tokenizer
 from pipeline_steps.errors import ModelError
-from pipeline_steps.plain_encoder import PlainEncoder
-from pipeline_steps.pretrained import load_tokenizer
 
 
 PAD, EOS, UNKNOWN = 0, 1, 2  # T5's conventions, Raffel et al. 2020, and the layout of every t5 vocabulary

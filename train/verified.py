@@ -23,7 +23,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import canonical, digest, file_digest, write_atomically
+from pipeline_steps.stores.files import canonical, digest, file_digest, write_atomically
 
 
 _THREADS = 8  # more than the cores that digests need: network file systems answer many requests at once

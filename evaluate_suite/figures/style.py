@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.files import write_atomically
+from pipeline_steps.stores.files import write_atomically
 
 
 if TYPE_CHECKING:

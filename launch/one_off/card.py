@@ -13,8 +13,8 @@ import pyarrow as pa
 import yaml
 
 from pipeline_steps import __version__
-from pipeline_steps.score_store import ScoreStore
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.score_store import ScoreStore
+from pipeline_steps.stores.selection import Selection
 
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

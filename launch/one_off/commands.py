@@ -197,7 +197,7 @@ def _add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _score(args: argparse.Namespace) -> int:
     from launch.one_off.scoring import ScoreSettings, check_settings, find_sampler, score, with_proxy
-    from pipeline_steps.score_store import ScoreStore
+    from pipeline_steps.stores.score_store import ScoreStore
     from train.folders import locked
 
     settings = ScoreSettings(
@@ -218,7 +218,7 @@ def _select(args: argparse.Namespace) -> int:
     from launch.one_off.scoring import find_sampler, with_proxy
     from launch.one_off.select_settings import SelectSettings, usual_mode
     from launch.one_off.selecting import select_dataset
-    from pipeline_steps.cuts import Cut
+    from pipeline_steps.filters.cuts import Cut
 
     if args.sampler is None and args.scores is None:
         raise WinnowError("say what chooses: --sampler NAME, or --scores DIR of an existing score store")

@@ -16,13 +16,13 @@ from datatrove.utils.logging import logger
 from rich.console import Console
 from rich.table import Table
 
-from launch.corpus import open_corpus, why_not
 from launch.one_off.publishing import RECORD
-from pipeline_steps.cuts import Cut, select
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
+from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.numerics.keys import document_key, keys_digest, mix
-from pipeline_steps.score_store import ScoreStore
-from pipeline_steps.selection import Selection
+from pipeline_steps.readers.corpus import open_corpus, why_not
+from pipeline_steps.stores.score_store import ScoreStore
+from pipeline_steps.stores.selection import Selection
 
 
 MOST_RANKED = 1_000_000  # documents whose ranks are compared: a second

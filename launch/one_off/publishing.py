@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import yaml
 
-from launch.corpus import why_not
-from launch.listed_files import damaged
 from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
-from pipeline_steps.files import is_object_store, make_parent, open_folder, read_json
+from pipeline_steps.readers.corpus import why_not
+from pipeline_steps.stores.files import is_object_store, make_parent, open_folder, read_json
+from pipeline_steps.stores.listed_files import damaged
 from train.folders import whole_folder
 
 

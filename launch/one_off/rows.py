@@ -21,16 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import Document
 
-from launch.corpus import ROW, CorpusFiles
 from launch.faults import as_process
-from launch.listed_files import note
 from launch.one_off.columns import KEEP, unify
 from launch.one_off.parts import Part, PartWriter, parquet_name, rewrite
-from pipeline_steps.cuts import Cut, FoundCut
 from pipeline_steps.errors import CorpusError
-from pipeline_steps.files import read_json, write_json
-from pipeline_steps.score_store import ScoreStore
-from pipeline_steps.selection_filters import KeptRows
+from pipeline_steps.filters.cuts import Cut, FoundCut
+from pipeline_steps.filters.selection_filters import KeptRows
+from pipeline_steps.readers.corpus import ROW, CorpusFiles
+from pipeline_steps.stores.files import read_json, write_json
+from pipeline_steps.stores.listed_files import note
+from pipeline_steps.stores.score_store import ScoreStore
 
 
 _SCRATCH_LEVEL = 1  # of gzip, for files that become Parquet

@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from launch.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from launch.progress import StageProgress
 from launch.study.access import check_access, note_files
 from launch.study.commands import claim
@@ -26,10 +25,11 @@ from launch.study.reading import parse_study
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
 from launch.study.stages import Stage, stages_of, store_of
 from launch.study.yaml_lines import read_text, read_yaml, suggestion
-from pipeline_steps.artefact import refuse_differences
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, WinnowError
-from pipeline_steps.files import DELETE, read_json, write_atomically, write_json
+from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
+from pipeline_steps.stores.artefact import refuse_differences
+from pipeline_steps.stores.files import DELETE, read_json, write_atomically, write_json
 
 
 _TARGETED = ("dsir", "quality-classifier")
@@ -40,7 +40,7 @@ class ScoreSettings:
     """What decides the scores of a corpus.
 
     Attributes:
-        corpus: as `launch.corpus.open_corpus` takes it.
+        corpus: as `pipeline_steps.readers.corpus.open_corpus` takes it.
         sampler: whose scorer is run.
         limit: the first documents of it; -1 for all.
         embedder: of density, SemDeDup and prototypes.

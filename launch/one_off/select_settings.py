@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from launch.corpus import CorpusFiles
 from launch.one_off.parts import Format
 from launch.one_off.scoring import (
     ScoreSettings,
     metadata_key,
 )
 from launch.study.samplers import PAPER_SAMPLERS, Sampler
-from pipeline_steps.cuts import Cut
 from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.filters.cuts import Cut
 from pipeline_steps.numerics.priority import Mode
-from pipeline_steps.score_store import ScoreStore
+from pipeline_steps.readers.corpus import CorpusFiles
+from pipeline_steps.stores.score_store import ScoreStore
 
 
 _SCORE_FLAGS = ("sampler", "proxy", "embedder", "target", "scores", "mode", "k", "rate", "token_budget", "seed")
@@ -28,7 +28,7 @@ class SelectSettings:
     """The settings that decide a dataset.
 
     Attributes:
-        corpus: as `launch.corpus.open_corpus` takes it.
+        corpus: as `pipeline_steps.readers.corpus.open_corpus` takes it.
         sampler: whose scorer is run, and whose mode is the cut's; None: only `scores` says.
         cut: what to keep.
         scores: a score store to use instead of scoring.

@@ -15,8 +15,6 @@ from typing import Any
 
 from datatrove.utils.logging import logger
 
-from launch.corpus import CorpusFiles, list_corpus, refuse_changed_files
-from launch.listed_files import entry, is_as_noted
 from launch.one_off.card import facts, write_card
 from launch.one_off.parts import SUFFIX, parquet_name
 from launch.one_off.publishing import CARD, RECORD, Destination, destination
@@ -30,13 +28,15 @@ from launch.one_off.select_settings import SelectSettings, check_scorer, command
 from launch.processes import Job, run_jobs
 from launch.progress import StageProgress
 from pipeline_steps import __version__
-from pipeline_steps.artefact import claim, json_types, refuse_differences
 from pipeline_steps.credentials import refuse_credentials
-from pipeline_steps.cuts import select
 from pipeline_steps.errors import InvalidCut, StoreDamaged, StoreMismatch, WinnowError
-from pipeline_steps.files import read_json, write_atomically, write_json
-from pipeline_steps.score_store import ScoreStore
-from pipeline_steps.selection import Selection
+from pipeline_steps.filters.cuts import select
+from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
+from pipeline_steps.stores.artefact import claim, json_types, refuse_differences
+from pipeline_steps.stores.files import read_json, write_atomically, write_json
+from pipeline_steps.stores.listed_files import entry, is_as_noted
+from pipeline_steps.stores.score_store import ScoreStore
+from pipeline_steps.stores.selection import Selection
 from train.folders import locked
 
 

@@ -6,15 +6,15 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 
-from launch.corpus import CorpusFiles, list_corpus
 from launch.study.samplers import EMBEDDED, MODELS
 from launch.study.schema import Study
 from launch.study.stages import DEALT, TARGET, TRAIN, is_dealt, listing_of, store_of
-from pipeline_steps.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.engines.models import model_identity
 from pipeline_steps.errors import CorpusError
-from pipeline_steps.files import read_json, write_json
-from pipeline_steps.models import model_identity
-from pipeline_steps.special_files import refuse_special_files
+from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
+from pipeline_steps.readers.special_files import refuse_special_files
+from pipeline_steps.stores.files import read_json, write_json
 
 
 def check_access(study: Study, left: Collection[str]) -> dict[str, CorpusFiles]:

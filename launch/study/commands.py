@@ -23,10 +23,10 @@ from launch.study.slurm import lost, queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
-from pipeline_steps.artefact import json_types, refuse_differences
 from pipeline_steps.command_line import place
 from pipeline_steps.errors import InvalidStudy
-from pipeline_steps.files import DELETE, create, read_json, seal, write_json
+from pipeline_steps.stores.artefact import json_types, refuse_differences
+from pipeline_steps.stores.files import DELETE, create, read_json, seal, write_json
 from pipeline_steps.terminal import Terminal, wide
 from train.folders import locked
 

@@ -16,10 +16,10 @@ from pipeline_steps.paper import C4_TOKENS, SKETCH_BYTES
 C4_DOCUMENTS = 364_868_892  # allenai/c4, configuration en, split train: the data set's card
 C4_GZIP_BYTES = 305e9  # the same card: 305 GB
 PROMPT_TOKENS = 80  # of `ASK_LLM`, estimated: 316 characters, some 4 to a token of T5's vocabulary
-WINDOW = 512  # tokens of a T5's window: `pipeline_steps.likelihoods.T5_WINDOW`
-PER_CENTROID, ITERATIONS, MOST_CLUSTERS = 256, 20, 10_000  # of `pipeline_steps.kmeans`
+WINDOW = 512  # tokens of a T5's window: `pipeline_steps.engines.likelihoods.T5_WINDOW`
+PER_CENTROID, ITERATIONS, MOST_CLUSTERS = 256, 20, 10_000  # of `pipeline_steps.embedding.kmeans`
 FITTED = 50_000  # documents of a kind, and
-EPOCHS = 5  # over them: `pipeline_steps.quality_classifier`
+EPOCHS = 5  # over them: `pipeline_steps.scorers.quality_classifier`
 
 # Seconds of one core
 READ = 6e-6  # a document is read; tests/benchmarks/bench_plumbing.py
@@ -177,7 +177,7 @@ def perplexity_flops(config: Any, tokens: int, objective: str = "span_corruption
 
 
 def clusters_of(documents: int) -> int:
-    """K, as `pipeline_steps.kmeans` chooses it."""
+    """K, as `pipeline_steps.embedding.kmeans` chooses it."""
     return max(1, min(round(documents**0.5), MOST_CLUSTERS))
 
 

@@ -18,13 +18,13 @@ from launch.study.progress import forget, tasks_left
 from launch.study.schema import Study
 from launch.study.stages import DEALT_FILES, PROXY_FILES, Stage, selection, splits_of
 from launch.study.work import run_folder, run_of
-from pipeline_steps.density_sketch import load_sketch
+from pipeline_steps.embedding.density_sketch import load_sketch
+from pipeline_steps.embedding.kmeans import buckets, load_centroids, load_members
 from pipeline_steps.errors import StoreIncomplete, WinnowError
-from pipeline_steps.files import load_tensors, read_json
-from pipeline_steps.kmeans import buckets, load_centroids, load_members
-from pipeline_steps.partials import Partials
-from pipeline_steps.selection import Selection
-from pipeline_steps.source_store import SourceStore
+from pipeline_steps.stores.files import load_tensors, read_json
+from pipeline_steps.stores.partials import Partials
+from pipeline_steps.stores.selection import Selection
+from pipeline_steps.stores.source_store import SourceStore
 from train.folders import SealedFolder
 from train.run_directory import checkpoint_folder, is_finished
 from train.token_store import TokenStore, open_artefact

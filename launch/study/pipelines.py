@@ -17,8 +17,6 @@ from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from launch.corpus import CorpusFiles, list_corpus
-from launch.splits import SPLITS, DealDocuments, as_row, is_written_prose
 from launch.study.samplers import EMBEDDED, MODELS, Sampler
 from launch.study.schema import Study
 from launch.study.stages import (
@@ -58,7 +56,9 @@ from pipeline_steps import (
     SemDeDupSimilarities,
 )
 from pipeline_steps.errors import CorpusError, ModelError
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
+from pipeline_steps.readers.splits import SPLITS, DealDocuments, as_row, is_written_prose
+from pipeline_steps.stores.files import read_json, write_json
 from train.folders import SealedFolder
 from train.run_directory import checkpoint_folder
 from train.token_store_writer import TokenStoreWriter

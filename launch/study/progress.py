@@ -23,7 +23,7 @@ import xxhash
 from launch.study.schema import Study
 from launch.study.stages import Stage
 from pipeline_steps.errors import InvalidStudy, StoreDamaged
-from pipeline_steps.files import unseal, write_json
+from pipeline_steps.stores.files import unseal, write_json
 
 
 BEAT = 10.0  # seconds between two signs of life

@@ -25,8 +25,8 @@ from launch.study.progress import forgive, task_state, tasks_left
 from launch.study.schema import Study
 from launch.study.stage_executor import OfStudy
 from launch.study.stages import Stage
+from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidStudy, WinnowError
-from pipeline_steps.models import require
 from train.signals import signal_when_parent_dies
 
 

@@ -15,7 +15,7 @@ from launch.study.schema import ENGINES, MOST_RUNS, MOST_TASKS, RAY, SLURM, TUNE
 from launch.study.yaml_lines import Value, read_text, read_yaml, short, suggestion, unique
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
-from pipeline_steps.special_files import refuse_unusable_name
+from pipeline_steps.readers.special_files import refuse_unusable_name
 
 
 def shipped() -> list[str]:

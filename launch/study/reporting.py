@@ -8,7 +8,7 @@ from pathlib import Path
 from launch.study.progress import fingerprints, task_state
 from launch.study.schema import Study
 from launch.study.stages import Stage, is_dealt, selection, stages_of, store_of
-from pipeline_steps.score_store import ScoreStore
+from pipeline_steps.stores.score_store import ScoreStore
 
 
 _READ_AGAIN = 1_000_000  # documents of a corpus that is read once more, to show some: minutes

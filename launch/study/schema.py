@@ -107,7 +107,8 @@ class Study:
     Attributes:
         path: of the file.
         output: folder of all it makes.
-        corpus: what is selected from, as `launch.corpus` takes it; None: the documentation of installed packages.
+        corpus: what is selected from, as `pipeline_steps.readers.corpus` takes it; None: the documentation of
+            installed packages.
         limit: documents of it; -1 for all.
         tokenizer: Hub id or folder, or "embedded".
         held_out: corpora by task and source whose perplexity is measured; empty: parts of the corpus.

@@ -25,7 +25,7 @@ from launch.study.schema import Study
 from launch.study.stage_executor import OfStudy
 from launch.study.stages import Stage
 from pipeline_steps.errors import InvalidStudy
-from pipeline_steps.files import write_atomically
+from pipeline_steps.stores.files import write_atomically
 
 
 _NOTICE = "USR1@180"  # seconds before its time is up, every process of a job but its shell is told so

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from pipeline_steps.errors import CorpusError, InvalidStudy
-from pipeline_steps.special_files import refuse_special_files
+from pipeline_steps.readers.special_files import refuse_special_files
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from datatrove.pipeline.readers import JsonlReader
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from pipeline_steps import EMBEDDED_PROXY, InstalledDocsReader
+from pipeline_steps.engines.plain_encoder import PlainEncoder
+from pipeline_steps.engines.t5 import PackedT5
+from pipeline_steps.engines.t5_encoder import linear
 from pipeline_steps.numerics.batches import batches_by_length
-from pipeline_steps.plain_encoder import PlainEncoder
-from pipeline_steps.t5_encoder import linear
-from pipeline_steps.t5_engine import PackedT5
 
 
 SHAPES = {  # google/flan-t5-*: d_model, d_kv, heads, d_ff, layers

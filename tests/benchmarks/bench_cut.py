@@ -27,8 +27,8 @@ def write_store(path, rows):
     """A store as a scorer leaves it."""
     import pyarrow as pa
 
-    from pipeline_steps.scorer import SCORE_FIELDS
-    from pipeline_steps.source_store import SourceStore
+    from pipeline_steps.scorers.base import SCORE_FIELDS
+    from pipeline_steps.stores.source_store import SourceStore
 
     store = SourceStore(path, pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS]))
     store.begin("scores", {"scorer": "benchmark"}, None)
@@ -48,8 +48,8 @@ def write_store(path, rows):
 
 def ours(mode, **amount):
     def run(path, k):
-        from pipeline_steps.cuts import Cut, FoundCut
-        from pipeline_steps.score_store import ScoreStore
+        from pipeline_steps.filters.cuts import Cut, FoundCut
+        from pipeline_steps.stores.score_store import ScoreStore
 
         wanted = amount or {"k": k}
         start = time.process_time()

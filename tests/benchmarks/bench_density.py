@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from pipeline_steps.engines.threads import own_threads
 from pipeline_steps.numerics.random_projections import padded
 from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts
-from pipeline_steps.threads import own_threads
 
 
 DIMENSION, ROWS, BUCKETS, TILE, ROUNDS = 768, 1000, 20_000, 16_384, 3

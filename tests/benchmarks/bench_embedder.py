@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from pipeline_steps import EMBEDDED_PROXY, InstalledDocsReader
-from pipeline_steps.text_encoder import load_text_encoder
+from pipeline_steps.engines.text_encoder import load_text_encoder
 
 
 ROUNDS, MAX_TOKENS = 3, 256

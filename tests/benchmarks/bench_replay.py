@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from transformers import BatchEncoding
 
-from pipeline_steps.artefact import Artefact
 from pipeline_steps.numerics.keys import keys_digest
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.artefact import Artefact
+from pipeline_steps.stores.selection import Selection
 from train.folders import SealedFolder
 from train.replay import Replay
 from train.span_corruption import SpanCorruption

@@ -32,7 +32,8 @@ launch.one_off.comparing launch.study.work launch.study.pipelines launch.study.p
 launch.study.plan_tables launch.coverage launch.executor datasets trafilatura warcio.archiveiterator cchardet magic
 pyarrow.parquet pyarrow.compute pandas transformers.models.auto.tokenization_auto tokenizers numba scipy.stats
 train.materialise train.replay train.costs datatrove.pipeline.readers datatrove.utils.stats torch transformers
-pipeline_steps.cuts pipeline_steps.selection_filters train.token_store_writer train.plan train.tokenizers
+pipeline_steps.filters.cuts pipeline_steps.filters.selection_filters train.token_store_writer train.plan
+train.tokenizers
 """.split()
 
 

@@ -31,10 +31,10 @@ from pipeline_steps import (
     SemDeDupSimilarities,
     select,
 )
-from pipeline_steps.embedder import HASHED_NGRAMS
-from pipeline_steps.kmeans import load_centroids
-from pipeline_steps.partials import Partials
-from pipeline_steps.source_store import SourceStore
+from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.kmeans import load_centroids
+from pipeline_steps.stores.partials import Partials
+from pipeline_steps.stores.source_store import SourceStore
 
 from .damage import Kind
 from .workloads import LoggedScorer, write_corpus

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import write_json
+from pipeline_steps.stores.files import write_json
 
 from .damage import Kind
 from .isolated import _fork_jobs

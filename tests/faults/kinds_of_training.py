@@ -116,7 +116,7 @@ def _rows(folder: Path) -> bool:
 
 
 def _resolved(folder: Path) -> Any:
-    from pipeline_steps.files import read_json
+    from pipeline_steps.stores.files import read_json
 
     return read_json(str(folder / "run" / "resolved.json"))
 

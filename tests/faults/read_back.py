@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.files import file_digest
+from pipeline_steps.stores.files import file_digest
 
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from launch.cli import main
-from launch.corpus import list_corpus
 from pipeline_steps.errors import CorpusError
-from pipeline_steps.special_files import refuse_special_files
+from pipeline_steps.readers.corpus import list_corpus
+from pipeline_steps.readers.special_files import refuse_special_files
 
 from .cases import good_lines, write
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.corpus import PageText, open_corpus
 from pipeline_steps.errors import CorpusError
+from pipeline_steps.readers.corpus import PageText, open_corpus
 
 
 ROWS = [{"id": i, "text": f"text {i}", "url": "u"} for i in range(5)]

@@ -18,8 +18,8 @@ from pipeline_steps import (
     ScoreStore,
     select,
 )
-from pipeline_steps.embedder import HASHED_NGRAMS
-from pipeline_steps.source_store import SourceStore
+from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.stores.source_store import SourceStore
 
 
 @pytest.fixture

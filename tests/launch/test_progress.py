@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from launch.progress import StoreRows
-from pipeline_steps.artefact import part_name
-from pipeline_steps.source_store import SourceStore
+from pipeline_steps.stores.artefact import part_name
+from pipeline_steps.stores.source_store import SourceStore
 
 
 SCHEMA = pa.schema([("key", pa.uint64()), ("score", pa.float32())])

@@ -9,7 +9,7 @@ from synthetic_study import rows
 from evaluate_suite.results import write_results
 from launch.cli import main
 from pipeline_steps import Cut, ScoreStore, select
-from pipeline_steps.scorer import BaseScorer
+from pipeline_steps.scorers.base import BaseScorer
 
 
 class LengthScorer(BaseScorer):

@@ -5,7 +5,7 @@ import random
 import pytest
 from prose import NOUNS, sentence
 
-from launch.splits import SPLITS, is_written_prose, split_of
+from pipeline_steps.readers.splits import SPLITS, is_written_prose, split_of
 
 
 def prose(rng, sentences=8):

@@ -20,7 +20,7 @@ from launch.study.stages import stages_of
 from launch.study.work import do
 from pipeline_steps import ScoreStore
 from pipeline_steps.errors import StoreMismatch, WinnowError
-from pipeline_steps.files import read_json
+from pipeline_steps.stores.files import read_json
 from train.folders import locked
 
 

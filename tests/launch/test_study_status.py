@@ -12,7 +12,7 @@ from launch.study.progress import Watched, fingerprints, forgive, marker, task_s
 from launch.study.reading import parse_study
 from launch.study.stages import stages_of
 from launch.study.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.stores.files import read_json, write_json
 from train.run_directory import sealed_row
 
 

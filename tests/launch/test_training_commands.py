@@ -16,7 +16,7 @@ import pytest
 from launch.cli import main
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import WinnowError
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.selection import Selection
 from train.token_store import TokenStore
 
 

@@ -14,9 +14,9 @@ import pytest
 import xxhash
 from fsspec.spec import AbstractFileSystem
 
-from pipeline_steps.artefact import Artefact
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import read_json, seal
+from pipeline_steps.stores.artefact import Artefact
+from pipeline_steps.stores.files import read_json, seal
 
 
 ROOT = "steps://artefact"

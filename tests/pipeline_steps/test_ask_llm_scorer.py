@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from pipeline_steps import ASK_LLM, EMBEDDED_PROXY, RUBRIC, AskLLMScorer, InstalledDocsReader, Prompt, ScoreStore
+from pipeline_steps.engines.proxies import load_proxy, serve_proxy
+from pipeline_steps.engines.t5 import PackedT5
 from pipeline_steps.errors import ModelError, StoreMismatch
-from pipeline_steps.proxies import load_proxy, serve_proxy
-from pipeline_steps.t5_engine import PackedT5
 
 
 TEXTS = [
@@ -262,7 +262,7 @@ def test_the_hub_is_asked_the_way_the_hub_answers(tiny_t5, tmp_path, monkeypatch
 
     from huggingface_hub import constants
 
-    from pipeline_steps.models import model_identity
+    from pipeline_steps.engines.models import model_identity
 
     repo, commit = tmp_path / "models--winnow--tiny", "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(tiny_t5, repo / "snapshots" / commit)

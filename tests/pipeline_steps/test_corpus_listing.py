@@ -8,8 +8,8 @@ from datatrove.pipeline.readers import JsonlReader
 from word_count import WordCountScorer
 
 from pipeline_steps import InstalledDocsReader, ScoreStore
-from pipeline_steps.corpus_listing import CorpusListing
 from pipeline_steps.errors import CorpusError, StoreIncomplete
+from pipeline_steps.stores.corpus_listing import CorpusListing
 
 
 def listed(data):

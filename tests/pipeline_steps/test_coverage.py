@@ -24,7 +24,7 @@ from pipeline_steps import (
     coverage,
     select,
 )
-from pipeline_steps.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embedder import HASHED_NGRAMS
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.numerics.coverage import attainable_entropy, discrepancy, entropy
 from pipeline_steps.numerics.keys import mix

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_steps.cuts import Cut
 from pipeline_steps.errors import InvalidCut
+from pipeline_steps.filters.cuts import Cut
 from pipeline_steps.numerics import threshold
 from pipeline_steps.numerics.keys import document_key, uniform
 from pipeline_steps.numerics.priority import MODES, order_code, priority_code, tie_hash

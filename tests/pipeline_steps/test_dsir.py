@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline_steps import DSIRFit, DSIRScorer, IPSFilter, NgramCounts, ScoreStore
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
-from pipeline_steps.files import load_tensors, save_tensors
 from pipeline_steps.numerics.dsir_ngrams import DSIRNgrams
 from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
-from pipeline_steps.partials import Partials
+from pipeline_steps.stores.files import load_tensors, save_tensors
+from pipeline_steps.stores.partials import Partials
 
 
 BUCKETS = 10_000

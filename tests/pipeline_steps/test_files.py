@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
-from pipeline_steps.files import (
+from pipeline_steps.stores.files import (
     create,
     load_tensors,
     read_json,

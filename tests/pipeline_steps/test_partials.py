@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline_steps.errors import StoreMismatch
-from pipeline_steps.partials import Partials
+from pipeline_steps.stores.partials import Partials
 
 
 def test_a_late_task_of_an_older_run_is_refused_and_deletes_nothing(tmp_path):

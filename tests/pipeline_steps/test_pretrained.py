@@ -15,12 +15,12 @@ from test_ask_llm_scorer import tiny_tokenizer
 from test_classifier_head_scorer import save_bert
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from pipeline_steps.classifier_head_scorer import load_head
+from pipeline_steps.engines.likelihoods import load_likelihood
+from pipeline_steps.engines.models import EMBEDDED_PROXY
+from pipeline_steps.engines.proxies import load_proxy
+from pipeline_steps.engines.text_encoder import load_text_encoder
 from pipeline_steps.errors import ModelError
-from pipeline_steps.likelihoods import load_likelihood
-from pipeline_steps.models import EMBEDDED_PROXY
-from pipeline_steps.proxies import load_proxy
-from pipeline_steps.text_encoder import load_text_encoder
+from pipeline_steps.scorers.classifier_head import load_head
 from train.checkpoints import load_pretrained
 from train.tokenizers import TextEncoder
 
@@ -29,11 +29,13 @@ ROOT = Path(__file__).parent.parent.parent
 SPY = "import pathlib; pathlib.Path({mark!r}).touch()\nfrom transformers import T5Config\nclass Own(T5Config): pass\n"
 # Every loader of the four packages, as a statement that needs `folder`
 LOADERS = {
-    "proxy": "from pipeline_steps.proxies import load_proxy as load; load(folder)",
-    "served proxy": "from pipeline_steps.proxies import serve_proxy; serve_proxy(folder, None, 'auto', 64, '{}')",
-    "perplexity": "from pipeline_steps.likelihoods import load_likelihood as load; load(folder)",
-    "head": "from pipeline_steps.classifier_head_scorer import load_head as load; load(folder)",
-    "embedder": "from pipeline_steps.text_encoder import load_text_encoder as load; load(folder, None, 'auto', None)",
+    "proxy": "from pipeline_steps.engines.proxies import load_proxy as load; load(folder)",
+    "served proxy": "from pipeline_steps.engines.proxies import serve_proxy as s; s(folder, None, 'auto', 64, '{}')",
+    "perplexity": "from pipeline_steps.engines.likelihoods import load_likelihood as load; load(folder)",
+    "head": "from pipeline_steps.scorers.classifier_head import load_head as load; load(folder)",
+    "embedder": (
+        "from pipeline_steps.engines.text_encoder import load_text_encoder as load; load(folder, None, 'auto', None)"
+    ),
     "fine-tuning": "from train.checkpoints import load_pretrained as load; load(folder)",
     "few-shot": "from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM as load; load(folder)",
     "measured": "from evaluate_suite.checkpoint import find_checkpoints as load; load('x', folder)",
@@ -205,7 +207,7 @@ def test_the_embedded_proxy_loads():
 
 @pytest.mark.parametrize("package", ["pipeline_steps", "train", "evaluate_suite", "launch"])
 def test_every_loader_says_that_code_is_not_trusted(package):
-    """Outside of `pipeline_steps.pretrained`, which says it for the others."""
+    """Outside of `pipeline_steps.engines.pretrained`, which says it for the others."""
     names = {"from_pretrained", "load_dataset", "SentenceTransformer"}
     for file in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

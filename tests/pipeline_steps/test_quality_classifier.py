@@ -20,8 +20,8 @@ from pipeline_steps import (
     TopKFilter,
 )
 from pipeline_steps.errors import CorpusError, StoreIncomplete
-from pipeline_steps.files import load_tensors
 from pipeline_steps.numerics.linear_model import auc, spearman
+from pipeline_steps.stores.files import load_tensors
 
 
 def write(folder, name, words, count, rng):

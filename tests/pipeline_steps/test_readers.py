@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pipeline_steps import InstalledDocsReader
-from pipeline_steps.readers import Package, documentation, installed_packages
+from pipeline_steps.readers.installed_docs import Package, documentation, installed_packages
 
 
 LONG = " ".join(f"word{i}" for i in range(60))
@@ -67,7 +67,7 @@ def test_a_file_that_is_not_python_is_skipped_and_counted(tmp_path, monkeypatch,
     (tmp_path / "p" / "bad.py").write_bytes(content)
     (tmp_path / "p" / "good.py").write_text(SOURCE)
     package = Package("p", tmp_path / "p", "p", "1", "MIT")
-    monkeypatch.setattr("pipeline_steps.readers.installed_packages", lambda: [package])
+    monkeypatch.setattr("pipeline_steps.readers.installed_docs.installed_packages", lambda: [package])
     reader = InstalledDocsReader()
     assert [doc.id for doc in reader.run()][0] == "p/good.py:<module>"
     assert reader.stats["unreadable_files"].total == 1

@@ -18,7 +18,7 @@ from word_count import WordCountScorer, score
 
 from pipeline_steps import EMBEDDED_PROXY, MetadataScorer, ScoreStore, TopKFilter
 from pipeline_steps.errors import CorpusError, InvalidScore, StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import read_json, write_json
+from pipeline_steps.stores.files import read_json, write_json
 
 
 def contents(store: Path) -> dict:

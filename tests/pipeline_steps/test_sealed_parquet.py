@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.sealed_parquet import SealedFile, encode, vectors
+from pipeline_steps.stores.sealed_parquet import SealedFile, encode, vectors
 
 
 SCHEMA = pa.schema(

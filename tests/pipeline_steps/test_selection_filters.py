@@ -28,9 +28,9 @@ from pipeline_steps import (
     cascade,
     select,
 )
-from pipeline_steps import cuts as cuts_module
 from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.files import save_tensors
+from pipeline_steps.filters import cuts as cuts_module
+from pipeline_steps.stores.files import save_tensors
 
 
 FILTERS = {

@@ -13,8 +13,8 @@ from stand_in_vllm import install, notes
 from test_ask_llm_scorer import tiny_llama  # noqa: F401
 
 from pipeline_steps import ScoreStore
+from pipeline_steps.engines.vllm_server import check_options
 from pipeline_steps.errors import ModelError
-from pipeline_steps.vllm_server import check_options
 
 
 PIPELINE = """
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 """
 STRANGER = """
 import sys, http.client
-from pipeline_steps.proxies import serve_proxy
+from pipeline_steps.engines.proxies import serve_proxy
 
 proxy = serve_proxy(sys.argv[1], None, "auto", 64, "{}")
 print(proxy._engine.log_probabilities([[1, 2], [3]], [5, 7]).tolist())

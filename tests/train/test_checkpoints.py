@@ -7,8 +7,8 @@ import torch
 from damage import damages, refusal, warnings_of
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
-from pipeline_steps.artefact import claim
 from pipeline_steps.errors import ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.stores.artefact import claim
 from train import folders
 from train.adafactor import Adafactor
 from train.checkpoints import drop_after, load_checkpoint, load_optimizer, prune, save_checkpoint, whole_weights

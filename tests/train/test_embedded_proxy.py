@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline_steps import ASK_LLM, EMBEDDED_PROXY
-from pipeline_steps.proxies import load_proxy
+from pipeline_steps.engines.proxies import load_proxy
 from train.embedded_proxy import auc, make_proxy
 from train.embedded_proxy_data import BAD, Pool, example, is_permissive
 from train.tokenizers import TextEncoder
@@ -106,10 +106,10 @@ def test_auc_against_counting_pairs():
 
 def test_the_recipe_runs(tmp_path, monkeypatch):
     """A few steps on a few packages give a folder that answers the question."""
-    from pipeline_steps.readers import installed_packages
+    from pipeline_steps.readers.installed_docs import installed_packages
 
     some = [p for p in installed_packages() if p.name in ("numpy", "argparse", "click", "typing", "rich", "fsspec")]
-    monkeypatch.setattr("pipeline_steps.readers.installed_packages", lambda: some)
+    monkeypatch.setattr("pipeline_steps.readers.installed_docs.installed_packages", lambda: some)
     monkeypatch.setattr("train.embedded_proxy.HELD_OUT", 2)
     monkeypatch.setattr("train.embedded_proxy.VOCABULARY", 3000)
     monkeypatch.setattr("train.embedded_proxy.TEST_EXAMPLES", 64)

@@ -5,7 +5,7 @@ import pytest
 from datatrove.utils.dataset import DatatroveFileDataset
 
 from pipeline_steps.errors import StoreMismatch
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.selection import Selection
 from train.materialise import materialise
 
 

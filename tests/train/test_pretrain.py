@@ -33,8 +33,8 @@ from transformers.optimization import Adafactor as ReferenceAdafactor
 
 from evaluate_suite.checkpoint import find_checkpoints
 from evaluate_suite.perplexity import HeldOut, window_losses
-from pipeline_steps.files import read_json
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.files import read_json
+from pipeline_steps.stores.selection import Selection
 from train import pretrain
 from train.arguments import parse
 from train.batches import Batches

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_steps.errors import InvalidCut, StoreMismatch
-from pipeline_steps.selection import Selection
+from pipeline_steps.stores.selection import Selection
 from train.replay import Replay, _runs
 
 

@@ -14,9 +14,9 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from transformers import AutoTokenizer
 
-from pipeline_steps.artefact import Artefact, part_name
 from pipeline_steps.errors import CorpusError, ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
+from pipeline_steps.stores.artefact import Artefact, part_name
 from train import token_store_writer
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter

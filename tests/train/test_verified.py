@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.files import file_digest
+from pipeline_steps.stores.files import file_digest
 from train import verified
 from train.verified import verify_files
 

@@ -1,0 +1,52 @@
+"""Prototypes (Sorscher et al. 2022; paper App. B.2): how far a document is from the centre of its cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datatrove.data import Document, DocumentsPipeline
+
+from pipeline_steps.embedding.embeddings import RowsByDocument
+from pipeline_steps.scorers.base import BaseScorer
+from pipeline_steps.stores.source_store import SourceStore
+
+
+class PrototypesScorer(BaseScorer):
+    """Cosine distance to the nearest centroid, 1 - cosine: high = unlike a prototype, the ones to keep.
+
+    Keep with `TopKFilter`.
+
+    Args:
+        scores: folder of the score store.
+        clusters: folder KMeansAssign wrote to.
+        metadata_key: metadata key the score is written to.
+        window_size: documents scored and committed together.
+
+    Raises:
+        MissingScore: a document is in no cluster, or its text has changed since.
+    """
+
+    name = "🎯 Prototypes"
+
+    def __init__(self, scores: str, clusters: str, metadata_key: str = "prototypes", window_size: int = 4096) -> None:
+        super().__init__(scores, metadata_key, window_size)
+        self.clusters = str(clusters).rstrip("/")
+        self._rows: RowsByDocument | None = None
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yield every document with its distance."""
+        self._rows = None
+        yield from super().run(data, rank, world_size)
+        self._rows = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the scores."""
+        store = SourceStore(f"{self.clusters}/assignments")
+        about = {"unit": "1 - cosine", "assignments": store.fingerprint, "clusters": store.made}
+        return {"scorer": "PrototypesScorer", **about}
+
+    def score_batch(self, docs: list[Document]) -> Sequence[float]:
+        """Distances of one window, which is of one source."""
+        self._rows = self._rows or RowsByDocument(SourceStore(f"{self.clusters}/assignments"), ["cosine"])
+        return (1 - self._rows.of(docs)["cosine"]).tolist()

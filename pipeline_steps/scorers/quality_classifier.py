@@ -1,0 +1,214 @@
+"""A linear quality classifier over hashed n-grams: trained on examples, or on another scorer's scores.
+
+Reference text against web text is how GPT-3 and PaLM 2 filtered their crawls (the paper's Q-classifier); trained on
+the Ask-LLM scores of a sample, the same model scores a whole crawl at a thousandth of the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+
+from pipeline_steps.credentials import NoCredentials
+from pipeline_steps.engines.models import require
+from pipeline_steps.errors import CorpusError, StoreIncomplete
+from pipeline_steps.numerics.keys import document_key, mix
+from pipeline_steps.numerics.linear_model import LinearModel, Loss, auc, spearman, train
+from pipeline_steps.numerics.ngram_buckets import Ngrams
+from pipeline_steps.scorers.base import BaseScorer
+from pipeline_steps.stores.files import load_tensors, save_tensors
+from pipeline_steps.stores.score_store import ScoreStore
+from pipeline_steps.stores.source_store import Columns
+
+
+_BUCKETS = 1 << 20
+_BATCH = 256  # documents a training step
+_EPOCHS = 5  # more do not agree better with held-out scores
+_STEPS = 200  # of training, at least: of a small sample, more epochs
+_HELD_OUT, _SPLIT = 10, 0x4E1D  # one document in ten measures the model; any constant
+
+
+class QualityClassifierFit(NoCredentials, PipelineStep):
+    """Trains a classifier to tell reference documents from others (one task). Passes documents through.
+
+    Args:
+        model: folder the classifier is written to, any fsspec path.
+        reference: reader of documents that are wanted, e.g. books, Wikipedia, curated web text.
+        other: reader of the crawl.
+        documents: read at most this many of each.
+
+    Raises:
+        CorpusError: a reader gives fewer than 20 documents.
+    """
+
+    type = "🧠 - FIT"
+    name = "🏅 Quality classifier fit"
+
+    def __init__(self, model: str, reference: PipelineStep, other: PipelineStep, documents: int = 50_000) -> None:
+        super().__init__()
+        self.model, self.reference, self.other, self.documents = str(model).rstrip("/"), reference, other, documents
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write `classifier.safetensors`; its header holds the AUC on held-out documents."""
+        if rank == 0:
+            docs, targets = [], []
+            for wanted, reader in enumerate((self.other, self.reference)):
+                own = list(islice(reader.run(None, 0, 1), self.documents))
+                if len(own) < 20:
+                    raise CorpusError(f"{reader} gives {len(own)} documents: a classifier needs at least 20 of a kind")
+                docs += own
+                targets += [float(wanted)] * len(own)
+            with self.track_time("fit"):
+                model, held_out, predicted, truth = _fit(docs, np.array(targets), "logistic")
+            measured = {"held_out_auc": round(auc(predicted, truth), 4), "held_out_documents": held_out}
+            logger.info(f"quality classifier {self.model}: {measured}")
+            _save(self.model, model, {"trained_on": "examples", "unit": "log-odds, nats", **measured})
+        if data:
+            yield from data
+
+
+class ScoreDistillation(NoCredentials, PipelineStep):
+    """Trains a regression on the scores of a sample (one task). Passes documents through.
+
+    Args:
+        model: folder the regression is written to, any fsspec path.
+        corpus: reader of the documents.
+        scores: folder of the teacher's finished score store; documents it does not hold are left out.
+        documents: use at most this many.
+
+    Raises:
+        CorpusError: the store holds fewer than 20 of the reader's documents.
+        StoreIncomplete: the store is half written.
+    """
+
+    type = "🧠 - FIT"
+    name = "🎓 Score distillation"
+
+    def __init__(self, model: str, corpus: PipelineStep, scores: str, documents: int = 100_000) -> None:
+        super().__init__()
+        self.model, self.corpus, self.documents = str(model).rstrip("/"), corpus, documents
+        self.scores = str(scores)
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Write `classifier.safetensors`; its header holds the rank agreement with the teacher."""
+        if rank == 0:
+            teacher = ScoreStore.open(self.scores)
+            scored = list(islice(_with_scores(self.corpus.run(None, 0, 1), teacher), self.documents))
+            if len(scored) < 20:
+                raise CorpusError(f"{self.scores} holds {len(scored)} of the corpus's documents: score at least 20")
+            docs, targets = [doc for doc, _ in scored], np.array([score for _, score in scored])
+            mean, deviation = targets.mean(), targets.std() or 1.0
+            with self.track_time("fit"):
+                model, held_out, predicted, truth = _fit(docs, (targets - mean) / deviation, "squared")
+            measured = {"held_out_spearman": round(spearman(predicted, truth), 4), "held_out_documents": held_out}
+            logger.info(f"distilled {self.scores} into {self.model}: {measured}")
+            student = LinearModel(model.weight * np.float32(deviation), float(model.bias * deviation + mean))
+            header = {
+                "trained_on": teacher.made,
+                "scores": teacher.fingerprint,
+                "unit": teacher.made.get("unit", "the teacher's"),
+                **measured,
+            }
+            _save(self.model, student, header)
+        if data:
+            yield from data
+
+
+class QualityClassifierScorer(BaseScorer):
+    """Scores documents with a fitted classifier (log-odds of being reference text) or distilled score.
+
+    Args:
+        scores: folder of the score store, any fsspec path.
+        model: folder that QualityClassifierFit or ScoreDistillation wrote to.
+        metadata_key: metadata key the score is written to.
+        window_size: documents scored and committed together.
+
+    Raises:
+        StoreIncomplete: there is no fitted model.
+    """
+
+    name = "🏅 Quality classifier"
+
+    def __init__(self, scores: str, model: str, metadata_key: str = "quality", window_size: int = 4096) -> None:
+        super().__init__(scores, metadata_key, window_size)
+        self.model = str(model).rstrip("/")
+        self._loaded: tuple[LinearModel, dict[str, Any]] | None = None
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Yield every document with its score."""
+        self._loaded = None  # Slurm reuses a step for many ranks
+        yield from super().run(data, rank, world_size)
+        self._loaded = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the scores."""
+        _, about = self._fitted()
+        return {"scorer": "QualityClassifierScorer", **about}
+
+    def score_batch(self, docs: list[Document]) -> Columns:
+        """Scores and WordPunct tokens of one window."""
+        model, _ = self._fitted()
+        ngrams = _features(docs)
+        return {"score": model.predict(ngrams), "tokens": ngrams.tokens}
+
+    def _fitted(self) -> tuple[LinearModel, dict[str, Any]]:
+        if self._loaded is None:
+            try:
+                tensors, header, digest = load_tensors(f"{self.model}/classifier.safetensors")
+            except FileNotFoundError:
+                raise StoreIncomplete(
+                    f"{self.model} holds no classifier: run QualityClassifierFit or ScoreDistillation first"
+                ) from None
+            self._loaded = LinearModel(tensors["weight"], float(tensors["bias"][0])), header | {"model": digest}
+        return self._loaded
+
+
+def _fit(
+    docs: Sequence[Document], target_N: np.ndarray, loss: Loss
+) -> tuple[LinearModel, int, np.ndarray, np.ndarray]:
+    """Train on nine tenths; return the model, and how many were held out, their predictions and targets.
+
+    Which documents are held out, and their order, are functions of their keys.
+    """
+    keys = np.array([document_key(doc.id, doc.text) for doc in docs], dtype=np.uint64)
+    order = np.argsort(mix(keys, _SPLIT), kind="stable")
+    held_out = order[: max(len(docs) // _HELD_OUT, 1)]
+    training = order[held_out.size :]
+    batches = [training[start : start + _BATCH] for start in range(0, training.size, _BATCH)]
+    ngrams = [_features([docs[row] for row in batch]) for batch in batches]
+    epochs = max(_EPOCHS, -(-_STEPS // len(batches)))
+    model = train(ngrams, [target_N[batch] for batch in batches], _BUCKETS, loss, epochs)
+    predicted = model.predict(_features([docs[row] for row in held_out]))
+    return model, held_out.size, predicted, target_N[held_out]
+
+
+def _features(docs: Sequence[Document]) -> Ngrams:
+    require("numba", "ngrams")
+    from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
+
+    return hashed_ngrams([doc.text for doc in docs], _BUCKETS)
+
+
+def _with_scores(docs: Iterable[Document], store: ScoreStore) -> Iterator[tuple[Document, float]]:
+    source: str | None = None
+    scores: dict[int, float] = {}
+    for doc in docs:
+        if doc.metadata.get("file_path") != source:
+            source, scores = doc.metadata.get("file_path"), {}
+            if held := store.locate(str(source)):
+                columns = store.read(held, ["key", "score"])
+                scores = dict(zip(columns["key"].tolist(), columns["score"].tolist(), strict=True))
+        score = scores.get(document_key(doc.id, doc.text))
+        if score is not None:
+            yield doc, score
+
+
+def _save(folder: str, model: LinearModel, header: dict[str, Any]) -> None:
+    tensors = {"weight": model.weight, "bias": np.array([model.bias])}
+    save_tensors(f"{folder}/classifier.safetensors", tensors, {"buckets": _BUCKETS, **header})
