@@ -138,7 +138,8 @@ def _notes(run: Run) -> list[str]:
         f"Held-out text. In-distribution is a random 5 % of the documents ({documents['in_distribution']:,}); high "
         f"quality (HQ) are {documents['high_quality']:,} documents of another 10 % that pass a fixed rule over words, "
         "punctuation and layout (pipeline_steps/readers/splits.py), which knows nothing of any scorer. Both are drawn "
-        "by a hash of a document's first 20 words, so copies that open alike are not trained on. Other near-copies may be.",
+        "by a hash of a document's first 20 words, so copies that open alike are not trained on. Other near-copies "
+        "may be.",
         f"Selections. Each keeps {rate:.0%} of the documents. random: uniform; ask-llm: those with the highest "
         "scores; density: sampled in proportion to one over the density; full: everything.",
         "Perplexity is that of the training objective, span corruption, with the same masks for every model. The "
