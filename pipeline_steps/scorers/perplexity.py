@@ -54,6 +54,7 @@ class PerplexityScorer(BaseScorer):
     """
 
     name = "🤔 Perplexity"
+    lower_is_better = True
 
     def __init__(
         self,

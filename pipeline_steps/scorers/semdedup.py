@@ -119,6 +119,7 @@ class SemDeDupScorer(BaseScorer):
     """
 
     name = "👯 SemDeDup"
+    lower_is_better = True
 
     def __init__(
         self,
