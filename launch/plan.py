@@ -1,164 +1,338 @@
-"""`winnow plan`: what a training run, or a study, takes, before anything is started."""
+"""From a study to its stages: work that several runs share is there once.
+
+A plan also knows what of a study decides which stages are chosen: `winnow run --only`.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-from dataclasses import asdict, fields
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import xxhash
 
-from launch.study.reading import open_study, shipped
-from launch.study.schema import Study
-from launch.study.yaml_lines import read_text, read_yaml
-from pipeline_steps.command_line import place
-from pipeline_steps.errors import InvalidCut, InvalidStudy
-from pipeline_steps.paper import C4_TOKENS
-from pipeline_steps.terminal import Terminal
+from launch.stages.base import Stage
+from launch.stages.corpora import SHARDS, Corpus, Deal, Files, Split, Text, Tokens
+from launch.stages.datasets import Dataset, datasets_of
+from launch.stages.foundations import (
+    HASHED_NGRAMS,
+    Assignments,
+    Centroids,
+    DSIRModel,
+    Embeddings,
+    Foundation,
+    Ngrams,
+    QualityModel,
+    Similarities,
+    Sketch,
+    SketchParts,
+    Target,
+)
+from launch.stages.runs import (
+    FewShots,
+    FineTuned,
+    Measurement,
+    Perplexity,
+    Report,
+    Reported,
+    Run,
+    Training,
+)
+from launch.stages.scores import Checkpoint, GivenScores, Proxy, Scores, Selected
+from launch.study_file import KEYS, Study, StudySampler
+from launch.yaml_places import nearest
+from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
+from train.run_directory import FREE
 
 
-USUAL_MFU = 0.3  # follows from speeds in nanoT5's README (T5-Base, A100: 31 %) and NVIDIA NeMo's (220M: 27 %)
+_SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
 
 
-def plan(
-    config: str, flags: list[str], corpus_tokens: int | None, accelerator: str, count: int, mfu: float
-) -> dict[str, Any]:
-    """Tokens, repetitions, operations, hours and memory of a run, as JSON types.
+@dataclass(frozen=True)
+class Plan:
+    """A study and its stages.
 
-    Raises:
-        InvalidCut: no such accelerator, or nonsense numbers; what `train.costs.run_cost` raises.
+    Attributes:
+        study: the study.
+        stages: its stages by name, each after those it needs.
     """
-    from train.arguments import parse
-    from train.costs import run_cost
-    from train.plan import PretrainArguments
-    from train.token_store import TokenStore
 
-    speed = count * _speed(accelerator, count, mfu)
-    nowhere = ["--tokens", "", "--run_dir", ""]  # a plan needs neither
-    arguments = parse(PretrainArguments, ["--config", config, *flags], "winnow plan", str(__doc__), nowhere)
-    if corpus_tokens is None and os.path.exists(arguments.tokens):
-        corpus_tokens = TokenStore.open(arguments.tokens).tokens
-    cost = run_cost(arguments, corpus_tokens or C4_TOKENS)
-    return asdict(cost) | {
-        "preset": arguments.preset,
-        "corpus_tokens": corpus_tokens or C4_TOKENS,
-        "accelerator": accelerator,
-        "accelerators": count,
-        "mfu": mfu,
-        "hours": cost.hours(speed),
-        "tokens_per_second": cost.encoder_tokens / (cost.hours(speed) * 3600),
-    }
+    study: Study
+    stages: Mapping[str, Stage]
+
+    @classmethod
+    def of(cls, study: Study) -> Plan:
+        """Return the plan of a study."""
+        return cls(study, {stage.name: stage for stage in _in_order(_Stages(study).last())})
+
+    @property
+    def output(self) -> str:
+        """Return the folder of all that the study makes."""
+        return self.study.output
+
+    def chosen(self, only: str | None) -> list[Stage]:
+        """Return one stage, or all whose names begin so; all without a name.
+
+        Raises:
+            InvalidStudy: there is none.
+        """
+        wanted = "" if only is None else f"{only}/"
+        found = [stage for name, stage in self.stages.items() if f"{name}/".startswith(wanted)]
+        if not found:
+            known = list(dict.fromkeys([*(stage.kind for stage in self.stages.values()), *self.stages]))[:40]
+            raise InvalidStudy(f"{self.study.path} has no stage {only!r}: {nearest(only, known)}")
+        return found
 
 
-def _speed(accelerator: str, count: int, mfu: float) -> float:
-    """Operations per second of one accelerator, as reached."""
-    from train.flops import PEAK_TFLOPS, peak_flops
+def _in_order(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """Yield stages and all they need, each once and after its inputs; without recursion, for plans are deep."""
+    seen = set[Stage]()
+    todo = [(stage, False) for stage in reversed(list(stages))]
+    while todo:
+        stage, is_ready = todo.pop()
+        if is_ready:
+            yield stage
+        elif stage not in seen:
+            seen.add(stage)
+            todo.append((stage, True))
+            todo += [(one, False) for one in reversed(stage.inputs) if one not in seen]
 
-    peak = peak_flops(accelerator)
-    if peak is None:
-        raise InvalidCut(
-            f"nothing is known of the accelerator {accelerator!r}: choose one of {', '.join(PEAK_TFLOPS)}"
+
+class _Stages:
+    """The stages of a study, each made when it is first asked for.
+
+    Args:
+        study: the study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._tasks = study.engine.tasks
+        self._models = {**study.models, **study.references}
+
+    def last(self) -> Iterator[Stage]:
+        """Yield the stages that no other needs, and score stores and selections, which users want for themselves."""
+        study = self.study
+        for sampler in study.samplers:
+            yield self.scores(sampler)
+            yield from (self.selected(sampler, rate) for rate in study.rates)
+        for dataset in study.datasets:
+            yield self._dataset(dataset)
+        if study.models:
+            measured = [one for run in study.runs() for one in self._measured(self.training(run))]
+            yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text)
+
+    # ------------------------------------------------------------------------------------------------------- corpora
+
+    @property
+    def _is_dealt(self) -> bool:
+        """Whether held-out text is taken from the corpus itself; where nothing is trained, nothing is held out."""
+        return bool(self.study.models) and not self.study.held_out
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        study = self.study
+        source = Files(study.corpus, "corpus", study.limit) if study.corpus is not None else None
+        tasks = min(self._tasks, SHARDS) if source is None else 1
+        return Corpus(deal=Deal(source=source, limit=study.limit, tasks=tasks))
+
+    @cached_property
+    def text(self) -> Text:
+        """Return the text that is selected from."""
+        if self._is_dealt:
+            return Split(self._corpus, "train")
+        assert self.study.corpus is not None  # the study file refuses held-out text, and no models, without a corpus
+        return Files(self.study.corpus, "train", self.study.limit)
+
+    @cached_property
+    def _over_text(self) -> int:
+        """Tasks of a stage over the corpus: a reader counts its limit in each task."""
+        return 1 if isinstance(self.text, Files) and self.text.limit >= 0 else self._tasks
+
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return Tokens(text=self.text, tokenizer=self.study.tokenizer, tasks=self._over_text)
+
+    @cached_property
+    def _held_out(self) -> tuple[tuple[str, tuple[Tokens, ...]], ...]:
+        if self._is_dealt:
+            named: dict[str, list[Text]] = {
+                task: [Split(self._corpus, task)] for task in ("in_distribution", "high_quality")
+            }
+        else:
+            named = {
+                task: [Files(path, f"{task}/{source}") for source, path in sources.items()]
+                for task, sources in self.study.held_out.items()
+            }
+        tokenizer = self.study.tokenizer
+        return tuple((t, tuple(Tokens(text=one, tokenizer=tokenizer) for one in texts)) for t, texts in named.items())
+
+    # --------------------------------------------------------------------------------------------------- foundations
+
+    @cached_property
+    def _embeddings(self) -> Embeddings:
+        devices = int(self.study.embedder != HASHED_NGRAMS)
+        return Embeddings(text=self.text, embedder=self.study.embedder, tasks=self._over_text, devices=devices)
+
+    @cached_property
+    def _target(self) -> Target:
+        if self.study.target is None:
+            return Target(self.text, prose_only=True)
+        return Target(Files(self.study.target, "target"))
+
+    def _foundation(self, stands_on: str) -> Foundation | None:
+        if not stands_on:
+            return None
+        if stands_on == "density":
+            parts = SketchParts(embeddings=self._embeddings, tasks=min(self._tasks, _SKETCHES))
+            return Sketch(parts=parts)
+        if stands_on == "dsir":
+            tasks = self._over_text if self.study.target is None else self._tasks
+            target = Ngrams(part="target", text=self._target, tasks=tasks)
+            return DSIRModel(target=target, raw=Ngrams(part="raw", text=self.text, tasks=self._over_text))
+        if stands_on == "quality-classifier":
+            return QualityModel(target=self._target, text=self.text)
+        assigned = Assignments(centroids=Centroids(embeddings=self._embeddings), tasks=self._tasks)
+        return assigned if stands_on == "clusters" else Similarities(assignments=assigned, tasks=self._tasks)
+
+    # -------------------------------------------------------------------------------------------- scores, selections
+
+    def scores(self, sampler: StudySampler) -> Scores | GivenScores:
+        """Return the scores that a sampler cuts."""
+        if sampler.scores:
+            return GivenScores(store=sampler.name, path=sampler.scores)
+        plainest = of_scorer(sampler.scorer_name)
+        asks_model = sampler.model is not None
+        served = sampler.options.get("vllm") or {}
+        return Scores(
+            store=store_of(sampler),
+            text=self.text,
+            row=plainest.name if plainest else sampler.row,
+            model=self._judge(sampler.model) if sampler.model is not None else None,
+            stands_on=self._foundation(sampler.stands_on),
+            options=dict(sampler.options),
+            tasks=self._over_text,
+            devices=int(asks_model) * int(served.get("tensor-parallel-size", 1)),
         )
-    if count < 1 or not 0 < mfu <= 1:
-        raise InvalidCut(f"{count} accelerators at {mfu:g} of their peak: at least one is needed, at 0 to 1")
-    return mfu * peak
+
+    def _judge(self, model: str) -> str | Proxy | Checkpoint:
+        if model in self.study.proxies:
+            return Proxy(called=model, tokenizer=self.study.tokenizer, config=self.study.proxies[model])
+        trained, is_checkpoint, step = model.partition("@")
+        if is_checkpoint:
+            return Checkpoint(self.training(self._full(trained)), int(step))
+        return model
+
+    def _full(self, model: str) -> Run:
+        """Return the run on everything whose checkpoints score."""
+        return Run(FULL, 1.0, model, self.study.seeds[0])
+
+    def selected(self, sampler: StudySampler, rate: float) -> Selected:
+        """Return the documents that a sampler keeps at a rate."""
+        seed = self.study.selection_seed
+        return Selected(
+            scores=self.scores(sampler), sampler=sampler.name, mode=sampler.cut, rate=rate, seed=seed
+        )
+
+    def _dataset(self, settings: Any) -> Dataset:
+        named = [one for one in self.study.samplers if settings.sampler in (None, one.name)]
+        assert isinstance(self.text, Files)  # the study file refuses datasets of a dealt corpus
+        return datasets_of(self.study, settings, named[0], self.scores(named[0]), self.text)
+
+    # --------------------------------------------------------------------------------------------- runs, measurements
+
+    def training(self, run: Run) -> Training:
+        """Return the training of a run."""
+        arguments = self._models[run.model]
+        sampler = next((one for one in self.study.samplers if one.name == run.sampler), None)
+        return Training(
+            run=run,
+            tokens=self._tokens,
+            selection=self.selected(sampler, run.rate) if sampler else None,
+            arguments={name: value for name, value in arguments.items() if name not in FREE},
+            others={name: value for name, value in arguments.items() if name in FREE},
+            milestones=tuple(self._milestones(run)),
+            precision=arguments.get("mixed_precision") or self._precision,
+            launch=self.study.engine.launch,
+            devices=self._launched_devices(nodes=True),
+        )
+
+    def _milestones(self, run: Run) -> list[int]:
+        """Return the steps whose checkpoints are kept: those that were asked for, and those that score."""
+        wanted = set(self._models[run.model].get("milestones", []))
+        for sampler in self.study.samplers:
+            model, is_checkpoint, step = (sampler.model or "").partition("@")
+            if is_checkpoint and self._full(model) == run:
+                wanted.add(int(step))
+        return sorted(wanted)
+
+    @property
+    def _precision(self) -> str:
+        """Return the precision for runs that do not set it: the one in engine.launch, or accelerate's default."""
+        return self._launched("mixed_precision") or "no"
+
+    def _launched(self, option: str) -> str:
+        """Return what engine.launch says about an option of accelerate launch; "" if nothing."""
+        said = re.findall(rf"--{option.replace('_', '[_-]')}[= ]+(\S+)", self.study.engine.launch)
+        return said[-1] if said else ""
+
+    def _launched_devices(self, nodes: bool) -> int:
+        processes = self._launched("num_processes") or "1"
+        if processes.isdigit():
+            return int(processes)
+        # $NUM_PROCESSES of a Slurm job: see docs/slurm.md
+        training = self.study.engine.training
+        of_a_node = str(training.get("gpus-per-node", 1)).rpartition(":")[2]
+        return int(of_a_node) * (int(training.get("nodes", 1)) if nodes else 1)
+
+    def _measured(self, training: Training) -> Iterator[Measurement]:
+        evaluation = self.study.evaluation
+        yield Perplexity(training=training, held_out=self._held_out, devices=1)
+        tuned: dict[str, Any] = {
+            "training": training,
+            "budget": evaluation.budget,
+            "data_root": evaluation.data_root,
+            "precision": self._precision,
+            "launch": self.study.engine.launch,
+            "devices": self._launched_devices(nodes=False),
+        }
+        for suite in evaluation.suites:
+            yield FineTuned(what=suite, **tuned)
+        if evaluation.few_shot:
+            tuned["devices"] = tuned["devices"] if evaluation.instruction_tune else 1
+            yield FewShots(
+                tasks_asked=tuple(evaluation.few_shot),
+                instruction_tune=evaluation.instruction_tune,
+                limit=evaluation.limit,
+                **tuned,
+            )
+
+    def _reported(self) -> Iterator[Reported]:
+        for sampler in self.study.samplers:
+            selection = self.selected(sampler, min(self.study.rates)) if self.study.rates else None
+            yield Reported(sampler.name, self.scores(sampler), selection)
 
 
-def show_plan(found: dict[str, Any], console: Console) -> None:
-    """Print a plan as two tables."""
-    facts = Table(title=f"{found['preset']}, {found['parameters'] / 1e6:,.1f}M parameters", show_header=False)
-    for name in ("encoder_tokens", "raw_tokens", "target_tokens", "samples", "steps"):
-        facts.add_row(name.replace("_", " "), f"{found[name]:,}")
-    facts.add_row("floating-point operations", f"{found['flops']:.3g}")
-    many = f"{found['accelerators']} x {found['accelerator']} at {found['mfu']:.0%} of the peak"
-    facts.add_row(f"hours on {many}", f"{found['hours']:,.1f}")
-    facts.add_row("encoder tokens a second", f"{found['tokens_per_second']:,.0f}")
-    for name, size in found["memory"].items():
-        shown = "activations of one row (estimate)" if name == "activations" else name
-        facts.add_row(f"memory: {shown}", f"{size / 2**20:,.0f} MiB")
-    console.print(facts)
-    epochs = Table(title=f"repetitions of a corpus of {found['corpus_tokens']:,} tokens")
-    for rate in found["epochs"]:
-        epochs.add_column(f"{rate:.0%}", justify="right")
-    epochs.add_row(*(f"{value:.2f}" for value in found["epochs"].values()))
-    console.print(epochs)
+def store_of(sampler: StudySampler) -> str:
+    """Return the name of the score store that a sampler cuts.
 
-
-def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `winnow plan`."""
-    parser = commands.add_parser(
-        "plan",
-        help="what a training run or a study takes: tokens, operations, hours, memory, storage; when scores pay",
-        description="Work out a training run or a study without starting it. CONFIG is a YAML file of a study, or of "
-        "train.pretrain's arguments, which further arguments overrule, or the name of one that comes with this "
-        "package: paper.yaml, t5-small-paper.yaml. Speeds are a share of the accelerator's peak; of a study that has "
-        "begun, those that were measured.",
-    )
-    parser.add_argument("config", type=place, metavar="CONFIG")
-    parser.add_argument(
-        "--corpus-tokens", type=_amount, metavar="N", help="of the whole corpus (default: its store's, or C4's 184e9)"
-    )
-    parser.add_argument(
-        "--documents", type=_amount, metavar="N", help="of the corpus of a study (default: its store's, or C4's)"
-    )
-    parser.add_argument("--accelerator", default="H100", metavar="NAME", help="(%(default)s)")
-    parser.add_argument("--accelerators", type=int, default=1, metavar="N", help="how many (%(default)s)")
-    parser.add_argument("--mfu", type=float, default=USUAL_MFU, help="share of the peak that is reached (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.set_defaults(run=_run, further=True)
-
-
-def _amount(text: str) -> int:
-    """Return a whole number that may be written 184e9."""
-    try:
-        found = int(float(text))
-    except (ValueError, OverflowError):
-        found = 0
-    if not 1 <= found < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1, such as 184e9")
-    return found
-
-
-def _run(args: argparse.Namespace) -> int:
-    if is_study(args.config):
-        return _plan_study(args)
-    found = plan(args.config, args.further, args.corpus_tokens, args.accelerator, args.accelerators, args.mfu)
-    if args.json:
-        Terminal().print_json(json.dumps(found))
-    else:
-        show_plan(found, Terminal())
-    return 0
-
-
-def is_study(config: str) -> bool:
-    """Whether a file, or one that comes with this package, is of a study and not of a training: it has samplers."""
-    from train.plan import PretrainArguments
-
-    if not os.path.exists(config):
-        return config in shipped()
-    try:
-        given = read_yaml(config, read_text(config, Path(config))).plain
-    except InvalidStudy:
-        return True  # whose reader says what is wrong, and where
-    of_studies = {one.name for one in fields(Study)} - {one.name for one in fields(PretrainArguments)}
-    return not isinstance(given, dict) or not of_studies.isdisjoint(given)
-
-
-def _plan_study(args: argparse.Namespace) -> int:
-    from launch.study.plan import plan_study
-    from launch.study.plan_tables import show_study_plan
-
-    if args.further:
-        raise InvalidStudy(f"{args.config} is a study, which takes no {' '.join(args.further)}: change the file")
-    speed = _speed(args.accelerator, args.accelerators, args.mfu)
-    found = plan_study(open_study(args.config), speed, args.documents, args.corpus_tokens)
-    if args.json:
-        reckoned = {"accelerator": args.accelerator, "accelerators": args.accelerators, "mfu": args.mfu}
-        Terminal().print_json(json.dumps(found.as_json() | reckoned))
-    else:
-        show_study_plan(found, args.accelerator, args.accelerators, args.mfu, Terminal())
-    return 0
+    It follows from what decides the scores, so that samplers of the same scorer and model share a store, and others can
+    come to a study or go. Chance has a store of keys: what it draws must not depend on who scores beside it.
+    """
+    plainest = of_scorer(sampler.scorer_name)
+    if plainest is None:
+        return sampler.name
+    if plainest.name == "random":
+        return KEYS
+    if not sampler.options and sampler.model in (None, EMBEDDED):
+        return plainest.name
+    for row in table().values():
+        if row.model and (row.scorer, row.model, dict(row.options)) == sampler.scored_by[:3]:
+            return row.name
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
+    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True).encode()
+    return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:4]]))

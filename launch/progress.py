@@ -1,21 +1,19 @@
-"""How far a stage is, read from the files it writes; and the bars that show it."""
+"""How far a study is, kind by kind: live bars on a terminal, a line for each kind elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import time
+from collections.abc import Sequence
 from types import TracebackType
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from train.run_directory import last_row
+from launch.records import task_state, tasks_left
+from launch.stages.base import Stage
 
 
-Fraction = Callable[[], float | None]
-"""Share of a stage that is done, from 0 to 1; None while nobody knows."""
+_LOOK = 1.0  # seconds between two looks at what is done
 
 
 class StageProgress:
@@ -62,40 +60,43 @@ class StageProgress:
         self._console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
 
-class StoreRows:
-    """Fraction of a corpus that a SourceStore holds, windows of unfinished sources included; it never falls."""
+class Stages:
+    """A line of progress for each kind of stage.
 
-    def __init__(self, store: Path, documents: int) -> None:
-        self._store, self._documents = store, max(documents, 1)
-        self._rows: dict[Path, int] = {}
-        self._most = 0
+    Args:
+        output: the folder of the study.
+        stages: those that are shown.
+        progress: where.
+    """
 
-    def __call__(self) -> float:
-        """Return the rows in the store per document of the corpus."""
-        # Windows first: those that are sealed between the two listings are in a part that the second one shows
-        windows = list(self._store.glob("windows/*/*.parquet"))
-        parts = list(self._store.glob("parts/*.parquet"))
-        sealed = {part.stem for part in parts}
-        files = [*parts, *(window for window in windows if window.parent.name not in sealed)]
-        self._most = max(self._most, sum(map(self._rows_of, files)))
-        return self._most / self._documents
+    def __init__(self, output: str, stages: Sequence[Stage], progress: StageProgress) -> None:
+        self._output, self._progress = output, progress
+        self._kinds: dict[str, list[Stage]] = {}
+        for stage in stages:
+            self._kinds.setdefault(stage.kind, []).append(stage)
+        self._start: dict[str, float] = {}
+        self._finished: set[str] = set()
+        self._looked = time.monotonic()
 
-    def _rows_of(self, file: Path) -> int:
-        if file not in self._rows:
-            try:
-                with file.open("rb") as opened:
-                    self._rows[file] = pq.read_metadata(opened).num_rows
-            except (OSError, pa.ArrowException):  # it was sealed or replaced after it was listed, or is damaged
-                return 0
-        return self._rows[file]
+    def tick(self) -> None:
+        """Look again, unless that was a moment ago: a look reads a file for each task."""
+        if time.monotonic() - self._looked > _LOOK:
+            self.show()
 
+    def show(self) -> None:
+        """Show how many tasks of each kind are done, and since when its first runs."""
+        for kind in [one for one in self._kinds if one not in self._finished]:
+            tasks = sum(stage.tasks for stage in self._kinds[kind])
+            left = sum(len(tasks_left(self._output, stage)) for stage in self._kinds[kind])
+            title = f"{kind} ({tasks:,} tasks)" if tasks > 1 else kind
+            if left == 0:
+                self._finished.add(kind)
+                start = self._start.get(kind)
+                self._progress.finish(title, None if start is None else time.monotonic() - start)
+            elif kind in self._start or any(map(self._has_begun, self._kinds[kind])):
+                self._start.setdefault(kind, time.monotonic())
+                self._progress.update(title, 1 - left / tasks)
+        self._looked = time.monotonic()
 
-class TrainedTokens:
-    """Fraction of its token budget that a training run has consumed."""
-
-    def __init__(self, run_dir: Path, total_tokens: int) -> None:
-        self._metrics, self._total = run_dir / "metrics.jsonl", total_tokens
-
-    def __call__(self) -> float:
-        """Encoder tokens of the last logged step per token of the budget."""
-        return last_row(self._metrics).get("encoder_tokens", 0) / self._total
+    def _has_begun(self, stage: Stage) -> bool:
+        return any(task_state(self._output, stage, task).state != "waiting" for task in range(stage.tasks))

@@ -9,13 +9,15 @@ from typing import Any
 
 from datatrove.utils.logging import logger
 
-from launch.study.pipelines import place_of
-from launch.study.stages import PROXY_FILES
+from launch.stages.base import place_of
 from pipeline_steps.engines.pretrained import load_tokenizer
 from pipeline_steps.errors import ModelError, StoreDamaged
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from train.folders import SealedFolder, whole_folder
 from train.verified import verify_files
+
+
+PROXY_FILES = "proxy.json"  # the sealed file that lists a model built for a study
 
 
 def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How far a study is: a small file for each task of a stage, written by the task itself on every engine.
+"""Records of tasks: a small file for each task of a stage, written by the task itself on every engine.
 
 <output>/stages/<stage>/<task>-of-<tasks>.json   done: fingerprint of all that decides the stage, seconds it took
 <output>/stages/<stage>/<task>-of-<tasks>.begun  begun: the same, where it runs and logs, and how it failed if it has;
@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -18,10 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import xxhash
-
-from launch.study.schema import Study
-from launch.study.stages import Stage
+from launch.stages.base import Stage
 from pipeline_steps.errors import InvalidStudy, StoreDamaged
 from pipeline_steps.stores.files import unseal, write_json
 
@@ -34,13 +30,13 @@ State = Literal["done", "running", "failed", "waiting"]
 
 @dataclass(frozen=True)
 class TaskState:
-    """Of one task.
+    """What is known of a task.
 
     Attributes:
-        state: what it does; "failed" also says that it was killed.
-        seconds: it has worked so far, all attempts together.
-        log: where it writes, if it has begun; "" else.
-        error: how it failed; "" if it has not.
+        state: what the task does; "failed" also if it was killed.
+        seconds: how long the task has worked so far, all attempts together.
+        log: the file that the task writes to, if it has begun; "" else.
+        error: how the task failed; "" if it has not.
     """
 
     state: State
@@ -49,43 +45,29 @@ class TaskState:
     error: str = ""
 
 
-def fingerprints(stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Of each stage: what decides it, and the fingerprints of those it needs. The number of tasks decides nothing."""
-    found: dict[str, str] = {}
-    for name, stage in stages.items():
-        decides = [name, stage.kind, dict(stage.made), [found[need] for need in stage.needs]]
-        found[name] = xxhash.xxh3_64_hexdigest(json.dumps(decides, sort_keys=True).encode())
-    return found
+def record_file(output: str, stage: Stage, task: int) -> Path:
+    """Return the file that says that a task is done."""
+    return Path(output) / "stages" / stage.name / f"{task}-of-{stage.tasks}.json"
 
 
-def marker(study: Study, stage: Stage, task: int) -> Path:
-    """File that says that a task is done."""
-    return Path(study.output) / "stages" / stage.name / f"{task}-of-{stage.tasks}.json"
+def is_done(output: str, stage: Stage, task: int) -> bool:
+    """Return whether a task has ended well, with the settings of this stage."""
+    return _record(record_file(output, stage, task), stage.made) is not None
 
 
-def is_done(study: Study, stage: Stage, task: int, fingerprint: str) -> bool:
-    """Whether a task has ended well, of the same study."""
-    return _record(marker(study, stage, task), fingerprint) is not None
-
-
-def tasks_left(study: Study, stage: Stage, fingerprint: str) -> list[int]:
-    """Tasks of a stage that are still to be done."""
-    if is_untouched(study, stage):
+def tasks_left(output: str, stage: Stage) -> list[int]:
+    """Return the tasks of a stage that are still to be done."""
+    if is_untouched(output, stage):
         return list(range(stage.tasks))
-    return [task for task in range(stage.tasks) if not is_done(study, stage, task, fingerprint)]
+    return [task for task in range(stage.tasks) if not is_done(output, stage, task)]
 
 
-def is_untouched(study: Study, stage: Stage) -> bool:
+def is_untouched(output: str, stage: Stage) -> bool:
     """Return whether no task of a stage has written anything; one look instead of two for each task."""
-    return not marker(study, stage, 0).parent.exists()
+    return not record_file(output, stage, 0).parent.exists()
 
 
-def begun(study: Study, stage: Stage, fingerprint: str) -> bool:
-    """Whether a task of a stage is done."""
-    return len(tasks_left(study, stage, fingerprint)) < stage.tasks
-
-
-def check_ready(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str], name: str) -> None:
+def check_ready(output: str, stage: Stage, study: str) -> None:
     """Refuse to begin a stage on half of what it needs: engines forget, and study files are edited meanwhile.
 
     Raises:
@@ -93,23 +75,23 @@ def check_ready(study: Study, stages: Mapping[str, Stage], made: Mapping[str, st
     """
     # Elsewhere, what has just been written is seen a little later
     end = time.monotonic() + (SILENCE if "SLURM_JOB_ID" in os.environ else 0.0)
-    for need in stages[name].needs:
-        while tasks_left(study, stages[need], made[need]):
+    for need in stage.inputs:
+        while tasks_left(output, need):
             if time.monotonic() >= end:
                 raise InvalidStudy(
-                    f"{name} needs {need}, which is not done as {study.path} is now: winnow run {study.path} does "
+                    f"{stage.name} needs {need.name}, which is not done as {study} is now: winnow run {study} does "
                     "what is missing"
                 )
             time.sleep(1.0)
 
 
-def task_state(study: Study, stage: Stage, task: int, fingerprint: str) -> TaskState:
-    """What its files say of a task."""
-    done = marker(study, stage, task)
-    if (record := _record(done, fingerprint)) is not None:
+def task_state(output: str, stage: Stage, task: int) -> TaskState:
+    """Return what its files say about a task."""
+    done = record_file(output, stage, task)
+    if (record := _record(done, stage.made)) is not None:
         return TaskState("done", record["seconds"])
     begun = done.with_suffix(".begun")
-    if (record := _record(begun, fingerprint)) is None:
+    if (record := _record(begun, stage.made)) is None:
         return TaskState("waiting")
     error = record["error"]
     if not error and not record["alive"]:
@@ -119,18 +101,23 @@ def task_state(study: Study, stage: Stage, task: int, fingerprint: str) -> TaskS
     return TaskState("failed" if error else "running", record["seconds"], record["log"], error)
 
 
-def forgive(study: Study, stage: Stage, fingerprint: str) -> None:
+def seconds_of(output: str, stage: Stage) -> float:
+    """Return the seconds that all tasks of a stage have taken."""
+    return sum(task_state(output, stage, task).seconds for task in range(stage.tasks))
+
+
+def forgive(output: str, stage: Stage) -> None:
     """Forget that tasks of a stage have failed: they are about to be done again."""
-    for task in tasks_left(study, stage, fingerprint):
-        begun = marker(study, stage, task).with_suffix(".begun")
-        if (record := _record(begun, fingerprint)) is not None:
+    for task in tasks_left(output, stage):
+        begun = record_file(output, stage, task).with_suffix(".begun")
+        if (record := _record(begun, stage.made)) is not None:
             write_json(str(begun), record | {"alive": False, "error": ""})
 
 
-def forget(study: Study, stage: Stage) -> None:
-    """Take the marks off all tasks of a stage; the seconds they have taken are still known."""
+def forget(output: str, stage: Stage) -> None:
+    """Take the records off all tasks of a stage; the seconds they have taken are still known."""
     for task in range(stage.tasks):
-        done = marker(study, stage, task)
+        done = record_file(output, stage, task)
         if (seconds := _seconds(done)) or done.exists():
             write_json(str(done), {"fingerprint": "", "seconds": seconds})
 
@@ -139,21 +126,20 @@ class Watched:
     """A task that is being done: gives signs of life until it stops or is done.
 
     Args:
-        study: the study.
+        output: folder of the study.
         stage: the stage.
-        task: of it.
-        fingerprint: of the stage.
-        log: where the task writes.
+        task: the task's number.
+        log: the file that the task writes to.
     """
 
-    def __init__(self, study: Study, stage: Stage, task: int, fingerprint: str, log: str) -> None:
-        self._marker = marker(study, stage, task)
-        self._begun = self._marker.with_suffix(".begun")
-        self._fingerprint, self._log = fingerprint, log
-        earlier = _record(self._begun, fingerprint)
+    def __init__(self, output: str, stage: Stage, task: int, log: str) -> None:
+        self._done = record_file(output, stage, task)
+        self._begun = self._done.with_suffix(".begun")
+        self._fingerprint, self._log = stage.made, log
+        earlier = _record(self._begun, stage.made)
         self._earlier = earlier["seconds"] if earlier else 0.0
         # Of work that was done under another fingerprint, and is found to be the same
-        self._before = _seconds(self._marker)
+        self._before = _seconds(self._done)
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._note()
@@ -171,7 +157,7 @@ class Watched:
         self._stop.set()
         self._thread.join()
         seconds = max(self._seconds(), self._before)
-        write_json(str(self._marker), {"fingerprint": self._fingerprint, "seconds": seconds})
+        write_json(str(self._done), {"fingerprint": self._fingerprint, "seconds": seconds})
         self._begun.unlink(missing_ok=True)
 
     def _beat(self) -> None:

@@ -1,0 +1,81 @@
+"""Engines start worker commands after others, and know nothing of stages: local processes, Slurm, Ray.
+
+`engine_of` makes the one that a study asks for. A runner submits the tasks of each stage after the handles of what the
+stage needs, then polls attended engines until nothing is left; Slurm goes on by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from launch.stages.base import Stage
+
+
+if TYPE_CHECKING:
+    from launch.plan import Plan
+
+NEVER_STARTED = -1  # the exit code of a task whose needs have failed
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of a stage as engines see it.
+
+    Attributes:
+        stage: the stage.
+        number: the task's number, from 0.
+        command: what runs it.
+        log: the file that its output is appended to.
+    """
+
+    stage: Stage
+    number: int
+    command: tuple[str, ...]
+    log: str
+
+    @property
+    def title(self) -> str:
+        """Return the task's name in messages."""
+        stage = self.stage
+        return stage.name if stage.tasks == 1 else f"{stage.name}, task {self.number} of {stage.tasks}"
+
+
+class Engine(Protocol):
+    """Something that runs commands, each after others."""
+
+    attended: bool
+    """Whether the engine ends with this process, so that somebody has to poll it."""
+
+    def queued(self, stage: Stage) -> Mapping[int, str]:
+        """Return handles by task of what waits or runs already, from an earlier command."""
+
+    def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
+        """Take tasks of one stage, to be started after others, and return a handle for each.
+
+        Raises:
+            InvalidStudy: the engine refuses them, and says why.
+        """
+
+    def poll(self) -> Mapping[str, int]:
+        """Return exit codes by handle of tasks that have ended since the last call, `NEVER_STARTED` among them."""
+
+    def close(self) -> None:
+        """End what still runs, and wait for its end."""
+
+
+def engine_of(plan: Plan) -> Engine:
+    """Return the engine of a study."""
+    engine = plan.study.engine
+    if engine.kind == "slurm":
+        from launch.engines.slurm import Slurm
+
+        return Slurm(plan)
+    if engine.kind == "ray":
+        from launch.engines.ray import Ray
+
+        return Ray(plan)
+    from launch.engines.local import Local
+
+    return Local(engine.workers)

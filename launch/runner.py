@@ -1,0 +1,283 @@
+"""Run a study: ask every output whether it is there, and hand what is left to an engine.
+
+Only the runner looks into outputs, before it hands out what is left; tasks rely on the records of `launch.records`. Of
+an output that nobody is about to read, only the small files that describe it are opened; on one machine, what is about
+to be read is verified to the last byte, so that it is made again now and not refused in the middle of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from launch.engines import NEVER_STARTED, Engine, Task, engine_of
+from launch.faults import DISK_FULL, USERS_FAULT, disk_full
+from launch.plan import Plan
+from launch.processes import TICK, StageFailed, interrupts_held, log_end
+from launch.progress import StageProgress, Stages
+from launch.records import forget, forgive, tasks_left
+from launch.stages.base import Stage
+from launch.stages.corpora import Files
+from launch.stages.runs import COSTS, RESULTS
+from launch.worker import command
+from pipeline_steps.engines.models import model_identity
+from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
+from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
+from pipeline_steps.readers.special_files import refuse_special_files
+from pipeline_steps.stores.artefact import json_types, refuse_differences
+from pipeline_steps.stores.files import DELETE, create, read_json, seal, write_json
+from train.folders import locked
+
+
+Say = Callable[[str], None]
+
+
+def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: str = "winnow run") -> list[str]:
+    """Do what is not done yet; on Slurm, submit it.
+
+    Args:
+        plan: the plan.
+        only: stages to do, as `Plan.chosen` takes them.
+        progress: where stages are shown.
+        say: is told what the user should know.
+        what: the command that runs, for messages.
+
+    Returns:
+        a line for each job that was submitted.
+
+    Raises:
+        WinnowError: the input is at fault, or the folder holds other work.
+        StageFailed: a task died; its log is named.
+    """
+    chosen = plan.chosen(only)
+    if not Path(plan.output).exists():  # a study that cannot begin leaves nothing behind
+        check_access(plan, chosen)
+    with locked(Path(plan.output), what):  # before anything is forgotten that a living run has just done
+        for sentence in forget_lost(plan, chosen):
+            say(sentence)
+        begun = [stage for stage in plan.stages.values() if len(tasks_left(plan.output, stage)) < stage.tasks]
+        listed = check_access(plan, chosen)
+        claim(plan)
+        note_files(plan, listed, begun)
+        if more := left_out(plan):
+            say(
+                f"{more:,} files of {plan.study.corpus} have come since this study began and are not read: another "
+                "output takes them in"
+            )
+        left = [stage for stage in chosen if tasks_left(plan.output, stage)]
+        engine = engine_of(plan) if left or plan.study.engine.kind == "slurm" else None
+        if engine is None:
+            Stages(plan.output, chosen, progress).show()
+            return []
+        for note in getattr(engine, "notes", ()):
+            say(note)
+        check_needs(plan, chosen, engine)
+        if not engine.attended:
+            return submit_all(plan, chosen, engine)[1]
+        attend(plan, chosen, engine, Stages(plan.output, chosen, progress))
+        return []
+
+
+# --------------------------------------------------------------------------------------------------- before the start
+
+
+def forget_lost(plan: Plan, wanted: Collection[Stage] = ()) -> list[str]:
+    """Take the records off every stage that is done but whose output does not open; return a sentence for each.
+
+    Args:
+        plan: the plan.
+        wanted: stages whose output the caller wants: if they have no other reader, they are opened in full.
+    """
+    from evaluate_suite.units import mend_results
+
+    said = [
+        f"{one} (left out; what measured it is done again)"
+        for name in (RESULTS, COSTS)
+        for one in mend_results(os.path.join(plan.output, name))
+    ]
+    needed = {need for stage in plan.stages.values() for need in stage.inputs}
+    read = {stage for stage in wanted if stage not in needed and stage.kind in ("scores", "selections")}
+    lost = []
+    for stage in reversed(plan.stages.values()):
+        if not tasks_left(plan.output, stage):
+            try:
+                stage.check_output(plan.output, whole=stage in read and plan.study.engine.kind == "local")
+                continue
+            except (WinnowError, FileNotFoundError) as error:
+                forget(plan.output, stage)
+                why = f"{error.filename} is not there" if isinstance(error, FileNotFoundError) else str(error)
+                lost.append(f"{stage.name} is done again: {why}")
+        read.update(stage.inputs)
+    return said + lost[::-1]
+
+
+def check_access(plan: Plan, chosen: Iterable[Stage]) -> dict[Files, CorpusFiles]:
+    """List every corpus and ask for every model that chosen stages still to be done will read.
+
+    Raises:
+        CorpusError: a corpus is not there, or cannot be listed: a credential is missing.
+        ModelError: a model is neither a folder nor to be had from the Hub.
+    """
+    left = [stage for stage in chosen if tasks_left(plan.output, stage)]
+    sources = dict.fromkeys(source for stage in left for source in stage.sources)
+    by_path = {path: list_corpus(path) for path in dict.fromkeys(source.path for source in sources)}
+    for model in dict.fromkeys(model for stage in left for model in stage.models):
+        refuse_special_files(model)
+        model_identity(model)
+    for root in dict.fromkeys(filter(None, (getattr(stage, "data_root", None) for stage in left))):
+        if not os.path.isdir(root):
+            raise CorpusError(f"{root}, the evaluation's data_root, is no folder: correct it in {plan.study.path}")
+        refuse_special_files(root)
+    return {source: by_path[source.path] for source in sources}
+
+
+def note_files(plan: Plan, listed: Mapping[Files, CorpusFiles], begun: Iterable[Stage]) -> None:
+    """Write down which files a corpus has, so that its tasks need not list it, each again and for itself.
+
+    Args:
+        plan: the plan.
+        listed: what `check_access` has found.
+        begun: stages that are done, in part at least: what they have read stays.
+    """
+    kept = {source.name for stage in begun for source in stage.sources}
+    for source, files in listed.items():
+        listing = source.listing(plan.output)
+        if not (listing.exists() and source.name in kept):
+            write_json(str(listing), asdict(files))
+
+
+def left_out(plan: Plan) -> int:
+    """Return how many files of the corpus have arrived since the study began; it does not read them."""
+    sources = {source for stage in plan.stages.values() for source in stage.sources}
+    found = 0
+    for source in sources:
+        if source.path == plan.study.corpus and source.name in ("corpus", "train") and source.listing(plan.output).exists():
+            known = read_json(str(source.listing(plan.output)))["sizes"].keys()
+            found += len(list_corpus(source.path).sizes.keys() - known)
+    return found
+
+
+def claim(plan: Plan) -> None:
+    """Note what all of a study's files were made from; more samplers, rates, models and seeds may come later.
+
+    Raises:
+        StoreMismatch: the folder holds those of another corpus.
+    """
+    path, study = os.path.join(plan.output, "study.json"), plan.study
+    kinds = {stage.kind for stage in plan.stages.values()}
+    used = {"tokenizer": {"tokens"}, "embedder": {"embeddings"}, "target": {"ngrams", "quality"}}
+    names = ["corpus", "limit", "held_out", *(name for name, of in used.items() if of & kinds)]
+    made = json_types({name: getattr(study, name) for name in names})
+    if create(path, seal(made)):
+        return
+    found = read_json(path, DELETE)
+    both = found.keys() & made.keys()
+    refuse_differences({name: found[name] for name in both}, {name: made[name] for name in both}, plan.output)
+    if made.keys() - found.keys():
+        write_json(path, found | made)
+
+
+def check_needs(plan: Plan, chosen: Collection[Stage], engine: Engine) -> None:
+    """Refuse to begin a stage on half of another: what is not chosen must be done, or wait in the engine's queue.
+
+    Raises:
+        InvalidStudy: names what is missing.
+    """
+    begun = [stage for stage in chosen if tasks_left(plan.output, stage)]
+    there = set(chosen)
+    missing = []
+    for need in dict.fromkeys(need for stage in begun for need in stage.inputs if need not in there):
+        left = tasks_left(plan.output, need)
+        if left and not set(left) <= engine.queued(need).keys():
+            missing.append(need)
+    if missing:
+        kinds = ", ".join(dict.fromkeys(need.kind for need in missing))
+        raise InvalidStudy(
+            f"{begun[0].name} and its like need {len(missing)} stages that are not done ({kinds}): winnow run "
+            f"{plan.study.path} does them all, or give --only {missing[0].name} first"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- the run
+
+
+def tasks_of(plan: Plan, stage: Stage, numbers: Iterable[int]) -> list[Task]:
+    """Return tasks of a stage, for an engine."""
+    logs = os.path.join(os.path.abspath(plan.output), "logs", stage.name)
+    made = []
+    for number in numbers:
+        log = os.path.join(logs, f"task-{number}.log")
+        made.append(Task(stage, number, tuple(command(plan.study.path, stage, number, log)), log))
+    return made
+
+
+def submit_all(plan: Plan, chosen: Sequence[Stage], engine: Engine) -> tuple[dict[str, Task], list[str]]:
+    """Hand over what is neither done nor in the queue, each stage after those it needs.
+
+    Returns:
+        tasks by handle, and a line for each stage that was handed over or is in the queue already.
+    """
+    awaited: dict[Stage, list[str]] = {}
+    tasks: dict[str, Task] = {}
+    lines = []
+    for stage in plan.stages.values():
+        left = tasks_left(plan.output, stage)
+        waiting = {number: handle for number, handle in engine.queued(stage).items() if number in left} if left else {}
+        awaited[stage] = list(dict.fromkeys(waiting.values()))
+        if not left or stage not in chosen:
+            continue
+        new = tasks_of(plan, stage, [number for number in left if number not in waiting])
+        if new:
+            forgive(plan.output, stage)
+            after = [handle for need in stage.inputs for handle in awaited.get(need, ())]
+            handles = engine.submit(new, after)
+            tasks |= dict(zip(handles, new, strict=True))
+            awaited[stage] += dict.fromkeys(handles)
+        jobs = ",".join(dict.fromkeys(awaited[stage]))
+        lines.append(f"{jobs:>10}  {stage.name}" + ("" if new else "  in the queue already"))
+    return tasks, lines
+
+
+def attend(plan: Plan, chosen: Sequence[Stage], engine: Engine, shown: Stages) -> None:
+    """Run tasks until none is left; what stands on a failed task is not started, and everything else goes on.
+
+    Raises:
+        WinnowError: a task found the input at fault; everything is stopped.
+        OSError: a task found a disk full; everything is stopped.
+        StageFailed: a task died.
+        KeyboardInterrupt: after ending the tasks.
+    """
+    failed: list[str] = []
+    with interrupts_held() as raise_held:
+        try:
+            tasks, _ = submit_all(plan, chosen, engine)
+            while tasks:
+                raise_held()
+                for handle, code in engine.poll().items():
+                    task = tasks.pop(handle)
+                    if code not in (0, NEVER_STARTED):
+                        failed.append(_failure(task, code))
+                shown.tick()
+                time.sleep(TICK)
+            raise_held()
+        finally:
+            engine.close()
+    shown.show()
+    if failed:
+        others = f"\n{len(failed) - 1} more failed: winnow status {plan.study.path} shows them." * (len(failed) > 1)
+        raise StageFailed(f"{failed[0]}The same command goes on from there.{others}")
+
+
+def _failure(task: Task, code: int) -> str:
+    """Return how a task died, with the end of its log. Raises WinnowError or OSError where the user has to act."""
+    if code == DISK_FULL:
+        raise disk_full(os.path.dirname(task.log))
+    if code == USERS_FAULT:
+        raise WinnowError(f"{task.title}: {log_end(task.log, 1)}")
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    memory = " (out of memory?)" if code == -9 else ""
+    end = "".join(f"  | {line}\n" for line in log_end(task.log).splitlines())
+    return f"{task.title} {how}{memory}; the end of its log, {task.log}:\n{end}"

@@ -1,0 +1,13 @@
+"""What a study has to do, as stages: each knows its inputs, its tasks, its output and how one task is run.
+
+    Corpus ─► Tokens ──────────────────────────────────┐
+       └─► Embeddings ─► Sketch, Clusters ─► Scores ─► Selected ─► Training ─► Measurement ─► Report
+                         DSIRModel, QualityModel  └─► Rows ─► Dataset
+
+base         what every stage is; a pipeline of datatrove as a stage
+corpora      corpora, dealt or from outside the study, and their tokens
+foundations  what scorers stand on
+scores       score stores and what is selected from them
+runs         trainings, measurements, the report
+datasets     the chosen documents as a dataset
+"""

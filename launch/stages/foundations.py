@@ -1,0 +1,258 @@
+"""What scorers stand on: embeddings, the density sketch, clusters, n-gram models."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from launch.stages.base import PipelineStage, open_partials, open_store
+from launch.stages.corpora import Text
+from pipeline_steps.errors import StoreIncomplete, WinnowError
+from pipeline_steps.stores.files import load_tensors
+
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.base import PipelineStep
+
+HASHED_NGRAMS = "hashed-ngrams"  # as `pipeline_steps.embedding.embedder` has it, which takes a second to import
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Embeddings(PipelineStage):
+    """An embedding of every document."""
+
+    kind = "embeddings"
+    text: Text
+    embedder: str
+
+    @property
+    @override
+    def models(self) -> tuple[str, ...]:
+        return () if self.embedder == HASHED_NGRAMS else (self.embedder,)
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import Embedder
+
+        return [*self.text.reader(output), Embedder(self.folder(output), model=self.embedder)]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        open_store(self.folder(output), whole)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Foundation(PipelineStage):
+    """A stage that scorers stand on."""
+
+    def folders(self, output: str) -> list[str]:
+        """Return the folders that a scorer takes after its own, as `pipeline_steps.samplers.FOUNDATIONS` has them."""
+        return [self.folder(output)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SketchParts(PipelineStage):
+    """The density sketch of each task's documents."""
+
+    kind, place, home = "density", "density/sketch", "density"
+    embeddings: Embeddings
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import DensitySketch
+
+        return [DensitySketch(self.embeddings.folder(output), self.folder(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps.embedding.density_sketch import load_sketch
+
+        try:
+            load_sketch(self.folder(output))  # which drops the partial ones
+        except WinnowError:
+            open_partials(os.path.join(self.folder(output), "partials"), whole)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sketch(Foundation):
+    """The density sketch of the corpus."""
+
+    kind, place, home = "density", "density/merge", "density"
+    parts: SketchParts
+
+    @override
+    def folders(self, output: str) -> list[str]:
+        return [self.parts.embeddings.folder(output), self.folder(output)]
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import DensityMerge
+
+        return [DensityMerge(*self.folders(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps.embedding.density_sketch import load_sketch
+
+        load_sketch(self.folder(output))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Centroids(PipelineStage):
+    """The centroids of k-means clusters."""
+
+    kind, place, home = "clusters", "clusters/fit", "clusters"
+    embeddings: Embeddings
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import KMeansFit
+
+        return [KMeansFit(self.embeddings.folder(output), self.folder(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps.embedding.kmeans import load_centroids
+
+        load_centroids(self.folder(output))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Assignments(Foundation):
+    """The cluster of every document."""
+
+    kind, place, home = "clusters", "clusters/assign", "clusters"
+    centroids: Centroids
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import KMeansAssign
+
+        return [KMeansAssign(self.centroids.embeddings.folder(output), self.folder(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps.embedding.kmeans import buckets, load_members
+
+        folder = self.folder(output)
+        store = open_store(os.path.join(folder, "assignments"), whole)
+        for source, entry in store.manifest.items() if whole else ():
+            of = {"source": source, "keys": entry["keys"], "centroids": store.made["centroids"]}
+            for bucket in range(buckets(store.made["clusters"])):
+                load_members(folder, bucket, of)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Similarities(Foundation):
+    """The largest similarity of every document to an earlier one of its cluster."""
+
+    kind, place, home = "clusters", "clusters/similarities", "clusters"
+    assignments: Assignments
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import SemDeDupSimilarities
+
+        return [SemDeDupSimilarities(self.folder(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps.embedding.kmeans import buckets
+
+        folder = Path(self.folder(output))
+        files = sorted(folder.glob("similarities/*/*/*.safetensors"))
+        for file in files if whole else ():
+            load_tensors(str(file))
+        try:
+            store = open_store(str(folder / "assignments"), False)
+        except StoreIncomplete:
+            return  # the assignments are made again first
+        if len(files) < buckets(store.made["clusters"]) * len(store.sources):
+            raise StoreIncomplete(f"{folder}/similarities has lost files: run SemDeDupSimilarities again")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The text that DSIR and the quality classifier take for good.
+
+    Attributes:
+        text: a corpus of it, or the corpus that is selected from.
+        prose_only: whether only the written prose of the text counts.
+    """
+
+    text: Text
+    prose_only: bool = False
+
+    def reader(self, output: str) -> list[PipelineStep]:
+        """Return the steps that read the target."""
+        from launch.pipelines import prose
+
+        return [*self.text.reader(output), *([prose()] if self.prose_only else [])]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ngrams(PipelineStage):
+    """The n-grams of a text, counted: of the target, or of the raw corpus."""
+
+    kind = "ngrams"
+    part: str
+    text: Text | Target
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"ngrams/{self.part}"
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import NgramCounts
+
+        return [*self.text.reader(output), NgramCounts(self.folder(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        open_partials(self.folder(output), whole)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DSIRModel(Foundation):
+    """The importance weights of n-grams."""
+
+    kind = "dsir"
+    target: Ngrams
+    raw: Ngrams
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import DSIRFit
+
+        return [DSIRFit(self.target.folder(output), self.raw.folder(output), self.folder(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        load_tensors(os.path.join(self.folder(output), "dsir.safetensors"))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QualityModel(Foundation):
+    """A linear classifier of target text against the corpus."""
+
+    kind = "quality"
+    target: Target
+    text: Text
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from launch.pipelines import Together
+        from pipeline_steps import QualityClassifierFit
+
+        good, raw = Together(self.target.reader(output)), Together(self.text.reader(output))
+        return [QualityClassifierFit(self.folder(output), good, raw)]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        load_tensors(os.path.join(self.folder(output), "classifier.safetensors"))

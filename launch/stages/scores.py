@@ -1,0 +1,183 @@
+"""Score stores, the models that score, and what is selected by scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from launch.stages.base import PipelineStage, Stage, open_sealed, open_store, place_of
+from launch.stages.corpora import Text
+from launch.stages.foundations import Foundation
+from pipeline_steps.errors import ModelError
+from pipeline_steps.samplers import EMBEDDED, find
+
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.base import PipelineStep
+
+    from launch.stages.runs import Training
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Proxy(Stage):
+    """A model of random weights that takes the place of a published one."""
+
+    kind = "proxies"
+    called: str
+    tokenizer: str
+    config: Mapping[str, Any]
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"proxies/{self.called}"
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        from launch.proxies import build_proxy
+
+        build_proxy(self.folder(output), self.tokenizer, self.config)
+        return 0
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from launch.proxies import PROXY_FILES
+
+        open_sealed(self.folder(output), PROXY_FILES, whole)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a training of this study, which scores."""
+
+    training: Training
+    step: int
+
+    def folder(self, output: str) -> str:
+        """Return the checkpoint's folder. Raises ModelError if the training has not kept it."""
+        from train.run_directory import checkpoint_folder
+
+        run = Path(self.training.folder(output))
+        folder = checkpoint_folder(run, self.step)
+        if run.exists() and not folder.exists():
+            raise ModelError(
+                f"{run} has no checkpoint of step {self.step}, which scores perplexity: it was trained before this "
+                "sampler was added; choose a step that it has kept, or delete the folder to train it again"
+            )
+        return str(folder)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scores(PipelineStage):
+    """A score store of the corpus.
+
+    Attributes:
+        store: the store's name.
+        text: the corpus.
+        row: the row of the table of samplers whose scorer is run.
+        model: what the scorer asks; None for scorers that ask no model.
+        stands_on: what the scorer takes beside the documents.
+        options: further arguments of the scorer.
+    """
+
+    kind = "scores"
+    store: str
+    text: Text
+    row: str
+    model: str | Proxy | Checkpoint | None = None
+    stands_on: Foundation | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"scores/{self.store}"
+
+    @property
+    @override
+    def group(self) -> str:
+        return self.name
+
+    @property
+    @override
+    def models(self) -> tuple[str, ...]:
+        return (self.model,) if isinstance(self.model, str) and self.model != EMBEDDED else ()
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        folders = self.stands_on.folders(output) if self.stands_on else []
+        model = {} if self.model is None else {"model": self._place(self.model, output)}
+        scorer: Any = find(self.row).scorer_class()
+        return [*self.text.reader(output), scorer(self.folder(output), *folders, **model, **self.options)]
+
+    def _place(self, model: str | Proxy | Checkpoint, output: str) -> str:
+        return place_of(model) if isinstance(model, str) else model.folder(output)
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        open_store(self.folder(output), whole)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GivenScores(Stage):
+    """A finished score store from outside the study, which is used as it is."""
+
+    kind = "scores"
+    store: str
+    path: str
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"scores/{self.store}"
+
+    @override
+    def folder(self, output: str) -> str:
+        return self.path
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        self.check_output(output, whole=False)
+        return 0
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        open_store(self.path, whole)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Selected(PipelineStage):
+    """The documents that a sampler keeps at a rate, as a bitmap."""
+
+    kind = "selections"
+    scores: Scores | GivenScores
+    sampler: str
+    mode: str
+    rate: float
+    seed: int = 0
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"selections/{self.sampler}/{self.rate:g}"
+
+    def file(self, output: str) -> str:
+        """Return the file of the selection."""
+        return f"{self.folder(output)}.safetensors"
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from pipeline_steps import Cut, ScoreSelector
+
+        cut = Cut(self.mode, rate=self.rate, seed=self.seed)  # type: ignore[arg-type]
+        return [ScoreSelector(self.scores.folder(output), cut, selection=self.file(output))]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps import Selection
+
+        Selection.load(self.file(output))

@@ -1,0 +1,95 @@
+"""One task of a stage of a study, in a process of its own: what every engine starts.
+
+    python -P -m launch.worker STUDY STAGE [--task N] [--made FINGERPRINT] [--log FILE]
+
+Every artefact is whole or absent, so a task that was killed is simply run again. Exit code: 0 done, 2 the input is at
+fault, 75 stopped by a signal after writing a checkpoint, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from launch.faults import as_process
+from launch.plan import Plan
+from launch.records import Watched, check_ready
+from launch.stages.base import Stage
+from launch.study_file import open_study
+from pipeline_steps.errors import InvalidStudy
+from train.signals import REQUEUE
+
+
+_TERMINATED = 128 + signal.SIGTERM  # as a shell says it
+
+
+def command(study: str, stage: Stage, task: int | None, log: str) -> list[str]:
+    """Return the command that runs a task; without a task, its number and log are to be added.
+
+    A study file of the user's is named by its absolute path, for engines may start the command elsewhere.
+    """
+    path = os.path.abspath(study) if os.path.exists(study) else study  # one that comes with this package
+    words = [sys.executable, "-P", "-m", "launch.worker", path, stage.name, "--made", stage.made]
+    return words if task is None else [*words, "--task", str(task), "--log", log]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("stage")
+    parser.add_argument("--task", type=int, default=0)
+    parser.add_argument("--log", default="", help="file that the output goes to, for winnow status")
+    parser.add_argument("--made", default="", help="fingerprint of the stage as it was started; another is refused")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that it notes that it was stopped
+    return as_process(lambda: run_task(Plan.of(open_study(args.study)), args.stage, args.task, args.log, args.made))
+
+
+def run_task(plan: Plan, name: str, task: int, log: str = "", made: str = "") -> int:
+    """Run a task, note how it ends, and return its exit code.
+
+    Raises:
+        InvalidStudy: what the task needs is not done, or the study file has changed since it was started, as `made`.
+    """
+    study, output = plan.study.path, plan.output
+    stage = plan.stages.get(name)
+    if stage is None or not 0 <= task < stage.tasks:
+        raise InvalidStudy(f"{study} has no task {task} of a stage {name}: winnow status lists them")
+    if made not in ("", stage.made):
+        raise InvalidStudy(f"{study} has changed since {name} was started: winnow run {study} goes on")
+    check_ready(output, stage, study)
+    if os.environ.get("SLURM_NODEID", "0") != "0":  # of several nodes that train together, the first takes the notes
+        return _exit_code(stage, output, task)
+    watched = Watched(output, stage, task, log)
+    try:
+        code = _exit_code(stage, output, task)
+    except (KeyboardInterrupt, SystemExit):
+        watched.stop()
+        raise
+    except BaseException as error:
+        watched.stop(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
+    if code == 0:
+        watched.done()
+    else:
+        watched.stop("" if code in (REQUEUE, _TERMINATED) else f"it ended with exit code {code}")
+    return code
+
+
+def _exit_code(stage: Stage, output: str, task: int) -> int:
+    """Run the task; a stage that launches others may leave by their exit code."""
+    try:
+        return stage.run_task(output, task)
+    except SystemExit as exit:
+        if exit.code == _TERMINATED:
+            raise
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
