@@ -16,7 +16,7 @@ import xxhash
 
 from launch.stages.base import Stage
 from launch.stages.corpora import SHARDS, Corpus, Deal, Files, Split, Text, Tokens
-from launch.stages.datasets import Dataset, datasets_of
+from launch.stages.datasets import Dataset, dataset_of
 from launch.stages.foundations import (
     HASHED_NGRAMS,
     Assignments,
@@ -241,7 +241,7 @@ class _Stages:
     def _dataset(self, settings: Any) -> Dataset:
         named = [one for one in self.study.samplers if settings.sampler in (None, one.name)]
         assert isinstance(self.text, Files)  # the study file refuses datasets of a dealt corpus
-        return datasets_of(self.study, settings, named[0], self.scores(named[0]), self.text)
+        return dataset_of(self.study, settings, named[0], self.scores(named[0]), self.text)
 
     # --------------------------------------------------------------------------------------------- runs, measurements
 

@@ -24,7 +24,7 @@ from launch.stages.corpora import Files
 from launch.stages.runs import COSTS, RESULTS
 from launch.worker import command
 from pipeline_steps.engines.models import model_identity
-from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
+from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
 from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.artefact import json_types, refuse_differences
@@ -127,10 +127,8 @@ def check_access(plan: Plan, chosen: Iterable[Stage]) -> dict[Files, CorpusFiles
     for model in dict.fromkeys(model for stage in left for model in stage.models):
         refuse_special_files(model)
         model_identity(model)
-    for root in dict.fromkeys(filter(None, (getattr(stage, "data_root", None) for stage in left))):
-        if not os.path.isdir(root):
-            raise CorpusError(f"{root}, the evaluation's data_root, is no folder: correct it in {plan.study.path}")
-        refuse_special_files(root)
+    for stage in left:
+        stage.check_start(plan.output)
     return {source: by_path[source.path] for source in sources}
 
 

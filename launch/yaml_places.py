@@ -38,7 +38,7 @@ for _tag, _form, _first in (
     ("bool", r"true|false", list("tf")),
     ("null", r"null|~|", ["n", "~", ""]),
     ("merge", r"<<", ["<"]),
-    ("int", r"[-+]?(0|[1-9]\d*)", list("-+0123456789")),
+    ("int", r"[-+]?(0|[1-9][\d_]*)", list("-+0123456789")),
     ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?", list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_form})\Z"), _first)
@@ -172,6 +172,8 @@ def _sentence(error: Any, name: str) -> str:
     said, context = error["msg"], error.get("ctx", {})
     if error["type"] == "refusal":
         return str(context["why"])
+    if error["type"] == "value_error" and isinstance(context.get("error"), InvalidStudy):
+        return str(context["error"])  # in a file that this one names
     if error["type"] == "missing":
         return f"there is no {'.'.join(map(str, error['loc'][-1:]))}: say it"
     if error["type"] == "literal_error":
@@ -215,7 +217,7 @@ def _size(path: str, node: Any, sizes: dict[int, int], depth: int) -> int:
     sizes[id(node)] = 0
     if node.tag not in _TAGS:
         raise InvalidStudy(f"{where}: {node.tag} is neither text, a number, true, false, a list nor a mapping")
-    if node.tag == _INTEGER and (len(node.value) > 20 or abs(int(node.value)) > _LARGEST):
+    if node.tag == _INTEGER and (len(node.value) > 20 or abs(int(node.value.replace("_", ""))) > _LARGEST):
         raise InvalidStudy(f"{where}: {short(node.value)} is larger than the whole numbers of 64 bits")
     below = [value for _, value in _pairs(node)]
     if isinstance(node, yaml.MappingNode):

@@ -98,6 +98,9 @@ class Stage:
         """Return the folder that the stage writes to."""
         return os.path.join(output, self.home or self.name)
 
+    def check_start(self, output: str) -> None:
+        """Refuse, before anything is started, what could only fail at the end. Raises WinnowError."""
+
     def run_task(self, output: str, task: int) -> int:
         """Run one task and return its exit code; what a killed task has written is continued or written again."""
         raise NotImplementedError

@@ -2,19 +2,200 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from launch.stages.base import Stage, free
+from launch.stages.base import Stage
 from launch.stages.corpora import Files
 from launch.stages.scores import GivenScores, Scores
 from pipeline_steps.errors import StoreIncomplete
+from pipeline_steps.stores.files import write_json
 
 
 if TYPE_CHECKING:
     from launch.datasets.settings import DatasetSettings
+    from launch.study_file import DatasetSettings as Asked
     from launch.study_file import Study, StudySampler
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetStage(Stage):
+    """A stage that writes a dataset.
+
+    Attributes:
+        called: the dataset's name in the study.
+        settings: what decides the dataset.
+    """
+
+    kind = "datasets"
+    step = ""
+    called: str
+    settings: DatasetSettings
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"datasets/{self.called}{self.step}"
+
+    @property
+    @override
+    def group(self) -> str:
+        return f"datasets/{self.called}"
+
+    def work(self, output: str) -> Path:
+        """Return the folder of what is unfinished."""
+        return Path(output, "datasets", self.called)
+
+    def receipt(self, output: str) -> Path:
+        """Return the file that says that the dataset was published; its unfinished files are gone then."""
+        return Path(output, "datasets", f"{self.called}.json")
+
+    def left(self, output: str) -> Any:
+        """Return what is left to be done, nothing if the step is done. Raises StoreIncomplete if it was not begun."""
+        raise NotImplementedError
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        if self.receipt(output).exists():
+            return
+        if self.left(output):
+            raise StoreIncomplete(f"{self.work(output)} has lost files: they are written again")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetCut(DatasetStage):
+    """The cut of the scores, and the plan of the dataset's files."""
+
+    step = "/cut"
+    scores: Scores | GivenScores
+    text: Files
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        from launch.datasets.unfinished import begin
+
+        begin(self.settings, self.scores.folder(output), self.work(output))
+        return 0
+
+    @override
+    def left(self, output: str) -> Any:
+        from launch.datasets.unfinished import Unfinished
+
+        Unfinished.open(self.work(output)).drop_damaged()
+        return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetRows(DatasetStage):
+    """The chosen rows, in files."""
+
+    step = "/rows"
+    cut: DatasetCut
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        from launch.datasets.rows import write_rows
+
+        write_rows(self.work(output), task, self.tasks)
+        return 0
+
+    @override
+    def left(self, output: str) -> Any:
+        from launch.datasets.rows import rows_left
+
+        return rows_left(self.work(output))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetParquet(DatasetStage):
+    """The chosen rows as Parquet of the schema that all files share."""
+
+    step = "/parquet"
+    rows: DatasetRows
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        from launch.datasets.rows import rewrite
+
+        rewrite(self.work(output), task, self.tasks)
+        return 0
+
+    @override
+    def left(self, output: str) -> Any:
+        from launch.datasets.rows import rewrites_left
+
+        return rewrites_left(self.work(output))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(DatasetStage):
+    """The dataset with its card, where it belongs."""
+
+    parquet: DatasetParquet
+
+    @override
+    def check_start(self, output: str) -> None:
+        from launch.datasets.publish import is_published
+        from launch.datasets.unfinished import check_begun
+
+        is_published(self.settings, lambda _: None)
+        check_begun(self.settings, self.work(output))
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        from launch.datasets.publish import publish
+
+        record = publish(self.work(output))
+        write_json(str(self.receipt(output)), {name: record[name] for name in ("documents", "tokens")})
+        return 0
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from launch.datasets.publish import is_published
+
+        said: list[str] = []
+        if is_published(self.settings, said.append) is None:
+            self.receipt(output).unlink(missing_ok=True)  # so that the stages before write their files again
+            raise StoreIncomplete("".join(said) or f"{self.settings.output} is not there")
+
+
+def dataset_of(
+    study: Study, asked: Asked, sampler: StudySampler, scores: Scores | GivenScores, text: Files
+) -> Dataset:
+    """Return the last stage of a dataset.
+
+    Args:
+        study: the study.
+        asked: what the study says about the dataset.
+        sampler: whose scores are cut.
+        scores: these scores.
+        text: the corpus.
+    """
+    from launch.datasets.settings import DatasetSettings, usual_column
+    from pipeline_steps.filters.cuts import Cut
+
+    amount = asked.rate or asked.k or asked.token_budget
+    embeds = sampler.stands_on in ("density", "clusters", "similarities") and not sampler.scores
+    targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
+    settings = DatasetSettings(
+        corpus=text.path,
+        cut=Cut(sampler.cut, asked.k, asked.rate, asked.token_budget, asked.seed),
+        output=asked.output,
+        limit=text.limit,
+        sampler=None if sampler.scores else sampler.row,
+        model=None if sampler.scores else sampler.model or None,
+        embedder=study.embedder if embeds else None,
+        target=study.target if targeted else None,
+        scores=sampler.scores or None,
+        format=asked.format,
+        score_column=asked.score_column or usual_column(sampler.row, sampler.scores or None),
+        private=asked.private,
+    )
+    of: dict[str, Any] = {"called": f"{sampler.name}-{amount:g}", "settings": settings}
+    tasks = study.engine.tasks
+    cut = DatasetCut(scores=scores, text=text, **of)
+    rows = DatasetRows(cut=cut, tasks=tasks, **of)
+    return Dataset(parquet=DatasetParquet(rows=rows, tasks=tasks, **of), **of)

@@ -15,7 +15,8 @@ from typing_extensions import override
 from launch.stages.base import Stage, free, open_sealed
 from launch.stages.corpora import Files, Split, Text, Tokens
 from launch.stages.scores import GivenScores, Scores, Selected
-from pipeline_steps.errors import InvalidStudy, StoreIncomplete
+from pipeline_steps.errors import CorpusError, InvalidStudy, StoreIncomplete
+from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.files import read_json
 
 
@@ -231,6 +232,13 @@ class Tuned(Measurement):
     data_root: str | None = None
     precision: str = "no"
     launch: str = free("")
+
+    @override
+    def check_start(self, output: str) -> None:
+        if self.data_root is not None and not os.path.isdir(self.data_root):
+            raise CorpusError(f"{self.data_root}, the evaluation's data_root, is no folder: correct it")
+        if self.data_root is not None:
+            refuse_special_files(self.data_root)
 
     def how(self) -> Any:
         """Return the settings of fine-tuning."""
