@@ -234,9 +234,7 @@ class _Stages:
     def selected(self, sampler: StudySampler, rate: float) -> Selected:
         """Return the documents that a sampler keeps at a rate."""
         seed = self.study.selection_seed
-        return Selected(
-            scores=self.scores(sampler), sampler=sampler.name, mode=sampler.cut, rate=rate, seed=seed
-        )
+        return Selected(scores=self.scores(sampler), sampler=sampler.name, mode=sampler.cut, rate=rate, seed=seed)
 
     def _dataset(self, settings: Any) -> Dataset:
         named = [one for one in self.study.samplers if settings.sampler in (None, one.name)]
@@ -320,8 +318,8 @@ class _Stages:
 def store_of(sampler: StudySampler) -> str:
     """Return the name of the score store that a sampler cuts.
 
-    It follows from what decides the scores, so that samplers of the same scorer and model share a store, and others can
-    come to a study or go. Chance has a store of keys: what it draws must not depend on who scores beside it.
+    The name follows from what decides the scores, so that samplers of the same scorer and model share a store, and
+    others can come to a study or go. Chance has a store of keys: its draw must not depend on who scores beside it.
     """
     plainest = of_scorer(sampler.scorer_name)
     if plainest is None:

@@ -101,7 +101,7 @@ def forget_lost(plan: Plan, wanted: Collection[Stage] = ()) -> list[str]:
     needed = {need for stage in plan.stages.values() for need in stage.inputs}
     read = {stage for stage in wanted if stage not in needed and stage.kind in ("scores", "selections")}
     lost = []
-    for stage in reversed(plan.stages.values()):
+    for stage in reversed(list(plan.stages.values())):
         if not tasks_left(plan.output, stage):
             try:
                 stage.check_output(plan.output, whole=stage in read and plan.study.engine.kind == "local")
@@ -152,7 +152,11 @@ def left_out(plan: Plan) -> int:
     sources = {source for stage in plan.stages.values() for source in stage.sources}
     found = 0
     for source in sources:
-        if source.path == plan.study.corpus and source.name in ("corpus", "train") and source.listing(plan.output).exists():
+        if (
+            source.path == plan.study.corpus
+            and source.name in ("corpus", "train")
+            and source.listing(plan.output).exists()
+        ):
             known = read_json(str(source.listing(plan.output)))["sizes"].keys()
             found += len(list_corpus(source.path).sizes.keys() - known)
     return found

@@ -71,7 +71,9 @@ def _model(row: Sampler, proxy: str | None) -> str | None:
         if row.model is None:
             raise WinnowError(f"{row.name} asks no model: leave --proxy out")
         if row.model and "@" not in row.model:
-            raise WinnowError(f"{row.name} asks {row.model}: leave --proxy out, or give --sampler with its scorer's name")
+            raise WinnowError(
+                f"{row.name} asks {row.model}: leave --proxy out, or give --sampler with its scorer's name"
+            )
         return proxy
     if row.model is not None and "@" in row.model:
         raise WinnowError(f"{row.name} asks a checkpoint ({row.model}): give its folder as --proxy")
@@ -117,8 +119,7 @@ def written(path: str, values: Mapping[str, Any], about: str, workers: int, free
         compared = [key for key in {**found, **wanted} if key not in ("output", "engine", *free)]
         refuse_differences({key: found.get(key) for key in compared}, {key: wanted.get(key) for key in compared}, path)
     text = write_study({**values, "engine": {"workers": workers, "tasks": tasks}}, about)
-    study = parse_study(path, text)
-    return study
+    return parse_study(path, text)
 
 
 def save(study: Study, values: Mapping[str, Any], about: str) -> None:

@@ -108,7 +108,7 @@ class YamlFile:
         """Read a text.
 
         Raises:
-            InvalidStudy: the text is not YAML, a key is twice in a mapping, or a value is too large or of no plain type.
+            InvalidStudy: the text is not YAML, a key is twice in a mapping, or a value is too large or not plain.
         """
         try:
             root = yaml.compose(text, Loader=_Loader)

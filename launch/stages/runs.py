@@ -262,8 +262,9 @@ class FineTuned(Tuned):
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
-        from evaluate_suite.checkpoint import find_checkpoints
         from evaluate_suite.measure import tuning_folder
+
+        from evaluate_suite.checkpoint import find_checkpoints
         from evaluate_suite.registry import by_suite
 
         last = find_checkpoints(self.training.run.sampler, self.training.folder(output))[-1]
@@ -309,9 +310,10 @@ class FewShots(Tuned):
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
+        from evaluate_suite.measure import tuned_checkpoints, tuning_folder
+
         from evaluate_suite.checkpoint import find_checkpoints
         from evaluate_suite.data import find_tasks
-        from evaluate_suite.measure import tuned_checkpoints, tuning_folder
         from evaluate_suite.units import unit_file
 
         sampler, cache = self.training.run.sampler, self.cache(output)

@@ -1,4 +1,4 @@
-"""`winnow status`: what a study is doing, read from the small files its tasks write and from the runs' metrics."""
+"""What a study is doing, read from the records of its tasks and from the metrics of its runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from launch.plan import Plan
 from launch.processes import log_end
-from launch.study.progress import TaskState, is_untouched, task_state
-from launch.study.schema import Study
-from launch.study.stages import Stage
+from launch.records import TaskState, is_untouched, task_state
+from launch.stages.base import Stage
+from launch.stages.runs import Training
 from train.run_directory import last_row
 
 
@@ -22,15 +23,15 @@ _SHOWN = 8  # running and failed tasks that are listed
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task of a study.
+class TaskStatus:
+    """One task of a study, and how far it is.
 
     Attributes:
-        stage: it belongs to.
-        number: of it, from 0.
+        stage: the stage that the task belongs to.
+        number: the task's number, from 0.
         found: its state.
-        share: of a training that is done, from 0 to 1; 0 for other kinds.
-        tokens_per_second: of a training that runs; 0 for other kinds.
+        share: how much of a training is done, from 0 to 1; 0 for other kinds.
+        tokens_per_second: the speed of a training that runs; 0 for other kinds.
     """
 
     stage: Stage
@@ -40,27 +41,22 @@ class Task:
     tokens_per_second: float = 0.0
 
     @property
-    def kind(self) -> str:
-        """First part of its stage's name."""
-        return self.stage.name.partition("/")[0]
-
-    @property
     def seconds_left(self) -> float | None:
-        """By its own speed; None if nothing is known of it."""
+        """Return the seconds left at the task's own speed; None if that is not known."""
         return self.found.seconds * (1 - self.share) / self.share if self.share else None
 
 
-def tasks_of(
-    study: Study,
-    stages: Mapping[str, Stage],
-    made: Mapping[str, str],
-    lost: Mapping[tuple[str, int], tuple[str, str]] | None = None,
-) -> list[Task]:
-    """All tasks, in the stages' order; `lost` names jobs and logs of some that said nothing before they ended."""
-    return [_told(task, lost or {}) for task in _tasks(study, stages, made)]
+def tasks_of(plan: Plan, lost: Mapping[tuple[str, int], tuple[str, str]] | None = None) -> list[TaskStatus]:
+    """Return all tasks in the stages' order.
+
+    Args:
+        plan: the plan.
+        lost: jobs and logs, by stage and task, of tasks that said nothing before they ended.
+    """
+    return [_told(task, lost or {}) for task in _tasks(plan)]
 
 
-def _told(task: Task, lost: Mapping[tuple[str, int], tuple[str, str]]) -> Task:
+def _told(task: TaskStatus, lost: Mapping[tuple[str, int], tuple[str, str]]) -> TaskStatus:
     place = task.stage.name, task.number
     if task.found.state != "waiting" or place not in lost:
         return task
@@ -69,29 +65,29 @@ def _told(task: Task, lost: Mapping[tuple[str, int], tuple[str, str]]) -> Task:
     return replace(task, found=replace(task.found, state="failed", error=error, log=log))
 
 
-def _tasks(study: Study, stages: Mapping[str, Stage], made: Mapping[str, str]) -> Iterator[Task]:
-    for name, stage in stages.items():
-        untouched = is_untouched(study, stage)
+def _tasks(plan: Plan) -> Iterator[TaskStatus]:
+    for stage in plan.stages.values():
+        untouched = is_untouched(plan.output, stage)
         for number in range(stage.tasks):
-            found = TaskState("waiting") if untouched else task_state(study, stage, number, made[name])
-            if stage.kind == "training" and found.state in ("running", "failed"):
-                row = last_row(Path(study.output) / name / "metrics.jsonl")
-                share = row.get("encoder_tokens", 0) / stage.made["total_tokens"]
-                yield Task(stage, number, found, share, row.get("tokens_per_second", 0.0))
+            found = TaskState("waiting") if untouched else task_state(plan.output, stage, number)
+            if isinstance(stage, Training) and found.state in ("running", "failed"):
+                row = last_row(Path(stage.folder(plan.output)) / "metrics.jsonl")
+                share = row.get("encoder_tokens", 0) / stage.arguments["total_tokens"]
+                yield TaskStatus(stage, number, found, share, row.get("tokens_per_second", 0.0))
             else:
-                yield Task(stage, number, found)
+                yield TaskStatus(stage, number, found)
 
 
-def exit_code(tasks: list[Task]) -> int:
-    """0 all done, 1 a task has failed, 3 otherwise."""
+def exit_code(tasks: list[TaskStatus]) -> int:
+    """Return 0 if all is done, 1 if a task has failed, 3 otherwise."""
     states = {task.found.state for task in tasks}
     return 0 if states == {"done"} else 1 if "failed" in states else 3
 
 
-def show(study: Study, tasks: list[Task]) -> RenderableType:
-    """A line for each kind of stage; what runs; what has failed, with the end of its log and how to go on."""
+def show(plan: Plan, tasks: list[TaskStatus]) -> RenderableType:
+    """Return a line for each kind of stage; what runs; what has failed, with the end of its log and how to go on."""
     left = seconds_left_by_kind(tasks)
-    table = Table(title=f"{study.path}: {len(study.runs())} runs, {_ready(tasks)}", title_justify="left")
+    table = Table(title=f"{plan.study.path}: {len(plan.study.runs())} runs, {_ready(tasks)}", title_justify="left")
     for name in ("stage", "stages", "tasks", "done", "running", "failed", "waiting", "tokens/s", "time left"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for kind, members in by_kind(tasks).items():
@@ -104,19 +100,19 @@ def show(study: Study, tasks: list[Task]) -> RenderableType:
         style = "red" if counts[2] else "dim" if counts[0] == len(members) else ""
         more = [f"{speed:,.0f}" if speed else "", _duration(left[kind]) if kind in left else ""]
         table.add_row(kind, *cells, *more, style=style)
-    return Group(table, *_running(tasks), *_failed(study, tasks))
+    return Group(table, *_running(tasks), *_failed(plan, tasks))
 
 
-def by_kind(tasks: list[Task]) -> dict[str, list[Task]]:
-    """Tasks by the first part of their stages' names."""
-    found: dict[str, list[Task]] = {}
+def by_kind(tasks: list[TaskStatus]) -> dict[str, list[TaskStatus]]:
+    """Group tasks by the kind of their stages."""
+    found: dict[str, list[TaskStatus]] = {}
     for task in tasks:
-        found.setdefault(task.kind, []).append(task)
+        found.setdefault(task.stage.kind, []).append(task)
     return found
 
 
-def seconds_left_by_kind(tasks: list[Task]) -> dict[str, float]:
-    """Seconds until each kind is through, if as many tasks go on at a time as run now; kinds that have begun only.
+def seconds_left_by_kind(tasks: list[TaskStatus]) -> dict[str, float]:
+    """Return the seconds until each kind that has begun is through, if as many tasks run at a time as run now.
 
     A training's own speed tells; of other tasks the mean of those that are done, of the same kind.
     """
@@ -134,11 +130,11 @@ def seconds_left_by_kind(tasks: list[Task]) -> dict[str, float]:
     return found
 
 
-def as_json(tasks: list[Task]) -> dict[str, Any]:
-    """Tasks by state and kind, and the failed ones."""
+def as_json(tasks: list[TaskStatus]) -> dict[str, Any]:
+    """Return tasks by state and kind, and the failed ones."""
     counts: dict[str, dict[str, int]] = {}
     for task in tasks:
-        of_kind = counts.setdefault(task.kind, dict.fromkeys(("done", "running", "failed", "waiting"), 0))
+        of_kind = counts.setdefault(task.stage.kind, dict.fromkeys(("done", "running", "failed", "waiting"), 0))
         of_kind[task.found.state] += 1
     failed = [
         {"stage": one.stage.name, "task": one.number, "error": one.found.error, "log": one.found.log}
@@ -148,12 +144,12 @@ def as_json(tasks: list[Task]) -> dict[str, Any]:
     return {"stages": counts, "failed": failed, "seconds_left": seconds_left_by_kind(tasks)}
 
 
-def _ready(tasks: list[Task]) -> str:
+def _ready(tasks: list[TaskStatus]) -> str:
     done = sum(one.found.state == "done" for one in tasks)
     return "done" if done == len(tasks) else f"{done:,} of {len(tasks):,} tasks done"
 
 
-def _running(tasks: list[Task]) -> Iterator[RenderableType]:
+def _running(tasks: list[TaskStatus]) -> Iterator[RenderableType]:
     running = [one for one in tasks if one.found.state == "running"]
     for one in running[:_SHOWN]:
         share = f", {one.share:.0%}, {one.tokens_per_second:,.0f} tokens/s" if one.share else ""
@@ -162,7 +158,7 @@ def _running(tasks: list[Task]) -> Iterator[RenderableType]:
         yield Text(f"         and {len(running) - _SHOWN:,} more", style="dim")
 
 
-def _failed(study: Study, tasks: list[Task]) -> Iterator[RenderableType]:
+def _failed(plan: Plan, tasks: list[TaskStatus]) -> Iterator[RenderableType]:
     failed = [one for one in tasks if one.found.state == "failed"]
     for one in failed[:_SHOWN]:
         yield Text(f"failed   {_named(one)}: {one.found.error}", style="red")
@@ -172,10 +168,10 @@ def _failed(study: Study, tasks: list[Task]) -> Iterator[RenderableType]:
     if len(failed) > _SHOWN:
         yield Text(f"         and {len(failed) - _SHOWN:,} more", style="red")
     if failed:
-        yield Text(f"to go on: winnow run {study.path}")
+        yield Text(f"to go on: winnow run {plan.study.path}")
 
 
-def _named(task: Task) -> str:
+def _named(task: TaskStatus) -> str:
     return task.stage.name if task.stage.tasks == 1 else f"{task.stage.name}, task {task.number} of {task.stage.tasks}"
 
 
