@@ -29,7 +29,7 @@ from pydantic import (
 
 from evaluate_suite.registry import registry
 from launch.stages.runs import Run
-from launch.yaml_places import YamlFile, nearest, read_text, refusal, short
+from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
@@ -143,9 +143,8 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             said = error.errors()[0]
             where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
-            why = said["msg"].removeprefix("Input should be ")
             raise refusal(
-                f"{where} of {row.name} must be {why}, not {short(value)}", "options", given=_written(value, name)
+                f"{where} of {row.name} must be {in_words(said['msg'])}, not {short(value)}", "options", given=_written(value, name)
             ) from error
     return dict(given)
 
