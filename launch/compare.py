@@ -97,10 +97,10 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
             f"{a} and {b} are of different corpora ({one.documents:,} and {other.documents:,} documents): give two of "
             "one corpus"
         )
-    if one.store is not None or other.store is not None:
+    scores = [None if side.store is None or _by_chance(side.store) else _oriented(side.store) for side in (one, other)]
+    if any(score_N is not None for score_N in scores):
         require("scipy", "eval")
     masks = _masks(one, other, rate)
-    scores = [None if side.store is None or _by_chance(side.store) else _oriented(side.store) for side in (one, other)]
     found: dict[str, Any] = {"a": a, "b": b, "corpus_documents": one.documents, **overlap(*masks)}
     found["kept_by"] = [_kept_by(side, found["b" if side is one else "a"], rate, other) for side in (one, other)]
     if one.store is not None and scores[0] is not None and scores[1] is not None:
