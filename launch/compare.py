@@ -62,16 +62,17 @@ def open_side(path: str) -> Side:
     path = path.rstrip("/")
     try:
         fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
-        is_file = fs.isfile(root)
+        is_file, is_dataset = fs.isfile(root), fs.exists(f"{root}/{RECORD}")
+        is_store = fs.exists(f"{root}/artefact.json")
     except Exception as error:  # whatever the file system behind the protocol raises
         raise StoreIncomplete(f"{path} cannot be read ({why_not(path, error)}") from error
     if is_file or path.endswith(".safetensors"):
         selection = Selection.load(path)
         return Side(path, "selection", selection.corpus_digest, selection.mask.size, selection.mask, None)
-    if fs.exists(f"{root}/{RECORD}"):
+    if is_dataset:
         selection = Selection.load(f"{path}/selection.safetensors")
         return Side(path, "dataset", selection.corpus_digest, selection.mask.size, selection.mask, None)
-    if not fs.exists(f"{root}/artefact.json"):
+    if not is_store:
         raise StoreMismatch(f"{path} is neither a selection, nor a score store, nor a dataset of winnow select")
     store = ScoreStore.open(path)
     return Side(path, "scores", store.corpus_digest, store.documents, None, store)
