@@ -55,7 +55,7 @@ class BaseScorer(DocumentColumns):
         return pa.schema([*SCORE_FIELDS, *self.extra_fields])
 
     def made(self) -> dict[str, Any]:
-        """Return what the store is made with: the fingerprint, and which direction is better."""
+        """Return the configuration that the store records: the fingerprint, and which direction is better."""
         return super().made() | {"lower_is_better": self.lower_is_better}
 
     @abstractmethod
