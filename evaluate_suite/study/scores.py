@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate_suite.averages import suite_scores
-from evaluate_suite.registry import Task, by_suite, registry
+from evaluate_suite.registry import EvaluationTask, by_suite, registry
 from evaluate_suite.results import ResultRow
 from pipeline_steps.errors import StoreIncomplete
 
@@ -102,7 +102,7 @@ def _there(rows: Iterable[ResultRow]) -> set[str]:
     return {name for name in found if name in scored and set(scored[name]) <= found[name]}
 
 
-def _stderr(tasks: Sequence[Task], found: Mapping[str, Mapping[str, ResultRow]]) -> float:
+def _stderr(tasks: Sequence[EvaluationTask], found: Mapping[str, Mapping[str, ResultRow]]) -> float:
     """Of a suite's score: tasks are independent, a task's metrics are of the same examples and count as one."""
     groups: dict[str, list[float]] = defaultdict(list)
     for task in tasks:

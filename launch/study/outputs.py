@@ -175,11 +175,10 @@ class Outputs:
 
     def _units(self, stage: Stage) -> Iterator[tuple[Path | None, list[ResultRow]]]:
         """Yield each unit of a measurement and the rows that come from it, without their numbers."""
-        from evaluate_suite.data import find_tasks
         from evaluate_suite.few_shot import FewShot
-        from evaluate_suite.fine_tuned import tuned_checkpoints, tuning_folder
+        from evaluate_suite.fine_tuning_runs import tuned_checkpoints, tuning_folder
         from evaluate_suite.perplexity import HeldOut
-        from evaluate_suite.registry import by_suite
+        from evaluate_suite.registry import by_suite, find_tasks
 
         _, model, run_name, what = stage.name.split("/")
         run = next(one for one in self._study.runs() if one.name == f"{model}/{run_name}")

@@ -1,4 +1,4 @@
-"""Fine-tuned tasks of a checkpoint: `evaluate_suite.fine_tune` under accelerate, and the rows it leaves."""
+"""The fine-tuning runs of a checkpoint: start `evaluate_suite.fine_tune` under accelerate, and read what it leaves."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from train.run_directory import list_checkpoints, read_rows
 from train.signals import REQUEUE, run_launcher
 
 
-# What accelerate would otherwise warn that it assumes
-_LAUNCH = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+# Arguments of accelerate launch; it would otherwise warn that it assumes these
+ONE_PROCESS = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
 _SINGLE = ("invalid_share", "majority")  # numbers without an error of their own
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How checkpoints are fine-tuned.
+    """The settings that checkpoints are fine-tuned with.
 
     Attributes:
         launch: arguments of `accelerate launch`; one process unless given.
         flags: further arguments of `evaluate_suite.fine_tune`.
         data_root: see `evaluate_suite.data`.
-        budget: of `train.fine_tune.BUDGETS`.
+        budget: name in `train.fine_tune.BUDGETS`.
     """
 
-    launch: str = _LAUNCH
+    launch: str = ONE_PROCESS
     flags: Sequence[str] = ()
     data_root: str | None = None
     budget: str = "paper"
 
     def made(self, suite: str) -> dict[str, Any]:
-        """What the outcome depends on."""
+        """Return everything that the outcome depends on."""
         data = {
             task.name: data_digest(task, self.data_root)
             for task in [*by_suite().get(suite, []), *training_data(suite)]
@@ -52,22 +52,22 @@ class FineTuning:
 
     @property
     def words(self) -> list[str]:
-        """All flags."""
+        """Return all flags of `evaluate_suite.fine_tune`."""
         return [*self.flags, "--budget", self.budget, *(["--data_root", self.data_root] if self.data_root else [])]
 
 
-def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> list[dict[str, Any]]:
-    """Fine-tune a checkpoint on a suite in `tuning_folder`, or go on with it; what was measured along the way.
+def run_fine_tuning(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> list[dict[str, Any]]:
+    """Fine-tune a checkpoint on a suite in `tuning_folder`, or continue, and return what was measured along the way.
 
     Raises:
-        ModelError: it ended before its time; what it said is on the terminal.
+        ModelError: fine-tuning ended before its time; why is on the terminal.
         StoreDamaged: a row of its held_out.jsonl is not what was written.
-        SystemExit: it was told to stop, and has saved.
+        SystemExit: fine-tuning was told to stop, and has saved.
     """
     run_dir = tuning_folder(checkpoint, suite, cache)
 
     def launch() -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
+        command = [sys.executable, "-P", "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
         command += ["-m", "evaluate_suite.fine_tune", "--suite", suite, "--model", checkpoint.model]
         code = run_launcher([*command, "--run_dir", str(run_dir), *how.words], run_dir, _environment())
         if code == REQUEUE:
@@ -91,20 +91,22 @@ def tuning_folder(checkpoint: Checkpoint, suite: str, cache: Path) -> Path:
 
 
 def fine_tuned_rows(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) -> list[ResultRow]:
-    """Rows of a checkpoint on the tasks of a suite, each from the step at which it was best (Raffel et al. 2020,
-    Sec. 3.1.2); earlier steps win ties."""
+    """Return the rows of a checkpoint on the tasks of a suite, each from the step at which it was best.
+
+    This is T5's rule (Raffel et al. 2020, Sec. 3.1.2); earlier steps win ties.
+    """
     best: dict[str, dict[str, Any]] = {}
-    for row in fine_tune(checkpoint, suite, cache, how):
+    for row in run_fine_tuning(checkpoint, suite, cache, how):
         if row["split"] not in best or row["score"] > best[row["split"]]["score"]:
             best[row["split"]] = row
     return [row for name, found in best.items() for row in _rows(checkpoint, name, found, how.budget)]
 
 
 def tuned_checkpoints(checkpoint: Checkpoint, run_dir: Path) -> dict[int, Checkpoint]:
-    """Checkpoints of a fine-tuning run by step; their rows are those of what was tuned.
+    """Return the checkpoints of a fine-tuning run by step; their rows are those of what was tuned.
 
     Raises:
-        StoreIncomplete: there is none.
+        StoreIncomplete: the run has no checkpoint.
     """
     found = list_checkpoints(run_dir)
     if not found:
@@ -124,7 +126,12 @@ def _rows(checkpoint: Checkpoint, name: str, found: dict[str, Any], budget: str)
 
 
 def _environment() -> dict[str, str]:
-    """Of the processes that compute: on a machine without a GPU, accelerate is told so."""
+    """Return the environment of the processes that compute.
+
+    Their path does not begin with the working directory, whose modules could be named as ours; -P alone does not reach
+    what accelerate starts. On a machine without a GPU, accelerate must be told so.
+    """
     import torch
 
-    return dict(os.environ) | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"})
+    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, "PYTHONSAFEPATH": "1", **cpu}
