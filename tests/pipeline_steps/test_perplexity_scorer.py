@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from pipeline_steps import EMBEDDED_PROXY, PerplexityScorer, ScoreStore, TopKFilter
-from pipeline_steps import likelihoods as likelihoods_module
+from pipeline_steps.engines import likelihoods as likelihoods_module
 from pipeline_steps.engines.likelihoods import T5_WINDOW, load_likelihood
 from pipeline_steps.errors import ModelError, StoreMismatch
 from pipeline_steps.numerics.keys import document_key
