@@ -20,9 +20,7 @@ from evaluate_suite.formats import Example, read_back, to_text
 from evaluate_suite.harness_tasks import answers_of
 from evaluate_suite.metrics import compute, invalid_share, majority, standard_error, units
 from evaluate_suite.registry import Task
-from pipeline_steps.engines.models import padded
-from pipeline_steps.engines.pretrained import load_tokenizer
-from pipeline_steps.numerics.batches import batches_by_length
+from pipeline_steps.engines.models import batches_by_length, load_tokenizer, padded
 from train.tokenizers import PAD, TextEncoder
 
 

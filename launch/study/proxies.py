@@ -11,7 +11,7 @@ from datatrove.utils.logging import logger
 
 from launch.study.pipelines import place_of
 from launch.study.stages import PROXY_FILES
-from pipeline_steps.engines.pretrained import load_tokenizer
+from pipeline_steps.engines.models import load_tokenizer
 from pipeline_steps.errors import ModelError, StoreDamaged
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from train.folders import SealedFolder, whole_folder

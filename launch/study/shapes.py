@@ -7,8 +7,7 @@ from typing import Any
 
 from launch.study.samplers import EMBEDDED
 from launch.study.schema import Study
-from pipeline_steps.engines.models import EMBEDDED_PROXY
-from pipeline_steps.engines.pretrained import load_config
+from pipeline_steps.engines.models import EMBEDDED_PROXY, load_config
 
 
 _VOCABULARY = 32_128  # rows of every published T5's embedding: their config.json

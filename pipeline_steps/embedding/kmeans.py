@@ -18,10 +18,9 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embedding.embeddings import made_by, sample_embeddings
-from pipeline_steps.engines.models import require
-from pipeline_steps.engines.threads import own_threads
+from pipeline_steps.engines.models import own_threads, require
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.numerics.clusters import nearest_centroids
+from pipeline_steps.numerics.vectors import nearest_centroids
 from pipeline_steps.stores.artefact import part_name, refuse_differences
 from pipeline_steps.stores.files import Tensors, load_tensors, save_tensors
 from pipeline_steps.stores.source_store import SourceStore

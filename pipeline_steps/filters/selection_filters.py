@@ -15,9 +15,9 @@ from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.priority import Mode
+from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.corpus_listing import CorpusListing
 from pipeline_steps.stores.files import canonical, digest, open_folder, read_json, write_json
-from pipeline_steps.stores.labels import LabelStore
 from pipeline_steps.stores.score_store import ScoreStore
 
 

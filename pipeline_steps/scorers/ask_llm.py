@@ -12,10 +12,16 @@ import pyarrow as pa
 from datatrove.data import Document
 from datatrove.utils.logging import logger
 
-from pipeline_steps.engines.causal import vllm_version
-from pipeline_steps.engines.models import library_versions, model_identity, pick_device, pick_dtype
-from pipeline_steps.engines.prompts import ASK_LLM, Prompt
-from pipeline_steps.engines.proxies import FLOAT8, Proxy, Questions, load_proxy, serve_proxy
+from pipeline_steps.engines.models import library_versions, model_identity, pick_device, pick_dtype, vllm_version
+from pipeline_steps.engines.proxies import (
+    ASK_LLM,
+    FLOAT8,
+    Prompt,
+    Proxy,
+    Questions,
+    load_proxy,
+    serve_proxy,
+)
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.source_store import Columns
 from pipeline_steps.terminal import printable
@@ -105,12 +111,8 @@ class AskLLMScorer(BaseScorer):
         proxy = self._proxy()
         return [proxy.ask([doc.text for doc in docs], prompt, self.max_tokens) for prompt in self.prompts]
 
-    def score_batch(self, docs: list[Document]) -> Columns:
-        """Log-probabilities and token counts of one window."""
-        return self.score_prepared(docs, self.prepare(docs))
-
     def score_prepared(self, docs: list[Document], prepared: list[Questions]) -> Columns:
-        """The same, of a window that has been tokenised."""
+        """Return the scores and token counts of a window that has been tokenised."""
         proxy = self._proxy()
         log_yes, log_no = np.zeros(len(docs)), np.zeros(len(docs))
         for prompt, questions in zip(self.prompts, prepared, strict=True):

@@ -9,6 +9,7 @@ depend on SemDeDup's threshold: one run serves every rate, exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embedding.embeddings import RowsByDocument
 from pipeline_steps.embedding.kmeans import buckets, load_members
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.numerics.clusters import similarity_to_preferred
+from pipeline_steps.numerics.vectors import similarity_to_preferred
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.artefact import part_name
 from pipeline_steps.stores.files import load_tensors, save_tensors
@@ -130,13 +131,6 @@ class SemDeDupScorer(BaseScorer):
     ) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.clusters, self.keep = str(clusters).rstrip("/"), keep
-        self._rows: RowsByDocument | None = None
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield every document with its similarity."""
-        self._rows = None
-        yield from super().run(data, rank, world_size)
-        self._rows = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
@@ -146,8 +140,11 @@ class SemDeDupScorer(BaseScorer):
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
         """Similarities of one window, which is of one source."""
-        self._rows = self._rows or RowsByDocument(_Similarities(self.clusters, self.keep), ["similarity"])
         return self._rows.of(docs)["similarity"].tolist()
+
+    @cached_property
+    def _rows(self) -> RowsByDocument:
+        return RowsByDocument(_Similarities(self.clusters, self.keep), ["similarity"])
 
 
 class _Similarities:
