@@ -65,6 +65,10 @@ class DocumentColumns(NoCredentials, PipelineStep):
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the values, as JSON types; a store made with another one is refused."""
 
+    def made(self) -> dict[str, Any]:
+        """Return the configuration that the store records."""
+        return self.fingerprint() | {"window_size": self.window_size}
+
     def prepare(self, docs: list[Document]) -> Any:
         """What can be done ahead for one window, in a thread, while another is computed: tokenising. Default: None."""
 
@@ -82,8 +86,8 @@ class DocumentColumns(NoCredentials, PipelineStep):
         """Yield every document of `data`, computed or read back from the store."""
         self._forget()  # datatrove on Slurm uses one step for many ranks
         store = SourceStore(self.store, pa.schema([pa.field("key", pa.uint64()), *self.schema]))
-        made, corpus = self.fingerprint() | {"window_size": self.window_size}, CorpusListing(data, self.corpus)
-        store.begin(self.kind, made, corpus.inputs(type(self).__name__, world_size))
+        corpus = CorpusListing(data, self.corpus)
+        store.begin(self.kind, self.made(), corpus.inputs(type(self).__name__, world_size))
         sources = []
         for source, docs in by_source(data, type(self).__name__):
             sources.append(source)
@@ -221,9 +225,13 @@ class BaseScorer(DocumentColumns):
     Raises:
         WinnowError: an argument holds a credential.
         InvalidScore: a score is NaN or infinite, or a `token_count` is no number of tokens; names the document.
+
+    Attributes:
+        lower_is_better: whether low scores are the good ones; the store records it.
     """
 
     kind = "scores"
+    lower_is_better: bool = False
     extra_fields: tuple[pa.Field, ...] = ()
 
     def __init__(self, scores: str, metadata_key: str, window_size: int = 4096) -> None:
@@ -234,6 +242,10 @@ class BaseScorer(DocumentColumns):
     def schema(self) -> pa.Schema:
         """Columns of the store after `key`."""
         return pa.schema([*SCORE_FIELDS, *self.extra_fields])
+
+    def made(self) -> dict[str, Any]:
+        """Return the configuration that the store records: the fingerprint, and which direction is better."""
+        return super().made() | {"lower_is_better": self.lower_is_better}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float] | Columns:
         """Return the scores of one window, in order; higher = more of what the step's name says.

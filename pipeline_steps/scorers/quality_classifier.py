@@ -121,6 +121,7 @@ class ScoreDistillation(NoCredentials, PipelineStep):
                 "trained_on": teacher.made,
                 "scores": teacher.fingerprint,
                 "unit": teacher.made.get("unit", "the teacher's"),
+                "lower_is_better": teacher.lower_is_better,
                 **measured,
             }
             _save(self.model, student, header)
@@ -130,6 +131,8 @@ class ScoreDistillation(NoCredentials, PipelineStep):
 
 class QualityClassifierScorer(BaseScorer):
     """Scores documents with a fitted classifier (log-odds of being reference text) or distilled score.
+
+    A distilled score has its teacher's direction: that of a perplexity is better low.
 
     Args:
         scores: folder of the score store, any fsspec path.
@@ -151,6 +154,11 @@ class QualityClassifierScorer(BaseScorer):
         """What decides the scores."""
         _, about = self._fitted
         return {"scorer": "QualityClassifierScorer", **about}
+
+    def made(self) -> dict[str, Any]:
+        """Return the configuration that the store records; a distilled score has its teacher's direction."""
+        _, about = self._fitted
+        return super().made() | {"lower_is_better": about.get("lower_is_better", False)}
 
     def score_batch(self, docs: list[Document]) -> Columns:
         """Scores and WordPunct tokens of one window."""
