@@ -39,7 +39,6 @@ class AskLLMScorer(BaseScorer):
     The store gets an extra column `log_no` (float32, log P("no")); `tokens` are the proxy's, before truncation.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: Hub id or folder of a T5, e.g. "google/flan-t5-xl" (paper Sec. 4.1), or of a decoder-only model, e.g.
             "google/gemma-7b-it", which is asked in its chat template and may answer "yes" or "Yes".
         revision: Hub revision; the resolved commit is recorded in the store.
@@ -51,8 +50,7 @@ class AskLLMScorer(BaseScorer):
         vllm: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}, or {}: decoder-only models
             are then asked through a server that each worker starts, on 127.0.0.1 with a key of its own; needs an
             environment with vLLM. By default the model runs in this process.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together; what a killed task can lose.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         ModelError: the model cannot be loaded or cannot answer with one token.

@@ -26,11 +26,11 @@ from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, InvalidScore, StoreMismatch
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.stores.corpus_listing import CorpusListing
+from pipeline_steps.stores.score_store import SCORE_FIELDS
 from pipeline_steps.stores.source_store import Columns, SourceStore
 
 
 _MOST_TOKENS = np.iinfo(np.uint32).max
-SCORE_FIELDS = (pa.field("score", pa.float32()), pa.field("tokens", pa.uint32()))
 
 
 class DocumentColumns(NoCredentials, PipelineStep):

@@ -34,14 +34,12 @@ class ClassifierHeadScorer(BaseScorer):
     """Scores documents with a transformers sequence classifier: a regression's value, or a label's log-odds.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: Hub id or folder, e.g. "HuggingFaceFW/fineweb-edu-classifier".
         label: the wanted class, as in the model's `id2label`; None for a model with one output (a regression).
         revision: Hub revision; the resolved commit is recorded.
         max_tokens: special tokens included; longer documents are cut.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         ModelError: the model cannot be loaded, or has no such label.
@@ -142,11 +140,9 @@ class FastTextScorer(BaseScorer):
     a model that was trained on lower case.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: the .bin or .ftz file: a path, or any address fsspec knows (hf://..., https://...), kept once fetched.
         label: the wanted label, with or without "__label__".
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         ModelError: fastText is not installed, the file is not to be had or no classifier, or has no such label.

@@ -225,10 +225,8 @@ def load_sketch(folder: str) -> Tensors:
         StoreIncomplete: there is none.
         StoreDamaged: it is not what was written.
     """
-    try:
-        return load_tensors(f"{folder.rstrip('/')}/sketch.safetensors")
-    except FileNotFoundError:
-        raise StoreIncomplete(f"{folder} holds no sketch: run DensitySketch and DensityMerge first") from None
+    missing = f"{folder} holds no sketch: run DensitySketch and DensityMerge first"
+    return load_tensors(f"{folder.rstrip('/')}/sketch.safetensors", missing)
 
 
 def _keys(store: SourceStore) -> dict[str, str]:
@@ -267,11 +265,9 @@ class DensityScorer(BaseScorer):
     Warns if the densities of a window differ by less than their standard error: the bandwidth then says nothing.
 
     Args:
-        scores: folder of the score store.
         embeddings: folder of the embedding store.
         sketch: folder of the merged sketch.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         MissingScore: a document has no embedding, or its text has changed since.

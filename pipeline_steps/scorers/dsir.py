@@ -123,10 +123,8 @@ class DSIRScorer(BaseScorer):
     WordPunct's.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: folder DSIRFit wrote to.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         StoreIncomplete: there is no fitted model.
@@ -152,10 +150,8 @@ class DSIRScorer(BaseScorer):
 
     @cached_property
     def _fitted(self) -> tuple[Tensors, DSIRNgrams]:
-        try:
-            model = load_tensors(f"{self.model}/dsir.safetensors")
-        except FileNotFoundError:
-            raise StoreIncomplete(f"{self.model} holds no DSIR model: run DSIRFit first") from None
+        missing = f"{self.model} holds no DSIR model: run DSIRFit first"
+        model = load_tensors(f"{self.model}/dsir.safetensors", missing)
         return model, _featuriser(model.header["features"]["buckets"])
 
 

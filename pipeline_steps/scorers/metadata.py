@@ -23,10 +23,9 @@ class MetadataScorer(BaseScorer):
     """Stores a score computed elsewhere (a fastText or FineWeb-Edu score, a language probability, a length).
 
     Args:
-        scores: folder of the score store.
         key: metadata key of the number, e.g. "language_score".
-        window_size: documents committed together.
         lower_is_better: whether low numbers are the good ones, which the store records.
+        scores, window_size: as in BaseScorer.
 
     Raises:
         InvalidScore: a document has no such key, or its value is not a finite number; names document and value.

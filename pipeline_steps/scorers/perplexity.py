@@ -43,7 +43,6 @@ class PerplexityScorer(BaseScorer):
     in float32 a score is the same to the last bit for the same window, and to 1e-5 in any other company.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: Hub id or folder: a T5, checkpoints of `train` included, or a decoder-only model.
         revision: Hub revision; the resolved commit is recorded in the store.
         objective: of a T5, "span_corruption" (seven masks that hide every token exactly once), "single_mask" (one of
@@ -52,8 +51,7 @@ class PerplexityScorer(BaseScorer):
             given BOS; where the tokenizer has none, given and not predicted).
         max_tokens: tokens of a document that are read; None reads it to its end.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together; what a killed task can lose.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         ModelError: the model cannot be loaded, does not fit the objective, or has no sentinels.

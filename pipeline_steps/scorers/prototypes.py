@@ -19,10 +19,8 @@ class PrototypesScorer(BaseScorer):
     Keep with `TopKFilter`.
 
     Args:
-        scores: folder of the score store.
         clusters: folder KMeansAssign wrote to.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         MissingScore: a document is in no cluster, or its text has changed since.

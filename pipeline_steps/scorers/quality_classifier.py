@@ -21,7 +21,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
-from pipeline_steps.errors import CorpusError, StoreIncomplete
+from pipeline_steps.errors import CorpusError
 from pipeline_steps.numerics.keys import document_key, mix
 from pipeline_steps.numerics.statistics import auc, spearman
 from pipeline_steps.scorers.base import BaseScorer
@@ -135,10 +135,8 @@ class QualityClassifierScorer(BaseScorer):
     A distilled score has its teacher's direction: that of a perplexity is better low.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: folder that QualityClassifierFit or ScoreDistillation wrote to.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         StoreIncomplete: there is no fitted model.
@@ -168,12 +166,8 @@ class QualityClassifierScorer(BaseScorer):
 
     @cached_property
     def _fitted(self) -> tuple[LinearModel, dict[str, Any]]:
-        try:
-            tensors, header, digest = load_tensors(f"{self.model}/classifier.safetensors")
-        except FileNotFoundError:
-            raise StoreIncomplete(
-                f"{self.model} holds no classifier: run QualityClassifierFit or ScoreDistillation first"
-            ) from None
+        missing = f"{self.model} holds no classifier: run QualityClassifierFit or ScoreDistillation first"
+        tensors, header, digest = load_tensors(f"{self.model}/classifier.safetensors", missing)
         model = _ngrams().LinearModel(tensors["weight"], float(tensors["bias"][0]))
         return model, header | {"model": digest}
 

@@ -20,7 +20,7 @@ from datatrove.utils.logging import logger
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embedding.embeddings import RowsByDocument
 from pipeline_steps.embedding.kmeans import buckets, load_members
-from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.vectors import similarity_to_preferred
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.artefact import part_name
@@ -108,11 +108,9 @@ class SemDeDupScorer(BaseScorer):
     -1 for the most preferred document of a cluster. Keep with `TopKFilter(order="bottom")`.
 
     Args:
-        scores: folder of the score store.
         clusters: folder SemDeDupSimilarities wrote to.
         keep: as in SemDeDupSimilarities.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         MissingScore: a document is in no cluster, or its text has changed since.
@@ -161,10 +159,8 @@ class _Similarities:
         fingerprint = self._assignments.fingerprint
         for bucket in range(buckets(self._assignments.made["clusters"])):
             name = _similarities_file(self._clusters, self._keep, source, bucket)
-            try:
-                tensors, header, _ = load_tensors(name)
-            except FileNotFoundError:
-                raise StoreIncomplete(f"{name} is not there: run SemDeDupSimilarities to the end") from None
+            missing = f"{name} is not there: run SemDeDupSimilarities to the end"
+            tensors, header, _ = load_tensors(name, missing)
             if header != _made_of(fingerprint, self._keep, source, bucket):
                 raise StoreMismatch(f"{name} is of other assignments: run SemDeDupSimilarities again")
             similarity[tensors["row"]] = tensors["similarity"]

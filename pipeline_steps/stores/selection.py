@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_steps.engines.models import require
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.numerics.keys import mix
 from pipeline_steps.numerics.statistics import attainable_entropy, discrepancy, entropy
 from pipeline_steps.stores.files import load_tensors, save_tensors
@@ -56,10 +56,8 @@ class Selection:
             StoreDamaged: the file is not what was written.
             StoreMismatch: the file holds something else.
         """
-        try:
-            tensors, header, _ = load_tensors(path)
-        except FileNotFoundError:
-            raise StoreIncomplete(f"there is no {path}: write it with select(store, cut).save({path!r})") from None
+        missing = f"there is no {path}: write it with select(store, cut).save({path!r})"
+        tensors, header, _ = load_tensors(path, missing)
         if "bitmap" not in tensors:
             raise StoreMismatch(f"{path} is not a selection: it holds {', '.join(tensors)}")
         mask = np.unpackbits(tensors["bitmap"], count=header["corpus_documents"]).astype(bool)
