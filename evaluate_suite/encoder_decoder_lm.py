@@ -19,10 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
-from pipeline_steps.engines.models import padded, pick_device, pick_dtype
-from pipeline_steps.engines.pretrained import load_tokenizer
-from pipeline_steps.engines.t5_encoder import PackedT5Encoder
-from pipeline_steps.numerics.batches import batches_by_length
+from pipeline_steps.engines.models import batches_by_length, load_tokenizer, padded, pick_device, pick_dtype
+from pipeline_steps.engines.t5 import PackedT5Encoder
 from train.checkpoints import load_pretrained
 
 

@@ -17,7 +17,7 @@ from launch.progress import StageProgress
 from launch.quickstart_stages import BATCH_SIZE, INPUT_LENGTH, STAGES, Stage, corpus_folder
 from launch.stages import Run, Settings
 from launch.study.outputs import why_lost
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.engines.models import model_identity, require
 from pipeline_steps.errors import InvalidCut, StoreDamaged, WinnowError
 from pipeline_steps.filters.cuts import Cut

@@ -16,10 +16,10 @@ from evaluate_suite.units import unit_file
 from launch.processes import Job
 from launch.progress import Fraction, StoreRows, TrainedTokens
 from launch.stages import CORPUS_FILES, SAMPLERS, SHARDS, Run
-from pipeline_steps.embedding.density_sketch import load_sketch
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete
 from pipeline_steps.readers.splits import SPLITS
+from pipeline_steps.scorers.density import load_sketch
 from pipeline_steps.stores.files import read_json
 from pipeline_steps.stores.partials import Partials
 from pipeline_steps.stores.selection import Selection

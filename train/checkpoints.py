@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
-from pipeline_steps.engines.models import model_identity
-from pipeline_steps.engines.pretrained import load_config, load_weights
+from pipeline_steps.engines.models import load_config, load_weights, model_identity
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.stores.files import write_atomically
 from train.folders import SealedFolder, whole_folder

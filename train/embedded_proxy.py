@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from pipeline_steps.engines.pretrained import load_tokenizer
-from pipeline_steps.engines.prompts import ASK_LLM
+from pipeline_steps.engines.models import load_tokenizer
+from pipeline_steps.engines.proxies import ASK_LLM
 from pipeline_steps.readers.installed_docs import InstalledDocsReader
 from train.embedded_proxy_data import Pool, example, is_permissive, sentences
 

@@ -13,7 +13,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from pipeline_steps.engines.pretrained import load_config
+from pipeline_steps.engines.models import load_config
 from train import presets
 from train.tokenizers import PAD
 

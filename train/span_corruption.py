@@ -18,9 +18,9 @@ from functools import cached_property
 import numpy as np
 from numba import njit
 
+from pipeline_steps.engines.likelihoods import MEAN_SPAN_LENGTH, NOISE_DENSITY
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.numerics.keys import mix
-from pipeline_steps.numerics.partition_masks import MEAN_SPAN_LENGTH, NOISE_DENSITY
 from train.counters import uniform
 
 

@@ -17,7 +17,7 @@ from datatrove.utils.logging import logger
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
-from pipeline_steps.scorers.document_columns import by_source
+from pipeline_steps.scorers.base import by_source
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.corpus_listing import CorpusListing
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder

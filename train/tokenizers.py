@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_steps.engines.plain_encoder import PlainEncoder
-from pipeline_steps.engines.pretrained import load_tokenizer
+from pipeline_steps.engines.encoders import PlainEncoder
+from pipeline_steps.engines.models import load_tokenizer
 from pipeline_steps.errors import ModelError
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from launch.study.schema import MODELS, Study
 from launch.study.stages import DEALT, TARGET, TRAIN, is_dealt, listing_of, store_of
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.engines.models import model_identity
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus

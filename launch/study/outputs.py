@@ -18,9 +18,9 @@ from launch.study.progress import forget, tasks_left
 from launch.study.schema import Study
 from launch.study.stages import DEALT_FILES, PROXY_FILES, Stage, selection, splits_of
 from launch.study.work import run_folder, run_of
-from pipeline_steps.embedding.density_sketch import load_sketch
 from pipeline_steps.embedding.kmeans import buckets, load_centroids, load_members
 from pipeline_steps.errors import StoreIncomplete, WinnowError
+from pipeline_steps.scorers.density import load_sketch
 from pipeline_steps.stores.files import load_tensors, read_json
 from pipeline_steps.stores.partials import Partials
 from pipeline_steps.stores.selection import Selection

@@ -6,8 +6,7 @@ import os
 from typing import Any
 
 from launch.study.schema import Study
-from pipeline_steps.engines.models import EMBEDDED_PROXY
-from pipeline_steps.engines.pretrained import load_config
+from pipeline_steps.engines.models import EMBEDDED_PROXY, load_config
 from pipeline_steps.samplers import EMBEDDED
 
 

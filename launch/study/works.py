@@ -17,7 +17,7 @@ from launch.study.costs import (
 from launch.study.schema import MODELS, Sampler, Study
 from launch.study.shapes import encoded_tokens, shape_of
 from launch.study.stages import Stage, splits_of, store_of
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS, Embedder
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS, Embedder
 
 
 _READ = 512  # tokens that scorers read unless told otherwise: their max_tokens

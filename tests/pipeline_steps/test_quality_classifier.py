@@ -20,7 +20,7 @@ from pipeline_steps import (
     TopKFilter,
 )
 from pipeline_steps.errors import CorpusError, StoreIncomplete
-from pipeline_steps.numerics.linear_model import auc, spearman
+from pipeline_steps.numerics.statistics import auc, spearman
 from pipeline_steps.stores.files import load_tensors
 
 

@@ -1,36 +1,45 @@
-"""Classifiers that others have trained: transformers' classification and regression heads."""
+"""Classifiers that others have trained: transformers' classification and regression heads, and fastText's."""
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import xxhash
 from datatrove.data import Document
 
-from pipeline_steps.engines.models import library_versions, model_identity, padded, pick_device, pick_dtype, require
-from pipeline_steps.engines.pretrained import load_tokenizer, load_weights
+from pipeline_steps.engines.models import (
+    batches_by_length,
+    library_versions,
+    load_tokenizer,
+    load_weights,
+    model_identity,
+    padded,
+    pick_device,
+    pick_dtype,
+    require,
+)
 from pipeline_steps.errors import ModelError
-from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.source_store import Columns
 
 
 _BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}  # padded, in one forward pass
+_LABEL = "__label__"  # fastText's own prefix
 
 
 class ClassifierHeadScorer(BaseScorer):
     """Scores documents with a transformers sequence classifier: a regression's value, or a label's log-odds.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: Hub id or folder, e.g. "HuggingFaceFW/fineweb-edu-classifier".
         label: the wanted class, as in the model's `id2label`; None for a model with one output (a regression).
         revision: Hub revision; the resolved commit is recorded.
         max_tokens: special tokens included; longer documents are cut.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         ModelError: the model cannot be loaded, or has no such label.
@@ -74,12 +83,8 @@ class ClassifierHeadScorer(BaseScorer):
             encoding.truncate(self.max_tokens - encoder.num_special_tokens_to_add(False))
         return [encoder.post_process(encoding).ids for encoding in encodings], tokens
 
-    def score_batch(self, docs: list[Document]) -> Columns:
-        """Scores and token counts of one window."""
-        return self.score_prepared(docs, self.prepare(docs))
-
     def score_prepared(self, docs: list[Document], prepared: tuple[list[list[int]], np.ndarray]) -> Columns:
-        """The same, of a window that has been tokenised."""
+        """Return the scores and token counts of a window that has been tokenised."""
         import torch
 
         model, _ = load_head(self.model, self.revision, self.dtype)
@@ -126,3 +131,73 @@ def load_head(model: str, revision: str | None = None, dtype: str = "auto") -> t
     device = pick_device()
     loaded = load_weights(AutoModelForSequenceClassification, model, revision, dtype=pick_dtype(dtype, device))
     return loaded.to(device).eval(), tokenizer
+
+
+class FastTextScorer(BaseScorer):
+    """Scores documents with a fastText classifier: a label's log-odds. `tokens` are words between white space.
+
+    A document is one line to the model: newlines become spaces. Text is not lower-cased; do so ahead of this step for
+    a model that was trained on lower case.
+
+    Args:
+        model: the .bin or .ftz file: a path, or any address fsspec knows (hf://..., https://...), kept once fetched.
+        label: the wanted label, with or without "__label__".
+        scores, metadata_key, window_size: as in BaseScorer.
+
+    Raises:
+        ModelError: fastText is not installed, the file is not to be had or no classifier, or has no such label.
+    """
+
+    name = "🏷️ fastText"
+
+    def __init__(
+        self, scores: str, model: str, label: str, metadata_key: str = "fasttext", window_size: int = 4096
+    ) -> None:
+        super().__init__(scores, metadata_key, window_size)
+        self.model, self.label = str(model), _LABEL + label.removeprefix(_LABEL)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the scores."""
+        _, digest = load_fasttext(self.model)
+        return {
+            "scorer": "FastTextScorer",
+            "unit": f"log-odds of {self.label.removeprefix(_LABEL)}, nats",
+            "model": {"model": os.path.basename(self.model), "digest": digest},
+        }
+
+    def score_batch(self, docs: list[Document]) -> Columns:
+        """Log-odds and words of one window."""
+        model, _ = load_fasttext(self.model)
+        if self.label not in model.get_labels():
+            found = ", ".join(label.removeprefix(_LABEL) for label in model.get_labels())
+            raise ModelError(f"{self.model} has the labels {found}: pass one as label")
+        score = [self._log_odds(model, doc.text) for doc in docs]
+        tokens = [len(doc.text.split()) for doc in docs]
+        return {"score": np.array(score, dtype=np.float32), "tokens": np.array(tokens, dtype=np.uint32)}
+
+    def _log_odds(self, model: Any, text: str) -> float:
+        line = text.replace("\n", " ").encode("utf-8", "replace").decode()
+        # The binding under `predict`, whose wrapper breaks on NumPy 2 in the original package
+        chance = {label: p for p, label in model.f.predict(line + "\n", -1, 0.0, "strict")}
+        wanted = chance.pop(self.label, 0.0)
+        # None is below 1e-5, which fastText adds to each; without any known word it gives none at all
+        return float(np.log(max(wanted, 1e-5) / max(sum(chance.values()), 1e-5)))
+
+
+@lru_cache(maxsize=2)
+def load_fasttext(model: str) -> tuple[Any, str]:
+    """The model, and the digest of its file; loaded once per process."""
+    require("fasttext", "fasttext")
+    import fasttext
+    from datatrove.io import cached_asset_path_or_download
+
+    try:
+        path = model if os.path.isfile(model) else cached_asset_path_or_download(model, subfolder="fasttext")
+        with open(path, "rb") as file:
+            digest = xxhash.xxh3_64()
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+        loaded = fasttext.load_model(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model} is no fastText model that can be had: {error}") from error
+    return loaded, digest.hexdigest()

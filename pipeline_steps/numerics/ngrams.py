@@ -1,8 +1,10 @@
-"""Unigrams and bigrams of many texts at once, as hash buckets: the features of DSIR and of the linear classifier.
+"""Unigrams and bigrams of many texts as hash buckets, and a linear model over them, trained in NumPy.
 
 A token is a run of word characters or a run of other printing characters (WordPunct). Texts are laid end to end as
-UTF-8, and one compiled pass finds and hashes the tokens, so none is ever a Python object. Shapes: N texts, T tokens,
-G n-grams of all of them.
+UTF-8, and one compiled pass finds and hashes the tokens, so none is ever a Python object. The model's features are
+the n-grams' counts over the square root of how many there are: a long text has more to go by, but not in proportion.
+
+Shapes: N texts, T tokens, G n-grams of all of them, B buckets.
 """
 
 from __future__ import annotations
@@ -10,19 +12,43 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import regex  # Python's own `re` splits combining marks off words
 from numba import njit
 
-from pipeline_steps.numerics.ngram_buckets import Array, Ngrams
+from pipeline_steps.numerics.keys import mix
 
 
+Array = np.ndarray
 _SPACE, _WORD, _OTHER = 0, 1, 2
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: Knuth's multiplicative hashing
 _BLOCK = 1 << 17  # characters of texts whose arrays stay in the second-level cache
 MARGIN = 64  # bytes that may be read beyond the last token
+Loss = Literal["logistic", "squared"]
+_STEP = 0.01  # Adagrad's learning rate: of 0.003 to 0.3 the best held-out agreement with Ask-LLM on 4,115 mixed texts
+_SHUFFLE = 0x5F  # any constant: the order of the texts
+
+
+@dataclass(frozen=True)
+class Ngrams:
+    """N-grams of N texts.
+
+    Attributes:
+        bucket: int32 [G], 0 to buckets - 1.
+        text: int32 [G], the text each belongs to; does not decrease.
+        tokens: int64 [N], tokens of each text.
+    """
+
+    bucket: Array
+    text: Array
+    tokens: Array
+
+    def sums(self, weight_B: Array) -> Array:
+        """Return the sum of the weights of each text's n-grams: float64 [N]."""
+        return np.bincount(self.text, weight_B[self.bucket], minlength=len(self.tokens))
 
 
 @dataclass(frozen=True)
@@ -151,3 +177,45 @@ def _scrambled(value: np.uint64) -> np.uint64:
     """A bijection that brings the high bits down and the low bits up."""
     value = (value ^ (value >> np.uint64(32))) * _FACTOR
     return value ^ (value >> np.uint64(29))
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Weights of a trained model.
+
+    Attributes:
+        weight: float32 [B].
+        bias: log-odds, or the score, of a text without n-grams.
+    """
+
+    weight: Array
+    bias: float
+
+    def predict(self, ngrams: Ngrams) -> Array:
+        """Log-odds, or scores: float64 [N]."""
+        return self.bias + ngrams.sums(self.weight) * _scale(ngrams)
+
+
+def train(batches: Sequence[Ngrams], targets: Sequence[Array], buckets: int, loss: Loss, epochs: int) -> LinearModel:
+    """Fit a model to minibatches of texts and their targets (0 or 1, or scores of mean 0 and deviation 1)."""
+    weight, squares = np.zeros(buckets), np.full(buckets, 1e-8)
+    bias, bias_squares = 0.0, 1e-8
+    for epoch in range(epochs):
+        for number in np.argsort(mix(np.arange(len(batches), dtype=np.uint64), _SHUFFLE + epoch)):
+            ngrams, target = batches[number], targets[number]
+            scale = _scale(ngrams)
+            predicted = bias + ngrams.sums(weight) * scale
+            if loss == "logistic":
+                predicted = 1 / (1 + np.exp(-np.clip(predicted, -30, 30)))
+            error = (predicted - target) / len(target)
+            gradient = np.bincount(ngrams.bucket, (error * scale)[ngrams.text], minlength=buckets)
+            squares += gradient**2
+            weight -= _STEP * gradient / np.sqrt(squares)
+            bias_squares += error.sum() ** 2
+            bias -= _STEP * error.sum() / np.sqrt(bias_squares)
+    return LinearModel(weight.astype(np.float32), float(bias))
+
+
+def _scale(ngrams: Ngrams) -> Array:
+    count = np.bincount(ngrams.text, minlength=len(ngrams.tokens))
+    return 1 / np.sqrt(np.maximum(count, 1))

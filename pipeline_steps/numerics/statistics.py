@@ -1,4 +1,7 @@
-"""The distribution of a score over a corpus of any size: exact quantiles in two passes and constant memory."""
+"""Statistics of scores and selections: quantiles, agreement of two scores, and how evenly a selection covers a corpus.
+
+Shapes: N documents, K clusters, R rows of a sketch.
+"""
 
 from __future__ import annotations
 
@@ -76,3 +79,50 @@ def _score(code: int) -> float:
     """The float32 that `order_code` makes this code of."""
     bits = code ^ (1 << 31) if code >> 31 else code ^ 0xFFFFFFFF
     return float(np.uint32(bits).view(np.float32))
+
+
+def entropy(count_K: Array) -> float:
+    """Entropy in nats of documents over clusters."""
+    share = count_K[count_K > 0] / count_K.sum()
+    return float(-(share * np.log(share)).sum())
+
+
+def attainable_entropy(available_K: Array, documents: int) -> float:
+    """The largest entropy of so many documents out of the clusters: as even as the small ones allow."""
+    sizes = np.sort(available_K[available_K > 0]).astype(float)
+    if documents >= sizes.sum():
+        return entropy(sizes)
+    # Fill all clusters to one level; those that are smaller give all they have
+    given = np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
+    level = (documents - given) / np.arange(len(sizes), 0, -1)
+    first = int(np.argmax(level <= sizes))
+    return entropy(np.where(np.arange(len(sizes)) < first, sizes, level[first]))
+
+
+def discrepancy(code_RN: Array, one_N: Array, other_N: Array) -> float:
+    """Kernel distance (maximum mean discrepancy) of two weightings of the same points, 0 where they agree.
+
+    The kernel is that of the codes' hash (Gretton et al., JMLR 2012): two points are as alike as they share buckets.
+    Weights are scaled to sum 1, so what folding into buckets adds cancels out.
+    """
+    difference_N = one_N / one_N.sum() - other_N / other_N.sum()
+    square = sum(float((np.bincount(code_N, weights=difference_N) ** 2).sum()) for code_N in code_RN)
+    return (square / len(code_RN)) ** 0.5
+
+
+def auc(score_N: Array, positive_N: Array) -> float:
+    """Probability that a positive scores above a negative; ties count half."""
+    _, place, count = np.unique(score_N, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    positives = int(positive_N.sum())
+    negatives = positive_N.size - positives
+    return float((rank[positive_N.astype(bool)].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def spearman(a_N: Array, b_N: Array) -> float:
+    """Rank correlation; ties share their mean rank."""
+    ranks = []
+    for values in (a_N, b_N):
+        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(count) - (count - 1) / 2)[place])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

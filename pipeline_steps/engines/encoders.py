@@ -1,4 +1,8 @@
-"""Token ids of plain text: exactly the tokenizer's own, many times as fast where it splits at white space."""
+"""Encoders of texts: token ids of plain text, many times as fast as the tokenizer, and vectors of token ids.
+
+sentence-transformers loads a model and runs what comes after its encoder (pooling, dense layers); a T5 encoder, such
+as sentence-t5's (paper App. B.2), runs unpadded in `PackedT5Encoder`, others padded in batches of like length.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,23 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
+
+from pipeline_steps.engines.models import (
+    TokenIds,
+    batches_by_length,
+    load_sentence_transformer,
+    model_identity,
+    padded,
+    pick_device,
+    pick_dtype,
+    require,
+)
+from pipeline_steps.errors import ModelError
 
 
 _REMEMBERED = 1 << 22  # characters of words whose ids are kept: some 500,000 words, 70 MB
@@ -23,6 +39,8 @@ _PROBES = (
     "“Curly – quotes” at 5°C… naïve café №1 ½",
     "non\u00a0breaking ideographic\u3000space 日本語 текст",
 )
+_NO_LIMIT, _UNSTATED = 100_000, 512  # tokens
+_BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}  # padding included
 
 
 def plain_backend(tokenizer: Any) -> Any:
@@ -147,3 +165,84 @@ def _harmless(character: str) -> bool:
         return True
     plain = unicodedata.normalize("NFKC", character)
     return not plain.isspace() and " " not in plain and unicodedata.category(plain[0])[0] in "LNPS"
+
+
+class SentenceEncoder:
+    """A sentence-transformers model: texts to token ids, token ids to vectors.
+
+    Args:
+        model: the SentenceTransformer.
+        max_tokens: of a text, special tokens included; the rest is cut off.
+    """
+
+    def __init__(self, model: Any, max_tokens: int) -> None:
+        self._first, *self._rest = list(model)
+        self._tokenizer, self._max_tokens, self._device = model.tokenizer, max_tokens, model.device
+        transformer = self._first.auto_model
+        self._t5 = None
+        if transformer.config.model_type == "t5":
+            from pipeline_steps.engines.t5 import PackedT5Encoder
+
+            self._t5, self._plain = PackedT5Encoder(transformer), PlainEncoder(self._tokenizer)
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Ids of each text, cut, with the special tokens of the model."""
+        if self._t5 is None:
+            return self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
+        eos, room = [self._tokenizer.eos_token_id], self._max_tokens - 1
+        return [np.concatenate([ids[:room], eos], dtype=np.int32) for ids in self._plain.encode_batch(texts)]
+
+    def encode(self, inputs: Sequence[TokenIds]) -> np.ndarray:
+        """float32 [N, D], in the order of the inputs."""
+        import torch
+
+        parts, order = [], []
+        with torch.inference_mode():
+            for rows in batches_by_length([len(ids) for ids in inputs], _BATCH_TOKENS[self._device.type]):
+                features = self._features([inputs[row] for row in rows])
+                for module in self._rest:
+                    features = module(features)
+                parts.append(features["sentence_embedding"].float().cpu().numpy())
+                order += rows
+        found = np.concatenate(parts)
+        found[order] = found.copy()
+        return found
+
+    def _features(self, inputs: Sequence[TokenIds]) -> dict[str, Any]:
+        """Return the outputs of the transformer, as tensors by name, for texts by falling length."""
+        import torch
+
+        if self._t5 is not None:
+            encoded, mask = self._t5.encode(inputs)
+            return {"token_embeddings": encoded.float(), "attention_mask": mask.long()}
+        ids = padded([list(ids) for ids in inputs], self._tokenizer.pad_token_id or 0)
+        length = torch.tensor([len(ids) for ids in inputs])
+        mask = (torch.arange(ids.shape[1]) < length[:, None]).long()
+        features = self._first({"input_ids": ids.to(self._device), "attention_mask": mask.to(self._device)})
+        return features | {"token_embeddings": features["token_embeddings"].float()}
+
+
+@lru_cache(maxsize=2)
+def load_sentence_encoder(model: str, revision: str | None, dtype: str, max_tokens: int | None) -> SentenceEncoder:
+    """The model on this process's device; loaded once per process.
+
+    Raises:
+        ModelError: sentence-transformers is not installed, the model cannot be had or has no fast tokenizer, or it was
+            not made for as many tokens.
+    """
+    require("sentence_transformers", "embed")
+    import torch
+
+    model_identity(model, revision)  # a clear error before a long one
+    device = pick_device()
+    loaded = load_sentence_transformer(
+        model, revision, device=str(device), model_kwargs={"dtype": torch.float32}
+    ).eval()
+    loaded[0].auto_model.to(pick_dtype(dtype, device))  # what follows, pooling and dense layers, stays in float32
+    if not getattr(loaded.tokenizer, "is_fast", False):
+        raise ModelError(f"{model} has no fast tokenizer (tokenizer.json): convert it with transformers first")
+    longest = loaded.max_seq_length or _NO_LIMIT
+    longest = longest if longest < _NO_LIMIT else _UNSTATED  # what transformers calls "very large" is no statement
+    if max_tokens is not None and max_tokens > longest and loaded[0].auto_model.config.model_type != "t5":
+        raise ModelError(f"{model} takes texts of up to {longest} tokens, not {max_tokens}")
+    return SentenceEncoder(loaded, max_tokens or longest)
