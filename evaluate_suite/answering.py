@@ -23,7 +23,7 @@ from evaluate_suite.registry import Task
 from pipeline_steps.engines.models import padded
 from pipeline_steps.engines.pretrained import load_tokenizer
 from pipeline_steps.numerics.batches import batches_by_length
-from train.tokenizers import PAD, TextEncoder
+from train.tokenizers import PAD, TextTokenizer
 
 
 _MAX_NEW_TOKENS = 128  # T5's eval.gin: max_decode_length
@@ -57,7 +57,7 @@ class TaskScores:
     def __init__(
         self, examples: dict[Task, list[Example]], tokenizer: str, input_length: int, target_length: int
     ) -> None:
-        encoder = TextEncoder(tokenizer)
+        encoder = TextTokenizer(tokenizer)
         self._decode = load_tokenizer(tokenizer).batch_decode
         self._most = min(target_length, _MAX_NEW_TOKENS)
         self._examples = examples

@@ -30,11 +30,10 @@ from pipeline_steps.errors import InvalidCut, WinnowError
 from pipeline_steps.numerics.keys import mix
 from pipeline_steps.terminal import complain
 from train.arguments import parse
-from train.example_store import ExampleStore
-from train.fine_tune import FineTuneArguments, FineTunePlan
+from train.fine_tune import ExampleStore, FineTuneArguments, FineTunePlan
 from train.pretrain import run
 from train.run_directory import note_preemption
-from train.tokenizers import TextEncoder
+from train.tokenizers import TextTokenizer
 from train.training_plan import Measurements
 
 
@@ -162,7 +161,7 @@ def _tokenizer(model: str, run_dir: Path) -> Path:
     folder = run_dir / "tokenizer"
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=run_dir) as temporary:
-            TextEncoder(model).save(Path(temporary) / "tokenizer")
+            TextTokenizer(model).save(Path(temporary) / "tokenizer")
             shutil.move(Path(temporary) / "tokenizer", folder)
     return folder
 
@@ -177,7 +176,7 @@ def _training_examples(arguments: SuiteArguments, tokenizer: Path) -> ExampleSto
     pairs = training_pairs(arguments)
     if arguments.most_examples:
         pairs = _drawn(pairs, arguments.most_examples, arguments.seed)
-    store = ExampleStore.make(pairs, TextEncoder(str(tokenizer)), arguments.lengths, made)
+    store = ExampleStore.make(pairs, TextTokenizer(str(tokenizer)), arguments.lengths, made)
     store.save(str(path))
     return store
 

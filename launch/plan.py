@@ -32,9 +32,8 @@ def plan(
     Raises:
         InvalidCut: no such accelerator, or nonsense numbers; what `train.costs.run_cost` raises.
     """
-    from train.arguments import parse
+    from train.arguments import PretrainArguments, parse
     from train.costs import run_cost
-    from train.plan import PretrainArguments
     from train.token_store import TokenStore
 
     speed = count * _speed(accelerator, count, mfu)
@@ -56,7 +55,7 @@ def plan(
 
 def _speed(accelerator: str, count: int, mfu: float) -> float:
     """Operations per second of one accelerator, as reached."""
-    from train.flops import PEAK_TFLOPS, peak_flops
+    from train.costs import PEAK_TFLOPS, peak_flops
 
     peak = peak_flops(accelerator)
     if peak is None:
@@ -136,7 +135,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def is_study(config: str) -> bool:
     """Whether a file, or one that comes with this package, is of a study and not of a training: it has samplers."""
-    from train.plan import PretrainArguments
+    from train.arguments import PretrainArguments
 
     if not os.path.exists(config):
         return config in shipped()

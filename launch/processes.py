@@ -17,14 +17,10 @@ from typing import Any
 
 from launch.faults import DISK_FULL, USERS_FAULT, disk_full
 from pipeline_steps.errors import WinnowError
-from train.signals import signal_when_parent_dies
+from train.signals import StageFailed, signal_when_parent_dies
 
 
 TICK = 0.2  # seconds between two looks at the processes
-
-
-class StageFailed(Exception):
-    """A stage's process died: the message says how, and where its log is."""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def _reckoned(accelerator: bool, work: Work, speed: float) -> tuple[float | None
 
 def ask_llm_flops(config: Any, tokens: int, most: int) -> int:
     """Of one document of so many tokens, cut so that it and the question are `most` at most."""
-    from train.flops import first_token_flops
+    from train.costs import first_token_flops
 
     return first_token_flops(config, min(tokens + PROMPT_TOKENS, most))
 
@@ -162,7 +162,7 @@ def perplexity_flops(config: Any, tokens: int, objective: str = "span_corruption
     import numpy as np
 
     from pipeline_steps.numerics.partition_masks import mask_out, partition_masks
-    from train.flops import forward_flops
+    from train.costs import forward_flops
 
     if objective == "causal":
         return forward_flops(config, tokens, tokens)

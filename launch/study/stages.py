@@ -21,7 +21,7 @@ import xxhash
 
 from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, Sampler
 from launch.study.schema import FULL, Run, Study
-from train.run_directory import FREE
+from train.arguments import FREE
 
 
 Kind = Literal["pipeline", "proxy", "training", "measuring", "report"]

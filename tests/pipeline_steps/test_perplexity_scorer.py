@@ -28,8 +28,8 @@ from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.partition_masks import MASKS, mask_out, most_spans, partition_masks
 from train.checkpoints import save_checkpoint, whole_weights
 from train.model import build_model
+from train.objectives import SpanCorruption
 from train.presets import PRESETS
-from train.span_corruption import SpanCorruption
 
 
 FIRST_SENTINEL, EOS, VOCABULARY = 8191, 1, 8192
