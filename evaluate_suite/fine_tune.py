@@ -37,11 +37,10 @@ from pipeline_steps.numerics.batches import batches_by_length
 from pipeline_steps.numerics.keys import mix
 from pipeline_steps.terminal import complain
 from train.arguments import parse
-from train.example_store import ExampleStore
-from train.fine_tune import FineTuneArguments, FineTunePlan
+from train.fine_tune import ExampleStore, FineTuneArguments, FineTunePlan
 from train.pretrain import run
 from train.run_directory import note_preemption
-from train.tokenizers import PAD, TextEncoder
+from train.tokenizers import PAD, TextTokenizer
 from train.training_plan import Measurements
 
 
@@ -170,7 +169,7 @@ def _tokenizer(model: str, run_dir: Path) -> Path:
     folder = run_dir / "tokenizer"
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=run_dir) as temporary:
-            TextEncoder(model).save(Path(temporary) / "tokenizer")
+            TextTokenizer(model).save(Path(temporary) / "tokenizer")
             shutil.move(Path(temporary) / "tokenizer", folder)
     return folder
 
@@ -185,7 +184,7 @@ def _training_examples(arguments: SuiteArguments, tokenizer: Path) -> ExampleSto
     pairs = training_pairs(arguments)
     if arguments.most_examples:
         pairs = _drawn(pairs, arguments.most_examples, arguments.seed)
-    store = ExampleStore.make(pairs, TextEncoder(str(tokenizer)), arguments.lengths, made)
+    store = ExampleStore.make(pairs, TextTokenizer(str(tokenizer)), arguments.lengths, made)
     store.save(str(path))
     return store
 
@@ -231,7 +230,7 @@ class TaskScores:
     def __init__(
         self, examples: dict[EvaluationTask, list[TextExample]], tokenizer: str, input_length: int, target_length: int
     ) -> None:
-        encoder = TextEncoder(tokenizer)
+        encoder = TextTokenizer(tokenizer)
         self._decode = load_tokenizer(tokenizer).batch_decode
         self._most = min(target_length, _MAX_NEW_TOKENS)
         self._examples = examples

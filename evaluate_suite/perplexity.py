@@ -103,8 +103,8 @@ def _measure(checkpoint: Checkpoint, split: HeldOut, input_length: int) -> np.nd
 
     from pipeline_steps.engines.models import pick_device
     from train.checkpoints import load_checkpoint
+    from train.layers import prepare_for_training
     from train.losses import TokenLosses
-    from train.model import prepare_for_training
 
     state = checkpoint.state
     rows = HeldOutRows.open(

@@ -17,7 +17,6 @@ from launch.faults import USERS_FAULT, as_sentence
 from launch.inspect import inspect, show
 from launch.neighbours import neighbours, show_neighbours
 from launch.one_off.commands import add_one_off_commands
-from launch.processes import StageFailed
 from launch.quickstart import run_quickstart
 from launch.quickstart_report import write_report
 from launch.report_command import add_report
@@ -28,6 +27,7 @@ from pipeline_steps import __version__
 from pipeline_steps.command_line import Parser, new_place, place
 from pipeline_steps.credentials import refuse_credentials_in_command
 from pipeline_steps.terminal import Terminal, wide
+from train.signals import StageFailed
 
 
 _EPILOG = """

@@ -25,7 +25,7 @@ from pipeline_steps.stores.artefact import claim
 from pipeline_steps.stores.files import canonical, digest, read_json, write_json
 from pipeline_steps.terminal import Terminal
 from train.folders import locked
-from train.token_budget import TokenBudget
+from train.training_plan import TokenBudget
 
 
 def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:

@@ -26,8 +26,8 @@ from pipeline_steps.stores.selection import Selection
 from pipeline_steps.stores.source_store import SourceStore
 from train.folders import SealedFolder
 from train.run_directory import is_finished
-from train.token_budget import TokenBudget
 from train.token_store import TokenStore
+from train.training_plan import TokenBudget
 from train.verified import verify_files
 
 

@@ -26,7 +26,7 @@ from pipeline_steps.terminal import Terminal
 from train.folders import locked
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
-from train.tokenizers import TextEncoder
+from train.tokenizers import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def tokenize(output: str, settings: TokenizeSettings, workers: int) -> TokenStor
     folder, files = Path(output), list_corpus(settings.corpus)
     with locked(folder, "winnow tokenize"):
         if not (folder / "corpus.json").exists():
-            TextEncoder(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
+            TextTokenizer(settings.tokenizer)  # a tokenizer that cannot be used must not claim the folder
         made = asdict(settings) | {"files": files.listing, "tasks": len(files.sizes)}
         with suppress(FileNotFoundError):
             refuse_changed_files(read_json(f"{folder}/corpus.json", DELETE), made, str(folder))

@@ -76,8 +76,7 @@ def _add_materialise(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _materialise(args: argparse.Namespace) -> int:
     from pipeline_steps.stores.selection import Selection
-    from train.materialise import materialise
-    from train.token_store import TokenStore
+    from train.token_store import TokenStore, materialise
 
     selection = Selection.load(args.selection) if args.selection else None
     store = TokenStore.open(args.tokens)
@@ -102,7 +101,7 @@ def _add_verify_resume(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _verify_resume(args: argparse.Namespace) -> int:
-    from launch.verify_resume import verify_resume
+    from train.verify_resume import verify_resume
 
     console = Terminal()
     verdict = verify_resume(args.tokens, args.output, args.processes, args.further, args.seed, console)

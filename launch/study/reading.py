@@ -166,7 +166,8 @@ def _proxies(value: Value, models: Mapping[str, Any]) -> dict[str, dict[str, Any
 
 
 def _arguments(name: str, value: Value) -> dict[str, Any]:
-    from train.plan import PretrainArguments
+    from train.arguments import PretrainArguments
+    from train.presets import preset
 
     types = get_type_hints(PretrainArguments)
     fixed = ("tokens", "run_dir", "selection", "held_out", "seed")
@@ -175,18 +176,11 @@ def _arguments(name: str, value: Value) -> dict[str, Any]:
     config = _config(given.pop("config"), known) if "config" in given else {}
     merged = {"preset": name} | {key: one.typed(types[key]) for key, one in {**config, **given}.items()}
     try:
-        _check_training(PretrainArguments(tokens="", run_dir="", **merged))
+        arguments = PretrainArguments(tokens="", run_dir="", **merged)
+        preset(arguments.preset)
+        return merged | {"total_tokens": arguments.budget.total_tokens}
     except (WinnowError, TypeError) as error:
         raise value.wrong(f"{value.name}: {error}") from error
-    return merged
-
-
-def _check_training(arguments: Any) -> None:
-    from train.presets import preset
-    from train.token_budget import TokenBudget
-
-    preset(arguments.preset)
-    TokenBudget(arguments.total_tokens, arguments.batch_size, arguments.input_length)
 
 
 def _config(value: Value, known: list[str]) -> dict[str, Value]:

@@ -86,12 +86,10 @@ def _checked(value: Value, sampler: Sampler, models: list[str]) -> Sampler:
 
 def check_step(value: Value, sampler: Sampler, study: Study) -> None:
     """A checkpoint that scores must be one that is trained. Raises InvalidStudy: it is not."""
-    from train.plan import PretrainArguments
-    from train.token_budget import TokenBudget
+    from train.arguments import PretrainArguments
 
     trained, at, step = sampler.model.partition("@")
     if at:
-        said = PretrainArguments(tokens="", run_dir="", **study.models[trained])
-        steps = TokenBudget(said.total_tokens, said.batch_size, said.input_length).steps
+        steps = PretrainArguments(tokens="", run_dir="", **study.models[trained]).budget.steps
         if not 0 < int(step) <= steps:
             raise value.wrong(f"{sampler.name} scores with {sampler.model}, but {trained} has {steps:,} steps")

@@ -64,7 +64,7 @@ class Works:
         work = self._shared.get("embeddings", Work())
         if self.study.embedder == HASHED_NGRAMS:
             return work
-        from train.flops import encoder_flops
+        from train.costs import encoder_flops
 
         tokens = self.corpus.read(encoded_tokens(self.study.embedder))
         flops = _counted(lambda: encoder_flops(self._embedder, tokens))
@@ -85,9 +85,9 @@ class Works:
     def trained(self, model: str) -> tuple[Any, Any]:
         """Configuration of a model that is trained, and the cost of one training."""
         if model not in self._trained:
+            from train.arguments import PretrainArguments
             from train.costs import run_cost
             from train.model import model_config
-            from train.plan import PretrainArguments
 
             arguments = PretrainArguments(tokens="", run_dir="", **self._models[model])
             cost = run_cost(arguments, self.corpus.tokens)
@@ -101,8 +101,8 @@ class Works:
     def _measured(self, stage: Stage) -> Work:
         """At most: rows of fine-tuning are taken for full. The questions of few-shot tasks are not counted."""
         from evaluate_suite.fine_tune import LENGTHS
+        from train.costs import forward_flops, training_flops
         from train.fine_tune import BUDGETS
-        from train.flops import forward_flops, training_flops
 
         _, model, _, what = stage.name.split("/")
         config, cost = self.trained(model)

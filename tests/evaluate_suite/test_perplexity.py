@@ -59,7 +59,7 @@ def test_equals_a_plain_computation(made, tmp_path):
     """transformers' own loss, window by window, on a model it loads itself."""
     from transformers import T5ForConditionalGeneration
 
-    from train.span_corruption import SpanCorruption
+    from train.objectives import SpanCorruption
 
     split = HeldOut("t", str(made / "tokens"), max_windows=7, seed=3)
     measured = window_losses(checkpoints(made / "run")[-1], split, LENGTH, tmp_path)

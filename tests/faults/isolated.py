@@ -31,8 +31,8 @@ launch.cli launch.tokenize launch.stages launch.one_off.selecting launch.one_off
 launch.compare launch.study.work launch.study.pipelines launch.study.plan launch.study_report
 launch.study.plan_tables launch.coverage launch.executor datasets trafilatura warcio.archiveiterator cchardet magic
 pyarrow.parquet pyarrow.compute pandas transformers.models.auto.tokenization_auto tokenizers numba scipy.stats
-train.materialise train.replay train.costs datatrove.pipeline.readers datatrove.utils.stats torch transformers
-pipeline_steps.filters.cuts pipeline_steps.filters.selection_filters train.token_store_writer train.plan
+train.token_store train.replay train.costs datatrove.pipeline.readers datatrove.utils.stats torch transformers
+pipeline_steps.filters.cuts pipeline_steps.filters.selection_filters train.token_store_writer train.pretrain
 train.tokenizers
 """.split()
 

@@ -27,8 +27,8 @@ from pipeline_steps.errors import ModelError, StoreMismatch
 from pipeline_steps.numerics.keys import document_key
 from train.checkpoints import save_checkpoint, whole_weights
 from train.model import build_model
+from train.objectives import SpanCorruption
 from train.presets import PRESETS
-from train.span_corruption import SpanCorruption
 
 
 FIRST_SENTINEL, EOS, VOCABULARY = 8191, 1, 8192

@@ -22,7 +22,7 @@ from pipeline_steps.engines.proxies import load_proxy
 from pipeline_steps.errors import ModelError
 from pipeline_steps.scorers.classifiers import load_head
 from train.checkpoints import load_pretrained
-from train.tokenizers import TextEncoder
+from train.tokenizers import TextTokenizer
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,7 +39,7 @@ LOADERS = {
     "fine-tuning": "from train.checkpoints import load_pretrained as load; load(folder)",
     "few-shot": "from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM as load; load(folder)",
     "measured": "from evaluate_suite.checkpoint import find_checkpoints as load; load('x', folder)",
-    "tokenizer": "from train.tokenizers import TextEncoder as load; load(folder)",
+    "tokenizer": "from train.tokenizers import TextTokenizer as load; load(folder)",
 }
 
 
@@ -201,7 +201,7 @@ class TestEmbedders:
 
 
 def test_the_embedded_proxy_loads():
-    assert TextEncoder(EMBEDDED_PROXY).sentinels == 100
+    assert TextTokenizer(EMBEDDED_PROXY).sentinels == 100
     assert load_proxy(EMBEDDED_PROXY)
 
 

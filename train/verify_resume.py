@@ -20,11 +20,10 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from launch.processes import StageFailed
 from pipeline_steps.errors import InvalidCut, StoreMismatch
-from train.arguments import parse
-from train.plan import PretrainArguments
+from train.arguments import PretrainArguments, parse
 from train.run_directory import last_row, read_rows
+from train.signals import StageFailed
 from train.token_store import TokenStore
 
 
