@@ -18,11 +18,11 @@ from evaluate_suite.study.gallery import study_figures
 from evaluate_suite.study.outcomes import outcomes
 from evaluate_suite.study.page import Scorers, markdown, render
 from evaluate_suite.study.points import read_study
-from evaluate_suite.study.samplers import FAMILIES
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.readers.corpus import open_corpus
+from pipeline_steps.samplers import FAMILIES
 from pipeline_steps.stores.files import write_atomically
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
@@ -90,7 +90,7 @@ def open_stores(named: Sequence[tuple[str, str]], lower: Sequence[str]) -> Store
     if unknown:
         known = ", ".join(opened) or "none"
         raise StoreMismatch(f"--lower-is-better {' '.join(unknown)}: no such --scores; those given are {known}")
-    turned = {name for name, store in opened.items() if store.made.get("scorer") == "PerplexityScorer"}
+    turned = {name for name, store in opened.items() if store.lower_is_better}
     return Stores(opened, frozenset({*lower, *turned}))
 
 

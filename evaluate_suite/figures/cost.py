@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluate_suite.figures.style import INK, full_line, legend, panels, say, series
-from evaluate_suite.study.samplers import label, ordered
+from pipeline_steps.samplers import label, ordered
 
 
 if TYPE_CHECKING:

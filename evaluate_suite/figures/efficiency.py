@@ -12,7 +12,7 @@ from evaluate_suite.figures.quality import Outcomes, axis, estimate, measure_tit
 from evaluate_suite.figures.style import INK, full_line, legend, numbers, panels, say, series
 from evaluate_suite.study.outcomes import HEADLINES
 from evaluate_suite.study.points import Point, Study, lower_is_better
-from evaluate_suite.study.samplers import FAMILIES, FULL, families, label, ordered
+from pipeline_steps.samplers import FAMILIES, FULL, families, label, ordered
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from evaluate_suite.figures.style import full_line, legend, panels, say, series
 from evaluate_suite.study.outcomes import HEADLINES, Outcome, full_value, headline
 from evaluate_suite.study.points import Point, Study, finals, lower_is_better, references, title
-from evaluate_suite.study.samplers import FULL, label
+from pipeline_steps.samplers import FULL, label
 
 
 if TYPE_CHECKING:

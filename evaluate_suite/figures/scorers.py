@@ -9,8 +9,8 @@ import numpy as np
 
 from evaluate_suite.agreement import kendall_tau_matrix
 from evaluate_suite.figures.style import INK, SERIES, panels, say
-from evaluate_suite.study.samplers import label, ordered
 from evaluate_suite.study.table_data import minus
+from pipeline_steps.samplers import label, ordered
 
 
 if TYPE_CHECKING:

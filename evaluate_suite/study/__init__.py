@@ -2,7 +2,6 @@
 
 points       results.jsonl, one or many -> checkpoints, a score per measure (`scores`), over seeds
 outcomes     over-scaling and effective model size of each
-samplers     names, families and order
 tables       Table 1, its terms, costs, ranks, overlaps, tasks; `table_data` renders them
 documents    what scorers agree and disagree on (App. E)
 gallery      every figure of `evaluate_suite.figures` that there are numbers for

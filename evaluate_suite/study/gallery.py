@@ -15,9 +15,9 @@ from evaluate_suite.figures.quality import Outcomes, estimate, measure_title, qu
 from evaluate_suite.figures.scorers import distributions, rank_changes, tau_heat_map
 from evaluate_suite.study.outcomes import HEADLINES
 from evaluate_suite.study.points import Study, finals, lower_is_better, measures, models
-from evaluate_suite.study.samplers import FULL, families
 from evaluate_suite.study.tables import rank_changes as changes_of_rank
 from pipeline_steps.errors import InvalidCut
+from pipeline_steps.samplers import FULL, families
 
 
 if TYPE_CHECKING:

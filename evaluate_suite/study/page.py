@@ -14,7 +14,6 @@ from evaluate_suite.study.documents import KINDS, Document
 from evaluate_suite.study.gallery import SECTIONS, Named
 from evaluate_suite.study.outcomes import HEADLINES
 from evaluate_suite.study.points import Study, finals, models
-from evaluate_suite.study.samplers import FULL, label
 from evaluate_suite.study.table_data import Table, escaped, to_html, to_markdown
 from evaluate_suite.study.tables import (
     cost_table,
@@ -27,6 +26,7 @@ from evaluate_suite.study.tables import (
 )
 from evaluate_suite.study.verdicts import coverage, facts, methods, table_rate, verdicts
 from pipeline_steps.errors import InvalidCut
+from pipeline_steps.samplers import FULL, label
 
 
 @dataclass(frozen=True, eq=False)

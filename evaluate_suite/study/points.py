@@ -20,10 +20,10 @@ import numpy as np
 from evaluate_suite.normalised import LOWER_IS_BETTER
 from evaluate_suite.registry import SUITES, by_suite, registry
 from evaluate_suite.results import ResultRow, read_results
-from evaluate_suite.study.samplers import FULL
 from evaluate_suite.study.scores import Score, common_tasks, over_seeds, scores_of_seed
 from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.paper import RATES
+from pipeline_steps.samplers import FULL
 
 
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run

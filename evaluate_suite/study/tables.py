@@ -13,9 +13,9 @@ from evaluate_suite.registry import SUITES, registry
 from evaluate_suite.results import ResultRow
 from evaluate_suite.study.outcomes import HEADLINES, UNITS, Outcome
 from evaluate_suite.study.points import Point, Study, finals, lower_is_better, measures, nominal_rate, title, unit
-from evaluate_suite.study.samplers import FULL, label, ordered
 from evaluate_suite.study.table_data import NOTHING, Cell, Column, Table, mark_best, number
 from pipeline_steps.errors import InvalidCut
+from pipeline_steps.samplers import FULL, label, ordered
 
 
 AMORTISED = 10  # runs that share the scores: the paper trains 5 rates x 2 models on each

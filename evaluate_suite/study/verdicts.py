@@ -9,9 +9,9 @@ from evaluate_suite.figures.quality import Outcomes, estimate
 from evaluate_suite.registry import registry
 from evaluate_suite.study.outcomes import HEADLINES, full_value
 from evaluate_suite.study.points import Point, Study, finals, lower_is_better, measures, references, title
-from evaluate_suite.study.samplers import FULL, label, ordered
 from evaluate_suite.study.scores import Z95
 from evaluate_suite.study.table_data import minus
+from pipeline_steps.samplers import FULL, label, ordered
 
 
 # Tasks of the four few-shot suites are in part of the mixture that models are instruction-tuned on before: FLAN 2022

@@ -90,13 +90,10 @@ def usual_mode(scores: str) -> Mode:
 
 def usual_column(sampler: str | None, scores: str | None) -> str | None:
     """Return the column that scores go to unless the user names one: the scorer's; None for a draw by chance."""
-    if scores is None:
-        row = samplers.find(sampler or "")
-    elif (found := samplers.of_scorer(ScoreStore(scores).made.get("scorer"))) is None:
-        return "score"
-    else:
-        row = found
-    return None if row.cut == "random" else row.metadata_key()
+    row = samplers.find(sampler or "") if scores is None else samplers.of_scorer(ScoreStore(scores).made.get("scorer"))
+    if row is not None and row.cut == "random":
+        return None
+    return (row and row.metadata_key()) or "score"
 
 
 def check_scores(scores: str, sampler: str) -> None:

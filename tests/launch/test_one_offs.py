@@ -1,6 +1,7 @@
 """winnow score, select and compare, as a user gives them."""
 
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -24,17 +25,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import document
+from datatrove.pipeline.readers import JsonlReader
 from scipy.stats import kendalltau
 
-from launch.cli import main
 from launch import datasets
+from launch.cli import main
+from launch.compare import overlap, rank_agreement
 from launch.datasets import parts, unfinished
 from launch.datasets.card import size_category
 from launch.datasets.publish import HubDataset, LocalFolder, RemoteFolder, destination
 from launch.one_off import selecting
-from launch.one_off.comparing import overlap, rank_agreement
 from launch.study import local
-from pipeline_steps import Cut, ScoreStore, Selection, combine, select
+from pipeline_steps import Cut, MetadataScorer, ScoreStore, Selection, combine, select
 from pipeline_steps.errors import InvalidCut, WinnowError
 
 
@@ -595,6 +597,31 @@ def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, quic
     assert "is not the corpus of these" in " ".join(capsys.readouterr().err.split())
 
 
+def test_compare_keeps_the_low_scores_that_are_good(folder, tmp_path, quick, capsys):
+    """The scores of `lengths` are those of `lengths-are-bad`, the other way around."""
+    for name, lower in (("lengths", False), ("lengths-are-bad", True)):
+        docs = list(JsonlReader(str(folder / "corpus")).run())
+        for doc in docs:
+            doc.metadata["length"] = -len(doc.text) if lower else len(doc.text)
+        list(MetadataScorer(str(tmp_path / name), "length", lower_is_better=lower).run(iter(docs)))
+    assert run("compare", tmp_path / "lengths", tmp_path / "lengths-are-bad", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tau"]["tau"], found["jaccard"]) == (pytest.approx(1), pytest.approx(1))
+    assert found["kept_by"] == ["its highest 20%", "its lowest 20%"]
+
+
+def test_compare_names_the_extra_that_brings_scipy(folder, scores, tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "scipy" else found(name))
+    assert run("compare", scores, scores) == 2
+    assert capsys.readouterr().err.split("\n") == [
+        "winnow: this step needs scipy: pip install 'winnow-llm[eval]'",
+        "",
+    ]
+    select(ScoreStore.open(str(scores)), Cut("top", k=9)).save(str(tmp_path / "nine.safetensors"))
+    assert run("compare", tmp_path / "nine.safetensors", tmp_path / "nine.safetensors") == 0  # ranks nothing
+
+
 def test_numbers_of_a_comparison(monkeypatch):
     generator = np.random.default_rng(0)
     a, b = generator.random((2, 1000)) < 0.3
@@ -609,7 +636,7 @@ def test_numbers_of_a_comparison(monkeypatch):
     whole = rank_agreement(x, y, key)
     low, high = whole["interval"]
     assert low < whole["tau"] < high
-    monkeypatch.setattr("launch.one_off.comparing.MOST_RANKED", 400)
+    monkeypatch.setattr("launch.compare.MOST_RANKED", 400)
     part, order = rank_agreement(x, y, key), generator.permutation(1000)
     assert part["documents"] == 400
     assert abs(part["tau"] - whole["tau"]) < 0.1
