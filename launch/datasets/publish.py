@@ -76,9 +76,10 @@ class RemoteFolder:
                 raise StoreMismatch(
                     f"{self.path} holds other files, which winnow select did not write: give another --output"
                 )
-            bucket = root.partition("/")[0]
-            if not names and is_object_store(fs) and not fs.exists(bucket):
-                raise StoreMismatch(f"{self.path}: there is no bucket {bucket}, or none that you may use")
+            if not names and is_object_store(fs) and not self.path.startswith("hf://"):
+                bucket = root.partition("/")[0]
+                if not fs.exists(bucket):
+                    raise StoreMismatch(f"{self.path}: there is no bucket {bucket}, or none that you may use")
         return None
 
     def lacking(self, record: Mapping[str, Any]) -> list[str]:
@@ -169,8 +170,7 @@ class HubDataset(RemoteFolder):
 
         with self._opened():
             HfApi().whoami()  # so a missing token is found before anything is scored
-            is_there = HfApi().repo_exists(self._repo[0], repo_type="dataset")
-        return super().record() if is_there else None
+        return super().record()
 
     def put(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
         """See RemoteFolder."""
@@ -180,20 +180,13 @@ class HubDataset(RemoteFolder):
         shutil.rmtree(staged, ignore_errors=True)
         for name, source in files.items():
             _link_or_copy(source, staged / name)
-        repo, folder = self._repo
+        repo, folder = _HUB.match(self.path).groups()  # type: ignore[union-attr]  # `destination` has looked
         message = "Documents chosen by winnow"
         with self._opened():
             HfApi().create_repo(repo, repo_type="dataset", private=self.private or None, exist_ok=True)
             HfApi().upload_folder(
                 repo_id=repo, folder_path=staged, path_in_repo=folder, repo_type="dataset", commit_message=message
             )
-
-    @property
-    def _repo(self) -> tuple[str, str | None]:
-        """The repository, and the folder in it."""
-        found = _HUB.match(self.path)
-        assert found is not None  # `destination` has looked
-        return found[1], found[2]
 
 
 def destination(path: str, private: bool = False) -> RemoteFolder:
