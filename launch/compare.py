@@ -16,7 +16,7 @@ from datatrove.utils.logging import logger
 from rich.console import Console
 from rich.table import Table
 
-from launch.one_off.publishing import RECORD
+from launch.datasets.publish import RECORD
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.filters.cuts import Cut, select

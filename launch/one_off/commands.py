@@ -214,10 +214,11 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _select(args: argparse.Namespace) -> int:
-    from launch.one_off.parts import Format
-    from launch.one_off.scoring import find_sampler, with_proxy
-    from launch.one_off.select_settings import SelectSettings, usual_mode
+    from launch.datasets import DatasetSettings
+    from launch.datasets.settings import Format, check_scores, usual_column, usual_mode
+    from launch.one_off.scoring import ScoreSettings, find_sampler, with_proxy
     from launch.one_off.selecting import select_dataset
+    from pipeline_steps import samplers
     from pipeline_steps.filters.cuts import Cut
 
     if args.sampler is None and args.scores is None:
@@ -232,21 +233,29 @@ def _select(args: argparse.Namespace) -> int:
     format: Format = args.format or (
         "jsonl" if args.output.rstrip("/").removesuffix(".gz").endswith("jsonl") else "parquet"
     )
-    settings = SelectSettings(
-        _corpus(args),
-        sampler,
-        cut,
-        args.scores,
-        args.limit,
-        args.embedder,
-        args.target,
-        format,
-        args.score_column,
+    scoring, made = None, {}
+    if args.scores and sampler:
+        check_scores(args.scores, sampler.name)
+    elif sampler:
+        scoring = ScoreSettings(_corpus(args), sampler, args.limit, args.embedder, args.target)
+        embeds = samplers.find(sampler.name).stands_on in ("density", "clusters", "similarities")
+        made = {"model": sampler.model or None, "embedder": args.embedder if embeds else None, "target": args.target}
+    settings = DatasetSettings(
+        corpus=_corpus(args),
+        cut=cut,
+        output=args.output,
+        limit=args.limit,
+        sampler=args.sampler,
+        scores=args.scores,
+        format=format,
+        score_column=args.score_column or usual_column(args.sampler, args.scores),
+        private=args.private,
+        **made,
     )
     start, console = time.monotonic(), Terminal()
     work = args.work or _work(args.output)
     with StageProgress(console) as progress:
-        record = select_dataset(settings, args.output, work, _workers(args), args.private, progress)
+        record = select_dataset(settings, scoring, work, _workers(args), progress)
     before, after = record["documents"]
     console.print(
         f"{after:,} of {before:,} documents, {time.monotonic() - start:,.1f} s: {args.output}\n"

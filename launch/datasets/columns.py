@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -15,22 +15,32 @@ KEEP = "mend it, or give --format jsonl, which keeps it as it is"
 _DEEPEST, _PARQUET_DEEPEST = 62, 99
 
 
-def infer(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> tuple[pa.Schema, dict[str, str]]:
-    """Schema of rows, their columns in the order they are met; columns of no one type, and the document at fault.
+class Row(NamedTuple):
+    """A document as its file has it, and the file; "" if that is not known."""
+
+    values: dict[str, Any]
+    source: str
+
+    def __str__(self) -> str:
+        """Say where the row is from."""
+        return f"{self.source}, document {self.values.get('id')}".removeprefix(", ")
+
+
+def infer(rows: Sequence[Row]) -> tuple[pa.Schema, dict[str, str]]:
+    """Return the schema of rows, columns as they are met; and by name, what is the matter with columns of no one type.
 
     Raises:
         CorpusError: a column has a name that other programs would cut short.
     """
     fields, mixed = [], dict[str, str]()
-    for name in dict.fromkeys(name for row in rows for name in row):
-        kind, at, why = _kind([row.get(name) for row in rows])
+    for name in dict.fromkeys(name for row in rows for name in row.values):
+        kind, at, why = _kind([row.values.get(name) for row in rows])
         if why:
-            mixed[name] = f"{named(rows[at], sources[at])}: column {name!r} {why}"
+            mixed[name] = f"{rows[at]}: column {name!r} {why}"
         if "\0" in name or _has_zero_byte(kind):
-            at = next(number for number, row in enumerate(rows) if name in row)
+            first = next(row for row in rows if name in row.values)
             raise CorpusError(
-                f"{named(rows[at], sources[at])}: column {name!r} has a name with a zero byte, at which other "
-                "programs end it: rename it"
+                f"{first}: column {name!r} has a name with a zero byte, at which other programs end it: rename it"
             )
         fields.append(pa.field(name, kind))
     return pa.schema(fields), mixed
@@ -52,14 +62,8 @@ def _kind(values: Sequence[Any]) -> tuple[pa.DataType, int, str]:
     return kind, 0, ""
 
 
-def _has_zero_byte(kind: pa.DataType) -> bool:
-    """Return whether a name in a mapping holds a zero byte."""
-    inner = [kind.field(number) for number in range(kind.num_fields)]
-    return any("\0" in field.name or _has_zero_byte(field.type) for field in inner)
-
-
 def _odd_one(values: Sequence[Any], error: Exception) -> tuple[int, str]:
-    """The first value that does not go with those before it, and why."""
+    """Return the place of the first value that does not go with those before it, and why."""
     kind = pa.null()
     for number, value in enumerate(values):
         try:
@@ -77,39 +81,40 @@ def _odd_one(values: Sequence[Any], error: Exception) -> tuple[int, str]:
 
 def depth_of(value: Any) -> int:
     """Return how many lists and mappings a value is nested in; without recursion, for which it may be too deep."""
-    if not isinstance(value, dict | list | tuple):
-        return 0
     depth, level = 0, [value]
-    while level := [one for outer in level for one in _parts(outer)]:
-        depth += 1
+    while inner := [
+        one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list | tuple)
+    ]:
+        depth, level = depth + 1, [one for outer in inner for one in outer]
     return depth
 
 
-def _parts(value: Any) -> Collection[Any]:
-    if isinstance(value, dict):
-        return value.values() or (None,)
-    if isinstance(value, list | tuple):
-        return value or (None,)
-    return ()
+def _inner(kind: pa.DataType) -> list[pa.Field]:
+    return [kind.field(number) for number in range(kind.num_fields)]
+
+
+def _has_zero_byte(kind: pa.DataType) -> bool:
+    """Return whether a name in a mapping holds a zero byte."""
+    return any("\0" in field.name or _has_zero_byte(field.type) for field in _inner(kind))
 
 
 def _parquet_depth(kind: pa.DataType) -> int:
     """Return the levels of Parquet's schema that a type takes: two for a list, one for a mapping or a value."""
-    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    inner = _inner(kind)
     levels = 1 if pa.types.is_struct(kind) or not inner else 2
-    return levels + max(map(_parquet_depth, inner), default=0)
+    return levels + max((_parquet_depth(field.type) for field in inner), default=0)
 
 
 def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type of both. Raises ArrowException: there is none."""
+    """Return the type that values of both types fit. Raises ArrowException if there is none."""
     schemas = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
 
 def unify(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str]]:
-    """The schema that rows of all of these fit, by where each is from in words; any column may be null.
+    """Return the schema that rows of all schemas fit, each schema given by where it is from; any column may be null.
 
-    Columns that have no one type are null in it, and named with what is the matter.
+    Columns that have no one type are null in it; what is the matter with them is returned by name.
     """
     kinds, mixed = dict[str, pa.DataType](), dict[str, str]()
     for where, schema in schemas.items():
@@ -123,20 +128,22 @@ def unify(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str]]:
     return made, mixed
 
 
-def table(rows: Sequence[dict[str, Any]], schema: pa.Schema, sources: Sequence[str] | None = None) -> pa.Table:
-    """Rows of a schema; what a row does not have is null. Raises CorpusError, naming the document, if one does not
-    fit."""
+def table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table of a schema; what a row does not have is null.
+
+    Raises:
+        CorpusError: a value does not fit its column; names the document.
+    """
     columns = []
     for field in schema:
-        values = [_filled(row.get(field.name)) for row in rows]
+        values = [_filled(row.values.get(field.name)) for row in rows]
         try:
             columns.append(pa.array(values, field.type))
         except (pa.ArrowException, OverflowError) as error:
             at = next(number for number, value in enumerate(values) if not _fits(value, field.type))
-            where = named(rows[at], sources[at] if sources else "")
             raise CorpusError(
-                f"{where}: column {field.name!r} holds {_short(values[at])}, which cannot be written as {field.type} "
-                f"({error}): {KEEP}"
+                f"{rows[at]}: column {field.name!r} holds {_short(values[at])}, which cannot be written as "
+                f"{field.type} ({error}): {KEEP}"
             ) from error
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -149,18 +156,13 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
     return True
 
 
-def named(row: Mapping[str, Any], source: str) -> str:
-    """Return where a row is from, in words."""
-    return f"{source}, document {row.get('id')}" if source else f"document {row.get('id')}"
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _filled(value: Any) -> Any:
-    """Without empty mappings: Parquet has none."""
+    """Return a value without its empty mappings, of which Parquet has none."""
     if isinstance(value, dict):
         return {key: _filled(one) for key, one in value.items()} or None
     if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
