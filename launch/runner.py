@@ -68,7 +68,7 @@ def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: s
                 "output takes them in"
             )
         left = [stage for stage in chosen if tasks_left(plan.output, stage)]
-        engine = engine_of(plan) if left or plan.study.engine.kind == "slurm" else None
+        engine = engine_of(plan, chosen) if left or plan.study.engine.kind == "slurm" else None
         if engine is None:
             Stages(plan.output, chosen, progress).show()
             return []
@@ -222,24 +222,29 @@ def submit_all(plan: Plan, chosen: Sequence[Stage], engine: Engine) -> tuple[dic
     Returns:
         tasks by handle, and a line for each stage that was handed over or is in the queue already.
     """
+    wanted, anew = set(chosen), set[Stage]()
     awaited: dict[Stage, list[str]] = {}
     tasks: dict[str, Task] = {}
     lines = []
     for stage in plan.stages.values():
         left = tasks_left(plan.output, stage)
         waiting = {number: handle for number, handle in engine.queued(stage).items() if number in left} if left else {}
+        after = [handle for need in stage.inputs for handle in awaited.get(need, ())]
+        if waiting and anew.intersection(stage.inputs):
+            engine.wait_anew(stage, after)
         awaited[stage] = list(dict.fromkeys(waiting.values()))
-        if not left or stage not in chosen:
+        if not left or stage not in wanted:
             continue
+        jobs, there = dict.fromkeys(handle.partition("_")[0] for handle in waiting.values()), "  in the queue already"
         new = tasks_of(plan, stage, [number for number in left if number not in waiting])
         if new:
             forgive(plan.output, stage)
-            after = [handle for need in stage.inputs for handle in awaited.get(need, ())]
             handles = engine.submit(new, after)
             tasks |= dict(zip(handles, new, strict=True))
-            awaited[stage] += dict.fromkeys(handles)
-        jobs = ",".join(dict.fromkeys(awaited[stage]))
-        lines.append(f"{jobs:>10}  {stage.name}" + ("" if new else "  in the queue already"))
+            jobs, there = dict.fromkeys(handles), "  (some of it is in the queue already)" if waiting else ""
+            awaited[stage] += jobs
+            anew.add(stage)
+        lines.append(f"{','.join(jobs):>10}  {stage.name}{there}")
     return tasks, lines
 
 

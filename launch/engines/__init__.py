@@ -6,7 +6,7 @@ stage needs, then polls attended engines until nothing is left; Slurm goes on by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -58,6 +58,9 @@ class Engine(Protocol):
             InvalidStudy: the engine refuses them, and says why.
         """
 
+    def wait_anew(self, stage: Stage, after: Sequence[str]) -> None:
+        """Let what is queued of a stage wait for these: some of what it waited for has been submitted anew."""
+
     def poll(self) -> Mapping[str, int]:
         """Return exit codes by handle of tasks that have ended since the last call, `NEVER_STARTED` among them."""
 
@@ -65,13 +68,13 @@ class Engine(Protocol):
         """End what still runs, and wait for its end."""
 
 
-def engine_of(plan: Plan) -> Engine:
-    """Return the engine of a study."""
+def engine_of(plan: Plan, chosen: Iterable[Stage]) -> Engine:
+    """Return the engine of a study, for stages that are about to be submitted."""
     engine = plan.study.engine
     if engine.kind == "slurm":
         from launch.engines.slurm import Slurm
 
-        return Slurm(plan)
+        return Slurm(plan, chosen)
     if engine.kind == "ray":
         from launch.engines.ray import Ray
 

@@ -51,6 +51,9 @@ class Local:
         """Return nothing: no process outlives an earlier command."""
         return {}
 
+    def wait_anew(self, stage: Stage, after: Sequence[str]) -> None:
+        """Do nothing: nothing is queued from an earlier command."""
+
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
         """Take tasks, to be started after others have ended well; earlier ones are started first."""
         new = {f"{task.stage.name}#{task.number}": _Job(task, set(after)) for task in tasks}

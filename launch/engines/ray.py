@@ -63,6 +63,9 @@ class Ray:
         """Return nothing: tasks end with the command that has submitted them."""
         return {}
 
+    def wait_anew(self, stage: Stage, after: Sequence[str]) -> None:
+        """Do nothing: nothing is queued from an earlier command."""
+
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
         """Take tasks; a task whose needs fail is never started."""
         import ray
