@@ -46,7 +46,7 @@ from launch.study_file import KEYS, Study, StudySampler
 from launch.yaml_places import nearest
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
-from train.run_directory import FREE
+from train.arguments import FREE
 
 
 _SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour

@@ -16,7 +16,7 @@ from pathlib import Path
 from launch.engines import NEVER_STARTED, Engine, Task, engine_of
 from launch.faults import DISK_FULL, USERS_FAULT, disk_full
 from launch.plan import Plan
-from launch.processes import TICK, StageFailed, interrupts_held, log_end
+from launch.processes import TICK, interrupts_held, log_end
 from launch.progress import StageProgress, Stages
 from launch.records import forget, forgive, tasks_left
 from launch.stages.base import Stage
@@ -30,6 +30,7 @@ from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from pipeline_steps.stores.files import DELETE, create, read_json, seal, write_json
 from train.folders import locked
+from train.signals import StageFailed
 
 
 Say = Callable[[str], None]

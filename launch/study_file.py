@@ -144,7 +144,9 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
             said = error.errors()[0]
             where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
             raise refusal(
-                f"{where} of {row.name} must be {in_words(said['msg'])}, not {short(value)}", "options", given=_written(value, name)
+                f"{where} of {row.name} must be {in_words(said['msg'])}, not {short(value)}",
+                "options",
+                given=_written(value, name),
             ) from error
     return dict(given)
 

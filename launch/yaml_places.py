@@ -225,8 +225,8 @@ def _check_depth(path: str, text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _DEEPEST:
-            line = event.start_mark.line + 1
-            raise InvalidStudy(f"{path}, line {line}: values are nested more than {_DEEPEST} deep")
+            mark: Any = event.start_mark
+            raise InvalidStudy(f"{path}, line {mark.line + 1}: values are nested more than {_DEEPEST} deep")
 
 
 def _size(path: str, node: Any, sizes: dict[int, int]) -> int:

@@ -93,11 +93,14 @@ class Training(Stage):
 
     @override
     def run_task(self, output: str, task: int) -> int:
-        from train.pretrain import pretrain
+        from train.arguments import PretrainArguments
+        from train.pretrain import PretrainPlan, run
+        from train.run_directory import note_preemption
         from train.signals import run_launcher
 
         if not self.launch:
-            return pretrain(self.settings(output))
+            note_preemption(Path(self.folder(output)), None)  # of another start
+            return run(PretrainPlan.make(PretrainArguments(**self.settings(output))))
         command = [sys.executable, "-P", "-m", "accelerate.commands.launch", *launch_words(self.launch)]
         command += ["-m", "train.pretrain", *_flags(self.settings(output))]
         return run_launcher(command, Path(self.folder(output)))
@@ -242,9 +245,9 @@ class Tuned(Measurement):
 
     def how(self) -> Any:
         """Return the settings of fine-tuning."""
-        from evaluate_suite.measure import FineTuning
+        from evaluate_suite.fine_tuning_runs import FineTuning
 
-        given = {"data_root": self.data_root, "budget": self.budget}
+        given: dict[str, Any] = {"data_root": self.data_root, "budget": self.budget}
         return FineTuning(shlex.join(launch_words(self.launch)), **given) if self.launch else FineTuning(**given)
 
 
@@ -262,9 +265,8 @@ class FineTuned(Tuned):
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
-        from evaluate_suite.measure import tuning_folder
-
         from evaluate_suite.checkpoint import find_checkpoints
+        from evaluate_suite.fine_tuning_runs import tuning_folder
         from evaluate_suite.registry import by_suite
 
         last = find_checkpoints(self.training.run.sampler, self.training.folder(output))[-1]
@@ -289,7 +291,7 @@ class FewShots(Tuned):
     limit: int = 0
 
     def _settings(self) -> Any:
-        from evaluate_suite.measure import FewShot
+        from evaluate_suite.few_shot import FewShot
 
         return FewShot(data_root=self.data_root, limit=self.limit)
 
@@ -310,10 +312,9 @@ class FewShots(Tuned):
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
-        from evaluate_suite.measure import tuned_checkpoints, tuning_folder
-
         from evaluate_suite.checkpoint import find_checkpoints
-        from evaluate_suite.data import find_tasks
+        from evaluate_suite.fine_tuning_runs import tuned_checkpoints, tuning_folder
+        from evaluate_suite.registry import find_tasks
         from evaluate_suite.units import unit_file
 
         sampler, cache = self.training.run.sampler, self.cache(output)
