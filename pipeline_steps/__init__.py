@@ -5,8 +5,9 @@
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
            SemDeDupScorer and PrototypesScorer (after Embedder, KMeansFit, KMeansAssign; SemDeDupSimilarities),
            DSIRScorer (after NgramCounts, DSIRFit), QualityClassifierScorer (after QualityClassifierFit or
-           ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer; your own: BaseScorer;
-           several made into one: `combine`
+           ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer, KeysScorer (for chance to
+           draw from); your own: BaseScorer; several made into one: `combine`
+Samplers   `samplers`: one row for each, with its scorer, what that stands on, and how its scores are cut
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
            stores the categories to cut by; `coverage` measures what was selected
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline_steps.scorers.density import DensityScorer
     from pipeline_steps.scorers.dsir import DSIRFit, DSIRScorer, NgramCounts
     from pipeline_steps.scorers.fasttext import FastTextScorer
+    from pipeline_steps.scorers.keys import KeysScorer
     from pipeline_steps.scorers.metadata import MetadataScorer
     from pipeline_steps.scorers.perplexity import PerplexityScorer
     from pipeline_steps.scorers.prototypes import PrototypesScorer
@@ -73,6 +75,7 @@ _HOME = {
     "InstalledDocsReader": "readers.installed_docs",
     "KMeansAssign": "embedding.kmeans",
     "KMeansFit": "embedding.kmeans",
+    "KeysScorer": "scorers.keys",
     "LabelStore": "stores.labels",
     "MetadataLabels": "stores.labels",
     "MetadataScorer": "scorers.metadata",
@@ -120,6 +123,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "InstalledDocsReader",
     "KMeansAssign",
     "KMeansFit",
+    "KeysScorer",
     "LabelStore",
     "MetadataLabels",
     "MetadataScorer",

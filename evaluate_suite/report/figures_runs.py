@@ -73,8 +73,12 @@ def overview(samplers: Sequence[str]) -> dict[str, list[str]]:
     """Return the lines that compare families: random and density as they are, of the others the mean."""
     alone = [name for name in ("random", "density") if name in samplers]
     rest = families([name for name in samplers if name not in next(iter(FAMILIES.values()))])
-    short = {family: family.replace(", by proxy", "").replace(" of the proxy", "").replace(" by", "") for family in rest}
-    return {label(name): [name] for name in alone} | {f"{short[family]} (mean)": names for family, names in rest.items()}
+    short = {
+        family: family.replace(", by proxy", "").replace(" of the proxy", "").replace(" by", "") for family in rest
+    }
+    return {label(name): [name] for name in alone} | {
+        f"{short[family]} (mean)": names for family, names in rest.items()
+    }
 
 
 def quantity_quality(

@@ -21,7 +21,16 @@ from evaluate_suite.report.figures_runs import (
     samplers_at_one_rate,
 )
 from evaluate_suite.report.outcomes import Outcomes, estimate
-from evaluate_suite.report.points import HEADLINES, Measurements, finals, lower_is_better, measures, models, rates, title
+from evaluate_suite.report.points import (
+    HEADLINES,
+    Measurements,
+    finals,
+    lower_is_better,
+    measures,
+    models,
+    rates,
+    title,
+)
 from evaluate_suite.report.tables import rank_changes as changes_of_rank
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, families, label, ordered
@@ -98,9 +107,7 @@ def study_figures(
         yield Named("scorers", "", "scores", "Distribution of scores", distributions(scores, *look), True)
 
 
-def _quality(
-    study: Measurements, outcomes: Outcomes, model: str, family: str, names: list[str]
-) -> Iterator[Named]:
+def _quality(study: Measurements, outcomes: Outcomes, model: str, family: str, names: list[str]) -> Iterator[Named]:
     """Draw normalised numbers and perplexities in a figure each, and all measures in one that is wide."""
     points = [point for point in finals(study, model) if point.sampler in names]
     there = [m for m in (*HEADLINES, *measures(study, model)) if any(estimate(p, outcomes, m) for p in points)]

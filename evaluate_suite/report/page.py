@@ -69,9 +69,7 @@ class Words:
     evaluations: Sequence[str] = ()
 
 
-def render(
-    study: Measurements, outcomes: Outcomes, figures: Sequence[Named], scorers: Scorers, words: Words
-) -> str:
+def render(study: Measurements, outcomes: Outcomes, figures: Sequence[Named], scorers: Scorers, words: Words) -> str:
     """Return the self-contained HTML page.
 
     Args:

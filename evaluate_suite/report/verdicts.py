@@ -45,7 +45,9 @@ _NORMALISED = (
     "model of the same size trained on everything and larger the next one; effective model size is the geometric "
     "mean over suites of the size at which training on everything would do as well."
 )
-_INTERVALS = "Intervals are 95 %. Those of scores are over examples, and over training seeds where there are two or more."
+_INTERVALS = (
+    "Intervals are 95 %. Those of scores are over examples, and over training seeds where there are two or more."
+)
 _INTERVALS_NORMALISED = (
     " Those of over-scaling and effective size draw suites anew, and trainings from the standard deviation between "
     "this study's seeds or, where there is one seed, between trainings of T5 (Raffel et al. 2020, Table 1)."

@@ -24,7 +24,7 @@ from evaluate_suite.report.table_data import time_unit
 from evaluate_suite.report.verdicts import table_rate, verdicts
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
-from pipeline_steps.samplers import FULL, ordered
+from pipeline_steps.samplers import ordered
 from pipeline_steps.stores.files import write_atomically
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection

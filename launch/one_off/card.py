@@ -13,6 +13,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline_steps import __version__
+from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
 
@@ -64,7 +65,8 @@ def facts(store: ScoreStore, selection: Selection, mode: str) -> Facts:
     """Of a selection from a score store."""
     score_N, token_N, mask_N = store.scores, store.tokens, selection.mask
     kept_K = score_N[mask_N]
-    by_chance = store.made.get("scorer") == "KeysScorer"
+    row = of_scorer(store.made.get("scorer"))
+    by_chance = row is not None and row.cut == "random"
     threshold = {"top": kept_K.min, "bottom": kept_K.max}.get(mode)
     return Facts(
         documents=(mask_N.size, selection.documents),

@@ -274,7 +274,7 @@ def _workers(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from launch.one_off.comparing import compare, show
+    from launch.compare import compare, show
 
     if args.documents < 0:
         raise WinnowError(f"--documents {args.documents} cannot be shown: give 0 or more")

@@ -6,7 +6,6 @@ it embeddings, clusters and n-grams.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +21,13 @@ from launch.study.local import run_local
 from launch.study.outputs import forget_lost
 from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.reading import parse_study
-from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, SCORERS, Sampler
+from launch.study.schema import MODELS, PAPER_SAMPLERS, Sampler, of_table
 from launch.study.stages import Stage, stages_of, store_of
-from launch.study.yaml_lines import read_text, read_yaml, suggestion
+from launch.study.yaml_lines import read_text, read_yaml
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
+from pipeline_steps.samplers import EMBEDDED, find
 from pipeline_steps.stores.artefact import refuse_differences
 from pipeline_steps.stores.files import DELETE, read_json, write_atomically, write_json
 
@@ -55,15 +55,8 @@ class ScoreSettings:
 
 
 def find_sampler(name: str) -> Sampler:
-    """A sampler of the paper's, or a scorer by its own name, without a proxy. Raises WinnowError: there is none."""
-    sampler = PAPER_SAMPLERS.get(name)
-    if sampler is None and name in SCORERS:
-        usual = next(one for one in PAPER_SAMPLERS.values() if one.scorer == name)
-        sampler = Sampler(name, name, usual.mode)
-    if sampler is None:
-        known = [*SCORERS, *(one for one in PAPER_SAMPLERS if one not in SCORERS)]
-        raise WinnowError(f"no sampler {name!r}: {suggestion(name, known)}")
-    return sampler
+    """Return a sampler of the table, as a study states it. Raises WinnowError if there is none."""
+    return of_table(find(name))
 
 
 def with_proxy(sampler: Sampler, proxy: str | None) -> Sampler:
@@ -149,16 +142,6 @@ def needed(stages: Mapping[str, Stage], name: str) -> dict[str, Stage]:
         if other in found:
             found.update(stages[other].needs)
     return {other: stage for other, stage in stages.items() if other in found}
-
-
-def metadata_key(scorer: str) -> str:
-    """Where the steps of this package put a scorer's numbers, by the name of its class; "score" for others."""
-    from launch.study.pipelines import SCORER_CLASSES
-
-    for one in SCORER_CLASSES.values():
-        if one.__name__ == scorer:
-            return str(inspect.signature(one).parameters["metadata_key"].default)
-    return "score"
 
 
 def _study_text(path: Path, settings: ScoreSettings, files: CorpusFiles, workers: int) -> str:

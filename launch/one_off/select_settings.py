@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from launch.one_off.parts import Format
-from launch.one_off.scoring import (
-    ScoreSettings,
-    metadata_key,
-)
-from launch.study.samplers import PAPER_SAMPLERS, Sampler
+from launch.one_off.scoring import ScoreSettings
+from launch.study.schema import PAPER_SAMPLERS, Sampler
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.filters.cuts import Cut
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.readers.corpus import CorpusFiles
+from pipeline_steps.samplers import SAMPLERS, of_scorer
+from pipeline_steps.samplers import Sampler as Row
 from pipeline_steps.stores.score_store import ScoreStore
 
 
@@ -71,10 +70,12 @@ class SelectSettings:
         if self.column is not None:
             return self.column
         if self.scores is not None:
-            scorer = str(ScoreStore(self.scores).made.get("scorer"))
+            row = of_scorer(ScoreStore(self.scores).made.get("scorer"))
         else:
-            scorer = _class_name(self.sampler.scorer if self.sampler else "")
-        return None if scorer == "KeysScorer" else metadata_key(scorer)
+            row = _row(self.sampler.scorer if self.sampler else "")
+        if row is None:
+            return "score"
+        return None if row.cut == "random" else row.metadata_key() or "score"
 
     def score_settings(self) -> ScoreSettings:
         """Return the settings of the scoring."""
@@ -84,8 +85,8 @@ class SelectSettings:
 
 def usual_mode(scores: str) -> Mode:
     """Return how the paper cuts scores of this kind; "top" for scores that are not the paper's."""
-    scorer = ScoreStore(scores).made.get("scorer")
-    return next((one.mode for one in PAPER_SAMPLERS.values() if _class_name(one.scorer) == scorer), "top")
+    row = of_scorer(ScoreStore(scores).made.get("scorer"))
+    return "top" if row is None else row.cut
 
 
 def check_scorer(settings: SelectSettings) -> None:
@@ -95,7 +96,7 @@ def check_scorer(settings: SelectSettings) -> None:
         return
     named, scorer = settings.sampler.model, settings.sampler.scorer
     asked = (found.get("proxy") or {}).get("model", named)
-    if found.get("scorer") != _class_name(scorer) or (named and asked != named):
+    if found.get("scorer") != _row(scorer).scorer_name or (named and asked != named):
         made = found.get("scorer") if not named else f"{found.get('scorer')} by {asked}"
         raise StoreMismatch(
             f"{settings.scores} holds scores of {made}, not of {settings.sampler.name}: leave --sampler out, or give "
@@ -103,10 +104,8 @@ def check_scorer(settings: SelectSettings) -> None:
         )
 
 
-def _class_name(scorer: str) -> str:
-    from launch.study.pipelines import SCORER_CLASSES
-
-    return SCORER_CLASSES[scorer].__name__ if scorer else "KeysScorer"
+def _row(scorer: str) -> Row:
+    return SAMPLERS[scorer or "random"]
 
 
 def command(made_from: Mapping[str, Any], output: str) -> str:

@@ -6,14 +6,14 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 
-from launch.study.samplers import EMBEDDED, MODELS
-from launch.study.schema import Study
+from launch.study.schema import MODELS, Study
 from launch.study.stages import DEALT, TARGET, TRAIN, is_dealt, listing_of, store_of
 from pipeline_steps.embedding.embedder import HASHED_NGRAMS
 from pipeline_steps.engines.models import model_identity
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
 from pipeline_steps.readers.special_files import refuse_special_files
+from pipeline_steps.samplers import EMBEDDED
 from pipeline_steps.stores.files import read_json, write_json
 
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from datatrove.data import Document, DocumentsPipeline
+from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from launch.study.samplers import EMBEDDED, MODELS, Sampler
-from launch.study.schema import Study
+from launch.study.schema import MODELS, Sampler, Study
 from launch.study.stages import (
     DEALT,
     DEALT_FILES,
@@ -34,30 +33,24 @@ from launch.study.stages import (
 )
 from pipeline_steps import (
     EMBEDDED_PROXY,
-    AskLLMScorer,
-    BaseScorer,
     Cut,
     DensityMerge,
-    DensityScorer,
     DensitySketch,
     DSIRFit,
-    DSIRScorer,
     Embedder,
     InstalledDocsReader,
+    KeysScorer,
     KMeansAssign,
     KMeansFit,
     NgramCounts,
-    PerplexityScorer,
-    PrototypesScorer,
     QualityClassifierFit,
-    QualityClassifierScorer,
     ScoreSelector,
-    SemDeDupScorer,
     SemDeDupSimilarities,
 )
 from pipeline_steps.errors import CorpusError, ModelError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
 from pipeline_steps.readers.splits import SPLITS, DealDocuments, as_row, is_written_prose
+from pipeline_steps.samplers import EMBEDDED, SAMPLERS
 from pipeline_steps.stores.files import read_json, write_json
 from train.folders import SealedFolder
 from train.run_directory import checkpoint_folder
@@ -65,23 +58,6 @@ from train.token_store_writer import TokenStoreWriter
 
 
 Pipeline = list[PipelineStep]
-SCORER_CLASSES: dict[str, Callable[..., PipelineStep]] = {
-    "ask-llm": AskLLMScorer,
-    "perplexity": PerplexityScorer,
-    "density": DensityScorer,
-    "semdedup": SemDeDupScorer,
-    "prototypes": PrototypesScorer,
-    "dsir": DSIRScorer,
-    "quality-classifier": QualityClassifierScorer,
-}
-# Folders that a scorer's constructor takes after its own
-_STANDS_ON = {
-    "density": ("embeddings", "density"),
-    "semdedup": ("clusters",),
-    "prototypes": ("clusters",),
-    "dsir": ("dsir",),
-    "quality-classifier": ("quality",),
-}
 _PARTIAL = "corpus.partial"
 
 
@@ -105,9 +81,10 @@ def pipeline_of(study: Study, stage: str) -> Pipeline:
 
 
 def _scorer(study: Study, sampler: Sampler, scores: str) -> PipelineStep:
-    stands_on = [_at(study, stage) for stage in _STANDS_ON.get(sampler.scorer, ())]
+    row = SAMPLERS[sampler.scorer]
+    stands_on = [_at(study, folder) for folder in row.folders]
     model = {"model": proxy(study, sampler)} if sampler.scorer in MODELS else {}
-    return SCORER_CLASSES[sampler.scorer](scores, *stands_on, **model, **sampler.options)
+    return row.scorer_class()(scores, *stands_on, **model, **sampler.options)
 
 
 def place_of(model: str) -> str:
@@ -212,23 +189,6 @@ class PutInPlace(PipelineStep):
             shutil.rmtree(self.target, ignore_errors=True)  # dealt again: it was damaged
             os.replace(self.source, self.target)
         yield from data or ()
-
-
-class KeysScorer(BaseScorer):
-    """Scores every document 0: a store of keys, for chance to draw from where nothing else scores."""
-
-    name = "🔑 Keys"
-
-    def __init__(self, scores: str) -> None:
-        super().__init__(scores, "zero")
-
-    def fingerprint(self) -> dict[str, str]:
-        """What decides the scores."""
-        return {"scorer": "KeysScorer"}
-
-    def score_batch(self, docs: list[Document]) -> list[float]:
-        """Zeros."""
-        return [0.0] * len(docs)
 
 
 def _at(study: Study, place: str) -> str:

@@ -18,12 +18,13 @@ from launch.study.costs import (
     priced,
 )
 from launch.study.progress import fingerprints
-from launch.study.schema import FULL, Study
+from launch.study.schema import Study
 from launch.study.stages import Stage, devices_of, stages_of, store_of
 from launch.study.status import Task, tasks_of
 from launch.study.works import Works
 from pipeline_steps.errors import InvalidStudy, StoreIncomplete
 from pipeline_steps.paper import C4_TOKENS
+from pipeline_steps.samplers import FULL
 
 
 _ALL_OF_C4 = re.compile(r"\bc4/en/c4-train\.\*")

@@ -10,12 +10,12 @@ from typing import Any, get_type_hints
 
 from evaluate_suite.registry import registry
 from launch.study.reading_samplers import check_name, check_step, read_samplers
-from launch.study.samplers import EMBEDDED
 from launch.study.schema import ENGINES, MOST_RUNS, MOST_TASKS, RAY, SLURM, TUNED, Engine, Evaluation, Study
 from launch.study.yaml_lines import Value, read_text, read_yaml, short, suggestion, unique
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
 from pipeline_steps.readers.special_files import refuse_unusable_name
+from pipeline_steps.samplers import EMBEDDED
 
 
 def shipped() -> list[str]:

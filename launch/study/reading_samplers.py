@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from launch.study.samplers import MODELS, OF_ALL, OPTIONS, PAPER_SAMPLERS, SCORERS, Sampler
-from launch.study.schema import FULL, Study
+from launch.study.schema import MODELS, PAPER_SAMPLERS, SCORERS, Sampler, Study
 from launch.study.stages import KEYS
 from launch.study.yaml_lines import Value, short, suggestion
 from pipeline_steps.numerics.priority import MODES
+from pipeline_steps.samplers import FULL, SAMPLERS
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TAKEN = (FULL, KEYS, "train")
+# A prompt is an object of Python, and SemDeDupSimilarities would have to keep the same documents
+_NOT_IN_FILES = ("prompt", "keep")
 
 
 def read_samplers(value: Value, models: list[str]) -> list[Sampler]:
@@ -51,7 +53,8 @@ def _sampler(value: Value, models: list[str]) -> Sampler:
     if mode not in MODES:
         raise settings.wrong(f"no mode {mode!r}: {suggestion(mode, MODES)}")
     model = given.get("model", base.model if base else "")
-    types = OPTIONS.get(scorer, OF_ALL)
+    known = SAMPLERS[scorer or "random"].options_of()
+    types = {key: one.annotation for key, one in known.items() if key not in _NOT_IN_FILES}
     options = entries["options"].entries(types) if "options" in entries else {}
     plain = {key: one.typed(types[key]) for key, one in options.items()}
     return _checked(value, Sampler(name, scorer, mode, model, plain), models)

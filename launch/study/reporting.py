@@ -18,7 +18,6 @@ def report_arguments(study: Study) -> list[str]:
     """Of `winnow report`."""
     scored = {one.name: one for one in study.samplers if one.scorer}
     stores = {name: f"{study.output}/{store_of(one)}" for name, one in scored.items()}
-    lower = [name for name, one in scored.items() if one.mode in ("bottom", "ips", "poisson")]
     selections = {one.name: selection(study, one.name, min(study.rates)) for one in study.samplers}
     stages = stages_of(study)
     hours = {name: _scoring_seconds(study, stages, store_of(one)) / 3600 for name, one in scored.items()}
@@ -26,7 +25,6 @@ def report_arguments(study: Study) -> list[str]:
     arguments += _pairs("--scores", stores)
     arguments += _pairs("--selections", selections)
     arguments += _pairs("--scoring-hours", {name: f"{value:.6g}" for name, value in hours.items()})
-    arguments += ["--lower-is-better", *lower] if lower else []
     return arguments + list(_corpus(study, stores))
 
 

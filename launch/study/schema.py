@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from launch.study.samplers import Sampler
+from pipeline_steps.numerics.priority import Mode
+from pipeline_steps.samplers import FULL, SAMPLERS
+from pipeline_steps.samplers import Sampler as Row
 
 
 ENGINES = ("local", "slurm", "ray")
 # What a study may ask for at most. `winnow status` looks at every task, some 20,000 a second
 MOST_RUNS = 10_000  # the paper has 22 samplers x 5 rates x 2 models
 MOST_TASKS = 10_000  # of each stage: more would wait for a scheduler longer than they work
-FULL = "full"  # the run on everything, of each model
 _JOBS: dict[str, Any] = {
     "workers": int,
     "time": str,  # 24:00:00 without quotes is the number 86400 to YAML, and minutes to Slurm
@@ -29,6 +30,44 @@ SLURM |= {"max_array_size": int, "sbatch_args": dict, "srun_args": dict}
 # The same of its RayPipelineExecutor, and where the cluster is
 RAY = _JOBS | {"address": str, "nodes_per_task": int, "ray_remote_kwargs": dict}
 TUNED = ("glue", "superglue", "cnn_dailymail", "squad")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a study chooses documents.
+
+    Attributes:
+        name: unique in the study.
+        scorer: one of `SCORERS`, the rows of the table that are scorers themselves; "" for a random choice.
+        mode: how the score is cut, as for `pipeline_steps.Cut`.
+        model: of a scorer that asks one: Hub id, folder, "embedded", one of the study's proxies, or a checkpoint of a
+            run on everything, "<model of the study>@<step>".
+        options: further arguments of the scorer, e.g. {"max_tokens": 256}.
+    """
+
+    name: str
+    scorer: str
+    mode: Mode
+    model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored_by(self) -> tuple[Any, ...]:
+        """Return what decides the scores: samplers for which it is equal share a store."""
+        return self.scorer, self.model, dict(self.options)
+
+
+_PLAIN = {row.scorer: row.name for row in SAMPLERS.values() if not row.model}
+
+
+def of_table(row: Row) -> Sampler:
+    """Return a row of the table of samplers as a study states it."""
+    return Sampler(row.name, _PLAIN[row.scorer].replace("random", ""), row.cut, row.model or "", row.options)
+
+
+SCORERS = tuple(name for name in _PLAIN.values() if name != "random")
+MODELS = {row.name for row in SAMPLERS.values() if row.model == ""}  # scorers that ask a model
+PAPER_SAMPLERS = {row.name: of_table(row) for row in SAMPLERS.values() if row.paper}
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from launch.study.samplers import EMBEDDED
 from launch.study.schema import Study
 from pipeline_steps.engines.models import EMBEDDED_PROXY
 from pipeline_steps.engines.pretrained import load_config
+from pipeline_steps.samplers import EMBEDDED
 
 
 _VOCABULARY = 32_128  # rows of every published T5's embedding: their config.json

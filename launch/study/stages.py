@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import xxhash
 
-from launch.study.samplers import EMBEDDED, MODELS, PAPER_SAMPLERS, Sampler
-from launch.study.schema import FULL, Run, Study
+from launch.study.schema import MODELS, PAPER_SAMPLERS, Run, Sampler, Study
+from pipeline_steps.samplers import EMBEDDED, FULL
 from train.run_directory import FREE
 
 

@@ -21,9 +21,10 @@ from typing import Any
 from launch.faults import as_process
 from launch.study.progress import Watched, check_ready, fingerprints
 from launch.study.reading import open_study
-from launch.study.schema import FULL, Run, Study
+from launch.study.schema import Run, Study
 from launch.study.stages import Stage, milestones_of, selection, splits_of, stages_of
 from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.samplers import FULL
 from train.signals import REQUEUE, run_launcher
 
 

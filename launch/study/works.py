@@ -14,8 +14,7 @@ from launch.study.costs import (
     selecting_work,
     shared_work,
 )
-from launch.study.samplers import MODELS, Sampler
-from launch.study.schema import Study
+from launch.study.schema import MODELS, Sampler, Study
 from launch.study.shapes import encoded_tokens, shape_of
 from launch.study.stages import Stage, splits_of, store_of
 from pipeline_steps.embedding.embedder import HASHED_NGRAMS, Embedder

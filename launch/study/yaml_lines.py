@@ -108,7 +108,7 @@ def _is_a(plain: Any, kind: Any) -> bool:
         return any(plain == one and type(plain) is type(one) for one in get_args(kind))
     if get_origin(kind) is list:
         return isinstance(plain, list) and all(_is_a(one, get_args(kind)[0]) for one in plain)
-    allowed = (int, float) if kind is float else kind
+    allowed = (int, float) if kind is float else get_origin(kind) or kind
     return isinstance(plain, allowed) and (kind is bool or not isinstance(plain, bool))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +62,7 @@ class AskLLMScorer(BaseScorer):
         revision: str | None = None,
         prompt: Prompt | Sequence[Prompt] = ASK_LLM,
         max_tokens: int = 512,
-        dtype: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto",
         vllm: dict[str, Any] | None = None,
         metadata_key: str = "ask_llm",
         window_size: int = 4096,

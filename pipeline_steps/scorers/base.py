@@ -36,9 +36,13 @@ class BaseScorer(DocumentColumns):
     Raises:
         WinnowError: an argument holds a credential.
         InvalidScore: a score is NaN or infinite, or a `token_count` is no number of tokens; names the document.
+
+    Attributes:
+        lower_is_better: whether low scores are the good ones; the store records it.
     """
 
     kind = "scores"
+    lower_is_better: bool = False
     extra_fields: tuple[pa.Field, ...] = ()
 
     def __init__(self, scores: str, metadata_key: str, window_size: int = 4096) -> None:
@@ -49,6 +53,10 @@ class BaseScorer(DocumentColumns):
     def schema(self) -> pa.Schema:
         """Columns of the store after `key`."""
         return pa.schema([*SCORE_FIELDS, *self.extra_fields])
+
+    def made(self) -> dict[str, Any]:
+        """Return the configuration that the store records: the fingerprint, and which direction is better."""
+        return super().made() | {"lower_is_better": self.lower_is_better}
 
     @abstractmethod
     def score_batch(self, docs: list[Document]) -> Sequence[float] | Columns:

@@ -44,6 +44,7 @@ class DensityScorer(BaseScorer):
     """
 
     name = "🌐 Density"
+    lower_is_better = True
 
     def __init__(
         self, scores: str, embeddings: str, sketch: str, metadata_key: str = "density", window_size: int = 4096

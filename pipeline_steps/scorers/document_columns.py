@@ -58,6 +58,10 @@ class DocumentColumns(NoCredentials, PipelineStep):
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the values, as JSON types; a store made with another one is refused."""
 
+    def made(self) -> dict[str, Any]:
+        """Return the configuration that the store records."""
+        return self.fingerprint() | {"window_size": self.window_size}
+
     def prepare(self, docs: list[Document]) -> Any:
         """What can be done ahead for one window, in a thread, while another is computed: tokenising. Default: None."""
 
@@ -77,7 +81,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document of `data`, computed or read back from the store."""
         store = SourceStore(self.store, self._full_schema())
-        made, corpus = self.fingerprint() | {"window_size": self.window_size}, CorpusListing(data, self.corpus)
+        made, corpus = self.made(), CorpusListing(data, self.corpus)
         store.begin(self.kind, made, corpus.inputs(type(self).__name__, world_size))
         sources = []
         for source, docs in by_source(data, type(self).__name__):

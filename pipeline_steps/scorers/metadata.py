@@ -21,6 +21,7 @@ class MetadataScorer(BaseScorer):
         scores: folder of the score store.
         key: metadata key of the number, e.g. "language_score".
         window_size: documents committed together.
+        lower_is_better: whether low numbers are the good ones, which the store records.
 
     Raises:
         InvalidScore: a document has no such key, or its value is not a finite number; names document and value.
@@ -28,9 +29,10 @@ class MetadataScorer(BaseScorer):
 
     name = "🏷️ Metadata score"
 
-    def __init__(self, scores: str, key: str, window_size: int = 4096) -> None:
+    def __init__(self, scores: str, key: str, window_size: int = 4096, lower_is_better: bool = False) -> None:
         super().__init__(scores, key, window_size)
         self.key = key
+        self.lower_is_better = bool(lower_is_better)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from datatrove.data import Document
@@ -54,6 +54,7 @@ class PerplexityScorer(BaseScorer):
     """
 
     name = "🤔 Perplexity"
+    lower_is_better = True
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class PerplexityScorer(BaseScorer):
         revision: str | None = None,
         objective: Objective = "span_corruption",
         max_tokens: int | None = 512,
-        dtype: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         metadata_key: str = "perplexity",
         window_size: int = 4096,
     ) -> None:

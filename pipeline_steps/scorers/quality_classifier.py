@@ -113,6 +113,7 @@ class ScoreDistillation(NoCredentials, PipelineStep):
                 "trained_on": teacher.made,
                 "scores": teacher.fingerprint,
                 "unit": teacher.made.get("unit", "the teacher's"),
+                "lower_is_better": teacher.lower_is_better,
                 **measured,
             }
             _save(self.model, student, header)
@@ -122,6 +123,8 @@ class ScoreDistillation(NoCredentials, PipelineStep):
 
 class QualityClassifierScorer(BaseScorer):
     """Scores documents with a fitted classifier (log-odds of being reference text) or distilled score.
+
+    A distilled score has its teacher's direction: that of a perplexity is better low.
 
     Args:
         scores: folder of the score store, any fsspec path.
@@ -166,6 +169,7 @@ class QualityClassifierScorer(BaseScorer):
                     f"{self.model} holds no classifier: run QualityClassifierFit or ScoreDistillation first"
                 ) from None
             self._loaded = LinearModel(tensors["weight"], float(tensors["bias"][0])), header | {"model": digest}
+            self.lower_is_better = header.get("lower_is_better", False)  # of the teacher, if there was one
         return self._loaded
 
 

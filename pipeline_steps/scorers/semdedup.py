@@ -9,7 +9,7 @@ depend on SemDeDup's threshold: one run serves every rate, exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
@@ -119,12 +119,13 @@ class SemDeDupScorer(BaseScorer):
     """
 
     name = "👯 SemDeDup"
+    lower_is_better = True
 
     def __init__(
         self,
         scores: str,
         clusters: str,
-        keep: str = "hard",
+        keep: Literal["hard", "easy"] = "hard",
         metadata_key: str = "semdedup",
         window_size: int = 4096,
     ) -> None:

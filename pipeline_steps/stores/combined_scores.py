@@ -14,7 +14,12 @@ from pipeline_steps.scorers.base import SCORE_FIELDS
 from pipeline_steps.stores.score_store import ScoreStore
 
 
-def combine(target: str, weights: Mapping[str, float], how: Literal["rank", "product"] = "rank") -> ScoreStore:
+def combine(
+    target: str,
+    weights: Mapping[str, float],
+    how: Literal["rank", "product"] = "rank",
+    lower_is_better: bool | None = None,
+) -> ScoreStore:
     """Write a store whose score is a weighted combination of others; a finished target is left as it is.
 
     "rank": the mean of the documents' ranks in each store, from 0 (lowest score) to 1 (highest), equal scores at
@@ -29,6 +34,9 @@ def combine(target: str, weights: Mapping[str, float], how: Literal["rank", "pro
         target: folder of the new score store, any fsspec path.
         weights: by folder of each store, its weight.
         how: "rank" or "product".
+        lower_is_better: whether low combined scores are the good ones, which the target records. By default the
+            larger part of the weights decides: a positive weight keeps its store's direction, a negative one turns it
+            around, and equal parts make high scores the good ones.
 
     Raises:
         StoreMismatch: the stores are not of the same documents, or the target was made otherwise.
@@ -47,7 +55,11 @@ def combine(target: str, weights: Mapping[str, float], how: Literal["rank", "pro
         for path, weight in weights.items()
     ]
     inputs = {"scores": [part["fingerprint"] for part in parts]}
-    result.begin("scores", {"scorer": "combine", "how": how, "parts": parts}, inputs)
+    if lower_is_better is None:
+        directions = (-weight if stores[path].lower_is_better else weight for path, weight in weights.items())
+        lower_is_better = sum(directions) < 0
+    made = {"scorer": "combine", "how": how, "parts": parts, "lower_is_better": lower_is_better}
+    result.begin("scores", made, inputs)
     ranked = {path: np.sort(store.scores) for path, store in stores.items()} if how == "rank" else {}
     for source in tqdm(first.manifest, desc=f"combine into {target}", unit="file"):
         if result.read_to_continue(source) is None:

@@ -51,6 +51,20 @@ class ScoreStore(SourceStore):
         """uint32 [N]; 0 where the scorer counts none."""
         return self.column("tokens")
 
+    @property
+    def lower_is_better(self) -> bool:
+        """Return whether low scores are the good ones, as the scorer recorded it.
+
+        Raises:
+            StoreMismatch: the store does not say, so an earlier version of this package wrote it.
+        """
+        if "lower_is_better" not in self.made:
+            raise StoreMismatch(
+                f"{self.path} does not say whether its low scores are the good ones: an earlier version wrote it; "
+                "score the corpus again, into another folder"
+            )
+        return bool(self.made["lower_is_better"])
+
     def to_arrow(self) -> pa.Table:
         """All columns of the corpus as one table, with each document's `source`; `.to_pandas()` makes a DataFrame."""
         parts = []

@@ -27,9 +27,9 @@ from conftest import document
 from scipy.stats import kendalltau
 
 from launch.cli import main
+from launch.compare import overlap, rank_agreement
 from launch.one_off import parts, selecting
 from launch.one_off.card import size_category
-from launch.one_off.comparing import overlap, rank_agreement
 from launch.one_off.publishing import HubDataset, LocalFolder, RemoteFolder, destination
 from launch.study import local
 from pipeline_steps import Cut, ScoreStore, Selection, combine, select
@@ -608,7 +608,7 @@ def test_numbers_of_a_comparison(monkeypatch):
     whole = rank_agreement(x, y, key)
     low, high = whole["interval"]
     assert low < whole["tau"] < high
-    monkeypatch.setattr("launch.one_off.comparing.MOST_RANKED", 400)
+    monkeypatch.setattr("launch.compare.MOST_RANKED", 400)
     part, order = rank_agreement(x, y, key), generator.permutation(1000)
     assert part["documents"] == 400
     assert abs(part["tau"] - whole["tau"]) < 0.1

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from launch.study.proxies import build_proxy
 from launch.study.reading import open_study, parse_study, shipped
-from launch.study.samplers import PAPER_SAMPLERS, SCORERS
-from launch.study.schema import Run
+from launch.study.schema import PAPER_SAMPLERS, SCORERS, Run
 from launch.study.yaml_lines import read_yaml
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import InvalidStudy, ModelError, StoreMismatch

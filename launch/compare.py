@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.one_off.publishing import RECORD
+from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.numerics.keys import document_key, keys_digest, mix
 from pipeline_steps.readers.corpus import open_corpus, why_not
+from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
 
@@ -87,6 +89,7 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
 
     Raises:
         StoreMismatch: they are of different corpora, or the corpus is another one.
+        ModelError: scores are compared without SciPy.
     """
     one, other = open_side(a), open_side(b)
     if one.digest != other.digest:
@@ -94,6 +97,8 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
             f"{a} and {b} are of different corpora ({one.documents:,} and {other.documents:,} documents): give two of "
             "one corpus"
         )
+    if one.store is not None or other.store is not None:
+        require("scipy", "eval")
     masks = _masks(one, other, rate)
     scores = [None if side.store is None or _by_chance(side.store) else _oriented(side.store) for side in (one, other)]
     found: dict[str, Any] = {"a": a, "b": b, "corpus_documents": one.documents, **overlap(*masks)}
@@ -184,7 +189,7 @@ def _mask(side: Side, other: Side, rate: float) -> np.ndarray:
     if side.mask is not None:
         return side.mask
     assert side.store is not None
-    mode: Any = "random" if _by_chance(side.store) else "bottom" if _lower(side.store) else "top"
+    mode: Any = "random" if _by_chance(side.store) else "bottom" if side.store.lower_is_better else "top"
     cut = Cut(mode, rate=rate) if other.mask is None else Cut(mode, k=int(other.mask.sum()))
     return select(side.store, cut).mask
 
@@ -194,22 +199,18 @@ def _kept_by(side: Side, other_path: str, rate: float, other: Side) -> str:
         return ""
     if _by_chance(side.store):
         return f"{rate:.0%} by chance" if other.mask is None else f"as many as {other_path} keeps, by chance (seed 0)"
-    end = "lowest" if _lower(side.store) else "highest"
+    end = "lowest" if side.store.lower_is_better else "highest"
     return f"its {end} {rate:.0%}" if other.mask is None else f"as many of its {end} as {other_path} keeps"
 
 
 def _by_chance(store: ScoreStore) -> bool:
-    """Whether its scores are all the same: keys for chance to draw from."""
-    return bool(store.made.get("scorer") == "KeysScorer")
-
-
-def _lower(store: ScoreStore) -> bool:
-    """Whether low scores are the good ones."""
-    return store.made.get("scorer") in ("PerplexityScorer", "SemDeDupScorer", "DensityScorer")
+    """Return whether the store holds keys for a random cut to draw from, and no scores."""
+    row = of_scorer(store.made.get("scorer"))
+    return row is not None and row.cut == "random"
 
 
 def _oriented(store: ScoreStore) -> np.ndarray:
-    return -store.scores if _lower(store) else store.scores
+    return -store.scores if store.lower_is_better else store.scores
 
 
 def _rows(masks: tuple[np.ndarray, np.ndarray], scores: list[np.ndarray | None], shown: int) -> dict[str, list[int]]:
