@@ -18,7 +18,7 @@ from launch.inspect import inspect, show
 from launch.neighbours import neighbours, show_neighbours
 from launch.one_off.commands import add_one_off_commands
 from launch.quickstart import run_quickstart
-from launch.quickstart_report import write_report
+from launch.quickstart_report import write_quickstart_report
 from launch.report_command import add_report
 from launch.stages import Settings
 from launch.study.commands import add_study_commands
@@ -77,12 +77,9 @@ def main(argv: list[str] | None = None) -> int:
 def _quickstart(args: argparse.Namespace) -> int:
     chosen = {field.name: getattr(args, field.name) for field in fields(Settings)}
     run = run_quickstart(args.output, Settings(**chosen), args.workers)
-    report = write_report(run, args.command)
+    settings = write_quickstart_report(run, args.command)
     console = wide()
-    console.print(terminal_table(report))
-    for task, title in report.tasks.items():
-        for sentence in report.verdicts[task]:
-            console.print(f"  {title}: {sentence}", highlight=False)
+    console.print(terminal_table(settings))
     console.print(f"report   {run.path('report.html')}\nresults  {run.path('results.jsonl')}", highlight=False)
     return 0
 

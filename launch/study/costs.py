@@ -261,7 +261,7 @@ def breaks_even(scores: str, hours: float | None, runs: int, training: Mapping[s
         runs: that share the scores.
         training: accelerator hours of one run, by model.
     """
-    from evaluate_suite.figures.cost import break_even
+    from evaluate_suite.report.outcomes import break_even
 
     def shares(among: int) -> dict[str, float | None]:
         return {

@@ -1,4 +1,4 @@
-"""Over-scaling and effective model size of every run of a study, against its own runs on everything."""
+"""What a selection is worth: over-scaling, effective model size, and the hours that its scores must save."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import numpy as np
 
 from evaluate_suite.normalised import RUN_NOISE, Normalised, effective_model_size, over_scaling
 from evaluate_suite.registry import SUITES
-from evaluate_suite.study.points import Point, Study, finals, parameters, references
+from evaluate_suite.report.points import HEADLINES, Measurements, Point, finals, parameters, references
 from pipeline_steps.errors import InvalidCut
-
-
-HEADLINES = {"over_scaling": "Over-scaling", "effective_size": "Effective model size"}
-UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
+from pipeline_steps.samplers import FULL
 
 
 @dataclass(frozen=True)
@@ -34,19 +31,23 @@ class Outcome:
     missing: Mapping[str, str]
 
 
-def outcomes(study: Study) -> dict[tuple[str, str, float, int], Outcome]:
-    """Of the checkpoints at which the suites of the run's last one were measured, by (model, sampler, rate, step)."""
-    suites = {(point.model, point.sampler, point.rate): _values(point).keys() for point in finals(study)}
+Outcomes = Mapping[tuple[str, str, float, int], Outcome]
+"""Outcomes by model, sampler, rate and step."""
+
+
+def outcomes(study: Measurements) -> dict[tuple[str, str, float, int], Outcome]:
+    """Return the outcomes of the checkpoints at which the suites of their run's last one were measured."""
+    suites = {point.run: _values(point).keys() for point in finals(study)}
     noises = {model: run_noise(study, model) for model in {point.model for point in study.checkpoints}}
     return {
-        (point.model, point.sampler, point.rate, point.step): outcome(study, point, noises[point.model])
+        (*point.run, point.step): outcome(study, point, noises[point.model])
         for point in study.checkpoints
-        if _values(point).keys() == suites[point.model, point.sampler, point.rate]
+        if _values(point).keys() == suites[point.run]
     }
 
 
-def outcome(study: Study, point: Point, noise: Mapping[str, float]) -> Outcome:
-    """Of one checkpoint, against the last checkpoints of the models of its family that were trained on everything.
+def outcome(study: Measurements, point: Point, noise: Mapping[str, float]) -> Outcome:
+    """Return the outcome of one checkpoint, against the last checkpoints of the models of its family that were trained on everything.
 
     Args:
         study: with the references.
@@ -83,20 +84,41 @@ def outcome(study: Study, point: Point, noise: Mapping[str, float]) -> Outcome:
     return Outcome(scaled, sized, larger, missing)
 
 
-def headline(outcome: Outcome, name: str) -> tuple[float, float, float] | None:
-    """Value and 95 % interval in the unit of `UNITS`, for `name` of `HEADLINES`; None if there is none."""
-    found: Normalised | None = getattr(outcome, name)
-    scale = 1e-6 if name == "effective_size" else 1.0
-    return None if found is None else (scale * found.value, scale * found.low, scale * found.high)
+def estimate(point: Point, outcomes: Outcomes, measure: str) -> tuple[float, float, float] | None:
+    """Return value and 95 % interval of any measure of a checkpoint, in its unit; None if it was not measured.
+
+    Training on everything is worth 0 % and its own size by definition.
+    """
+    if measure not in HEADLINES:
+        score = point.scores.get(measure)
+        return (score.value, score.low, score.high) if score else None
+    found = outcomes.get((*point.run, point.step))
+    number: Normalised | None = getattr(found, measure) if found else None
+    if number is None:
+        return None
+    if point.sampler == FULL:
+        return (full_value(measure, point.model),) * 3
+    scale = 1e-6 if measure == "effective_size" else 1.0
+    return scale * number.value, scale * number.low, scale * number.high
 
 
 def full_value(name: str, model: str) -> float:
-    """What training on everything is worth by definition: 0 %, and the model's own size in millions."""
+    """Return what training on everything is worth by definition: 0 %, and the model's own size in millions."""
     return 0.0 if name == "over_scaling" else (parameters(model) or 0) * 1e-6
 
 
-def run_noise(study: Study, model: str) -> dict[str, float]:
-    """Standard deviation of each suite between trainings: of this study's seeds pooled over runs, else T5's own."""
+def total_hours(saved: float, scoring: float, training: float, runs: int = 1) -> float:
+    """Return the hours of one of `runs` trainings that share the scores and each save that share of training."""
+    return (1 - saved) * training + scoring / runs
+
+
+def break_even(scoring: float, training: float, runs: int = 1) -> float:
+    """Return the share of training that must be saved to pay for the scores; above 1 they never pay."""
+    return scoring / (runs * training)
+
+
+def run_noise(study: Measurements, model: str) -> dict[str, float]:
+    """Return the standard deviation of each suite between trainings: of this study's seeds pooled over runs, else T5's own."""
     variances: dict[str, list[float]] = {}
     for point in finals(study, model):
         for measure, score in point.scores.items():

@@ -1,4 +1,5 @@
-"""How scorers differ: ranks on small and large models (Fig. 6), order of documents (Fig. 7), scores (Fig. 9)."""
+"""Figures of scorers: ranks on small and large models (the paper's Fig. 6), order of documents (Fig. 7), scores (Fig. 9),
+and what scores cost (the extended version's Table 2)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluate_suite.agreement import kendall_tau_matrix
-from evaluate_suite.figures.style import INK, SERIES, panels, say
-from evaluate_suite.study.table_data import minus
+from evaluate_suite.report.outcomes import break_even, total_hours
+from evaluate_suite.report.style import FAINT, INK, SERIES, full_line, legend, panels, say, series
+from evaluate_suite.report.table_data import minus, time_unit
 from pipeline_steps.samplers import label, ordered
 
 
@@ -22,7 +24,7 @@ _DARK = 0.45  # luminance below which white numbers are read more easily than bl
 
 
 def rank_changes(changes: Mapping[str, float], smaller: str, larger: str) -> Figure:
-    """A bar per scorer: how many ranks it rises from the smaller to the larger model, of `agreement.rank_change`."""
+    """Draw a bar per scorer: how many ranks it rises from the smaller to the larger model, of `agreement.rank_change`."""
     names = sorted(changes, key=lambda name: (changes[name], name))
     figure, (axes,) = panels(1, size=(5.6, 1.1 + 0.24 * len(names)))
     values = [changes[name] for name in names]
@@ -42,12 +44,12 @@ def rank_changes(changes: Mapping[str, float], smaller: str, larger: str) -> Fig
 
 
 def oriented(scores: Mapping[str, np.ndarray], lower_is_better: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Scores [N] by scorer, in the order of families, turned so that higher is better."""
+    """Return scores [N] by scorer, in the order of families, turned so that higher is better."""
     return {name: -scores[name] if name in lower_is_better else scores[name] for name in ordered(scores)}
 
 
 def tau_heat_map(scores: Mapping[str, np.ndarray], lower_is_better: Collection[str] = ()) -> Figure:
-    """Kendall's tau-b of every pair of scorers on the same documents.
+    """Draw Kendall's tau-b of every pair of scorers on the same documents.
 
     Args:
         scores: float32 [N] by scorer.
@@ -89,27 +91,65 @@ def tau_heat_map(scores: Mapping[str, np.ndarray], lower_is_better: Collection[s
 
 
 def distributions(
-    scores: Mapping[str, np.ndarray], lower_is_better: Collection[str] = (), units: Mapping[str, str] | None = None
+    scores: Mapping[str, np.ndarray],
+    lower_is_better: Collection[str] = (),
+    units: Mapping[str, str] | None = None,
+    kept: Mapping[str, np.ndarray] | None = None,
+    colours: Mapping[str, int] | None = None,
 ) -> Figure:
-    """A histogram per scorer, higher is better, of what lies between the quantiles `CLIP`.
+    """Draw a histogram per scorer, higher is better, of what lies between the quantiles `CLIP`.
 
     Args:
         scores: float32 [N] by scorer.
         lower_is_better: scorers whose scores are shown with their sign changed, as App. D.1 does perplexities.
         units: of the scores.
+        kept: bool [N] by scorer, what its sampler keeps: drawn in front of the corpus.
+        colours: number of the series of a sampler.
     """
     turned = oriented(scores, lower_is_better)
-    figure, axes = panels(len(turned), 3, (3.8, 2.6))
+    figure, axes = panels(len(turned), 3, (4.6, 3.1) if len(turned) == 1 else (3.8, 2.6))
     for one, (name, score_N) in zip(axes, turned.items(), strict=True):
         low, high = np.quantile(score_N, CLIP)
         low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
-        shown = score_N[(score_N >= low) & (score_N <= high)]
-        one.hist(shown, bins=list(np.linspace(low, high, _BINS + 1)), color=SERIES[1])
+        bins, colour = list(np.linspace(low, high, _BINS + 1)), SERIES[(colours or {}).get(name, 1)]
+        inside_N = (score_N >= low) & (score_N <= high)
+        mask_N = (kept or {}).get(name)
+        one.hist(score_N[inside_N], bins=bins, color=colour if mask_N is None else FAINT)
+        if mask_N is not None:
+            one.hist(score_N[inside_N & mask_N], bins=bins, color=colour)
         one.locator_params(axis="x", nbins=5)
         one.locator_params(axis="y", nbins=4)
         unit = (units or {}).get(name) or "score"
         say(one, label(name), f"−{unit}" if name in lower_is_better else unit, "documents")
-    figure.supxlabel(
-        f"{CLIP[0]:.1%} of the documents at either end are not shown", fontsize=9, color=INK, x=0.01, ha="left"
-    )
+    if len(turned) > 1:
+        said = f"{CLIP[0]:.1%} of the documents at either end are not shown"
+        figure.supxlabel(said, fontsize=9, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def cost(scoring: Mapping[str, float], training: Mapping[str, float], runs: int = 1) -> Figure:
+    """Draw a panel per model, a line per scorer: time in total against the share of training saved.
+
+    Args:
+        scoring: accelerator hours of scoring the corpus, by scorer; the most expensive are shown.
+        training: accelerator hours of training on everything, by model.
+        runs: trainings that share the scores.
+    """
+    figure, axes = panels(len(training), 2, (5.2, 3.6))
+    names = ordered(sorted(scoring, key=lambda name: -scoring[name])[: len(SERIES)])
+    saved = np.linspace(0, 1, 11)
+    unit, per_hour = time_unit([*scoring.values(), *training.values()])
+    for one, (model, hours) in zip(axes, sorted(training.items(), key=lambda item: item[1]), strict=True):
+        for number, name in enumerate(names):
+            total = [per_hour * total_hours(share, scoring[name], hours, runs) for share in saved]
+            one.plot(100 * saved, total, label=label(name), markevery=5, **series(number))
+            share = break_even(scoring[name], hours, runs)
+            if share <= 1:
+                look = {"marker": "o", "markersize": 10, "fillstyle": "none", "color": INK, "zorder": 5}
+                one.plot([100 * share], [per_hour * hours], **look)
+        one.axhline(per_hour * hours, label="everything, without scores", **full_line())
+        one.set_ylim(bottom=0)
+        shared = "" if runs == 1 else f", {runs} runs share the scores"
+        say(one, f"{model}{shared}", "training saved, %", f"accelerator {unit}")
+    legend(figure, axes[0].get_legend_handles_labels()[0], 2)
     return figure

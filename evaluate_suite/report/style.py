@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 INK, FAINT = "#22252b", "#dcd8d0"
 # Checked for protanopia, deuteranopia and tritanopia (Machado et al. 2009, severity 1): the tests hold them apart
 SERIES = ("#7b8190", "#2f74c0", "#c8551b", "#2a8a62", "#a020f0", "#e69900", "#29cc7a")
+MOST_LINES = len(SERIES)  # of one figure: more cannot be told apart
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = (
     "-",
@@ -35,7 +36,7 @@ _DPI = 200
 
 
 def panels(count: int, columns: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels in rows, and its axes."""
+    """Make a figure of so many panels in rows, and return its axes too."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -55,14 +56,14 @@ def panels(count: int, columns: int = 1, size: tuple[float, float] = _PANEL) -> 
 
 
 def say(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title of a panel and names of its axes, units included."""
+    """Write the title of a panel and the names of its axes, units included."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel(x, fontsize=10.5, color=INK)
     axes.set_ylabel(y, fontsize=10.5, color=INK)
 
 
 def series(number: int) -> dict[str, Any]:
-    """Colour, marker and dash of the `number`-th line: each alone tells seven apart."""
+    """Return colour, marker and dash of the `number`-th line: each alone tells seven apart."""
     return {
         "color": SERIES[number % len(SERIES)],
         "marker": _MARKERS[number % len(_MARKERS)],
@@ -73,12 +74,12 @@ def series(number: int) -> dict[str, Any]:
 
 
 def full_line() -> dict[str, Any]:
-    """Of training on everything."""
+    """Return the look of the line of training on everything."""
     return {"color": INK, "linestyle": (0, (2, 2)), "linewidth": 1.2}
 
 
 def legend(figure: Figure, handles: Sequence[Any], columns: int) -> None:
-    """One legend below all panels, which it leaves as high as they are; handles of the same label are shown once."""
+    """Draw one legend below all panels, which stay as high as they are; handles of the same label are shown once."""
     unique = {handle.get_label(): handle for handle in handles}
     figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * -(-len(unique) // columns))
     figure.legend(
@@ -94,7 +95,7 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int) -> None:
 
 
 def numbers(values: Iterable[float]) -> list[str]:
-    """Short numerals: 2000 is "2k", 5.2e11 is "524B"."""
+    """Write short numerals: 2000 is "2k", 5.2e11 is "524B"."""
     shown = []
     for value in values:
         scale, suffix = next(((s, x) for s, x in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(value) >= s), (1.0, ""))
@@ -103,7 +104,7 @@ def numbers(values: Iterable[float]) -> list[str]:
 
 
 def plain_log_ticks(axes: Axes) -> None:
-    """Logarithmic y axis with numbers a reader knows (200, 500) instead of powers of ten."""
+    """Make the y axis logarithmic, with numbers a reader knows (200, 500) instead of powers of ten."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_yscale("log")
@@ -117,7 +118,7 @@ def plain_log_ticks(axes: Axes) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """Inline SVG; ink, rules and series become variables of the page, so that light, dark and print are one file."""
+    """Return inline SVG; ink, rules and series become variables of the page, so that light, dark and print are one file."""
     text = _bytes(figure, "svg", description).decode()
     text = re.sub(r"^.*?(?=<svg )", "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Column:
-    """Of a table.
+    """A column of a table: its header, its unit, and which direction is better.
 
     Attributes:
         header: its name.
@@ -23,14 +23,14 @@ class Column:
 
     @property
     def text(self) -> str:
-        """Name, unit and an arrow to what is better."""
+        """The header with the unit and an arrow to what is better."""
         arrow = {"higher": " ↑", "lower": " ↓"}.get(self.direction, "")
         return f"{self.header}{f', {self.unit}' if self.unit else ''}{arrow}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a table.
+    """A cell of a table: a number with its interval, or words.
 
     Attributes:
         text: what is read.
@@ -38,7 +38,9 @@ class Cell:
         low: lower end of the 95 % confidence interval; None if there is none.
         high: upper end.
         digits: after the point, of the interval's ends.
-        best: of its column.
+        best: whether it is the best of its column.
+        shade: 0 to 1, how strongly its background is tinted.
+        dot: number of the series whose colour stands before the text, -1 for ink; None for no dot.
     """
 
     text: str
@@ -47,6 +49,8 @@ class Cell:
     high: float | None = None
     digits: int = 1
     best: bool = False
+    shade: float = 0.0
+    dot: int | None = None
 
     @property
     def interval(self) -> str:
@@ -58,7 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Of a report.
+    """A table of a report.
 
     Attributes:
         title: what it shows.
@@ -76,18 +80,30 @@ class Table:
 NOTHING = Cell("–")
 
 
+def joined(table: Table, more: Table) -> Table:
+    """Put the columns of a second table, which names the same rows, after those of a table."""
+    rows = [(*row, *further[1:]) for row, further in zip(table.rows, more.rows, strict=True)]
+    return Table(table.title, (*table.columns, *more.columns[1:]), tuple(rows), (*table.notes, *more.notes))
+
+
+def time_unit(hours: Iterable[float]) -> tuple[str, float]:
+    """Return the unit in which the longest of some times reads well, and how many of it are an hour."""
+    longest = max(hours, default=1.0)
+    return ("hours", 1.0) if longest >= 1 else ("minutes", 60.0) if longest >= 0.1 else ("seconds", 3600.0)
+
+
 def number(value: float, digits: int = 1, low: float | None = None, high: float | None = None) -> Cell:
-    """A cell of a number, with its interval if there is one."""
+    """Make a cell of a number, with its interval if there is one."""
     return Cell(minus(f"{value:,.{digits}f}"), value, low, high, digits)
 
 
 def minus(text: str) -> str:
-    """With a minus sign that is as wide as a digit."""
+    """Give a number in words a minus sign that is as wide as a digit."""
     return text.replace("-", "−")
 
 
 def mark_best(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> tuple[tuple[Cell, ...], ...]:
-    """The rows, with the best cell of every column that has a direction marked; equal ones all are."""
+    """Mark the best cell of every column that has a direction; equal ones are all marked."""
     best = []
     for number, column in enumerate(columns):
         values = [v for row in rows if (v := row[number].value) is not None and math.isfinite(v)]
@@ -103,7 +119,7 @@ def mark_best(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> tupl
 
 
 def to_markdown(table: Table, intervals: bool = True) -> str:
-    """A GitHub table with its title and footnotes; the best of a column in bold."""
+    """Write a GitHub table with its title and footnotes; the best of a column is in bold."""
     header = [escaped(column.text) for column in table.columns]
     lines = [[_cell(cell, intervals) for cell in row] for row in table.rows]
     widths = [max(3, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]
@@ -118,7 +134,7 @@ def to_markdown(table: Table, intervals: bool = True) -> str:
 
 
 def to_html(table: Table, intervals: bool = True) -> str:
-    """A table in a box that it scrolls in, sortable by `data-value`; the caller's page has the styles."""
+    """Write a table in a box that it scrolls in, sortable by `data-value`; the caller's page has the styles."""
     from markupsafe import escape
 
     head = "".join(f'<th scope="col">{escape(column.text)}</th>' for column in table.columns)
@@ -140,7 +156,11 @@ def _html_cell(place: int, cell: Cell, intervals: bool) -> str:
     small = f"<small>{escape(cell.interval)}</small>" if intervals and cell.interval else ""
     text = f"<strong>{escape(cell.text)}</strong>" if cell.best else escape(cell.text)
     value = "" if cell.value is None else f' data-value="{cell.value:.10g}"'
-    return f'<th scope="row"{value}>{text}{small}</th>' if place == 0 else f"<td{value}>{text}{small}</td>"
+    tint = f' style="--tint: {100 * cell.shade:.0f}%"' if cell.shade else ""
+    if cell.dot is not None:
+        colour = "var(--ink)" if cell.dot < 0 else f"var(--series-{cell.dot})"
+        text = f'<span class="dot" style="background: {colour}"></span>{text}'
+    return f'<th scope="row"{value}>{text}{small}</th>' if place == 0 else f"<td{value}{tint}>{text}{small}</td>"
 
 
 def _cell(cell: Cell, intervals: bool) -> str:
@@ -150,7 +170,7 @@ def _cell(cell: Cell, intervals: bool) -> str:
 
 
 def escaped(text: str) -> str:
-    """For Markdown: no cell ends early, no markup of a name takes effect."""
+    """Escape text for Markdown: no cell ends early, no markup of a name takes effect."""
     for sign in "\\|*_`[$":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
