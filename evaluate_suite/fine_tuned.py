@@ -67,7 +67,7 @@ def fine_tune(checkpoint: Checkpoint, suite: str, cache: Path, how: FineTuning) 
     run_dir = tuning_folder(checkpoint, suite, cache)
 
     def launch() -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
+        command = [sys.executable, "-P", "-m", "accelerate.commands.launch", *shlex.split(how.launch)]
         command += ["-m", "evaluate_suite.fine_tune", "--suite", suite, "--model", checkpoint.model]
         code = run_launcher([*command, "--run_dir", str(run_dir), *how.words], run_dir, _environment())
         if code == REQUEUE:
@@ -127,4 +127,5 @@ def _environment() -> dict[str, str]:
     """Of the processes that compute: on a machine without a GPU, accelerate is told so."""
     import torch
 
-    return dict(os.environ) | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"})
+    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, **cpu, "PYTHONSAFEPATH": "1"}

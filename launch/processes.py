@@ -32,7 +32,7 @@ class Job:
     """One process of a stage.
 
     Attributes:
-        module: what `python -m` runs.
+        module: what `python -P -m` runs.
         arguments: its command line.
         log: file its output is appended to; on a user's error (status 2) its last line is the message.
         title: what messages call it; "": by its log.
@@ -165,7 +165,7 @@ def _start(job: Job, devices: Sequence[str]) -> subprocess.Popen[bytes]:
     own = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
     with open(job.log, "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", job.module, *job.arguments],
+            [sys.executable, "-P", "-m", job.module, *job.arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from pipeline_steps.terminal import is_quiet
 from train.run_directory import last_row
 
 
@@ -19,11 +20,12 @@ Fraction = Callable[[], float | None]
 
 
 class StageProgress:
-    """One line per stage: a live bar on a terminal, elsewhere one line when a stage is done."""
+    """One line per stage: a live bar on a terminal, elsewhere one line when a stage is done; if quiet, notes only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = console.is_terminal
+        self._quiet = is_quiet()
+        self._live = console.is_terminal and not self._quiet
         self._bars = Progress(
             TextColumn("{task.description:<34}", markup=False),
             BarColumn(bar_width=32),
@@ -54,7 +56,7 @@ class StageProgress:
         """Show a stage as done; `seconds` is None if there was nothing to do."""
         self.update(title, 1.0)
         self._bars.stop_task(self._tasks[title])
-        if not self._live:
+        if not self._live and not self._quiet:
             self._console.print(f"{title:<34} {'already done' if seconds is None else f'{seconds:6.1f} s'}")
 
     def note(self, text: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
 
 
+if TYPE_CHECKING:
+    from launch.commands.studies import ReportFlags
+
+
 _DOCUMENTS = 10  # of each kind
 _LIBRARIES = ("matplotlib", "numpy", "scipy")
 
@@ -45,18 +49,18 @@ class Stores:
     lower: frozenset[str]
 
 
-def write_study_report(args: argparse.Namespace) -> Iterator[str]:
-    """Read what `launch.report_command` was given, write the report, and say which files there are now.
+def write_study_report(runs: Sequence[str], args: ReportFlags, command: str) -> Iterator[str]:
+    """Read what `winnow report` was given, write the report, and say which files there are now.
 
     Raises:
         WinnowError: results, stores, selections or the corpus cannot be used together.
     """
-    study = read_study(args.runs, args.partial)
+    study = read_study(list(runs), args.partial)
     study = replace(study, scoring_hours={**study.scoring_hours, **dict(args.scoring_hours)})
     stores = open_stores(args.scores, args.lower_is_better)
     selections = open_selections(args.selections, stores)
     found = outcomes(study)
-    versions = _versions(args.command)
+    versions = _versions(command)
     scores = {name: store.scores for name, store in stores.opened.items()}
     units = {name: store.made.get("unit", "score") for name, store in stores.opened.items()}
     page = args.format == "html"

@@ -91,7 +91,7 @@ def verify_resume(tokens: str, folder: str, processes: int, flags: list[str], se
 @contextmanager
 def _run(tokens: str, run_dir: Path, processes: int, flags: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A training run, which does not outlive the block."""
-    launcher = [sys.executable]
+    launcher = [sys.executable, "-P"]
     if processes > 1:
         launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
         launcher += ["--num_processes", str(processes)]
@@ -128,7 +128,8 @@ def _environment(processes: int) -> dict[str, str]:
     """The same threads in every run: the bits of a sum depend on them. Without a GPU, processes talk over gloo."""
     import torch
 
-    environment = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))} | os.environ
+    threads = str(max(1, torch.get_num_threads() // processes))
+    environment = {"OMP_NUM_THREADS": threads} | os.environ | {"PYTHONSAFEPATH": "1"}
     return environment if torch.cuda.is_available() else environment | {"ACCELERATE_USE_CPU": "true"}
 
 
