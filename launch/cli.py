@@ -9,12 +9,10 @@ from io import TextIOWrapper
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
-from cyclopts.config import Dict
 
 from launch.commands.help_page import Filled, teach
 from launch.commands.mistakes import sentence
-from launch.faults import USERS_FAULT, as_sentence
-from launch.processes import StageFailed
+from launch.faults import USERS_FAULT, StageFailed, as_sentence
 from launch.safe_path import keep_path_safe
 from pipeline_steps import __version__
 from pipeline_steps.credentials import refuse_credentials_in_command
@@ -153,6 +151,8 @@ def _start(
     if config is None:
         app.config = ()
     else:
+        from cyclopts.config import Dict
+
         from launch.commands.config_file import read_config
 
         app.config = (Dict(read_config(config), source=config, use_commands_as_keys=False),)

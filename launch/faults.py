@@ -18,6 +18,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_SAID = "No space left on device"  # by libraries whose errors have no number, such as safetensors
 
 
+class StageFailed(Exception):
+    """A stage's process died: the message says how, and where its log is."""
+
+
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers"), "score"),
     **dict.fromkeys(("accelerate", "psutil", "numba", "tensorboard"), "train"),

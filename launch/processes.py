@@ -15,16 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launch.faults import DISK_FULL, USERS_FAULT, disk_full
+from launch.faults import DISK_FULL, USERS_FAULT, StageFailed, disk_full
 from pipeline_steps.errors import WinnowError
 from train.signals import signal_when_parent_dies
 
 
 TICK = 0.2  # seconds between two looks at the processes
-
-
-class StageFailed(Exception):
-    """A stage's process died: the message says how, and where its log is."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from launch.processes import StageFailed
+from launch.faults import StageFailed
 from pipeline_steps.errors import InvalidCut, StoreMismatch
 from train.arguments import parse
 from train.plan import PretrainArguments

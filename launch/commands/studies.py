@@ -260,7 +260,7 @@ def schema() -> int:
     Examples:
       winnow schema > study.schema.json
     """
-    from launch.study_file import schema as schema_of_studies
+    from launch.study_file import schema as schema_of_studies  # type: ignore[import-not-found,unused-ignore]
 
     sys.stdout.write(json_module.dumps(schema_of_studies(), indent=2) + "\n")
     return 0

@@ -19,7 +19,8 @@ from datatrove.executor import RayPipelineExecutor
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
 
-from launch.processes import TICK, StageFailed, log_end
+from launch.faults import StageFailed
+from launch.processes import TICK, log_end
 from launch.progress import StageProgress
 from launch.study.progress import forgive, task_state, tasks_left
 from launch.study.schema import Study
