@@ -43,7 +43,7 @@ def run_quickstart(folder: str, settings: Settings, workers: int) -> Run:
     _check(settings, workers)
     run = Run(Path(folder), settings)
     run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder, "quickstart"), StageProgress(Terminal()) as progress:
+    with locked(run.folder, "quickstart"), StageProgress(Terminal(stderr=True)) as progress:
         claim(run.path("settings.json"), asdict(run.settings), str(run.folder))
         for make_stage in STAGES:
             _run_stage(run, make_stage(run, workers), workers, progress)

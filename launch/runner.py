@@ -24,13 +24,12 @@ from launch.stages.corpora import Files
 from launch.stages.runs import COSTS, RESULTS
 from launch.worker import command
 from pipeline_steps.engines.models import model_identity
-from pipeline_steps.errors import InvalidStudy, WinnowError
+from pipeline_steps.errors import InvalidStudy, StageFailed, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
 from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from pipeline_steps.stores.files import DELETE, create, read_json, seal, write_json
 from train.folders import locked
-from train.signals import StageFailed
 
 
 Say = Callable[[str], None]

@@ -80,7 +80,7 @@ def _run(output: str, tasks: int, workers: int) -> None:
         for part in range(parts)
     ]
     start = time.monotonic()
-    with StageProgress(Terminal()) as progress:
+    with StageProgress(Terminal(stderr=True)) as progress:
         run_jobs(jobs, parts, lambda: progress.update("Tokenize", _finished(folder, tasks) / tasks))
         progress.finish("Tokenize", time.monotonic() - start)
 

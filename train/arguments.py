@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -139,12 +140,22 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, un
     if config.config is not None:
         flags = _as_flags(parser, config.config, [field.name for field in fields(kind)]) + flags  # type: ignore[arg-type]
     words = [*unless, *flags]
+    _refuse_unknown_flags(parser, words)
     made, *_, unknown = parser.parse_args_into_dataclasses(
         words, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return made
+
+
+def _refuse_unknown_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Exit with the nearest flag for one that is unknown, which argparse tells only if nothing else is wrong."""
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        if flag not in known:
+            near = difflib.get_close_matches(flag, known, n=1)
+            parser.error(f"unrecognized arguments: {flag}{f'. Did you mean {near[0]}?' if near else ''}")
 
 
 def shipped() -> list[str]:

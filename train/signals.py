@@ -24,10 +24,6 @@ def signal_when_parent_dies(number: int) -> None:
         prctl(1, number)  # PR_SET_PDEATHSIG, <sys/prctl.h>
 
 
-class StageFailed(Exception):
-    """A process died of something that is not the user's fault: the message says how, and where its log is."""
-
-
 @contextmanager
 def stopping_signals() -> Iterator[list[int]]:
     """A list that the numbers of stopping signals are put into instead of ending the process."""

@@ -20,10 +20,9 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from pipeline_steps.errors import InvalidCut, StoreMismatch
+from pipeline_steps.errors import InvalidCut, StageFailed, StoreMismatch
 from train.arguments import PretrainArguments, parse
 from train.run_directory import last_row, read_rows
-from train.signals import StageFailed
 from train.token_store import TokenStore
 
 

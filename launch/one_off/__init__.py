@@ -7,5 +7,4 @@ parts      files of rows, and the schema they have in common
 card       the dataset's card
 publishing a finished dataset to a folder, an object store or the Hub
 comparing  `winnow compare`: overlap, rank agreement, documents
-commands   their arguments
 """

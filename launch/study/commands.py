@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -17,13 +16,12 @@ from launch.study.access import check_access, left_out, note_files
 from launch.study.local import run_local
 from launch.study.progress import begun, fingerprints, tasks_left
 from launch.study.ray import run_ray
-from launch.study.reading import open_study, shipped
-from launch.study.schema import ENGINES, Study
+from launch.study.reading import open_study
+from launch.study.schema import Study
 from launch.study.slurm import lost, queued, submit, write_scripts
 from launch.study.stages import Stage, stages_of
 from launch.study.status import Task, as_json, exit_code, show, tasks_of
 from launch.study.yaml_lines import suggestion
-from pipeline_steps.command_line import place
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from pipeline_steps.stores.files import DELETE, create, read_json, seal, write_json
@@ -31,58 +29,21 @@ from pipeline_steps.terminal import Terminal, wide
 from train.folders import locked
 
 
-Commands = argparse._SubParsersAction
-_EPILOG = """
-examples:
-  winnow run micro.yaml                                 all 22 samplers of the paper in miniature: minutes on 2 cores
-  winnow run study.yaml --only scores                   the score stores, once what they stand on is there
-  winnow run study.yaml --executor slurm --dry-run      write every sbatch script, submit nothing
-  winnow run study.yaml --executor ray                  on the cluster of RAY_ADDRESS, or one started here
+def run_study(path: str, only: str | None, executor: str | None, dry_run: bool) -> int:
+    """Run what is left of a study, and return the exit code.
 
-Studies that come with this package: {shipped}. Look with winnow plan before, winnow status meanwhile.
-"""
-
-
-def add_study_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add them."""
-    run = commands.add_parser(
-        "run",
-        help="a study: score, select, train, measure and report, many runs from one file",
-        description="Run every stage of a study that is not done yet: shared work once, then each training, each\n"
-        "measurement, the report. Killed at any time, the same command goes on. STUDY is a YAML file, or the\n"
-        "name of one that comes with this package.",
-        epilog=_EPILOG.format(shipped=", ".join(shipped())),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run.add_argument("study", type=place, metavar="STUDY")
-    run.add_argument("--only", metavar="STAGE", help="one stage, or all that begin so, e.g. scores or runs/t5-small")
-    run.add_argument("--executor", choices=ENGINES, help="instead of the study's engine")
-    run.add_argument("--dry-run", action="store_true", help="say what would be run, and start nothing")
-    run.set_defaults(run=_run)
-    status = commands.add_parser(
-        "status",
-        help="how far a study is: done, running, failed, waiting, tokens per second, time left",
-        description="Print what each kind of stage is doing, what runs and what has failed, with the end of its log. "
-        "Reads files, so it works from any machine that sees the output folder; where squeue answers, it also notices "
-        "jobs that ended before they could write any. Exit code: 0 all is done, 1 a "
-        "task has failed, 3 otherwise.",
-    )
-    status.add_argument("study", type=place, metavar="STUDY")
-    how = status.add_mutually_exclusive_group()
-    how.add_argument(
-        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="look again every so often (%(const)s)"
-    )
-    how.add_argument("--json", action="store_true", help="print one JSON object instead")
-    status.set_defaults(run=_status)
-
-
-def _run(args: argparse.Namespace) -> int:
-    study = open_study(args.study)
-    if args.executor:
-        study = replace(study, engine=replace(study.engine, kind=args.executor))
+    Args:
+        path: of the study file.
+        only: one stage, or all that begin so; None for all.
+        executor: instead of the study's engine.
+        dry_run: say what would be run, and start nothing.
+    """
+    study = open_study(path)
+    if executor:
+        study = replace(study, engine=replace(study.engine, kind=executor))
     stages = stages_of(study)
-    made, chosen = fingerprints(stages), _chosen(study, stages, args.only)
-    if args.dry_run:
+    made, chosen = fingerprints(stages), _chosen(study, stages, only)
+    if dry_run:
         Terminal().print(show(study, tasks_of(study, chosen, made)))
         if study.engine.kind == "slurm":
             Terminal().print(f"{len(write_scripts(study, chosen, made)):,} scripts in {study.output}/slurm")
@@ -96,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
             for name, job in submit(study, stages, made, chosen):
                 Terminal().print(f"{job:>10}  {name}", highlight=False, soft_wrap=True)
             return 0
-        with StageProgress(Terminal()) as progress:
+        with StageProgress(Terminal(stderr=True)) as progress:
             run_here = run_ray if study.engine.kind == "ray" else run_local
             run_here(study, chosen, made, progress)
     if "report" in chosen:
@@ -126,8 +87,15 @@ def _prepare(study: Study, stages: Mapping[str, Stage], chosen: Mapping[str, Sta
         )
 
 
-def _status(args: argparse.Namespace) -> int:
-    study = open_study(args.study)
+def show_status(path: str, watch: float | None, as_object: bool) -> int:
+    """Print how far a study is, and return the exit code.
+
+    Args:
+        path: of the study file.
+        watch: seconds between two looks; None for one look.
+        as_object: print one JSON object.
+    """
+    study = open_study(path)
     stages = stages_of(study)
     made = fingerprints(stages)
 
@@ -135,13 +103,13 @@ def _status(args: argparse.Namespace) -> int:
         return tasks_of(study, stages, made, lost(study, stages, made))  # what leaves the queue after that is not lost
 
     tasks = look()
-    if args.json:
+    if as_object:
         sys.stdout.write(json.dumps(as_json(tasks), indent=2) + "\n")
         return exit_code(tasks)
     console = wide()
     with Live(show(study, tasks), console=console, auto_refresh=False) as live:
-        while args.watch and exit_code(tasks) != 0 and not _is_stuck(tasks):
-            time.sleep(args.watch)
+        while watch and exit_code(tasks) != 0 and not _is_stuck(tasks):
+            time.sleep(watch)
             tasks = look()
             live.update(show(study, tasks), refresh=True)
     return exit_code(tasks)

@@ -19,6 +19,7 @@ from datatrove.executor import RayPipelineExecutor
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
 
+from launch.faults import StageFailed
 from launch.processes import TICK, log_end
 from launch.progress import StageProgress
 from launch.study.progress import forgive, task_state, tasks_left
@@ -27,7 +28,7 @@ from launch.study.stage_executor import OfStudy
 from launch.study.stages import Stage
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidStudy, WinnowError
-from train.signals import StageFailed, signal_when_parent_dies
+from train.signals import signal_when_parent_dies
 
 
 _LOOK = 2.0  # seconds between two looks at what tasks say: a file for each that is not done

@@ -96,7 +96,7 @@ def _training(study: Study, stage: Stage, task: int) -> int:
     arguments = training_arguments(study, stage)
     if not study.engine.launch:
         return _run_module("train.pretrain", arguments)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(_launch(study))]
+    launcher = [sys.executable, "-P", "-m", "accelerate.commands.launch", *shlex.split(_launch(study))]
     return run_launcher([*launcher, "-m", "train.pretrain", *arguments], Path(run_folder(study, run_of(stage))))
 
 

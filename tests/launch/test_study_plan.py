@@ -5,9 +5,9 @@ import json
 import time
 
 import pytest
+from launch.plan import is_study
 
 from launch.cli import main
-from launch.plan import is_study
 from launch.study.costs import (
     C4_DOCUMENTS,
     PROMPT_TOKENS,
