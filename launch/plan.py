@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from launch.stages.base import Stage
-from launch.stages.corpora import SHARDS, Corpus, Deal, Files, Split, Text, Tokens
+from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokens, Split, Text, Tokens
 from launch.stages.datasets import Dataset, dataset_of
 from launch.stages.foundations import (
     HASHED_NGRAMS,
@@ -31,13 +31,12 @@ from launch.stages.foundations import (
     SketchParts,
     Target,
 )
+from launch.stages.report import Report, Reported
 from launch.stages.runs import (
     FewShots,
     FineTuned,
     Measurement,
     Perplexity,
-    Report,
-    Reported,
     Run,
     Training,
 )
@@ -122,9 +121,12 @@ class _Stages:
             yield from (self.selected(sampler, rate) for rate in study.rates)
         for dataset in study.datasets:
             yield self._dataset(dataset)
+        if study.token_store:
+            eos, tokenizer = study.token_store.append_eos, study.tokenizer
+            yield OwnTokens(text=self.text, tokenizer=tokenizer, append_eos=eos, tasks=self._over_text)
         if study.models:
             measured = [one for run in study.runs() for one in self._measured(self.training(run))]
-            yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text)
+            yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text, study=study.path)
 
     # ------------------------------------------------------------------------------------------------------- corpora
 

@@ -35,7 +35,14 @@ from train.folders import locked
 Say = Callable[[str], None]
 
 
-def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: str = "winnow run") -> list[str]:
+def run(
+    plan: Plan,
+    only: str | None,
+    progress: StageProgress,
+    say: Say,
+    what: str = "winnow run",
+    prepare: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Do what is not done yet; on Slurm, submit it.
 
     Args:
@@ -44,6 +51,7 @@ def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: s
         progress: where stages are shown.
         say: is told what the user should know.
         what: the command that runs, for messages.
+        prepare: is called once nothing stands against the run, before anything is started.
 
     Returns:
         a line for each job that was submitted.
@@ -61,6 +69,7 @@ def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: s
         begun = [stage for stage in plan.stages.values() if len(tasks_left(plan.output, stage)) < stage.tasks]
         listed = check_access(plan, chosen)
         claim(plan)
+        prepare()
         note_files(plan, listed, begun)
         if more := left_out(plan):
             say(

@@ -84,6 +84,12 @@ def exit_code(tasks: list[TaskStatus]) -> int:
     return 0 if states == {"done"} else 1 if "failed" in states else 3
 
 
+def is_stuck(tasks: list[TaskStatus]) -> bool:
+    """Return whether a task has failed and none runs."""
+    states = {task.found.state for task in tasks}
+    return "failed" in states and "running" not in states
+
+
 def show(plan: Plan, tasks: list[TaskStatus]) -> RenderableType:
     """Return a line for each kind of stage; what runs; what has failed, with the end of its log and how to go on."""
     left = seconds_left_by_kind(tasks)

@@ -26,6 +26,8 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from train.plan import PretrainArguments
+from train.token_budget import TokenBudget
 
 from evaluate_suite.registry import registry
 from launch.stages.runs import Run
@@ -35,9 +37,7 @@ from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.readers.special_files import refuse_unusable_name
 from pipeline_steps.samplers import EMBEDDED, FULL, SAMPLERS, Sampler, table
-from train.plan import PretrainArguments
 from train.presets import preset
-from train.token_budget import TokenBudget
 
 
 # What a study may ask for at most. `winnow status` looks at every task, some 20,000 a second
@@ -364,6 +364,8 @@ class DatasetSettings(Section):
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
     k: Annotated[int, Field(ge=1)] | None = None
     token_budget: Annotated[int, Field(ge=1)] | None = None
+    mode: str | None = None
+    """How the scores are cut; default: as the sampler does."""
     seed: Count = 0
     format: Literal["parquet", "jsonl"] = "parquet"
     score_column: str | None = None
@@ -372,6 +374,8 @@ class DatasetSettings(Section):
 
     @model_validator(mode="after")
     def _one_amount(self) -> DatasetSettings:
+        if self.mode is not None and self.mode not in MODES:
+            raise refusal(f"no mode {self.mode!r}: {nearest(self.mode, MODES)}", given=self.mode)
         if sum(one is not None for one in (self.rate, self.k, self.token_budget)) != 1:
             raise refusal("a dataset needs one of rate, k and token_budget", given="output")
         return self
@@ -434,6 +438,12 @@ def _sources(value: Any) -> Any:
 Place = Annotated[str | None, AfterValidator(_filled)]
 
 
+class TokenStoreSettings(Section):
+    """A token store of the corpus, as `winnow tokenize` writes it."""
+
+    append_eos: bool = False
+
+
 class Study(Section):
     """Everything a study file says."""
 
@@ -454,7 +464,7 @@ class Study(Section):
     """Corpus that DSIR and the quality classifier take for good."""
     embedder: str = "hashed-ngrams"
     """Hub id or folder of the embedder that Density, SemDeDup and Prototypes stand on."""
-    samplers: Annotated[list[SamplerOf], BeforeValidator(_all_of_paper), AfterValidator(_some)]
+    samplers: Annotated[list[SamplerOf], BeforeValidator(_all_of_paper), AfterValidator(_some)] = []
     """The word paper, or a list of names of samplers, or of one name with its settings each."""
     rates: Annotated[list[float], AfterValidator(_rates)] = []
     """Shares of the documents to keep."""
@@ -471,6 +481,8 @@ class Study(Section):
     evaluation: Evaluation = Evaluation()
     datasets: list[DatasetSettings] = []
     """Datasets to write of what samplers keep."""
+    token_store: TokenStoreSettings | None = None
+    """Write the corpus as a token store, into the output itself."""
     engine: Engine = Engine()
 
     @model_validator(mode="after")
@@ -478,6 +490,8 @@ class Study(Section):
         """Refuse what cannot go together."""
         if self.limit == 0:
             raise refusal("limit is 0: give a number of documents, or leave it out", "limit")
+        if not self.samplers and self.token_store is None:
+            raise refusal("there is no samplers: say it")
         if (self.models or self.references) and not self.models:
             raise refusal("there is no models: say it", "references")
         if self.models and not self.rates:

@@ -22,7 +22,7 @@ import numpy as np
 from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
 from evaluate_suite.normalised import LOWER_IS_BETTER
-from evaluate_suite.registry import SUITES, Task, by_suite, registry
+from evaluate_suite.registry import SUITES, EvaluationTask, by_suite, registry
 from evaluate_suite.results import ResultRow, read_results
 from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
@@ -329,7 +329,7 @@ def _complete(rows: Iterable[ResultRow]) -> set[str]:
     return {name for name in found if name in scored and set(scored[name]) <= found[name]}
 
 
-def _stderr(tasks: Sequence[Task], found: Mapping[str, Mapping[str, ResultRow]]) -> float:
+def _stderr(tasks: Sequence[EvaluationTask], found: Mapping[str, Mapping[str, ResultRow]]) -> float:
     """Return the error of a suite: tasks are independent; a task's metrics share its examples and count as one."""
     groups: dict[str, list[float]] = defaultdict(list)
     for task in tasks:

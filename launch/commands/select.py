@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter
@@ -51,16 +50,6 @@ class Scoring:
     target: Annotated[str | None, CORPUS] = None
     limit: int = -1
     workers: int = CORES
-
-    def one_corpus(self) -> str:
-        """Return the one spelling of the corpus that is noted: crawl and crawl/ are the same."""
-        return self.corpus.rstrip("/") or "/"
-
-    def some_workers(self) -> int:
-        """Return the number of workers. Raises WinnowError if there are none."""
-        if self.workers < 1:
-            raise WinnowError(f"--workers {self.workers} does nothing: give at least 1")
-        return self.workers
 
 
 @Parameter(name="*")
@@ -132,18 +121,14 @@ def score(scoring: Scoring, *, sampler: Annotated[str, NAME], output: Annotated[
       winnow score --corpus crawl/ --sampler density --output work
       winnow score --corpus s3://bucket/crawl --sampler dsir --target wiki/ --output work --workers 16
     """
-    from launch.one_off import scoring as work
-    from launch.progress import StageProgress
+    from launch.plan import store_of
+    from launch.small_studies import SmallStudy, refuse_inside, score_values
     from pipeline_steps.stores.score_store import ScoreStore
-    from train.folders import locked
 
-    chosen = work.with_proxy(work.find_sampler(sampler), scoring.proxy)
-    settings = work.ScoreSettings(scoring.one_corpus(), chosen, scoring.limit, scoring.embedder, scoring.target)
-    files = work.check_settings(settings)
-    if "://" in output:
-        raise WinnowError(f"{output} is not on this machine's disk: give a local --output, and copy the store")
-    with locked(Path(output), "winnow score"), StageProgress(Terminal(stderr=True)) as progress:
-        store = work.score(output, settings, files, scoring.some_workers(), progress)
+    refuse_inside(scoring.corpus, output)
+    path = f"{output}/{sampler}.yaml"
+    plan = SmallStudy("winnow score", path, score_values(output, sampler, scoring), scoring.workers).run()
+    store = f"{output}/scores/{store_of(plan.study.samplers[0])}"
     documents = ScoreStore.open(store).documents
     Terminal().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
     return 0
@@ -175,25 +160,19 @@ def select(
       winnow select --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz --sampler random --rate 0.1 \\
           --output hf://datasets/USER/c4-tenth --private
     """
-    from launch.one_off.select_settings import SelectSettings
-    from launch.one_off.selecting import select_dataset
-    from launch.progress import StageProgress
+    from launch.plan import Plan
+    from launch.small_studies import SmallStudy, refuse_inside
+    from launch.stages.datasets import Dataset
 
-    named, cut = _sampler_and_cut(scoring, cutting, sampler, scores)
-    settings = SelectSettings(
-        scoring.one_corpus(),
-        named,
-        cut,
-        scores,
-        scoring.limit,
-        scoring.embedder,
-        scoring.target,
-        writing.chosen_format(),
-        writing.score_column,
-    )
     start, work = time.monotonic(), writing.work_folder()
-    with StageProgress(Terminal(stderr=True)) as progress:
-        record = select_dataset(settings, writing.output, work, scoring.some_workers(), writing.private, progress)
+    refuse_inside(scoring.corpus, writing.output, work)
+    values = _values(scoring, writing, cutting, sampler, scores)
+    small = SmallStudy("winnow select", f"{work}/{sampler or 'scores'}.yaml", values, scoring.workers, ("datasets",))
+    stages = Plan.of(small.study()).stages.values()
+    (dataset,) = (stage for stage in stages if isinstance(stage, Dataset))
+    if (record := dataset.published()) is None:
+        small.run()
+        record = dataset.record(work)
     before, after = record["documents"]
     Terminal().print(
         f"{after:,} of {before:,} documents, {time.monotonic() - start:,.1f} s: {writing.output}\n"
@@ -204,17 +183,28 @@ def select(
     return 0
 
 
-def _sampler_and_cut(scoring: Scoring, cutting: Cutting, name: str | None, scores: str | None) -> tuple[Any, Any]:
-    from launch.one_off.scoring import find_sampler, with_proxy
-    from launch.one_off.select_settings import usual_mode
-    from pipeline_steps.filters.cuts import Cut
+def _values(
+    scoring: Scoring, writing: Writing, cutting: Cutting, sampler: str | None, scores: str | None
+) -> dict[str, Any]:
+    from launch.datasets.settings import check_scores, usual_mode
+    from launch.small_studies import given_scores_values, score_values
 
-    if name is None and scores is None:
+    if sampler is None and scores is None:
         raise WinnowError("say what chooses: --sampler NAME, or --scores DIR of an existing score store")
-    if scores and (scoring.proxy or scoring.target):
-        raise WinnowError("--scores are used as they are: leave --proxy and --target out")
-    sampler = find_sampler(name) if name else None
-    if sampler is not None and not scores:
-        sampler = with_proxy(sampler, scoring.proxy)
-    mode = cutting.mode or (sampler.mode if sampler else usual_mode(scores or ""))
-    return sampler, Cut(mode, cutting.k, cutting.rate, cutting.token_budget, cutting.seed)
+    if scores and sampler:
+        check_scores(scores, sampler)
+    work = writing.work_folder()
+    values = given_scores_values(work, scores, scoring) if scores else score_values(work, sampler or "", scoring)
+    mode = cutting.mode or (usual_mode(scores) if scores else None)
+    dataset = {
+        "output": writing.output.rstrip("/"),
+        "rate": cutting.rate,
+        "k": cutting.k,
+        "token_budget": cutting.token_budget,
+        "mode": mode,
+        "seed": cutting.seed,
+        "format": writing.chosen_format(),
+        "score_column": writing.score_column,
+        "private": writing.private,
+    }
+    return values | {"datasets": [{name: value for name, value in dataset.items() if value is not None}]}

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
 
 from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, SEVERAL, Forwarded, NamedPlaces
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.terminal import Terminal, wide
+
+
+if TYPE_CHECKING:  # names of functions that no command has in its signature
+    from launch.plan import Plan
 
 
 Engine = Literal["local", "slurm", "ray"]
@@ -51,9 +56,56 @@ def run(
       winnow run study.yaml --executor slurm --dry-run   write every sbatch script, submit nothing
       winnow run study.yaml --executor ray               on the cluster of RAY_ADDRESS, or one started here
     """
-    from launch.study.commands import run_study
+    from launch.plan import Plan
+    from launch.progress import StageProgress
+    from launch.runner import run as run_plan
 
-    return run_study(study, only, executor, dry_run)
+    plan, say = Plan.of(_open(study, executor)), Terminal(stderr=True)
+    if dry_run:
+        return _show_only(plan, only)
+    with StageProgress(say) as progress:
+        lines = run_plan(plan, only, progress, lambda said: say.print(said, style="yellow", soft_wrap=True))
+    for line in lines:
+        Terminal().print(line, highlight=False, soft_wrap=True)
+    if not lines:
+        _show_results(plan, only)
+    return 0
+
+
+def _open(study: str, engine: str | None) -> Any:
+    from launch.study_file import open_study
+
+    found = open_study(study)
+    if engine is None:
+        return found
+    return found.model_copy(update={"engine": found.engine.model_copy(update={"kind": engine})})
+
+
+def _show_only(plan: Plan, only: str | None) -> int:
+    """Print what would be run; on Slurm, write the scripts."""
+    from launch.status import show, tasks_of
+
+    chosen = plan.chosen(only)
+    Terminal().print(show(plan, [task for task in tasks_of(plan) if task.stage in chosen]))
+    if plan.study.engine.kind == "slurm":
+        from launch.engines.slurm import write_scripts
+
+        scripts = write_scripts(plan, chosen)
+        Terminal().print(f"{len(scripts):,} scripts in {plan.output}/slurm")
+    return 0
+
+
+def _show_results(plan: Plan, only: str | None) -> None:
+    """Print the results of a study whose report is there."""
+    from launch.stages.report import Report
+
+    for stage in plan.chosen(only):
+        if isinstance(stage, Report):
+            from evaluate_suite.report import terminal_table
+
+            wide().print(terminal_table(stage.settings(plan.output)))
+            where = f"report   {plan.output}/report.html\nresults  {plan.output}/results.jsonl"
+            Terminal().print(where, highlight=False, soft_wrap=True)
 
 
 def status(
@@ -79,10 +131,29 @@ def status(
       winnow status study.yaml
       winnow status study.yaml --watch 30
     """
-    from launch.study.commands import show_status
+    from rich.live import Live
 
+    from launch.plan import Plan
+    from launch.status import as_json, exit_code, is_stuck, show, tasks_of
+
+    plan = Plan.of(_open(study, None))
     seconds = None if watch is None else (watch or [5.0])[0]
-    return show_status(study, seconds, json)
+    tasks = tasks_of(plan, _lost(plan))
+    if json:
+        sys.stdout.write(json_module.dumps(as_json(tasks), indent=2) + "\n")
+        return exit_code(tasks)
+    with Live(show(plan, tasks), console=wide(), auto_refresh=False) as live:
+        while seconds and exit_code(tasks) != 0 and not is_stuck(tasks):
+            time.sleep(seconds)
+            tasks = tasks_of(plan, _lost(plan))
+            live.update(show(plan, tasks), refresh=True)
+    return exit_code(tasks)
+
+
+def _lost(plan: Plan) -> dict[tuple[str, int], tuple[str, str]]:
+    from launch.engines.slurm import lost
+
+    return lost(plan)
 
 
 def _amount(kind: Any, words: Sequence[Token]) -> int:
@@ -117,7 +188,7 @@ class Hardware:
 
     def speed(self) -> float:
         """Return the operations per second of one accelerator, as reached. Raises InvalidCut for nonsense."""
-        from launch.run_plan import reached_speed
+        from launch.cost.one_run import reached_speed
 
         return reached_speed(self.accelerator, self.accelerators, self.mfu)
 
@@ -146,7 +217,7 @@ def plan(
       winnow plan paper.yaml --accelerators 64
       winnow plan t5-large-paper.yaml --accelerator H200 --accelerators 8 --total-tokens 1000000000
     """
-    from launch.run_plan import is_study, plan_run, show_plan
+    from launch.cost.one_run import is_study, plan_run, show_plan
 
     if is_study(config):
         return _plan_study(config, flags, (documents, corpus_tokens), hardware, json)
@@ -161,9 +232,9 @@ def plan(
 def _plan_study(
     config: str, flags: Sequence[str], size: tuple[int | None, int | None], hardware: Hardware, json: bool
 ) -> int:
-    from launch.study.plan import plan_study
-    from launch.study.plan_tables import show_study_plan
-    from launch.study.reading import open_study
+    from launch.cost.study_cost import plan_study
+    from launch.cost.tables import show_study_plan
+    from launch.study_file import open_study
 
     if flags:
         raise InvalidStudy(f"{config} is a study, which takes no {' '.join(flags)}: change the file")
@@ -247,9 +318,22 @@ def report(*runs: Annotated[str, PLACE], flags: ReportFlags) -> int:
         raise InvalidStudy("report needs RUNS: files of results, or their folders (see winnow report --help)")
     for module, extra in (("scipy", "eval"), ("torch", "score"), ("matplotlib", "report"), ("jinja2", "report")):
         require(module, extra)
-    from launch.study_report import write_study_report
+    from evaluate_suite.report import ReportSettings, write_report
 
-    for line in write_study_report(runs, flags, _command()):
+    settings = ReportSettings(
+        runs=list(runs),
+        output=flags.output,
+        format=flags.format,
+        scores=dict(flags.scores),
+        selections=dict(flags.selections),
+        corpus=flags.corpus,
+        figures=flags.figures,
+        partial=flags.partial,
+        scoring_hours=dict(flags.scoring_hours),
+        command=_command(),
+        lower_is_better=flags.lower_is_better,
+    )
+    for line in write_report(settings):
         Terminal().print(line, highlight=False, soft_wrap=True)
     return 0
 
@@ -313,20 +397,10 @@ def quickstart(
       winnow quickstart --output runs/flan --proxy google/flan-t5-small \\
           --embedder sentence-transformers/sentence-t5-base
     """
-    from evaluate_suite.report import terminal_table
-    from launch.quickstart import run_quickstart
-    from launch.quickstart_report import write_report
-    from launch.stages import Settings
+    from launch.small_studies import SmallStudy, quickstart_values
 
-    given = {name: value for name, value in vars(flags).items() if value is not None}
-    done = run_quickstart(output, Settings(**given), workers)
-    found = write_report(done, _command())
-    console = wide()
-    console.print(terminal_table(found))
-    for task, title in found.tasks.items():
-        for said in found.verdicts[task]:
-            console.print(f"  {title}: {said}", highlight=False)
-    console.print(f"report   {done.path('report.html')}\nresults  {done.path('results.jsonl')}", highlight=False)
+    small = SmallStudy("winnow quickstart", f"{output}/study.yaml", quickstart_values(output, flags), workers)
+    _show_results(small.run(), None)
     return 0
 
 

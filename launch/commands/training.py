@@ -30,16 +30,20 @@ def tokenize(
         tokenizer: Hub id or folder, e.g. google-t5/t5-small.
         output: the store; continued if it exists.
         append_eos: end every document in EOS, for causal models.
-        limit: read at most this many documents of each file; -1: all.
+        limit: the first documents only; -1: all.
         workers: processes.
 
     Examples:
       winnow tokenize --corpus crawl/ --tokenizer google-t5/t5-small --output tokens
     """
-    from launch.tokenize import TokenizeSettings
-    from launch.tokenize import tokenize as tokenise
+    from launch.small_studies import SmallStudy, refuse_inside, spelled
+    from train.token_store import TokenStore
 
-    store = tokenise(output, TokenizeSettings(corpus, tokenizer, append_eos, limit), workers)
+    refuse_inside(corpus, output)
+    values = {"output": output, "corpus": spelled(corpus), "limit": limit, "tokenizer": tokenizer}
+    values["token_store"] = {"append_eos": append_eos}
+    SmallStudy("winnow tokenize", f"{output}/tokenize.yaml", values, workers).run()
+    store = TokenStore.open(output)
     Terminal().print(f"{store.documents:,} documents, {store.tokens:,} tokens, checksums verified: {output}")
     return 0
 
@@ -60,8 +64,8 @@ def materialise(
       winnow materialise --tokens tokens --selection kept.safetensors --output ds
     """
     from pipeline_steps.stores.selection import Selection
-    from train.materialise import materialise as write
     from train.token_store import TokenStore
+    from train.token_store import materialise as write
 
     chosen = Selection.load(selection) if selection else None
     documents, ids = write(TokenStore.open(tokens), chosen, Path(output))
@@ -88,8 +92,7 @@ def pretrain(*words: Forwarded, list_flags: bool = False) -> int:
 
     for module, extra in (("transformers", "train"), ("accelerate", "train"), ("psutil", "train")):
         require(module, extra)
-    from train.arguments import parse
-    from train.plan import PretrainArguments
+    from train.arguments import PretrainArguments, parse
     from train.signals import run_launcher
 
     end = words.index("--") if "--" in words else len(words)
@@ -122,7 +125,7 @@ def verify_resume(
     Examples:
       winnow verify-resume --tokens tokens/ --output proof/ --processes 2
     """
-    from launch.verify_resume import verify_resume as verify
+    from train.verify_resume import verify_resume as verify
 
     verdict = verify(tokens, output, processes, list(flags), seed, Terminal(stderr=True))
     said = f"the same to the bit: {verdict.steps} losses, all weights and optimizer states"

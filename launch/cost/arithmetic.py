@@ -160,9 +160,9 @@ def ask_llm_flops(config: Any, tokens: int, most: int) -> int:
 def perplexity_flops(config: Any, tokens: int, objective: str = "span_corruption") -> int:
     """Of one document: of a T5, a pass for each mask of each window (`pipeline_steps.engines.likelihoods`)."""
     import numpy as np
+    from train.flops import forward_flops
 
     from pipeline_steps.engines.likelihoods import mask_out, partition_masks
-    from train.flops import forward_flops
 
     if objective == "causal":
         return forward_flops(config, tokens, tokens)

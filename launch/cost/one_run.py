@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launch.study.reading import shipped
 from launch.study.schema import Study
 from launch.study.yaml_lines import read_text, read_yaml
+from launch.study_file import shipped
 from pipeline_steps.errors import InvalidCut, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS
 
@@ -25,9 +25,10 @@ def plan_run(
     Raises:
         InvalidCut: no such accelerator, or nonsense numbers; and what `train.costs.run_cost` raises.
     """
+    from train.plan import PretrainArguments
+
     from train.arguments import parse
     from train.costs import run_cost
-    from train.plan import PretrainArguments
     from train.token_store import TokenStore
 
     speed = count * reached_speed(accelerator, count, mfu)
