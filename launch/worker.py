@@ -23,7 +23,7 @@ from pipeline_steps.errors import InvalidStudy
 from train.signals import REQUEUE
 
 
-_TERMINATED = 128 + signal.SIGTERM  # as a shell says it
+_STOPPED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGUSR1))  # as a shell says it
 
 
 def command(study: str, stage: Stage, task: int | None, log: str) -> list[str]:
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--made", default="", help="fingerprint of the stage as it was started; another is refused")
     args = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that it notes that it was stopped
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # so that the task notes that it was stopped, to go on later
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     return as_process(lambda: run_task(Plan.of(open_study(args.study)), args.stage, args.task, args.log, args.made))
 
 
@@ -77,7 +78,7 @@ def run_task(plan: Plan, name: str, task: int, log: str = "", made: str = "") ->
     if code == 0:
         watched.done()
     else:
-        watched.stop("" if code in (REQUEUE, _TERMINATED) else f"it ended with exit code {code}")
+        watched.stop("" if code in (REQUEUE, *_STOPPED) else f"it ended with exit code {code}")
     return code
 
 
@@ -86,7 +87,7 @@ def _exit_code(stage: Stage, output: str, task: int) -> int:
     try:
         return stage.run_task(output, task)
     except SystemExit as exit:
-        if exit.code == _TERMINATED:
+        if exit.code in _STOPPED:
             raise
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
 

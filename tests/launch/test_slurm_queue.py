@@ -6,11 +6,12 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from launch.study.progress import Watched, fingerprints, task_state
-from launch.study.reading import parse_study
-from launch.study.slurm import lost, queued, submit
-from launch.study.stages import stages_of
-from launch.study.status import exit_code, tasks_of
+from launch.engines import engine_of
+from launch.engines.slurm import lost
+from launch.plan import Plan
+from launch.records import Watched, task_state, tasks_left
+from launch.runner import check_needs, submit_all
+from launch.study_file import parse_study
 from pipeline_steps.errors import InvalidStudy
 
 
@@ -25,7 +26,7 @@ models:
 engine:
   kind: slurm
   tasks: {tasks}
-  slurm: {{max_array_size: 2, tasks_per_job: {each}}}
+  slurm: {{max_array_size: {longest}}}
 """
 TOKENS, SCORES, SELECTION = "tokens/train", "scores/ask-llm-xl", "selections/ask-llm-xl/0.2"
 FULL, RUN = "runs/t5-tiny/full-1-seed0", "runs/t5-tiny/ask-llm-xl-0.2-seed0"
@@ -35,7 +36,7 @@ class Slurm:
     """Jobs are rows of (id, number, state, reason, command)."""
 
     def __init__(self):
-        self.rows, self.waits, self.arrays = [], {}, {}
+        self.rows, self.waits, self.arrays, self.firsts = [], {}, {}, {}
         self.calls = 0
         self.at = {}  # what happens at the n-th sbatch
         self.later = []  # what happens after each squeue
@@ -49,12 +50,12 @@ class Slurm:
             return 1, "", "sbatch: error: Batch job submission failed: Job violates policy"
         options = dict(one.removeprefix("--").partition("=")[::2] for one in arguments if one.startswith("--"))
         job = str(100 + self.calls)
-        self.arrays[job] = options.get("array", "")
+        self.arrays[job], self.firsts[job] = options["array"], arguments[-1]
         self.waits[job] = options.get("dependency", "").removeprefix("afterok:").split(":")
-        for part in options.get("array", "N/A").split(","):
+        for part in options["array"].split(","):
             first, _, last = part.partition("-")
             numbers = [first] if not last else [str(one) for one in range(int(first), int(last) + 1)]
-            self.rows += [[job, one, "PD", "None", " ".join(arguments[-2:])] for one in numbers]
+            self.rows += [[job, one, "PD", "None", " ".join(arguments[-3:])] for one in numbers]
         if self.at.get(self.calls) == "killed":
             raise KeyboardInterrupt
         return 0, f"{job}\n", ""
@@ -78,44 +79,55 @@ class Slurm:
 @pytest.fixture
 def slurm(monkeypatch):
     found = Slurm()
-    monkeypatch.setattr("launch.study.slurm_queue.run", found)
-    monkeypatch.setattr("launch.study.slurm.time.sleep", lambda _: None)
+    monkeypatch.setattr("launch.engines.slurm._run", found)
+    monkeypatch.setattr("launch.engines.slurm.time.sleep", lambda _: None)
     return found
 
 
 @pytest.fixture
 def study(tmp_path):
-    return lambda tasks=3, each=1: parse_study("s.yaml", TEXT.format(folder=tmp_path, tasks=tasks, each=each))
+    def make(tasks=3, longest=2):
+        return Plan.of(parse_study("s.yaml", TEXT.format(folder=tmp_path, tasks=tasks, longest=longest)))
+
+    return make
 
 
-def run(study, *only):
+def run(plan, *only):
     """Ids by name of what was submitted, and names of what was in the queue."""
-    stages = stages_of(study)
-    lines = list(submit(study, stages, fingerprints(stages), only or None))
-    new = {line.split()[0]: jobs.split(",") for line, jobs in lines if "in the queue already" not in line[-20:]}
-    new |= {line.split()[0]: jobs.split(",") for line, jobs in lines if "(some of it" in line}
-    return new, {line.split()[0] for line, _ in lines} - new.keys()
+    chosen = [stage for name, stage in plan.stages.items() if not only or name in only]
+    engine = engine_of(plan, chosen)
+    check_needs(plan, chosen, engine)
+    _, lines = submit_all(plan, chosen, engine)
+    words = [line.split() for line in lines]
+    new = {name: jobs.split(",") for jobs, name, *more in words if not more or more[0] == "(some"}
+    return new, {name for _, name, *_ in words} - new.keys()
 
 
-def done(study, name, *tasks):
-    stages = stages_of(study)
-    for task in tasks or range(stages[name].tasks):
-        Watched(study, stages[name], task, fingerprints(stages)[name], "").done()
+def queued(plan):
+    """Names of stages that are not done, and whose missing tasks all wait or run."""
+    engine = engine_of(plan, ())
+    left = {stage: set(tasks_left(plan.output, stage)) for stage in plan.stages.values()}
+    return {stage.name for stage, tasks in left.items() if tasks and tasks <= engine.queued(stage).keys()}
+
+
+def done(plan, name, *tasks):
+    for task in tasks or range(plan.stages[name].tasks):
+        Watched(plan.output, plan.stages[name], task, "").done()
 
 
 def test_a_part_that_is_refused(study, slurm):
     slurm.at = {2: "refused"}
     with pytest.raises(
-        InvalidStudy, match=r"refuses tokens/train, part 2 of 2 \(Job violates policy\).*before it, 1 in number, stays"
+        InvalidStudy, match=rf"refuses {SCORES}, part 2 of 2 \(Job violates policy\).*before it, 1 in number, stays"
     ):
         run(study())
     new, there = run(study())
     assert there == set()
-    assert (new[TOKENS], slurm.arrays["103"]) == (["103"], "0")  # the second part
-    assert slurm.waits[new[FULL][0]] == ["101", "103"]
-    assert slurm.waits[new[SELECTION][0]] == new[SCORES] == ["105", "106"]
+    assert (new[SCORES], slurm.arrays["103"]) == (["103"], "0")  # the second part
+    assert slurm.waits[new[SELECTION][0]] == ["101", "103"]
+    assert slurm.waits[new[FULL][0]] == new[TOKENS] == ["105", "106"]
     new, there = run(study())
-    assert (new, there) == ({}, set(stages_of(study())))
+    assert (new, there) == ({}, set(study().stages))
 
 
 def test_nothing_was_submitted(study, slurm):
@@ -133,9 +145,9 @@ def test_killed_before_a_job_is_noted(study, slurm, call):
     assert len([line for line in notes.read_text().splitlines() if "job" in json.loads(line)]) == call - 1
     notes.write_bytes(notes.read_bytes() + b'{"submission": "ab')  # and in the middle of another line
     new, there = run(study())
-    assert sorted(slurm.arrays[job] for job in ("101", *new.get(TOKENS, ["102"]))) == ["0", "0-1"]
-    assert slurm.waits[new[FULL][0]] == ["101", "102"]
-    assert (TOKENS in there) == (call == 2)
+    assert sorted(slurm.arrays[job] for job in ("101", *new.get(SCORES, ["102"]))) == ["0", "0-1"]
+    assert slurm.waits[new[SELECTION][0]] == ["101", "102"]
+    assert (SCORES in there) == (call == 2)
     assert run(study())[0] == {}
 
 
@@ -173,15 +185,14 @@ def test_what_will_leave_is_submitted_again(study, slurm):
 
 
 def test_numbers_that_stand_for_other_tasks(study, slurm):
-    """A part in the queue keeps what it stands for when the study packs tasks otherwise."""
-    slurm.at = {2: "refused"}
+    """A part in the queue keeps what it stands for when the study cuts arrays otherwise."""
+    slurm.at = {3: "refused"}
     with pytest.raises(InvalidStudy):
-        run(study(tasks=10, each=2))
-    new, _ = run(study(tasks=10, each=3))
-    assert slurm.arrays["101"] == "0-1"  # tasks 0-3
-    assert [slurm.arrays[job] for job in new[TOKENS]] == ["1", "0-1"]  # 3-5, 6-9
-    logs = Path(study().output) / "logs" / TOKENS
-    assert {path.name for path in logs.rglob("*.pik")} == {"executor-2-2.pik", "executor-3-2.pik"}
+        run(study(tasks=10, longest=2))
+    new, _ = run(study(tasks=10, longest=3))
+    assert [slurm.arrays[job] for job in ("101", "102")] == ["0-1", "0-1"]  # tasks 0-3
+    assert [slurm.arrays[job] for job in new[SCORES]] == ["1-2", "0-2", "0"]  # 4-5, 6-8, 9
+    assert [slurm.firsts[job] for job in new[SCORES]] == ["3", "6", "9"]
 
 
 def test_a_job_on_its_way_back_into_the_queue(study, slurm):
@@ -197,26 +208,24 @@ def test_a_job_that_is_tidied_up_for_good(study, slurm, monkeypatch):
     new, _ = run(study())
     for row in slurm.rows:
         row[2] = "CG" if row[0] in new[FULL] else "PD"
-    monkeypatch.setattr("launch.study.slurm._TIDYING", 0.05)
+    monkeypatch.setattr("launch.engines.slurm._TIDYING", 0.05)
     assert FULL in run(study())[0]
 
 
 def test_only_a_part_of_the_study(study, slurm):
-    stages = stages_of(study())
-    made = fingerprints(stages)
-    assert queued(study(), stages, made) == set()
+    assert queued(study()) == set()
     tokens, _ = run(study(), TOKENS, SCORES)
-    assert queued(study(), stages, made) == {TOKENS, SCORES}
+    assert queued(study()) == {TOKENS, SCORES}
     new, there = run(study(), SELECTION, RUN)
     assert (list(new), there) == ([SELECTION, RUN], set())
     assert slurm.waits[new[SELECTION][0]] == tokens[SCORES]
     assert slurm.waits[new[RUN][0]] == [*tokens[TOKENS], *new[SELECTION]]
     slurm.over(tokens[SCORES][1], *new[SELECTION])
-    assert queued(study(), stages, made) == {TOKENS, RUN}
-    with pytest.raises(InvalidStudy, match=f"{SELECTION} needs {SCORES}, which is neither done nor in the queue"):
+    assert queued(study()) == {TOKENS, RUN}
+    with pytest.raises(InvalidStudy, match=rf"{SELECTION} .* need 1 stages that are not done .*--only {SCORES} first"):
         run(study(), SELECTION)
     done(study(), SCORES, 2)
-    assert queued(study(), stages, made) == {TOKENS, SCORES, RUN}
+    assert queued(study()) == {TOKENS, SCORES, RUN}
     new, _ = run(study(), SELECTION)
     assert slurm.waits[new[SELECTION][0]] == [tokens[SCORES][0]]
 
@@ -225,8 +234,7 @@ def test_jobs_that_are_not_of_this_study(study, slurm):
     run(study())
     with pytest.raises(InvalidStudy, match=r"is in the queue as job 101 with other settings .* scancel 101"):
         run(study(tasks=4))
-    other = stages_of(study(tasks=4))
-    assert TOKENS not in queued(study(tasks=4), other, fingerprints(other))
+    assert TOKENS not in queued(study(tasks=4))
     (Path(study().output) / "slurm" / "jobs.jsonl").unlink()  # the script tells that it is ours
     with pytest.raises(InvalidStudy, match="is in the queue as job 101"):
         run(study())
@@ -235,34 +243,27 @@ def test_jobs_that_are_not_of_this_study(study, slurm):
 
 
 def test_a_failure_is_forgotten(study, slurm):
-    stages = stages_of(study())
-    made = fingerprints(stages)
-    Watched(study(), stages[TOKENS], 1, made[TOKENS], "log").stop("it failed")
-    assert task_state(study(), stages[TOKENS], 1, made[TOKENS]).state == "failed"
+    tokens = study().stages[TOKENS]
+    Watched(study().output, tokens, 1, "log").stop("it failed")
+    assert task_state(study().output, tokens, 1).state == "failed"
     run(study())
-    assert task_state(study(), stages[TOKENS], 1, made[TOKENS]).state == "waiting"
+    assert task_state(study().output, tokens, 1).state == "waiting"
 
 
 def test_a_job_that_leaves_without_a_word(study, slurm):
     """Its environment was wrong, or it was cancelled before it began: no file says so, the queue does."""
-    stages = stages_of(study())
-    made = fingerprints(stages)
     new, _ = run(study())
-    assert lost(study(), stages, made) == {}
+    assert lost(study()) == {}
     slurm.over(f"{new[SCORES][0]}_1", new[SELECTION][0])
-    found = lost(study(), stages, made)
+    found = lost(study())
     assert found.keys() == {(SCORES, 1)}  # the selection has left because of it
     job, log = found[SCORES, 1]
     assert job == new[SCORES][0]
-    assert log.endswith(f"slurm_logs/{job}_1.out")
-    (task,) = [one for one in tasks_of(study(), stages, made, found) if one.found.state == "failed"]
-    assert (task.stage.name, task.number, task.found.log) == (SCORES, 1, log)
-    assert exit_code(tasks_of(study(), stages, made, found)) == 1
+    assert log == f"{study().output}/logs/{SCORES}/slurm-{job}_1.log"
     run(study())
-    assert lost(study(), stages, made) == {}
+    assert lost(study()) == {}
     done(study(), SCORES)
     slurm.rows.clear()
-    states = {
-        task.stage.name: task.found.state for task in tasks_of(study(), stages, made, lost(study(), stages, made))
-    }
-    assert (states[SCORES], states[SELECTION], states[RUN]) == ("done", "failed", "waiting")
+    found = lost(study())
+    assert (SELECTION, 0) in found
+    assert (RUN, 0) not in found  # it could not have begun

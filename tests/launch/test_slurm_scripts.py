@@ -1,23 +1,21 @@
 """Scripts of a study for Slurm, without one."""
 
-import dataclasses
-import pickle
 import re
 import signal
 import subprocess
 import sys
-from inspect import signature
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from datatrove.executor import SlurmPipelineExecutor
 
-from launch.cli import main
-from launch.study.progress import Watched, fingerprints, task_state
-from launch.study.reading import parse_study
-from launch.study.schema import SLURM
-from launch.study.slurm import submit
-from launch.study.slurm_scripts import Part, StageExecutor, write_script
-from launch.study.stages import stages_of
+from launch.engines import engine_of
+from launch.engines.slurm import write_scripts
+from launch.engines.slurm_scripts import Part, parts_of, write_script
+from launch.plan import Plan
+from launch.records import Watched, task_state, tasks_left
+from launch.study_file import parse_study
+from launch.worker import main as work
 from pipeline_steps.errors import InvalidStudy
 
 
@@ -43,24 +41,29 @@ def study(tmp_path):
     def make(
         slurm="{partition: gpu, gpus_per_task: 1, mem_per_cpu_gb: 8, cpus_per_task: 4}", training="{}", tasks=2010
     ):
-        return parse_study("s.yaml", TEXT.format(folder=tmp_path, slurm=slurm, training=training, tasks=tasks))
+        text = TEXT.format(folder=tmp_path, slurm=slurm, training=training, tasks=tasks)
+        return Plan.of(parse_study("s.yaml", text))
 
     return make
 
 
-def script(study, name):
-    stages = stages_of(study)
-    return write_script(study, stages[name], fingerprints(stages)[name])
+def changed(plan, output=None, **engine):
+    """The plan with other settings, which no study file is asked about."""
+    slurm = engine.pop("slurm", None)
+    if slurm is not None:
+        engine["slurm"] = plan.study.engine.slurm.__class__.model_construct(**slurm)
+    study = plan.study.model_copy(update={"engine": plan.study.engine.model_copy(update=engine)})
+    return Plan(study.model_copy(update={"output": output}) if output else study, plan.stages)
+
+
+def script(plan, name):
+    return write_script(plan, plan.stages[name], range(plan.stages[name].tasks))
 
 
 def options(study, name):
-    text = script(study, name).path.read_text()
+    text = script(study, name).read_text()
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     return dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", text, flags=re.MULTILINE))
-
-
-def test_options_are_datatroves():
-    assert set(SLURM) <= set(signature(SlurmPipelineExecutor).parameters)
 
 
 def test_a_stage_gets_what_it_needs(study):
@@ -70,7 +73,16 @@ def test_a_stage_gets_what_it_needs(study):
     assert options(study(), "report")["partition"] == "cpu"
     run = options(study(), "runs/t5-tiny/full-1-seed0")
     assert (run["partition"], run["gpus"], run["mem-per-cpu"], run["nodes"]) == ("gpu", "1", "8G", "1")
-    assert "array" not in run
+    assert (run["array"], tokens["array"]) == ("0", "0-1000")
+    measured = options(study(), "measured/t5-tiny/full-1-seed0/perplexity")
+    assert (measured["partition"], measured["gpus"]) == ("gpu", "1")
+
+
+def test_memory_is_in_whole_numbers(study):
+    assert options(study("{mem_per_cpu_gb: 2.5}"), "report")["mem-per-cpu"] == "2560M"
+    whole = options(study("{sbatch_args: {mem: 64G}}"), "report")
+    assert whole["mem"] == "64G"
+    assert "mem-per-cpu" not in whole  # sbatch takes one of them
 
 
 def test_a_training_asks_for_what_it_says_instead(study):
@@ -78,7 +90,7 @@ def test_a_training_asks_for_what_it_says_instead(study):
     run = options(two, "runs/t5-tiny/full-1-seed0")
     assert (run["nodes"], run["gpus-per-node"], run["mem"]) == ("2", "8", "400G")
     assert run.keys().isdisjoint({"gpus", "mem-per-cpu"})  # sbatch takes one of each kind
-    text = script(two, "runs/t5-tiny/full-1-seed0").path.read_text()
+    text = script(two, "runs/t5-tiny/full-1-seed0").read_text()
     assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1" in text
     assert options(two, "measured/t5-tiny/full-1-seed0/perplexity")["nodes"] == "1"
 
@@ -106,7 +118,7 @@ def test_options_without_a_value(study):
 
 
 def test_a_path_that_sbatch_cannot_take(study):
-    spaced = dataclasses.replace(study(), output="out/my study")
+    spaced = changed(study(), output="out/my study")
     with pytest.raises(InvalidStudy, match="has a space in it"):
         script(spaced, "report")
 
@@ -116,7 +128,7 @@ def test_a_path_that_sbatch_cannot_take(study):
 @pytest.mark.parametrize(
     ("section", "option", "nested"),
     [
-        *(("slurm", option, "") for option in "time partition qos mail_type mail_user env_command".split()),
+        *(("slurm", option, "") for option in "time partition qos env_command".split()),
         *(("slurm", option, "") for option in ("condaenv", "venv_path")),
         ("slurm", "sbatch_args", "comment"),
         ("slurm", "srun_args", "container-image"),
@@ -127,7 +139,7 @@ def test_a_path_that_sbatch_cannot_take(study):
 def test_a_line_break_in_an_option_is_refused(study, section, option, nested, end, name):
     value = f"x{end}touch owned"
     options = {option: {nested: value} if nested else value}
-    evil = dataclasses.replace(study(), engine=dataclasses.replace(study().engine, **{section: options}))
+    evil = changed(study(), **{section: options})
     place = re.escape(f"s.yaml: engine.{section}.{option}{'.' + nested if nested else ''} has a line break")
     with pytest.raises(InvalidStudy, match=place):
         script(evil, name)
@@ -137,7 +149,7 @@ def test_a_line_break_in_an_option_is_refused(study, section, option, nested, en
 @pytest.mark.parametrize("section", ["slurm", "training"])
 def test_a_name_of_an_option_that_is_none_is_refused(study, section, option):
     options = {"sbatch_args": {option: "x"}} if section == "slurm" else {option: "x"}
-    evil = dataclasses.replace(study(), engine=dataclasses.replace(study().engine, **{section: options}))
+    evil = changed(study(), **{section: options})
     with pytest.raises(InvalidStudy, match="give its name in letters"):
         script(evil, "runs/t5-tiny/full-1-seed0")
 
@@ -145,52 +157,39 @@ def test_a_name_of_an_option_that_is_none_is_refused(study, section, option):
 def test_no_option_is_a_command(study, tmp_path):
     """The scripts are run by bash, with commands of Slurm that do nothing."""
     evil = f"x; touch {tmp_path}/owned; $(touch {tmp_path}/owned) `touch {tmp_path}/owned`"
-    named = dataclasses.replace(study(), output=str(tmp_path / f"$(touch${{IFS}}{'owned'})"))
+    named = str(tmp_path / f"$(touch${{IFS}}{'owned'})")
     bin = tmp_path / "bin"
     bin.mkdir()
     for command in ("srun", "scontrol", "conda"):
         (bin / command).write_text("#!/bin/bash\n")
         (bin / command).chmod(0o755)
     environment = {"PATH": f"{bin}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n"}
+    environment |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
     options = [{"condaenv": evil}, {"venv_path": evil}, {"time": evil, "partition": evil, "qos": evil}]
-    options += [{"mail_user": evil, "mail_type": evil, "sbatch_args": {"comment": evil}, "srun_args": {"x": evil}}]
+    options += [{"sbatch_args": {"comment": evil, "mail-user": evil}, "srun_args": {"x": evil}}]
     for slurm in options:
-        engine = dataclasses.replace(study().engine, slurm=slurm, training={"comment": evil})
         for name in ("scores/ask-llm-xl", "runs/t5-tiny/full-1-seed0"):
-            path = script(dataclasses.replace(named, engine=engine), name).path
+            path = script(changed(study(), named, slurm=slurm, training={"comment": evil}), name)
             subprocess.run(["bash", "-n", path], check=True)
             subprocess.run(["bash", path], env=environment, cwd=tmp_path, capture_output=True)
             assert not (tmp_path / "owned").exists(), (slurm, path.read_text())
 
 
-def test_a_dry_run_says_which_option_is_wrong(tmp_path, capsys):
-    text = TEXT.format(folder=tmp_path, slurm='{time: "1:00\\ntouch owned"}', training="{}", tasks=2)
-    (tmp_path / "s.yaml").write_text(text)
-    assert main(["run", str(tmp_path / "s.yaml"), "--dry-run"]) == 2
-    said = capsys.readouterr().err
-    assert "engine.slurm.time has a line break" in said
-    assert "Traceback" not in said
-
-
-def test_a_task_that_is_out_of_time_again_and_again_ends(study, monkeypatch):
-    stages = stages_of(study())
-    executor = StageExecutor(study(), stages["tokens/train"], "made")
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        monkeypatch.setenv("SLURM_RESTART_COUNT", "19")
-        executor.begin(0)
-        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN  # datatrove's, in a job
-        monkeypatch.setenv("SLURM_RESTART_COUNT", "20")
-        executor.begin(0)
-        with pytest.raises(TimeoutError, match=r"after 20 restarts: give it more \(engine.slurm.time\)"):
-            signal.raise_signal(signal.SIGUSR1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+def test_a_dry_run_writes_what_is_left(study):
+    plan = study(tasks=2)
+    Watched(plan.output, plan.stages["tokens/train"], 0, "").done()
+    Watched(plan.output, plan.stages["tokens/c4/c4"], 0, "").done()
+    scripts = write_scripts(plan, plan.stages.values())
+    assert len(scripts) == len(plan.stages) - 1
+    text = (Path(plan.output) / "slurm" / "tokens" / "train.sh").read_text()
+    assert "#SBATCH --array=1\n" in text
+    with pytest.raises(InvalidStudy, match="engine.slurm.time has a line break"):
+        write_scripts(changed(plan, slurm={"time": "1:00\ntouch owned"}), plan.stages.values())
 
 
 def test_a_step_has_the_cpus_of_its_job(study):
     def cpus(study, name):
-        return re.findall(r"^srun .*--cpus-per-task=(\d+) ", script(study, name).path.read_text(), re.MULTILINE)
+        return re.findall(r"^srun .*--cpus-per-task=(\d+) ", script(study, name).read_text(), re.MULTILINE)
 
     two = study(training="{cpus-per-task: 64}")
     assert cpus(two, "runs/t5-tiny/full-1-seed0") == ["64"]
@@ -204,16 +203,18 @@ def test_a_step_has_the_cpus_of_its_job(study):
 @pytest.mark.parametrize(
     ("code", "restarts", "requeued"), [(0, 0, False), (75, 99, True), (138, 19, True), (138, 20, False), (1, 0, False)]
 )
-def test_a_job_goes_back_into_the_queue(study, tmp_path, code, restarts, requeued):
-    path = script(study(slurm='{env_command: ":"}'), "runs/t5-tiny/full-1-seed0").path
+@pytest.mark.parametrize("name", ["runs/t5-tiny/full-1-seed0", "tokens/train"])
+def test_a_job_goes_back_into_the_queue(study, tmp_path, name, code, restarts, requeued):
+    path = script(study(slurm='{env_command: ":"}'), name)
     for name, text in {"srun": f"exit {code}", "scontrol": f"echo $* >> {tmp_path}/scontrol.log"}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n", "SLURM_RESTART_COUNT": str(restarts)}
+    job |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
     paths = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["bash", path], env=job | paths, capture_output=True, text=True)
     assert done.returncode == code
-    assert ("requeue 7" in (tmp_path / "scontrol.log").read_text()) == requeued
+    assert ("requeue 7_3" in (tmp_path / "scontrol.log").read_text()) == requeued
     assert ("out of time again after 20 restarts" in done.stdout) == (code == 138 and not requeued)
 
 
@@ -229,75 +230,82 @@ def test_a_job_goes_back_into_the_queue(study, tmp_path, code, restarts, requeue
 def test_one_spelling_of_the_environment_for_both_kinds_of_jobs(study, hook, line):
     with_hook = study(slurm=f"{{{hook}, srun_args: {{container-image: some.sqsh}}, sbatch_args: {{account: mine}}}}")
     for name in ("scores/ask-llm-xl", "runs/t5-tiny/full-1-seed0"):
-        text = script(with_hook, name).path.read_text()
+        text = script(with_hook, name).read_text()
         assert line in text
         assert re.search(r"^srun .*--container-image=some.sqsh ", text, flags=re.MULTILINE)
         assert options(with_hook, name)["account"] == "mine"
 
 
+def test_a_script_starts_the_worker_by_the_task_and_the_log_of_its_number(study, tmp_path):
+    path = script(study(slurm='{env_command: ":"}'), "tokens/train")
+    for name, text in {"srun": 'echo "$*"; env', "scontrol": "echo node7"}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "12345", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_NODELIST": "n"}
+    job |= {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", path, "submission", "1001"], env=job, capture_output=True, text=True, check=True)
+    said, *environment = done.stdout.splitlines()
+    made = study().stages["tokens/train"].made
+    log = f"{study().output}/logs/tokens/train/slurm-12_3.log"
+    assert said.endswith(f" python -P -m launch.worker s.yaml tokens/train --made {made} --task 1004 --log {log}")
+    assert {
+        *("PYTHONSAFEPATH=1", "PYTHONUNBUFFERED=1", "SLURM_EXPORT_ENV=ALL", "OMP_NUM_THREADS=1"),
+        *("MASTER_ADDR=node7", "MASTER_PORT=22345", "NUM_PROCESSES=16"),
+    } <= set(environment)
+    assert options(study(), "tokens/train")["output"] == log.replace("12_3", "%A_%a")
+
+
 def test_a_long_array_is_several_and_has_what_is_left(study):
-    stages = stages_of(study())
-    stage, made = stages["tokens/train"], fingerprints(stages)["tokens/train"]
+    plan = study()
+    stage = plan.stages["tokens/train"]
     for task in (0, 1, 5, 1002, *range(2002, 2010)):
-        Watched(study(), stage, task, made, "").done()
-    parts = write_script(study(), stage, made).parts
-    assert [part.arguments for part in parts] == [
-        ("--array=2-4,6-1000", "--export=ALL,RUN_OFFSET=0"),
-        ("--array=0,2-1000", "--export=ALL,RUN_OFFSET=1"),
-    ]
-    assert parts[1] == Part(parts[1].arguments, (0, *range(2, 1001)), first=1001, each=1)
-    three = study(slurm="{tasks_per_job: 3, workers: 8}")
-    (part,) = write_script(three, stage, made).parts
-    assert part == Part(("--array=0-667%8", "--export=ALL,RUN_OFFSET=0"), tuple(range(668)), first=0, each=3)
+        Watched(plan.output, stage, task, "").done()
+    parts = list(parts_of(plan, tasks_left(plan.output, stage)))
+    assert [part.array(0) for part in parts] == ["2-4,6-1000", "0,2-1000"]
+    assert parts[1] == Part((0, *range(2, 1001)), first=1001)
+    assert parts[1].array(8) == "0,2-1000%8"
+    eight = study(slurm="{workers: 8, max_array_size: 4000}")
+    (path,) = write_scripts(eight, [stage])
+    assert "#SBATCH --array=2-4,6-1001,1003-2001%8\n" in path.read_text()
 
 
-def test_what_is_shipped_is_small_and_knows_no_files_yet(study):
-    stages = stages_of(study())
-    executor = StageExecutor(study(), stages["tokens/train"], "made")
-    executor.ship()
-    with executor.logging_dir.open("executor-1-1001.pik", "rb") as file:
-        shipped = file.read()
-    assert len(shipped) < 10_000
-    assert pickle.loads(shipped).pipeline == []
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_task_that_is_stopped_goes_on_later(study, tmp_path, monkeypatch, number):
+    plan = study(tasks=2)
+    stage = plan.stages["tokens/train"]
+    (tmp_path / "s.yaml").write_text(TEXT.format(folder=tmp_path, slurm="{}", training="{}", tasks=2))
+
+    def run_task(*_):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(type(stage), "run_task", run_task)
+    with keeping(signal.SIGTERM, signal.SIGUSR1), pytest.raises(SystemExit) as ended:
+        work([str(tmp_path / "s.yaml"), "tokens/train", "--task", "1", "--log", "slurm-12_1.log"])
+    assert ended.value.code == 128 + number
+    found = task_state(plan.output, stage, 1)
+    assert (found.state, found.error, found.log) == ("waiting", "", "slurm-12_1.log")
 
 
-def test_a_task_on_a_node_notes_how_it_ends(study, monkeypatch):
-    stages = stages_of(study())
-    stage, made = stages["tokens/train"], fingerprints(stages)["tokens/train"]
-    executor = StageExecutor(study(), stage, made)
-    ends = iter([SystemExit(15), ValueError("bad\nworse")])
-
-    def pipeline_of(*_):
-        raise next(ends)
-
-    monkeypatch.setattr("launch.study.stage_executor.pipeline_of", pipeline_of)
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    with pytest.raises(SystemExit):
-        executor._run_for_rank(3)
-    assert task_state(study(), stage, 3, made).state == "waiting"
-    with pytest.raises(ValueError, match="bad"):
-        executor._run_for_rank(3)
-    found = task_state(study(), stage, 3, made)
-    assert (found.state, found.error) == ("failed", "ValueError: bad")
-    assert found.log.endswith("/slurm_logs/12_3.out")
-    Watched(study(), stage, 3, made, "").done()
-    assert not executor._run_for_rank(3).stats
+@contextmanager
+def keeping(*numbers):
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_without_slurm(study, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    stages = stages_of(study())
     with pytest.raises(InvalidStudy, match="there is no squeue here: .* login node"):
-        list(submit(study(), stages, fingerprints(stages)))
+        engine_of(study(), ())
 
 
 @pytest.mark.parametrize(
     ("slurm", "said"),
     [
-        ("{partitio: gpu}", "line 11: no key 'engine.slurm.partitio': did you mean partition"),
-        ("{nodes: 2}", "line 11: no key 'engine.slurm.nodes'"),
-        ("{time: 24:00:00}", "line 11: engine.slurm.time must be text, not 86400"),
+        ("{partitio: gpu}", "line 11, column 11: no key 'partitio': did you mean partition"),
+        ("{nodes: 2}", "line 11, column 11: no key 'nodes'"),
+        ("{time: 1440}", "line 11, column 17: .* string"),
     ],
 )
 def test_mistakes_in_options(study, slurm, said):
