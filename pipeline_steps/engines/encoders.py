@@ -44,7 +44,7 @@ _BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}  # padding included
 
 
 def plain_backend(tokenizer: Any) -> Any:
-    """The `tokenizers.Tokenizer` of a fast tokenizer, to which every text is text: no truncation, no padding."""
+    """Return the `tokenizers.Tokenizer` of a fast tokenizer, to which all text is text, never cut or padded."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -59,9 +59,6 @@ class PlainEncoder:
     words, one after another. Nearly all words of a text have been met before, so their ids are looked up. A text with
     characters that could act across a space (combining marks, controls) goes through the tokenizer whole, as do all
     texts of a tokenizer that does not split there.
-
-    Args:
-        tokenizer: a fast transformers tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -74,11 +71,11 @@ class PlainEncoder:
         self._by_word = self._splits_at_space()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text."""
+        """Return the ids of one text."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
+        """Return the ids of each text, int32."""
         if not self._by_word:
             return self._whole(texts)
         whole = [row for row, text in enumerate(texts) if _acts_across_spaces().search(text)]
@@ -168,12 +165,7 @@ def _harmless(character: str) -> bool:
 
 
 class SentenceEncoder:
-    """A sentence-transformers model: texts to token ids, token ids to vectors.
-
-    Args:
-        model: the SentenceTransformer.
-        max_tokens: of a text, special tokens included; the rest is cut off.
-    """
+    """A sentence-transformers model: texts to at most `max_tokens` token ids, token ids to vectors."""
 
     def __init__(self, model: Any, max_tokens: int) -> None:
         self._first, *self._rest = list(model)
@@ -186,14 +178,14 @@ class SentenceEncoder:
             self._t5, self._plain = PackedT5Encoder(transformer), PlainEncoder(self._tokenizer)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text, cut, with the special tokens of the model."""
+        """Return the ids of each text, cut, with the special tokens of the model."""
         if self._t5 is None:
             return self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
         eos, room = [self._tokenizer.eos_token_id], self._max_tokens - 1
         return [np.concatenate([ids[:room], eos], dtype=np.int32) for ids in self._plain.encode_batch(texts)]
 
     def encode(self, inputs: Sequence[TokenIds]) -> np.ndarray:
-        """float32 [N, D], in the order of the inputs."""
+        """Return a vector of each input, float32 [N, D]."""
         import torch
 
         parts, order = [], []
@@ -224,11 +216,10 @@ class SentenceEncoder:
 
 @lru_cache(maxsize=2)
 def load_sentence_encoder(model: str, revision: str | None, dtype: str, max_tokens: int | None) -> SentenceEncoder:
-    """The model on this process's device; loaded once per process.
+    """Load the model on this process's device, once per process.
 
-    Raises:
-        ModelError: sentence-transformers is not installed, the model cannot be had or has no fast tokenizer, or it was
-            not made for as many tokens.
+    Raises ModelError if sentence-transformers is not installed, or the model cannot be had, has no fast tokenizer, or
+    was not made for as many tokens.
     """
     require("sentence_transformers", "embed")
     import torch

@@ -44,12 +44,10 @@ class _EncoderLayer:
 
 
 class PackedT5Encoder:
-    """Outputs of a T5's encoder.
+    """The encoder of transformers' T5 (v1.0 or v1.1 layout) in float32 or bfloat16.
 
-    Args:
-        model: transformers' T5ForConditionalGeneration or T5EncoderModel (v1.0 or v1.1 layout) in float32 or bfloat16.
-            Its weights are shared or, where the CPU's matrix products want another layout, copied.
-        float8: matrix products in e4m3, see `_float8_linear`; the model must be in bfloat16.
+    Weights are shared or, where the CPU's matrix products want another layout, copied. With `float8`, matrix products
+    of a model in bfloat16 are in e4m3, see `_float8_linear`.
     """
 
     def __init__(self, model: Any, float8: bool = False) -> None:
@@ -66,9 +64,9 @@ class PackedT5Encoder:
         self._bias_1HLL = torch.empty((1, self._heads, 0, 0))
 
     def encode(self, inputs: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
-        """Encoder outputs [N, L, D], zero beyond each text, and where the texts are: bool [N, L].
+        """Return encoder outputs [N, L, D], zero beyond each text, and where the texts are: bool [N, L].
 
-        The inputs come by falling length. Under `torch.inference_mode()`.
+        The inputs come by falling length. Call it under `torch.inference_mode()`.
         """
         lengths = [len(ids) for ids in inputs]
         if lengths[0] > self._bias_1HLL.shape[-1]:
@@ -206,12 +204,7 @@ class _DecoderLayer:
 
 
 class PackedT5:
-    """Log-probabilities of a T5's first decoded token.
-
-    Args:
-        model: transformers' T5ForConditionalGeneration (v1.0 or v1.1 layout) in float32 or bfloat16. Its weights are
-            shared or, where the CPU's matrix products want another layout, copied.
-        float8: the encoder's matrix products in e4m3, see `_float8_linear`; the model must be in bfloat16.
+    """Log-probabilities of a T5's first decoded token; model and `float8` are as in PackedT5Encoder.
 
     Raises:
         ModelError: see `_scales_output`.
@@ -230,7 +223,7 @@ class PackedT5:
         self._head = linear(model.lm_head.weight)
 
     def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
-        """float32 [N, len(token_ids)]: log P(token) over the full vocabulary, of N inputs that end in EOS.
+        """Return float32 [N, len(token_ids)]: log P(token) over the full vocabulary, of N inputs that end in EOS.
 
         Inputs are batched by length. A result does not depend on the order of the inputs, and on the others beyond
         rounding (1e-5 in float32) only.
@@ -242,8 +235,6 @@ class PackedT5:
                 logits = self._decode(encoded_NLD, ~mask_NL[:, None])
                 found[rows] = torch.log_softmax(logits.float(), dim=-1)[:, token_ids].cpu().numpy()
         return found
-
-    # -- decoder -----------------------------------------------------------------------------------------------
 
     def _decode(self, encoded_NLD: Tensor, beyond_N1L: Tensor) -> Tensor:
         """Logits [N, vocabulary] of the first decoded token."""
@@ -265,8 +256,6 @@ class PackedT5:
         """Logits [..., vocabulary] of decoder outputs [..., D] after the last norm."""
         return self._head((decoded * self._head_scale).to(self.dtype))
 
-    # -- weights -----------------------------------------------------------------------------------------------
-
     def _decoder_layer(self, block: Any) -> _DecoderLayer:
         own, cross, feed_forward = block.layer[0].SelfAttention, block.layer[1].EncDecAttention, block.layer[2]
         per_head = (self._heads, self.encoder.head_dim, -1)
@@ -286,7 +275,7 @@ class PackedT5:
 
 
 def _scales_output(model: Any) -> bool:
-    """Whether the decoder's output is scaled by d_model ** -0.5: with a tied head (T5 v1.0) only.
+    """Return whether the decoder's output is scaled by d_model ** -0.5: with a tied head (T5 v1.0) only.
 
     Raises:
         ModelError: transformers would scale for a head of its own, or not for a tied one; both give wrong scores in

@@ -54,12 +54,9 @@ def _rotated(x: np.uint32, bits: int) -> np.uint32:
 
 @njit(cache=True)
 def sha256(block: Array, message: Array, state: Array) -> None:
-    """Digests of one block of every lane.
+    """Write into `state`, uint32 [8, LANES], the digests of padded messages of a block each, uint8 [LANES, 64].
 
-    Args:
-        block: uint8 [LANES, 64], the padded messages.
-        message: uint32 [64, LANES], overwritten.
-        state: uint32 [8, LANES], overwritten with the digests.
+    `message`, uint32 [64, LANES], is overwritten too.
     """
     word = block.view(np.uint32)
     for t in range(16):
@@ -95,11 +92,7 @@ assert MARGIN >= BLOCK
 
 
 class DSIRNgrams:
-    """The tokens, n-grams and buckets of the data-selection package, of lower-cased texts.
-
-    Args:
-        buckets: B, at most 2**18.
-    """
+    """The tokens, n-grams and up to 2**18 buckets of the data-selection package, of lower-cased texts."""
 
     def __init__(self, buckets: int) -> None:
         if not 0 < buckets <= _SLOTS:
@@ -113,7 +106,7 @@ class DSIRNgrams:
         self._bucket_bits = np.uint64((1 << (buckets - 1).bit_length()) - 1)
 
     def __call__(self, texts: Sequence[str]) -> Ngrams:
-        """N-grams of texts. A text's n-grams do not depend on the other texts."""
+        """Return the n-grams of texts. A text's n-grams do not depend on the other texts."""
         return ngrams_of(texts, self._bucket)
 
     def _bucket(self, tokens: Tokens) -> Array:

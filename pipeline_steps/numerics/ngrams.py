@@ -34,17 +34,11 @@ _SHUFFLE = 0x5F  # any constant: the order of the texts
 
 @dataclass(frozen=True)
 class Ngrams:
-    """N-grams of N texts.
+    """N-grams of N texts."""
 
-    Attributes:
-        bucket: int32 [G], 0 to buckets - 1.
-        text: int32 [G], the text each belongs to; does not decrease.
-        tokens: int64 [N], tokens of each text.
-    """
-
-    bucket: Array
-    text: Array
-    tokens: Array
+    bucket: Array  # int32 [G], 0 to buckets - 1
+    text: Array  # int32 [G], the text each belongs to; does not decrease
+    tokens: Array  # int64 [N], tokens of each text
 
     def sums(self, weight_B: Array) -> Array:
         """Return the sum of the weights of each text's n-grams: float64 [N]."""
@@ -53,21 +47,13 @@ class Ngrams:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of some texts, and their n-grams.
+    """Tokens of some texts, and their n-grams."""
 
-    Attributes:
-        words: uint8, the tokens' bytes with one space after each, and MARGIN more.
-        edges: int32 [T, 2], where each token starts and ends in `words`.
-        text: int32 [T], the text each is of.
-        key: uint64 [G], hashes of the n-grams.
-        ngram: int32 [G], what each is: twice its last token, less 1 if that is the second of two.
-    """
-
-    words: Array
-    edges: Array
-    text: Array
-    key: Array
-    ngram: Array
+    words: Array  # uint8, the tokens' bytes with one space after each, and MARGIN more
+    edges: Array  # int32 [T, 2], where each token starts and ends in `words`
+    text: Array  # int32 [T], the text each is of
+    key: Array  # uint64 [G], hashes of the n-grams
+    ngram: Array  # int32 [G], what each is: twice its last token, less 1 if that is the second of two
 
 
 def hashed_ngrams(texts: Sequence[str], buckets: int) -> Ngrams:
@@ -181,18 +167,13 @@ def _scrambled(value: np.uint64) -> np.uint64:
 
 @dataclass(frozen=True)
 class LinearModel:
-    """Weights of a trained model.
+    """Weights of a trained model."""
 
-    Attributes:
-        weight: float32 [B].
-        bias: log-odds, or the score, of a text without n-grams.
-    """
-
-    weight: Array
-    bias: float
+    weight: Array  # float32 [B]
+    bias: float  # log-odds, or the score, of a text without n-grams
 
     def predict(self, ngrams: Ngrams) -> Array:
-        """Log-odds, or scores: float64 [N]."""
+        """Return log-odds, or scores: float64 [N]."""
         return self.bias + ngrams.sums(self.weight) * _scale(ngrams)
 
 

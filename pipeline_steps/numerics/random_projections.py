@@ -35,23 +35,14 @@ _WIDEST = 2.0**25  # norm, in steps of the grid, at which all sums fit: 2**25 sq
 
 @dataclass(frozen=True)
 class Projections:
-    """Directions and cells of R x M hash functions, drawn from a seed.
+    """Directions and cells of R x M hash functions, drawn from a seed."""
 
-    Attributes:
-        unit: steps of the grid per unit of the embedding.
-        first: int32 [n], D1's signs.
-        second: int32 [C * M, n], D2's.
-        offset: int32 [C * M, n], added to a projection before it is cut into cells.
-        factor: uint32 [C * M, n], odd; what a cell is multiplied with where cells of one row are put together.
-        bits: a cell is 2**bits steps of a projection; 31 leaves its sign.
-    """
-
-    unit: np.float32
-    first: Array
-    second: Array
-    offset: Array
-    factor: Array
-    bits: int
+    unit: np.float32  # steps of the grid per unit of the embedding
+    first: Array  # int32 [n], D1's signs
+    second: Array  # int32 [C * M, n], D2's
+    offset: Array  # int32 [C * M, n], added to a projection before it is cut into cells
+    factor: Array  # uint32 [C * M, n], odd; what a cell is multiplied with where cells of one row are put together
+    bits: int  # a cell is 2**bits steps of a projection; 31 leaves its sign
 
 
 def padded(dimension: int) -> int:

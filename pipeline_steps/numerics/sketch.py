@@ -40,22 +40,13 @@ _GROUPS = 10  # parts of the rows whose means differ by the standard error
 
 @dataclass(frozen=True)
 class SketchHash:
-    """R hash functions, drawn from a seed.
+    """R hash functions, drawn from a seed."""
 
-    Attributes:
-        dimension: D of the embeddings.
-        concatenated: m; many = sharp kernel.
-        width: w of the p-stable hash, in units of distance, small = sharp kernel; None for the angular hash.
-        rows: R.
-        buckets: B.
-        seed: of the draw.
-    """
-
-    dimension: int
-    concatenated: int
-    width: float | None = None
-    rows: int = SKETCH_ROWS
-    buckets: int = SKETCH_BUCKETS
+    dimension: int  # D of the embeddings
+    concatenated: int  # m; many = sharp kernel
+    width: float | None = None  # w of the p-stable hash, in units of distance, small = sharp; None: the angular hash
+    rows: int = SKETCH_ROWS  # R
+    buckets: int = SKETCH_BUCKETS  # B
     seed: int = 0
 
     @cached_property
@@ -89,11 +80,7 @@ def empty_counts(hash: SketchHash) -> Array:
 
 
 def add(counts_RB: Array, hash: SketchHash, embedding_ND: Array, threads: int = 1) -> None:
-    """Count embeddings into a sketch, in place.
-
-    Raises:
-        InvalidEmbedding: an embedding is not finite, zero, too long or of another dimension.
-    """
+    """Count embeddings into a sketch, in place. Raises InvalidEmbedding, as `density` does."""
     parts = np.linspace(0, hash.rows, threads + 1, dtype=int)
     with ThreadPoolExecutor(threads) as pool:
         for code_SRW, size in _coded(hash, embedding_ND, threads):
@@ -110,7 +97,7 @@ def density(
     counts itself, so the sum is at least 1; the estimate is cut off there.
 
     Raises:
-        InvalidEmbedding: see `add`.
+        InvalidEmbedding: an embedding is not finite, zero, too long or of another dimension.
     """
     edges = np.linspace(0, hash.rows, min(_GROUPS, hash.rows) + 1, dtype=int)
     means = [np.empty((len(edges) - 1, 0))]

@@ -29,21 +29,13 @@ _TRIPLE_QUOTED = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'', re.DOTALL)
 
 @dataclass(frozen=True)
 class Package:
-    """A top-level package or module.
+    """A top-level package or module, and the distribution that has installed it."""
 
-    Attributes:
-        name: as imported.
-        path: its folder or file.
-        distribution: what was installed, e.g. "scikit-learn", or "python" for the standard library.
-        version: of the distribution.
-        license: what the distribution says of itself.
-    """
-
-    name: str
-    path: Path
-    distribution: str
+    name: str  # as imported
+    path: Path  # its folder or file
+    distribution: str  # e.g. "scikit-learn", or "python" for the standard library
     version: str
-    license: str
+    license: str  # as the distribution states it
 
     def files(self) -> list[Path]:
         """Python sources, sorted, without tests: those document nothing, and mostly repeat each other."""

@@ -132,13 +132,13 @@ class SemDeDupScorer(BaseScorer):
         self.clusters, self.keep = str(clusters).rstrip("/"), keep
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         store = SourceStore(f"{self.clusters}/assignments")
         about = {"unit": "cosine", "keep": self.keep, "assignments": store.fingerprint}
         return {"scorer": "SemDeDupScorer", **about, "clusters": store.made}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """Similarities of one window, which is of one source."""
+        """Return the similarities of one window, which is of one source."""
         return self._rows.of(docs)["similarity"].tolist()
 
     @cached_property

@@ -62,10 +62,8 @@ class SourceStore(Artefact):
     def seal(self, source: str, columns: Columns) -> None:
         """Publish all rows of a finished source and drop its windows.
 
-        A part that somebody else has published meanwhile stays: a model's last bits differ between two devices.
-
-        Raises:
-            StoreMismatch: that part is of other documents.
+        A part that somebody else has published meanwhile stays, unless it is of other documents (StoreMismatch): a
+        model's last bits differ between two devices.
         """
         path = self.part(source)
 
