@@ -161,7 +161,7 @@ class Readable(Protocol):
     path: str
 
     def read(self, source: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns of a source in document order."""
+        """Return columns of a source in document order."""
 
 
 class RowsByDocument:

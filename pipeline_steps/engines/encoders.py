@@ -92,7 +92,7 @@ class PlainEncoder:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def _look_up(self, words: list[list[str]]) -> list[np.ndarray]:
-        """Ids of texts, given their words; words that are new are learnt. Several threads may be here at once."""
+        """Return the ids of texts, given their words, and learn new words. Several threads may be here at once."""
         if self._characters > _REMEMBERED:
             self._known, self._characters = {}, 0
         known, end, encoded = self._known, 0, []
@@ -109,7 +109,7 @@ class PlainEncoder:
         return encoded
 
     def _each(self, words: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each word. Several to a call, which would otherwise take longer than their ids."""
+        """Return the ids of each word. Several go to a call, which would otherwise take longer than their ids."""
         groups = [words[start : start + _GROUP] for start in range(0, len(words), _GROUP)]
         found = []
         for group, ids in zip(groups, self._whole([" ".join(group) for group in groups]), strict=True):
@@ -127,7 +127,7 @@ class PlainEncoder:
 
 
 def _places(ids: list[bytes]) -> Iterator[int]:
-    """Where `_NEW` is."""
+    """Yield the places of `_NEW`."""
     place = -1
     with suppress(ValueError):
         while True:
@@ -137,7 +137,7 @@ def _places(ids: list[bytes]) -> Iterator[int]:
 
 @cache
 def _acts_across_spaces() -> re.Pattern[str]:
-    """Finds a character that a tokenizer's normalisation might join to, or part from, what is beyond a space.
+    """Return the pattern of characters that normalisation might join to, or part from, what is beyond a space.
 
     Harmless are letters, numbers, punctuation and symbols whose compatibility form (NFKC) holds neither space nor
     leading mark, and white space. U+2581 stands for a space in T5's pieces.

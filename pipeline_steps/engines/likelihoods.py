@@ -84,7 +84,7 @@ def _deal(spans: int, key: int) -> Array:
 
 
 def _draws(count: int, key: int, kind: int) -> Array:
-    """uint64 [count]; keys that follow each other, such as a document's windows have, share nothing."""
+    """Draw uint64 [count]; keys that follow each other, such as a document's windows have, share nothing."""
     base = mix(np.array([key % 2**64], dtype=np.uint64), kind)
     with np.errstate(over="ignore"):
         return mix(base + np.arange(count, dtype=np.uint64), kind)
@@ -160,7 +160,7 @@ class T5Likelihood:
         return found
 
     def _nll_of_decoded(self, decoded_BTD: Any, label_BT: Any) -> Any:
-        """Per row, float64 [B]; the head takes few tokens at a time, as its logits are many times their size."""
+        """Return a sum per row, float64 [B]; the head takes few tokens at a time, as its logits are large."""
         import torch
 
         real_BT = label_BT >= 0
@@ -208,7 +208,7 @@ class CausalLikelihood:
         return found
 
     def _nll_in_steps(self, input_BS: Any, label_BS: Any) -> Any:
-        """Per row, float64 [B]; where the logits would be too many, some tokens at a time after those before them.
+        """Return a sum per row, float64 [B]; where logits would be too many, go on from a cache, some tokens at a time.
 
         The model makes its own logits, as some cap or scale what comes from the head.
         """
@@ -255,7 +255,7 @@ def load_likelihood(
 
 
 def _first_sentinel(tokenizer: Any, count: int, name: str) -> int:
-    """Id of `<extra_id_0>`; raises ModelError unless `count` sentinels count downwards from it."""
+    """Return the id of `<extra_id_0>`; raises ModelError unless `count` sentinels count downwards from it."""
     ids = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(count)])
     if ids[0] in (None, tokenizer.unk_token_id) or ids != list(range(ids[0], ids[0] - count, -1)):
         raise ModelError(
@@ -266,7 +266,7 @@ def _first_sentinel(tokenizer: Any, count: int, name: str) -> int:
 
 
 def _windows(ids: Sequence[int], longest: int) -> Iterator[tuple[int, list[int]]]:
-    """Where each begins, and its ids: as few as can be, of equal lengths; a short rest would have little context."""
+    """Yield where each window begins, and its ids: as few as can be, of equal lengths."""
     count = -(-len(ids) // longest)
     for number in range(count):
         start, end = (len(ids) * edge // count for edge in (number, number + 1))
@@ -274,7 +274,7 @@ def _windows(ids: Sequence[int], longest: int) -> Iterator[tuple[int, list[int]]
 
 
 def _nll(logits_PV: Any, label_P: Any) -> Any:
-    """Float64 [P], nats, 0 where the label is -100; softmax in float32."""
+    """Return float64 [P], nats, 0 where the label is -100; softmax in float32."""
     from torch.nn import functional as F
 
     return F.cross_entropy(logits_PV.float(), label_P, ignore_index=-100, reduction="none").double()

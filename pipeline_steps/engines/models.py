@@ -91,7 +91,7 @@ def _folder_digest(folder: str) -> str:
 
 
 def library_versions(*packages: str) -> dict[str, str]:
-    """Installed versions, for fingerprints."""
+    """Return installed versions, for fingerprints."""
     return {package: version(package) for package in packages}
 
 
@@ -107,7 +107,7 @@ def vllm_version() -> str:
 
 
 def pick_device() -> torch.device:
-    """This process's CUDA device, or the CPU.
+    """Return this process's CUDA device, or the CPU.
 
     Slurm and Ray give each task its own CUDA_VISIBLE_DEVICES. Among the workers of one LocalPipelineExecutor,
     which share all devices, the worker's own number decides: consecutive, so free of collisions. Workers that share
@@ -137,7 +137,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    """Rows of token ids as one int64 tensor, filled up on the right."""
+    """Return rows of token ids as one int64 tensor, filled up on the right."""
     import torch
 
     tensor = torch.full((len(rows), max(map(len, rows))), fill, dtype=torch.long)
@@ -147,7 +147,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
 
 
 def own_threads() -> int:
-    """OMP_NUM_THREADS if it is set; one in a worker of a pool, which shares the cores; else one per core."""
+    """Return OMP_NUM_THREADS if it is set; one in a worker of a pool, which shares the cores; else one per core."""
     import multiprocess
 
     if asked := os.environ.get("OMP_NUM_THREADS", ""):
@@ -158,7 +158,7 @@ def own_threads() -> int:
 
 
 def batches_by_length(lengths: Sequence[int], padded_tokens: int) -> list[list[int]]:
-    """Row numbers by falling length, cut into batches of at most `padded_tokens`, padding included.
+    """Return row numbers by falling length, cut into batches of at most `padded_tokens`, padding included.
 
     A row longer than that is a batch of its own. Sort within a window only: then what is batched together, hence
     every last bit of a result, does not depend on the number of tasks.
@@ -248,7 +248,7 @@ def _is_known(model_type: Any) -> bool:
 
 
 def _modules(name: str, folder: str) -> Iterator[tuple[Path, str]]:
-    """Folder and class of each module of a sentence-transformers model; none of other models."""
+    """Yield folder and class of each module of a sentence-transformers model; none of other models."""
     listing = Path(folder, "modules.json")
     if not listing.is_file():
         return

@@ -104,7 +104,7 @@ class CausalEngine:
         return found
 
     def _last_logits(self, inputs: Sequence[TokenIds]) -> Any:
-        """Logits [N, vocabulary] after the last token; padding goes to the left, so that all end together."""
+        """Return logits [N, vocabulary] after the last token; padding goes to the left, so that all end together."""
         import torch
 
         longest, device = max(map(len, inputs)), self.model.device
@@ -127,7 +127,7 @@ class NextTokenEngine(Protocol):
     """What computes log-probabilities: `PackedT5`, `CausalEngine` or `VLLMEngine`."""
 
     def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
-        """float32 [N, len(token_ids)] of N inputs: log P(token) of the next token, over the full vocabulary."""
+        """Return float32 [N, len(token_ids)] of N inputs: log P(token) of the next token, over the full vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class CausalProxy:
         return before, after
 
     def _defuse(self, text: str) -> str:
-        """A web page that spells out the template's marks must not end the user's turn."""
+        """Defuse marks of the template: a page that spells them out must not end the user's turn."""
         for mark in self._marks:
             text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
         return text
@@ -308,7 +308,7 @@ def _config_and_tokenizer(model: str, revision: str | None) -> tuple[Any, Any, s
 
 
 def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:
-    """The text of the first tokens."""
+    """Return the text of the first tokens."""
     return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
 

@@ -317,7 +317,7 @@ class KeptRows:
         self._next, self._rows_of = 0, None
 
     def _search(self, doc: Document, key: int) -> int:
-        """The first row of this document that has not been asked for."""
+        """Return the first row of this document that has not been asked for."""
         if self._rows_of is None:
             self._rows_of = {}
             for row in range(len(self._keys) - 1, -1, -1):

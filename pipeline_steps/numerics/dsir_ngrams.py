@@ -124,7 +124,7 @@ class DSIRNgrams:
 
 @njit(cache=True)
 def _look_up(key: Array, known: Array, bucket_bits: np.uint64) -> tuple[Array, Array]:
-    """Buckets, int32 [G], and which of them are not known, int32."""
+    """Return buckets, int32 [G], and which of them are not known, int32."""
     bucket, new, count = np.empty(key.size, dtype=np.int32), np.empty(key.size, dtype=np.int32), 0
     for row in range(key.size):
         entry = known[key[row] & np.uint64(_SLOTS - 1)]
@@ -141,7 +141,7 @@ def _learn(key: Array, bucket: Array, known: Array, bucket_bits: np.uint64) -> N
 
 @njit(cache=True)
 def _hash(words: Array, edges: Array, ngram: Array, digits: Array, buckets: np.uint64) -> Array:
-    """Buckets of n-grams, int32; _LONG for those of more than a block."""
+    """Return buckets of n-grams, int32; _LONG for those of more than a block."""
     block, rows = np.zeros((LANES, BLOCK), dtype=np.uint8), np.empty(LANES, dtype=np.int32)
     scratch, digest = np.empty((64, LANES), dtype=np.uint32), np.empty((8, LANES), dtype=np.uint32)
     total = np.empty(LANES, dtype=np.uint64)

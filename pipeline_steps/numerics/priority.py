@@ -73,14 +73,14 @@ def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Ar
 
 
 def order_code(value_N: Array) -> Array:
-    """uint32 [N] that sort as the float32 of the values do; both zeros are one."""
+    """Return uint32 [N] that sort as the float32 of the values do; both zeros are one."""
     bits_N = (value_N.astype(np.float32, copy=False) + np.float32(0)).view(np.uint32)
     negative_N = (bits_N.view(np.int32) >> 31).view(np.uint32)  # all ones, or zero
     return bits_N ^ (negative_N | np.uint32(1 << 31))
 
 
 def tie_hash(key_N: Array, seed: int) -> Array:
-    """uint64 [N]: the order among equal priorities."""
+    """Return uint64 [N]: the order among equal priorities."""
     return mix(key_N, seed ^ _TIES)
 
 
@@ -99,7 +99,7 @@ KEEP_ALL = Threshold(0, 0, _MOST_ROWS)
 def find_thresholds(
     read: Read, mode: Mode, amount_S: Sequence[int], seed: int = 0, weight: str | None = None
 ) -> list[Threshold]:
-    """For each stratum, the longest run of documents in order of priority whose weights sum to at most the amount.
+    """Find each stratum's longest run, in order of priority, whose weights sum to at most the amount.
 
     A radix select over (code, tie): every pass counts one more digit of the documents in question and settles all
     but one of its values; as soon as the documents in question are few, they are sorted. Usually two passes, at

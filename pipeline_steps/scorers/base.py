@@ -62,7 +62,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides the values, as JSON types; a store made with another one is refused."""
+        """Return everything that decides the values, as JSON types; a store made with another one is refused."""
 
     def made(self) -> dict[str, Any]:
         """Return the configuration that the store records."""

@@ -73,7 +73,7 @@ class SemDeDupSimilarities(NoCredentials, PipelineStep):
             self.stat_update("compared", value=len(similarity), unit="bucket")
 
     def _similarities(self, parts: list[dict[str, np.ndarray]]) -> np.ndarray:
-        """Float32 [members], in the order of the parts."""
+        """Return the similarities in the order of the parts: float32 [members]."""
         member = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         preference = member["cosine"] if self.keep == "hard" else -member["cosine"]
         order = np.lexsort((member["key"], preference, member["cluster"]))

@@ -116,7 +116,7 @@ def _put_if_absent(fs: Any, target: str, blob: bytes) -> bool:
 
 
 def _create_by_claims(fs: Any, path: str, target: str, blob: bytes) -> bool:
-    """Nobody puts without having seen its own claim alone, and a claim goes only after its target is there."""
+    """Create a file after a look that no other writer has a claim; a claim goes only after its target is there."""
     claims, own = f"{target}.claims", uuid.uuid4().hex
 
     def refuse_others() -> None:

@@ -183,7 +183,7 @@ def combine(
 
 
 def _rank(sorted_N: np.ndarray, score_N: np.ndarray, weight: float) -> np.ndarray:
-    """Mean rank of each score among all, between 0 and 1, times |weight|; from the other end if it is negative."""
+    """Return each score's mean rank, 0 to 1, times |weight|; from the other end if that is negative."""
     twice = np.searchsorted(sorted_N, score_N, "left") + np.searchsorted(sorted_N, score_N, "right") - 1
     rank = twice / max(2 * (sorted_N.size - 1), 1)
     return abs(weight) * (rank if weight > 0 else 1 - rank)

@@ -83,7 +83,7 @@ class SealedFile:
         self._file.close()
 
     def read(self, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Whole columns as numpy arrays; strings as objects."""
+        """Return whole columns as numpy arrays; strings as objects."""
         names = list(self.digests) if columns is None else list(columns)
         with self._intact():
             table = self._parquet.read(columns=names, use_threads=False)

@@ -127,7 +127,7 @@ def _sample(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _read_rows(store: SourceStore, rows: np.ndarray) -> np.ndarray:
-    """Embeddings of some rows, in corpus order."""
+    """Return the embeddings of some rows, in corpus order."""
     parts, start = [], 0
     for source, size in store.sources.items():
         own = rows[slice(*np.searchsorted(rows, [start, start + size]))]

@@ -118,12 +118,12 @@ class SourceStore(Artefact):
 
     @property
     def sources(self) -> dict[str, int]:
-        """Documents of each source, sorted by name: corpus order."""
+        """Return the documents of each source, sorted by name: corpus order."""
         return {source: entry["documents"] for source, entry in self.manifest.items()}
 
     @property
     def documents(self) -> int:
-        """How many rows all sources have."""
+        """Return how many rows all sources have."""
         return sum(self.sources.values())
 
     def read(self, source: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
