@@ -208,7 +208,7 @@ class CausalLikelihood:
         return found
 
     def _nll_in_steps(self, input_BS: Any, label_BS: Any) -> Any:
-        """Return a sum per row, float64 [B]; where logits would be too many, go on from a cache, some tokens at a time.
+        """Return a sum per row, float64 [B]; where logits would be too many, go on from a cache in steps.
 
         The model makes its own logits, as some cap or scale what comes from the head.
         """
