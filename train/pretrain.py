@@ -101,6 +101,8 @@ class PretrainPlan:
     objective: Objective
     resolved: dict[str, Any]
 
+    padded = False
+
     @classmethod
     def make(cls, arguments: PretrainArguments) -> PretrainPlan:
         """Open the inputs and check that they fit together; raises what its parts raise."""
@@ -143,11 +145,6 @@ class PretrainPlan:
     def tokenizer(self) -> Path:
         """The folder of the corpus's tokenizer."""
         return self.store.tokenizer
-
-    @property
-    def padded(self) -> bool:
-        """False: rows are full."""
-        return False
 
     @property
     def grid(self) -> list[int]:
