@@ -85,8 +85,8 @@ class PretrainPlan:
 
     Attributes:
         arguments: as given.
-        loop: how the loop takes its steps.
-        budget: how long the run is.
+        loop: settings of the loop.
+        budget: length of the run.
         store: the corpus.
         replay: order of the windows.
         objective: how a window becomes a row.
@@ -138,7 +138,7 @@ class PretrainPlan:
 
     @property
     def extent(self) -> str:
-        """How much the run shows, in words."""
+        """The amount that the run shows, in words."""
         return f"{self.budget.total_tokens:,} tokens"
 
     @property

@@ -34,7 +34,7 @@ _PATIENCE = 600.0  # seconds for a run of this size
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it.
+    """The outcome of a proof.
 
     Attributes:
         killed_at: last step logged when the processes were killed.
