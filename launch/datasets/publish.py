@@ -41,6 +41,7 @@ from train.folders import whole_folder
 
 CARD, RECORD, SELECTION = "README.md", "winnow.json", "selection.safetensors"
 _OLD_CARD = f"{CARD}.damaged"
+_NOTHING_SAYS = "nothing says how the dataset was made, so delete its folder and give the same command again"
 _HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:/([^@]*))?$")
 
 
@@ -71,7 +72,7 @@ class RemoteFolder:
             except FileNotFoundError:
                 names = set()
             if RECORD in names:
-                return self._read()
+                return read_json(f"{self.path}/{RECORD}", _NOTHING_SAYS)
             if names - self.passed_over:
                 raise StoreMismatch(
                     f"{self.path} holds other files, which winnow select did not write: give another --output"
@@ -104,15 +105,6 @@ class RemoteFolder:
         """Return the names of files to put, in their order: the record, the lacking ones, the card."""
         missing = {RECORD, *self.lacking(record)} & files.keys()
         return sorted(missing, key=lambda name: (name != RECORD, name == CARD, name))
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            return read_json(f"{self.path}/{RECORD}")
-        except StoreDamaged as error:
-            raise StoreDamaged(
-                f"{self.path}/{RECORD} is damaged, or an earlier version wrote it, so nothing says how {self.path} "
-                "was made: delete that folder and give the same command again"
-            ) from error
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, str]]:
@@ -237,8 +229,7 @@ def publish(work: Path) -> dict[str, Any]:
         StoreDamaged: a file is not what was written; `begin` drops it.
         WinnowError: the corpus does not hold what the cut keeps, or the destination cannot be used.
     """
-    dataset = Unfinished.open(work)
-    with dataset.ended_by_mistakes():
+    with Unfinished.opened(work) as dataset:
         parts = dataset.files
     settings, suffix, files, listed = dataset.settings, SUFFIX[dataset.settings.format], {}, {}
     for number, (path, part) in enumerate(parts.items()):

@@ -79,6 +79,22 @@ class Unfinished:
         settings = made.pop("settings")
         return cls(work, DatasetSettings(**settings | {"cut": Cut(**settings["cut"])}), **made)
 
+    @classmethod
+    @contextmanager
+    def opened(cls, work: Path) -> Iterator[Unfinished]:
+        """Yield what `open` returns; if the input is at fault, remove the plan: it will be mended, or settings change.
+
+        Raises what `open` raises.
+        """
+        dataset = cls.open(work)
+        try:
+            yield dataset
+        except StoreIncomplete:
+            raise
+        except WinnowError:
+            (work / "plan.json").unlink(missing_ok=True)
+            raise
+
     def save(self) -> None:
         """Write the plan."""
         write_json(f"{self.work}/plan.json", {key: value for key, value in asdict(self).items() if key != "work"})
@@ -141,17 +157,6 @@ class Unfinished:
         rewritten = {group: self._parts("parquet", group) for group in self.to_rewrite}
         groups = [rewritten.get(group, parts) for group, parts in enumerate(self.rows)]
         return {path: part for parts in groups for path, part in parts.items()}
-
-    @contextmanager
-    def ended_by_mistakes(self) -> Iterator[None]:
-        """Remove the plan if the input is at fault: the input will be mended, or other settings be given."""
-        try:
-            yield
-        except StoreIncomplete:
-            raise
-        except WinnowError:
-            (self.work / "plan.json").unlink(missing_ok=True)
-            raise
 
     def drop_damaged(self) -> None:
         """Forget the groups whose files are not what was written."""
