@@ -57,7 +57,7 @@ class RemoteFolder:
 
     path: str
     reads_back: ClassVar[bool] = True
-    passed_over: ClassVar[set[str]] = set()
+    passed_over: ClassVar[set[str]] = {""}  # what stands for an empty folder in an object store
 
     def record(self) -> dict[str, Any] | None:
         """Return what a dataset that is there, or was begun, says of itself; None if nothing is there.
@@ -90,6 +90,8 @@ class RemoteFolder:
         """
         listed = {name: listed for name, listed in record["files"].items() if name != CARD}
         with self._opened() as (fs, root):
+            if not self.reads_back:
+                fs.find(root)  # one listing, which the file system remembers
             return damaged(self.path, listed, self.reads_back) + ([] if _is_card(fs, f"{root}/{CARD}") else [CARD])
 
     def put(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
@@ -154,7 +156,7 @@ class HubDataset(RemoteFolder):
 
     private: bool = False
     reads_back: ClassVar[bool] = False
-    passed_over: ClassVar[set[str]] = {".gitattributes"}
+    passed_over: ClassVar[set[str]] = {"", ".gitattributes"}
 
     def record(self) -> dict[str, Any] | None:
         """See RemoteFolder."""

@@ -63,9 +63,12 @@ def select_dataset(
 def _run(title: str, step: str, total: int, writing: Path, workers: int, progress: StageProgress) -> None:
     """Write `total` groups in processes."""
     start, tasks = time.monotonic(), min(workers, total)
-    logs = writing.parent / "logs"
     jobs = [
-        Job("launch.one_off.selecting", (str(writing), step, f"{task}/{tasks}"), logs / f"{step}-{task}.log")
+        Job(
+            "launch.one_off.selecting",
+            (str(writing), step, f"{task}/{tasks}"),
+            writing / "logs" / f"{step}-{task}.log",
+        )
         for task in range(tasks)
     ]
 

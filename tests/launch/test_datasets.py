@@ -224,6 +224,8 @@ def test_what_is_damaged_before_it_is_published(folder, settings, tmp_path):
         for name in ("rows/000000-00000.jsonl.gz", "parquet/000000-00000.parquet"):
             blob = (work / name).read_bytes()
             (work / name).write_bytes(blob[:-9] + b"x" + blob[-8:])
+        (work / "staged").mkdir()  # as an upload to the Hub that was killed leaves it
+        (work / "staged" / "winnow.json").write_text("{}")
         return datasets.publish(work)
 
     with pytest.raises(StoreDamaged, match=r"parquet/000000-00000.parquet is damaged: give the same command again"):
