@@ -127,7 +127,10 @@ def test_others_are_refused(folder, settings, tmp_path):
     )
     with pytest.raises(StoreMismatch, match=r"unfinished, was made with other settings \(rate: 0.4 there, 0.3 now\)"):
         datasets.begin(other, store, work)
-    assert written(settings, store)["documents"] == [100, 40]
+    record = written(settings, store)
+    assert record["documents"] == [100, 40]
+    keys = "corpus files limit sampler proxy embedder target scores mode k rate token_budget seed format score_column"
+    assert set(record["made_from"]) == set(keys.split())
     with pytest.raises(StoreMismatch, match=r"rate: 0.4 there, 0.3 now"):
         datasets.is_published(other)
     with pytest.raises(WinnowError, match="winnow select: output"):
