@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from datatrove.pipeline.readers import JsonlReader
+from test_fine_tune import launched  # noqa: F401  fine-tuning in this process
 from test_perplexity import made  # noqa: F401  a run with two checkpoints
 from training_runs import ENVIRONMENT
 
@@ -107,8 +108,11 @@ def test_killed_and_given_again(run, data_root, tmp_path, monkeypatch):
     assert (tmp_path / "killed/results.jsonl").read_bytes() == (tmp_path / "undisturbed/results.jsonl").read_bytes()
 
 
-def test_fine_tuned_and_instruction_tuned(run, data_root, tmp_path, monkeypatch):
-    """accelerate is really launched, twice; a second time nothing is."""
+@pytest.mark.parametrize("where", ["here", pytest.param("under accelerate", marks=pytest.mark.slow)])
+def test_fine_tuned_and_instruction_tuned(where, run, data_root, tmp_path, monkeypatch, request):
+    """Fine-tuning is launched twice; a second time nothing is."""
+    if where == "here":
+        request.getfixturevalue("launched")
     output, few = tmp_path / "results.jsonl", "--tasks qa --instruction-tune".split()
     common = ["--runs", f"random={run}", "--data-root", str(data_root), "--output", str(output), "--budget", "smoke"]
     more = ["--tuning", "--steps", "4", "--eval_every", "2"]
@@ -122,6 +126,7 @@ def test_fine_tuned_and_instruction_tuned(run, data_root, tmp_path, monkeypatch)
     assert all(row.step == 4 for row in rows)  # of pre-training
     before = output.read_bytes()
     monkeypatch.setattr("evaluate_suite.encoder_decoder_lm.EncoderDecoderLM.__init__", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("evaluate_suite.fine_tuning_runs.run_launcher", lambda *_: 1 / 0)
     assert main(flan) == 0
     assert output.read_bytes() == before
     cached = sorted(path.parent.name for path in (tmp_path / "evaluation").rglob("flan/measured/*/arc_easy.json"))
@@ -139,13 +144,14 @@ def test_what_is_not_there_is_said(run, tmp_path, capsys):
     for given, said in (
         (["--tasks", "glue"], "cola is not asked with exemplars: winnow evaluate fine-tune"),
         (["--limit", "-1"], "limit -1 must be at least 0"),
-        (["--output", "s3://bucket/r.jsonl"], "is not a local file"),
-        (["--output", str(tmp_path)], "error: "),
     ):
         assert main([*argv, "--runs", f"a={run}", *given]) == 2
         assert said in capsys.readouterr().err
+    for output, said in (("s3://bucket/r.jsonl", "is not a local file"), (str(tmp_path), "error: ")):
+        assert main(["few-shot", "--runs", f"a={run}", "--tasks", "anatomy", "--output", output]) == 2
+        assert said in capsys.readouterr().err
     (tmp_path / "foreign.jsonl").write_text('{"other": 1}\n')
-    assert main([*argv, "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
+    assert main(["few-shot", "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
     assert "foreign.jsonl, line 1, has no digest" in capsys.readouterr().err
     for given, said in (
         (["--runs", str(run)], "is not NAME=DIR"),
