@@ -138,13 +138,7 @@ def show_tasks() -> None:
 
 
 @app.command(name="perplexity")
-def perplexity(
-    run: RunFlags,
-    *,
-    tokens: Annotated[list[str], _MANY],
-    max_windows: int = 256,
-    seed: int = 0,
-) -> None:
+def perplexity(run: RunFlags, *, tokens: Annotated[list[str], _MANY], max_windows: int = 256, seed: int = 0) -> None:
     """Measure perplexity of the training objective on held-out text, with confidence intervals.
 
     Args:
