@@ -205,10 +205,6 @@ def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_p
         (("score", "--corpus", "c"), "winnow score: the following arguments are required: --sampler, --output"),
         (("select", "--k", "x"), "winnow select: argument --k: invalid int value: 'x' (see winnow select --help)"),
         (("inspect", "x", "--a\x1b[31m\nb"), r"winnow: unrecognized arguments: --a\x1b[31m b (see winnow --help)"),
-        (
-            ("evaluate", "perplexity", "--runs", "x"),
-            "winnow evaluate perplexity: argument --runs: 'x' is not NAME=DIR",
-        ),
     ],
 )
 def test_a_mistake_is_one_line(capsys, words, said):
