@@ -142,10 +142,8 @@ def samplers_at_one_rate(
             if found := estimate(last[name], outcomes, measure):
                 value, low, high = found
                 number = names.index(name) - (FULL in names)
-                look = {"color": INK, "marker": "o"} if name == FULL else series(number)
-                one.errorbar(
-                    [value], [row], xerr=_error(value, low, high), elinewidth=1.4, capsize=3, **look | {"ls": "none"}
-                )
+                look = ({"color": INK, "marker": "o"} if name == FULL else series(number)) | {"linestyle": "none"}
+                one.errorbar([value], [row], xerr=_error(value, low, high), elinewidth=1.4, capsize=3, **look)
         _everything_at_its_end(one.axvline, study, outcomes, model, measure)
         one.set_yticks(range(len(names)), [label(name) for name in names])
         one.set_ylim(len(names) - 0.5, -0.5)

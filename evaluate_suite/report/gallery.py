@@ -85,20 +85,28 @@ def study_figures(
     """
     for model in models(study):
         names = ordered(point.sampler for point in finals(study, model) if point.sampler != FULL)
-        if len(rates(study, model)) == 1:
-            yield from _quality(study, outcomes, model, "", names)
-        elif names:
-            for family, members in ({"": names} if colours(study) else families(names)).items():
-                yield from _quality(study, outcomes, model, family, members)
-        if names:
-            yield from _efficiency(study, outcomes, model, {"": names} if colours(study) else families(names))
+        by_family = {"": names} if names and colours(study) else families(names)
+        for family, members in {"": names}.items() if len(rates(study, model)) == 1 else by_family.items():
+            yield from _quality(study, outcomes, model, family, members)
+        yield from _efficiency(study, outcomes, model, by_family)
     yield from _ranks(study)
+    yield from _scorers(study, scores, lower, units or {}, kept or {})
+
+
+def _scorers(
+    study: Measurements,
+    scores: Mapping[str, np.ndarray],
+    lower: Collection[str],
+    units: Mapping[str, str],
+    kept: Mapping[str, np.ndarray],
+) -> Iterator[Named]:
+    """Draw what scores cost, how alike they are, and how they are distributed; arguments as of `study_figures`."""
     if study.scoring_hours and study.training_hours:
         figure = cost(study.scoring_hours, study.training_hours)
         yield Named("cost", "", "cost", "Time against training saved", figure, len(study.training_hours) > 1)
     if len(scores) > 2:
         yield Named("scorers", "", "kendall-tau", "Kendall's tau of every pair", tau_heat_map(scores, lower), True)
-    look = (lower, units, kept, colours(study))
+    look = lower, units, kept, colours(study)
     if 0 < len(scores) <= _ALONE:
         for name in ordered(scores):
             drawn = distributions({name: scores[name]}, *look)

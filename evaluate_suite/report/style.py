@@ -118,7 +118,7 @@ def plain_log_ticks(axes: Axes) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """Return inline SVG; ink, rules and series become variables of the page, so that light, dark and print are one file."""
+    """Return inline SVG. Ink, rules and series become variables of the page: light, dark and print are one file."""
     text = _bytes(figure, "svg", description).decode()
     text = re.sub(r"^.*?(?=<svg )", "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -83,7 +83,7 @@ def amounts_table(study: Measurements, model: str, rate: float, scoring: Mapping
     rows = tuple(
         (
             Cell(label(point.sampler), dot=dot_of(study, point.sampler)),
-            *(NOTHING if values[i] is None else number(values[i], digits) for _, values, digits in known),
+            *(NOTHING if (value := values[i]) is None else number(value, digits) for _, values, digits in known),
         )
         for i, point in enumerate(points)
     )
@@ -267,9 +267,7 @@ def _suites(outcomes: Outcomes, point: Point) -> int:
 
 def _notes(study: Measurements, outcomes: Outcomes, model: str, points: Sequence[Point]) -> list[str]:
     """Write the footnotes: what 100 % is, which suites were left out and why, what is missing, how many seeds."""
-    mine: list[Outcome] = [
-        found for p in points if p.sampler != FULL and (found := outcomes.get((*p.run, p.step)))
-    ]
+    mine: list[Outcome] = [found for p in points if p.sampler != FULL and (found := outcomes.get((*p.run, p.step)))]
     notes = []
     for larger in sorted({one.larger for one in mine if one.over_scaling}):
         notes.append(f"Over-scaling: 0 % is {model} on everything, 100 % is {larger} on everything.")

@@ -21,7 +21,7 @@ from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import Measurements, finals, lower_is_better, read_measurements, result_files
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
-from evaluate_suite.report.verdicts import table_rate, verdicts
+from evaluate_suite.report.verdicts import flat, table_rate, verdicts
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.samplers import ordered
@@ -158,7 +158,7 @@ def terminal_table(settings: ReportSettings) -> Table:
     found, said = outcomes(study), []
     for model in models:
         if (rate := table_rate(study, model)) is not None:
-            said += verdicts(study, found, model, rate, settings.evaluations)
+            said += flat(verdicts(study, found, model, rate, settings.evaluations))
     table.caption, table.caption_justify = "\n".join(said), "left"
     return table
 
