@@ -129,13 +129,19 @@ def distributions(
     return figure
 
 
-def cost(scoring: Mapping[str, float], training: Mapping[str, float], runs: int = 1) -> Figure:
+def cost(
+    scoring: Mapping[str, float],
+    training: Mapping[str, float],
+    runs: int = 1,
+    colours: Mapping[str, int] | None = None,
+) -> Figure:
     """Draw a panel per model, a line per scorer: time in total against the share of training saved.
 
     Args:
         scoring: accelerator hours of scoring the corpus, by scorer; the most expensive are shown.
         training: accelerator hours of training on everything, by model.
         runs: trainings that share the scores.
+        colours: number of the series of a sampler.
     """
     figure, axes = panels(len(training), 2, (5.2, 3.6))
     names = ordered(sorted(scoring, key=lambda name: -scoring[name])[: len(SERIES)])
@@ -144,7 +150,7 @@ def cost(scoring: Mapping[str, float], training: Mapping[str, float], runs: int 
     for one, (model, hours) in zip(axes, sorted(training.items(), key=lambda item: item[1]), strict=True):
         for number, name in enumerate(names):
             total = [per_hour * total_hours(share, scoring[name], hours, runs) for share in saved]
-            one.plot(100 * saved, total, label=label(name), markevery=5, **series(number))
+            one.plot(100 * saved, total, label=label(name), markevery=5, **series((colours or {}).get(name, number)))
             share = break_even(scoring[name], hours, runs)
             if share <= 1:
                 look: dict[str, Any] = {

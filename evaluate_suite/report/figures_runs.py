@@ -175,7 +175,7 @@ def efficiency(
         measure: a suite, a perplexity, or a key of `HEADLINES`.
         heading: of the panel; the title of the measure unless given.
     """
-    figure, (axes,) = panels(1, 1, (5.4, 3.4))
+    figure, (axes,) = panels(1, 1, (4.9, 3.3))
     runs = _runs(study, outcomes, model, measure)
     curves = {name: mean_curve([r for key, r in runs.items() if key[0] in names]) for name, names in lines.items()}
     handles = _curves(axes, curves, _everything(runs), measure, True)

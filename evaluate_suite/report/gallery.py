@@ -102,7 +102,7 @@ def _scorers(
 ) -> Iterator[Named]:
     """Draw what scores cost, how alike they are, and how they are distributed; arguments as of `study_figures`."""
     if study.scoring_hours and study.training_hours:
-        figure = cost(study.scoring_hours, study.training_hours)
+        figure = cost(study.scoring_hours, study.training_hours, colours=colours(study))
         yield Named("cost", "", "cost", "Time against training saved", figure, len(study.training_hours) > 1)
     if len(scores) > 2:
         yield Named("scorers", "", "kendall-tau", "Kendall's tau of every pair", tau_heat_map(scores, lower), True)

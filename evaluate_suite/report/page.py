@@ -164,12 +164,13 @@ def _bars(study: Measurements, model: str, rate: float) -> list[dict[str, Any]]:
         return []
     most = max(max(map(sum, spent.values())), 1e-9)
     unit, per_hour = time_unit(sum(one) for one in spent.values())
+    short = {"hours": "h", "minutes": "min", "seconds": "s"}
     return [
         {
             "name": label(name),
             "scoring": 100 * spent[name][0] / most,
             "training": 100 * spent[name][1] / most,
-            "text": f"{per_hour * spent[name][0]:,.1f} + {per_hour * spent[name][1]:,.1f} {unit}",
+            "text": f"{per_hour * spent[name][0]:,.1f} + {per_hour * spent[name][1]:,.1f} {short[unit]}",
         }
         for name in ordered(spent)
     ]

@@ -162,9 +162,9 @@ def lead(study: Measurements) -> str:
 def methods(study: Measurements) -> list[str]:
     """Write paragraphs on how the numbers were made, and what they cannot say."""
     few_shot = {task.name for task in registry().values() if task.protocol == "few_shot"}
-    suites = [measure for measure in measures(study) if measure in SUITES]
-    said = [_NORMALISED] if suites else []
-    said.append(_INTERVALS + (_INTERVALS_NORMALISED if suites else ""))
+    normalised = len(references(study)) > 1
+    said = [_NORMALISED] if normalised else []
+    said.append(_INTERVALS + (_INTERVALS_NORMALISED if normalised else ""))
     if all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values()):
         said.append(_ONE_SEED)
     if any(row.task in few_shot for row in study.rows):
