@@ -13,7 +13,6 @@ from evaluate_suite.report.figures_corpus import cost, distributions, rank_chang
 from evaluate_suite.report.figures_runs import (
     colours,
     efficiency,
-    efficiency_by_rate,
     groups,
     overview,
     quantity_quality,
@@ -148,14 +147,18 @@ def _efficiency(
         where = model if len(by_family) == 1 else f"{model}: {title(measure)}"
         about = f"{title(measure)} against tokens: {model}"
         for family, line in lines.items():
-            figure = efficiency(study, outcomes, model, line, measure, family)
             said = ", ".join(filter(None, (about, family, "mean over rates" if several else "")))
-            yield Named("efficiency", where, _slug("efficiency", model, family, measure), said, figure, False)
+            if figure := efficiency(study, outcomes, model, line, measure, family):
+                yield Named("efficiency", where, _slug("efficiency", model, family, measure), said, figure, False)
         for family, names in by_family.items() if several else ():
-            for kind, draw in (("each rate", efficiency_by_rate), ("repetitions", repetitions)):
-                if drawn := draw(study, outcomes, model, names, measure):
+            each = {label(name): [name] for name in names}
+            for kind, figure in (
+                ("each rate", efficiency(study, outcomes, model, each, measure, each_rate=True)),
+                ("repetitions", repetitions(study, outcomes, model, names, measure)),
+            ):
+                if figure:
                     said = ", ".join(filter(None, (about, family, kind)))
-                    yield Named("efficiency", where, _slug(kind, model, family, measure), said, drawn, True)
+                    yield Named("efficiency", where, _slug(kind, model, family, measure), said, figure, True)
 
 
 def _ranks(study: Measurements) -> Iterator[Named]:

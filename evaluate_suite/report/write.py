@@ -135,7 +135,7 @@ def terminal_table(settings: ReportSettings) -> Table:
     points = sorted(points, key=lambda point: (models.index(point.model), order.index(point.sampler), point.rate))
     documents, hours = study.costs(SELECTED_DOCUMENTS), study.costs(TRAINING_HOURS)
     tasks = list(dict.fromkeys(measure for point in points for measure in point.scores if lower_is_better(measure)))
-    unit, per_hour = time_unit([*hours.values(), *settings.scoring_hours.values()])
+    unit, per_hour = time_unit([*hours.values(), *study.scoring_hours.values()])
     table = Table(title="The same model, the same tokens, other documents", title_justify="left")
     for name in ["sampler"] + ["model"] * (len(models) > 1):
         table.add_column(name, no_wrap=True)

@@ -14,7 +14,6 @@ from evaluate_suite.report.figures_corpus import cost, distributions, oriented, 
 from evaluate_suite.report.figures_runs import (
     alive_curve,
     efficiency,
-    efficiency_by_rate,
     groups,
     mean_curve,
     overview,
@@ -144,7 +143,7 @@ def test_rates_left_are_printed():
     said = [label.get_text() for label in figure.axes[2].get_xticklabels()]
     assert [text.split("n = ")[1] for text in said] == ["4", "3", "2", "1", "1"]
     assert repetitions(study, outcomes(study), "t5-small", ["dsir"], "c4_perplexity") is None
-    assert efficiency_by_rate(study, outcomes(study), "t5-small", ["dsir"], "c4_perplexity") is None
+    assert efficiency(study, outcomes(study), "t5-small", groups(["dsir"]), "c4_perplexity", each_rate=True) is None
 
 
 def test_lines_of_a_figure_can_be_told_apart():

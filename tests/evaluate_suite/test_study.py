@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from synthetic_study import EVERY_SAMPLER, RATES, costs, factor, rows
 
+from evaluate_suite.checkpoint import Checkpoint
 from evaluate_suite.report.outcomes import outcomes, run_noise
 from evaluate_suite.report.points import (
     finals,
@@ -18,7 +19,6 @@ from evaluate_suite.report.points import (
     read_measurements,
     references,
 )
-from evaluate_suite.checkpoint import Checkpoint
 from evaluate_suite.results import write_results
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FAMILIES, families, label, ordered
