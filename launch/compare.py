@@ -34,15 +34,15 @@ _95 = 1.959963984540054
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of the two.
+    """One of the two things that are compared.
 
     Attributes:
         path: as given.
         kind: "selection", "scores" or "dataset".
-        digest: of the corpus.
-        documents: N.
-        mask: bool [N], what it keeps; None of scores.
-        store: None of a selection.
+        digest: digest of the corpus.
+        documents: N, the number of documents of the corpus.
+        mask: bool [N], which documents the side keeps; None if the side is scores.
+        store: the scores; None if the side is a selection.
     """
 
     path: str
@@ -54,41 +54,43 @@ class Side:
 
 
 def open_side(path: str) -> Side:
-    """A file of `Selection.save`, a score store, or a dataset that `winnow select` wrote.
+    """Open a file of `Selection.save`, a score store, or a dataset that `winnow select` wrote.
 
     Raises:
-        StoreIncomplete, StoreMismatch: it is none of them, or not finished.
+        StoreIncomplete, StoreMismatch: the path holds none of these, or an unfinished one.
     """
     path = path.rstrip("/")
     try:
         fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
-        is_file = fs.isfile(root)
+        is_file, is_dataset = fs.isfile(root), fs.exists(f"{root}/{RECORD}")
+        is_store = fs.exists(f"{root}/artefact.json")
     except Exception as error:  # whatever the file system behind the protocol raises
         raise StoreIncomplete(f"{path} cannot be read ({why_not(path, error)}") from error
     if is_file or path.endswith(".safetensors"):
         selection = Selection.load(path)
         return Side(path, "selection", selection.corpus_digest, selection.mask.size, selection.mask, None)
-    if fs.exists(f"{root}/{RECORD}"):
+    if is_dataset:
         selection = Selection.load(f"{path}/selection.safetensors")
         return Side(path, "dataset", selection.corpus_digest, selection.mask.size, selection.mask, None)
-    if not fs.exists(f"{root}/artefact.json"):
+    if not is_store:
         raise StoreMismatch(f"{path} is neither a selection, nor a score store, nor a dataset of winnow select")
     store = ScoreStore.open(path)
     return Side(path, "scores", store.corpus_digest, store.documents, None, store)
 
 
 def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict[str, Any]:
-    """All there is to say, as JSON types.
+    """Compare two selections or scores of one corpus, and return what was found as JSON types.
 
     Args:
-        a: path of the one.
-        b: of the other.
-        rate: share that a score store keeps if the other is one too; else it keeps as many as the other does.
-        corpus: of both, for the documents' ids and texts.
-        shown: documents of each kind.
+        a: path of one side.
+        b: path of the other side.
+        rate: the share that a score store keeps if both sides are scores; beside a selection, scores keep as many
+            documents as the selection does.
+        corpus: path of the corpus that both sides are of, for the documents' ids and texts.
+        shown: how many documents of each kind to show.
 
     Raises:
-        StoreMismatch: they are of different corpora, or the corpus is another one.
+        StoreMismatch: the sides are of different corpora, or `corpus` is another one.
         ModelError: scores are compared without SciPy.
     """
     one, other = open_side(a), open_side(b)
@@ -97,10 +99,10 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
             f"{a} and {b} are of different corpora ({one.documents:,} and {other.documents:,} documents): give two of "
             "one corpus"
         )
-    if one.store is not None or other.store is not None:
+    scores = [None if side.store is None or _by_chance(side.store) else _oriented(side.store) for side in (one, other)]
+    if any(score_N is not None for score_N in scores):
         require("scipy", "eval")
     masks = _masks(one, other, rate)
-    scores = [None if side.store is None or _by_chance(side.store) else _oriented(side.store) for side in (one, other)]
     found: dict[str, Any] = {"a": a, "b": b, "corpus_documents": one.documents, **overlap(*masks)}
     found["kept_by"] = [_kept_by(side, found["b" if side is one else "a"], rate, other) for side in (one, other)]
     if one.store is not None and scores[0] is not None and scores[1] is not None:
@@ -113,7 +115,7 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
 
 
 def overlap(mask_N: np.ndarray, other_N: np.ndarray) -> dict[str, Any]:
-    """How much two selections have in common, and how much they would by chance."""
+    """Count what two selections have in common, and what they would have in common by chance."""
     a, b, both, N = int(mask_N.sum()), int(other_N.sum()), int((mask_N & other_N).sum()), mask_N.size
     if not a or not b:
         raise InvalidCut("one of the two keeps nothing: there is nothing to overlap with")
@@ -131,10 +133,10 @@ def overlap(mask_N: np.ndarray, other_N: np.ndarray) -> dict[str, Any]:
 
 
 def rank_agreement(score_N: np.ndarray, other_N: np.ndarray, key_N: np.ndarray) -> dict[str, Any]:
-    """Kendall's tau-b, the pairs it is of, and a 95 % interval for the corpus they are a sample of.
+    """Return Kendall's tau-b, its number of pairs, and a 95 % interval for the population behind the corpus.
 
-    Of more than `MOST_RANKED` documents those with the smallest hashes of their keys stand for all. The interval uses
-    Kendall's bound on the variance, 2 (1 - tau^2) / n, so it is rather too wide.
+    If there are more than `MOST_RANKED` documents, those with the smallest hashes of their keys stand for all. The
+    interval uses Kendall's bound on the variance, 2 (1 - tau^2) / n, so the interval is rather too wide.
 
     Raises:
         InvalidCut: there is no order to compare.
@@ -185,7 +187,7 @@ def _masks(one: Side, other: Side, rate: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def _mask(side: Side, other: Side, rate: float) -> np.ndarray:
-    """What it keeps; scores, as many of the best as the other."""
+    """Return which documents a side keeps. Scores keep as many of their best as the other side does."""
     if side.mask is not None:
         return side.mask
     assert side.store is not None
@@ -214,7 +216,7 @@ def _oriented(store: ScoreStore) -> np.ndarray:
 
 
 def _rows(masks: tuple[np.ndarray, np.ndarray], scores: list[np.ndarray | None], shown: int) -> dict[str, list[int]]:
-    """Documents of the one alone: those the scores differ most on, or, without scores, any."""
+    """Return the documents that one side alone keeps: those the scores differ most on, or any without scores."""
     a_N, b_N = masks
     found = {}
     ranks = [None if score_N is None else _rank(score_N) for score_N in scores]
@@ -236,7 +238,7 @@ def _rank(score_N: np.ndarray) -> np.ndarray:
 
 
 def _read(corpus: str, digest: str, documents: int, wanted: set[int]) -> dict[int, dict[str, str]]:
-    """Id and first lines of documents, by their place in the corpus."""
+    """Return the ids and first lines of documents, by their place in the corpus."""
     logger.disable("datatrove")  # readers name every file they open
     with tempfile.TemporaryDirectory() as folder:
         data: Any = None

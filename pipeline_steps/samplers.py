@@ -307,9 +307,10 @@ def _load_entry_points() -> None:
         where = f"the entry point {entry.name} = {entry.value} of the group {GROUP}"
         try:
             loaded = entry.load()
+            rows = [loaded] if isinstance(loaded, Sampler) else list(loaded)
         except Exception as error:  # whatever the package raises
             raise WinnowError(f"{where} cannot be loaded ({error}): mend or uninstall its package") from error
-        for row in [loaded] if isinstance(loaded, Sampler) else list(loaded):
+        for row in rows:
             if not isinstance(row, Sampler):
                 raise WinnowError(f"{where} holds {row!r}, which is no Sampler: mend or uninstall its package")
             register(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from launch.study.schema import MODELS, PAPER_SAMPLERS, SCORERS, Sampler, Study
+from launch.study.schema import KNOWN_SAMPLERS, MODELS, PAPER_SAMPLERS, SCORERS, Sampler, Study
 from launch.study.stages import KEYS
 from launch.study.yaml_lines import Value, short, suggestion
 from pipeline_steps.numerics.priority import MODES
@@ -36,15 +36,15 @@ def read_samplers(value: Value, models: list[str]) -> list[Sampler]:
 
 def _sampler(value: Value, models: list[str]) -> Sampler:
     if isinstance(value.plain, str):
-        if value.plain not in PAPER_SAMPLERS:
-            raise value.wrong(f"no sampler {short(value.plain)}: {suggestion(value.plain, PAPER_SAMPLERS)}")
-        return _checked(value, PAPER_SAMPLERS[value.plain], models)
+        if value.plain not in KNOWN_SAMPLERS:
+            raise value.wrong(f"no sampler {short(value.plain)}: {suggestion(value.plain, KNOWN_SAMPLERS)}")
+        return _checked(value, KNOWN_SAMPLERS[value.plain], models)
     ((name, settings),) = value.entries().items() if len(value.entries()) == 1 else _one_name(value)
-    base = PAPER_SAMPLERS.get(name)
+    base = KNOWN_SAMPLERS.get(name)
     entries = settings.entries(("scorer", "model", "mode", "options"))
     given = {key: one.of(str) for key, one in entries.items() if key != "options"}
     if base is None and "scorer" not in given:
-        raise value.wrong(f"no sampler {name!r}, and no scorer for it: {suggestion(name, PAPER_SAMPLERS)}")
+        raise value.wrong(f"no sampler {name!r}, and no scorer for it: {suggestion(name, KNOWN_SAMPLERS)}")
     scorer = given.get("scorer", base.scorer if base else "")
     if scorer not in ("", *SCORERS):
         raise settings.wrong(f"no scorer {scorer!r}: {suggestion(scorer, SCORERS)}")

@@ -67,7 +67,8 @@ def of_table(row: Row) -> Sampler:
 
 SCORERS = tuple(name for name in _PLAIN.values() if name != "random")
 MODELS = {row.name for row in SAMPLERS.values() if row.model == ""}  # scorers that ask a model
-PAPER_SAMPLERS = {row.name: of_table(row) for row in SAMPLERS.values() if row.paper}
+KNOWN_SAMPLERS = {row.name: of_table(row) for row in SAMPLERS.values()}
+PAPER_SAMPLERS = {name: sampler for name, sampler in KNOWN_SAMPLERS.items() if SAMPLERS[name].paper}
 
 
 @dataclass(frozen=True)

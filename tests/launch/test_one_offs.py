@@ -1,6 +1,7 @@
 """winnow score, select and compare, as a user gives them."""
 
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import document
+from datatrove.pipeline.readers import JsonlReader
 from scipy.stats import kendalltau
 
 from launch.cli import main
@@ -32,7 +34,7 @@ from launch.one_off import parts, selecting
 from launch.one_off.card import size_category
 from launch.one_off.publishing import HubDataset, LocalFolder, RemoteFolder, destination
 from launch.study import local
-from pipeline_steps import Cut, ScoreStore, Selection, combine, select
+from pipeline_steps import Cut, MetadataScorer, ScoreStore, Selection, combine, select
 from pipeline_steps.errors import InvalidCut, WinnowError
 
 
@@ -592,6 +594,31 @@ def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, quic
     words = ["compare", scores, tmp_path / "noisy", "--corpus", folder / "corpus" / "a.jsonl"]
     assert run(*words) == 2
     assert "is not the corpus of these" in " ".join(capsys.readouterr().err.split())
+
+
+def test_compare_keeps_the_low_scores_that_are_good(folder, tmp_path, quick, capsys):
+    """The scores of `lengths` are those of `lengths-are-bad`, the other way around."""
+    for name, lower in (("lengths", False), ("lengths-are-bad", True)):
+        docs = list(JsonlReader(str(folder / "corpus")).run())
+        for doc in docs:
+            doc.metadata["length"] = -len(doc.text) if lower else len(doc.text)
+        list(MetadataScorer(str(tmp_path / name), "length", lower_is_better=lower).run(iter(docs)))
+    assert run("compare", tmp_path / "lengths", tmp_path / "lengths-are-bad", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tau"]["tau"], found["jaccard"]) == (pytest.approx(1), pytest.approx(1))
+    assert found["kept_by"] == ["its highest 20%", "its lowest 20%"]
+
+
+def test_compare_names_the_extra_that_brings_scipy(folder, scores, tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "scipy" else found(name))
+    assert run("compare", scores, scores) == 2
+    assert capsys.readouterr().err.split("\n") == [
+        "winnow: this step needs scipy: pip install 'winnow-llm[eval]'",
+        "",
+    ]
+    select(ScoreStore.open(str(scores)), Cut("top", k=9)).save(str(tmp_path / "nine.safetensors"))
+    assert run("compare", tmp_path / "nine.safetensors", tmp_path / "nine.safetensors") == 0  # ranks nothing
 
 
 def test_numbers_of_a_comparison(monkeypatch):

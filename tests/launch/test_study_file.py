@@ -75,11 +75,13 @@ def test_a_small_study_and_its_defaults():
 def test_a_sampler_can_be_changed_or_be_ones_own():
     own = """samplers:
   - ask-llm-xl: {model: some/model}
-  - mine: {scorer: perplexity, model: t5-tiny@8, mode: top}"""
+  - mine: {scorer: perplexity, model: t5-tiny@8, mode: top}
+  - perplexity: {model: other/model}"""
     study = parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl", own))
     assert [(s.name, s.scorer, s.mode, s.model) for s in study.samplers] == [
         ("ask-llm-xl", "ask-llm", "top", "some/model"),
         ("mine", "perplexity", "top", "t5-tiny@8"),
+        ("perplexity", "perplexity", "bottom", "other/model"),
     ]
 
 

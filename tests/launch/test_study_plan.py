@@ -32,12 +32,12 @@ from pipeline_steps import (
     KMeansFit,
     PerplexityScorer,
     QualityClassifierFit,
-    kmeans,
-    likelihoods,
-    quality_classifier,
 )
+from pipeline_steps.embedding import kmeans
+from pipeline_steps.engines import likelihoods
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.paper import C4_TOKENS, TRAIN_TOKENS
+from pipeline_steps.scorers import quality_classifier
 from train.flops import encoder_flops, first_token_flops, forward_flops, training_flops
 from train.run_directory import sealed_row
 
