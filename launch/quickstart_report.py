@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from evaluate_suite.report import ReportSettings, write_report
 from launch.stages import CORPUS_FILES, SAMPLERS, Run
-from pipeline_steps import EMBEDDED_PROXY, ScoreStore
+from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.stores.files import read_json
 
 
@@ -63,10 +61,8 @@ def _facts(run: Run) -> dict[str, str]:
     documents = read_json(run.path("corpus", CORPUS_FILES))["documents"]
     resolved = read_json(run.path("training", "full", "resolved.json"))
     source = run.settings.corpus or "the documentation of the installed Python packages"
-    embedder = ScoreStore(run.path("scores", "density")).made["embedded"]["embedder"]
     return {
         "corpus": f"{documents['train']:,} documents ({resolved['corpus_tokens']:,} tokens) of {source}",
-        "embedder": json.dumps(embedder),
         "model": f"{resolved['preset']}, {resolved['steps']:,} steps of {resolved['batch_size']} x "
         f"{resolved['input_length']} tokens, learning rate 1/sqrt(max(step, {resolved['warmup_steps']:,}))",
         "random": f"selection, order and masks: seed {run.settings.seed}; initial weights: {resolved['init_seed']}",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _DOCUMENTS = 10  # of each kind
 _ROWS = 40  # of a table that a terminal shows whole
 _LIBRARIES = ("datatrove", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "matplotlib")
-_SAID = ("proxy", "model", "embedded", "hash", "bandwidth", "prompt")  # of how scores were made
+_SAID = ("proxy", "model", "embedded", "hash")  # of how scores were made
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     words = Words(_facts(settings, stores), settings.notes, settings.evaluations)
     scores = {name: store.scores for name, store in stores.items()}
     units = {name: store.made.get("unit", "score") for name, store in stores.items()}
-    lower = [name for name, store in stores.items() if name in settings.lower_is_better or store.lower_is_better]
+    lower = [name for name, store in stores.items() if _is_lower(settings.lower_is_better, name, store)]
     page, drawn = settings.format == "html", []
     if page or settings.figures:
         drawn = list(study_figures(study, found, scores, lower, units, selections))
@@ -161,6 +161,11 @@ def terminal_table(settings: ReportSettings) -> Table:
             said += flat(verdicts(study, found, model, rate, settings.evaluations))
     table.caption, table.caption_justify = "\n".join(said), "left"
     return table
+
+
+def _is_lower(given: Sequence[str], name: str, store: ScoreStore) -> bool:
+    """Return whether low scores are good. A store that does not say so is taken at the user's word, if there is one."""
+    return name in given or (not given or "lower_is_better" in store.made) and store.lower_is_better
 
 
 def _open_stores(settings: ReportSettings) -> dict[str, ScoreStore]:
