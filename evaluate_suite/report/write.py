@@ -164,7 +164,7 @@ def terminal_table(settings: ReportSettings) -> Table:
 
 
 def _is_lower(given: Sequence[str], name: str, store: ScoreStore) -> bool:
-    """Return whether low scores are good. A store that does not say so is taken at the user's word, if there is one."""
+    """Return whether low scores are good. Where any name is given, that decides for stores that do not say."""
     return name in given or (not given or "lower_is_better" in store.made) and store.lower_is_better
 
 
