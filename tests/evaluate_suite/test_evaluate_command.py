@@ -39,8 +39,10 @@ def test_perplexity_by_source(made, run, tmp_path, capsys):  # noqa: F811
     assert {row.task for row in rows} == {"c4", "high_quality", "high_quality/tokens", "high_quality/other"}
     seconds = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     costs = read_results(str(tmp_path / "costs.jsonl"))
-    assert max(row.value for row in costs) == pytest.approx(sum(seconds) / 3600)
-    assert {(row.task, row.metric) for row in costs} == {("cost", "training_accelerator_hours")}
+    hours = [row.value for row in costs if row.metric == "training_accelerator_hours"]
+    assert max(hours) == pytest.approx(sum(seconds) / 3600)
+    amounts = {"selected_documents", "selected_tokens"}
+    assert {(row.task, row.metric) for row in costs} == {("cost", m) for m in ("training_accelerator_hours", *amounts)}
     assert {row.n for row in rows if row.task == "high_quality"} == {8}
     last = {row.task: row.value for row in rows if row.step == 4}
     sources = last["high_quality/tokens"], last["high_quality/other"]

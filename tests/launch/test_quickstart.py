@@ -47,11 +47,12 @@ def test_table_and_files(undisturbed):
     output, shown = undisturbed
     for sampler in SAMPLERS:
         assert re.search(rf"{sampler} .*{TOKENS:,}", shown)
-    for column in ("epochs", "in-distribution", "HQ", "scoring", "training"):
+    for column in ("epochs", "in-distribution", "high-quality", "scoring", "training"):
         assert column in shown
     page = (output / "report.html").read_text()
     assert "winnow quickstart" in page or "launch quickstart" in page
-    assert page.count("<details>") == 40  # ten best and ten worst by each of two scorers
+    assert page.count("Liked most") == page.count("Liked least") == 2  # of two scorers
+    assert page.count("<details>") == 80  # ten each of these, and of what both like, none likes, and one likes
 
 
 def test_every_model_is_trained_alike(undisturbed):
