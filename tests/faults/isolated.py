@@ -27,7 +27,10 @@ _SET_DUMPABLE = 4  # linux/prctl.h
 # Imported once, before anything is forked: each takes from a tenth of a second to several
 _HEAVY = """
 multiprocessing.popen_fork multiprocessing.connection
-launch.cli launch.tokenize launch.stages launch.one_off.selecting launch.one_off.scoring launch.one_off.rows
+launch.cli launch.commands.studies launch.commands.select launch.commands.look launch.commands.training
+launch.commands.config_file launch.study.commands launch.quickstart launch.quickstart_report launch.run_plan
+launch.inspect launch.neighbours evaluate_suite.__main__
+launch.tokenize launch.stages launch.one_off.selecting launch.one_off.scoring launch.one_off.rows
 launch.one_off.comparing launch.study.work launch.study.pipelines launch.study.plan launch.study_report
 launch.study.plan_tables launch.coverage launch.executor datasets trafilatura warcio.archiveiterator cchardet magic
 pyarrow.parquet pyarrow.compute pandas transformers.models.auto.tokenization_auto tokenizers numba scipy.stats
