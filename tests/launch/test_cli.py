@@ -43,7 +43,7 @@ def corpus(tmp_path_factory):
     ("words", "said"),
     [
         (("selcet",), 'there is no command "selcet". Did you mean select?'),
-        (("zzz",), 'there is no command "zzz". There are plan, quickstart'),
+        (("zzz",), 'there is no command "zzz". There are quickstart, run, status'),
         (("help", "inspekt"), 'there is no command "inspekt". Did you mean inspect?'),
         (("inspect", "x", "--jsn"), "inspect has no flag --jsn. Did you mean --json?"),
         (("run", "x.yaml", "--executor", "slrum"), 'Choose from: "local", "slurm", "ray". Did you mean "slurm"?'),
