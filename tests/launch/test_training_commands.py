@@ -202,7 +202,7 @@ def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_p
         ((), "winnow: a command is needed: winnow --help lists them"),
         (("tokenise",), 'winnow: there is no command "tokenise". Did you mean tokenize? (see winnow --help)'),
         (("score", "--corpus", "c"), "winnow: score needs --sampler (see winnow score --help)"),
-        (("select", "--k", "x"), 'winnow: Invalid value for --k: unable to convert "x" into int'),
+        (("compare", "a", "b", "--rate", "x"), 'winnow: Invalid value for --rate: unable to convert "x" into float'),
         (("inspect", "x", "--a\x1b[31m\nb"), r"winnow: inspect has no flag --a\x1b[31m b (see winnow inspect --help)"),
         (
             ("evaluate", "perplexity", "--runs", "x"),
