@@ -19,7 +19,7 @@ Format = Literal["parquet", "jsonl"]
 
 
 def _one_amount(given: ArgumentCollection) -> None:
-    names = [one.tokens[0].keyword or one.name for one in given.filter_by(value_set=True)]
+    names = [one.name for one in given.filter_by(value_set=True)]
     if len(names) != 1:
         found = f"not {' and '.join(names)}" if names else "select needs one of them"
         raise ValueError(f"give one of --rate, --k and --token-budget: {found}")
