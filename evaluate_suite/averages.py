@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from evaluate_suite.registry import SUITES, Task, by_suite
+from evaluate_suite.registry import SUITES, EvaluationTask, by_suite
 from evaluate_suite.results import ResultRow
 from pipeline_steps.errors import StoreIncomplete
 
@@ -45,12 +45,12 @@ def suite_scores(rows: Iterable[ResultRow], partial: bool = False) -> dict[str, 
     return scores
 
 
-def task_score(task: Task, metrics: Mapping[str, float]) -> float:
+def task_score(task: EvaluationTask, metrics: Mapping[str, float]) -> float:
     """Mean of a task's metrics."""
     return float(np.mean([metrics[name] for name in task.metrics]))
 
 
-def _mean_of_groups(tasks: list[Task], found: Mapping[str, Mapping[str, float]]) -> float:
+def _mean_of_groups(tasks: list[EvaluationTask], found: Mapping[str, Mapping[str, float]]) -> float:
     groups: dict[str, list[float]] = {}
     for task in tasks:
         groups.setdefault(task.group, []).append(task_score(task, found[task.name]))

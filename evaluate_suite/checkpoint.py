@@ -17,6 +17,9 @@ from train.run_directory import list_checkpoints, read_rows
 
 _TOKENIZER = ("tokenizer.json", "spiece.model")
 _NORMAL_95 = 1.959964  # of the standard normal distribution, the ends of its middle 95 %
+# Metrics of rows of the task "cost", in costs.jsonl
+TRAINING_HOURS, SCORING_HOURS = "training_accelerator_hours", "scoring_accelerator_hours"
+SELECTED_DOCUMENTS, SELECTED_TOKENS = "selected_documents", "selected_tokens"
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,21 @@ class Checkpoint:
         """What pins its weights down."""
         return {"weights": self.weights}
 
+    @property
+    def rate(self) -> float:
+        """The share of the documents that was asked for, or the exact share kept where an amount was asked for."""
+        if not self.state:
+            return 1.0
+        asked = (self.state.get("cut") or {}).get("rate")
+        return float(self.state["selected_documents"] / self.state["corpus_documents"] if asked is None else asked)
+
     def row(self, task: str, metric: str, estimate: tuple[float, float, int], shots: int, harness: str) -> ResultRow:
         """A row of the results, from value, standard error and number of units; the interval is the normal one."""
         value, stderr, n = estimate
         state = self.state
         return ResultRow(
             sampler=self.sampler,
-            rate=state["selected_documents"] / state["corpus_documents"] if state else 1.0,
+            rate=self.rate,
             model=self.architecture,
             seed=state.get("seed", 0),
             step=state.get("step", 0),
@@ -79,13 +90,21 @@ class Checkpoint:
 
 
 def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
-    """Accelerator hours of its training so far, from the rows of its run's metrics.jsonl; none for other models."""
+    """Return what a checkpoint has cost and was trained on; no rows for models that `train.pretrain` has not made.
+
+    These are accelerator hours up to the checkpoint, from the metrics.jsonl of its run, and the documents and tokens
+    of its selection.
+    """
     run_dir = Path(checkpoint.model).parent.parent
     if not checkpoint.state or not (run_dir / "metrics.jsonl").exists():
         return []
     rows = [row for row in read_rows(run_dir / "metrics.jsonl") if row["step"] <= checkpoint.state["step"]]
     hours = sum(row["seconds"] * row.get("processes", 1) for row in rows) / 3600
-    return [checkpoint.row("cost", "training_accelerator_hours", (hours, 0.0, 1), 0, f"winnow-llm {__version__}")]
+    found = {TRAINING_HOURS: hours} | {name: checkpoint.state[name] for name in (SELECTED_DOCUMENTS, SELECTED_TOKENS)}
+    return [
+        checkpoint.row("cost", metric, (float(value), 0.0, 1), 0, f"winnow-llm {__version__}")
+        for metric, value in found.items()
+    ]
 
 
 def find_checkpoints(sampler: str, where: str, every: bool = True) -> list[Checkpoint]:

@@ -1,32 +1,40 @@
-"""Evaluation data: from the Hub, or from folders of the same layout.
+"""What a task is measured with: the rows of its dataset, and the texts that T5 makes of them.
 
-With a data root, `<root>/<dataset id>/` is what `hf download <dataset id> --repo-type dataset --local-dir ...` leaves:
-the files of a configuration's splits are what its README says or, without one, those in a folder of the
-configuration's name that have the splits' names. Nothing is downloaded then.
+Rows come from the Hub or, with a data root, from `<root>/<dataset id>/`, which is what `hf download <dataset id>
+--repo-type dataset --local-dir ...` leaves: the files of a configuration's splits are what its README says or, without
+one, those in a folder of the configuration's name that have the splits' names. Nothing is downloaded then.
+
+Texts have T5's prefixes, field order and labels, and its answers are read back (Raffel et al. 2020, App. D, and the
+preprocessors released with T5). Field names are those of the data sets on the Hub.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
 import yaml
 
-from evaluate_suite.registry import Task, registry
+from evaluate_suite.registry import EvaluationTask
 from pipeline_steps.errors import CorpusError, InvalidCut
 
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _COMPRESSED = (".gz", ".zst")
 _NOT_DATA = ("dataset_info", "dataset_dict", "state.json")  # what `datasets` writes beside its own
+Row = Mapping[str, Any]
+_UNKNOWN = "<unk>"  # target of a row without a label
+_DETERMINERS = {"a", "an", "few", "her", "his", "each", "every", "many", "much", "my", "our", "some", "that", "the"}
+_DETERMINERS |= {"their", "these", "this", "those", "which", "whose", "your"}
 
 
-def load_split(task: Task, split: str, data_root: str | None) -> Any:
-    """The rows of a split, a `datasets.Dataset`.
+def load_split(task: EvaluationTask, split: str, data_root: str | None) -> Any:
+    """Return the rows of a split, a `datasets.Dataset`.
 
     Raises:
         CorpusError: the data set, its configuration or the split is not there; says what is and what to do.
@@ -46,10 +54,10 @@ def load_split(task: Task, split: str, data_root: str | None) -> Any:
 
 
 def dataset_arguments(dataset: str, config: str, revision: str, data_root: str | None) -> dict[str, Any]:
-    """Arguments of `datasets.load_dataset` for one configuration.
+    """Return the arguments of `datasets.load_dataset` for one configuration.
 
     Raises:
-        CorpusError: it is not under the data root.
+        CorpusError: the data set is not under the data root.
     """
     if data_root is None:
         return {"path": dataset, "name": config or None, "revision": revision}
@@ -70,8 +78,8 @@ def dataset_arguments(dataset: str, config: str, revision: str, data_root: str |
     return {"path": builders.pop(), "data_files": files}
 
 
-def data_digest(task: Task, data_root: str | None) -> str:
-    """Of the files a task is measured with, or of the name that the Hub knows them by."""
+def data_digest(task: EvaluationTask, data_root: str | None) -> str:
+    """Return the digest of the files a task is measured with, or the name that the Hub knows them by."""
     if data_root is None:
         return f"{task.dataset}@{task.revision}"
     folder = Path(data_root) / task.dataset
@@ -84,25 +92,54 @@ def data_digest(task: Task, data_root: str | None) -> str:
     return digest.hexdigest()
 
 
-def find_tasks(names: Iterable[str]) -> list[Task]:
-    """Tasks by their names or those of their suites, in the registry's order.
+@dataclass(frozen=True)
+class TextExample:
+    """A row of a task as text.
+
+    Attributes:
+        input: what the model reads.
+        target: what it is trained to say.
+        references: all texts that are right.
+        group: examples of one name belong together; empty if each stands alone.
+        train: whether it may be trained on.
+    """
+
+    input: str
+    target: str
+    references: tuple[str, ...]
+    group: str = ""
+    train: bool = True
+
+
+def to_text(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Return the examples of a row, which are several where it holds several answers.
 
     Raises:
-        InvalidCut: there is no such task; names those that are spelled nearly alike.
+        InvalidCut: the row lacks a field, which is named beside those it has.
     """
-    tasks, wanted = registry(), set()
-    suites = {task.suite for task in tasks.values()}
-    for name in names:
-        if name not in tasks and name not in suites:
-            near = difflib.get_close_matches(name, [*suites, *tasks], n=3)
-            said = f"did you mean {' or '.join(near)}?" if near else "winnow evaluate --list names all 111"
-            raise InvalidCut(f"no task or suite {name!r}: {said}")
-        wanted |= {task.name for task in tasks.values() if name in (task.name, task.suite)}
-    return [task for task in tasks.values() if task.name in wanted]
+    try:
+        return _FORMATS[task.format](task, row)
+    except KeyError as error:
+        raise InvalidCut(f"a row of {task.name} has no field {error}: it has {', '.join(map(str, row))}") from error
+
+
+def read_back(task: EvaluationTask, prediction: str, example: TextExample) -> str:
+    """Return what a prediction is compared as: itself, but for WSC whether it names what the pronoun may stand for."""
+    if task.format != "wsc":
+        return prediction.strip()
+    said, named = _content_words(prediction), _content_words(example.target)
+    if not said:
+        return ""  # no answer is neither
+    if ("'" in prediction) != ("'" in example.target):
+        return "False"  # "Bob" is not "Bob's hat"
+    return str(said <= named or named <= said)
+
+
+# -- rows from files ---------------------------------------------------------------------------------------------
 
 
 def _by_readme(folder: Path, config: str) -> dict[str, list[str]]:
-    """Files of each split as the README's metadata has them, {} if it does not know the configuration."""
+    """Return the files of each split as the README's metadata has them, {} if it does not know the configuration."""
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
@@ -121,8 +158,11 @@ def _by_readme(folder: Path, config: str) -> dict[str, list[str]]:
 
 
 def _by_file_names(folder: Path, config: str) -> dict[str, list[str]]:
-    """<config>/<split>.jsonl or <config>/<split>-00000-of-00001.parquet, compressed or not; data/ or the folder itself
-    where there is but one configuration. Of a name that ends in train, that is the split."""
+    """Return the files of each split by their names: <config>/<split>.jsonl or <split>-00000-of-00001.parquet.
+
+    They may be compressed. Where there is but one configuration, its files may be in data/ or the folder itself. A
+    name that ends in train is the split train.
+    """
     for place in (folder / config, folder / "data", folder):
         splits: dict[str, list[str]] = {}
         for file in _glob(place, ["*.*"]):
@@ -139,7 +179,109 @@ def _glob(folder: Path, patterns: list[str]) -> list[Path]:
 
 
 def _builder(name: str) -> str:
-    """Of `datasets`, for a file's name; "" if there is none."""
+    """Return the builder of `datasets` for a file's name; "" if there is none."""
     for suffix in _COMPRESSED:
         name = name.removesuffix(suffix)
     return _BUILDERS.get(Path(name).suffix, "")
+
+
+# -- rows as texts ------------------------------------------------------------------------------------------------
+
+
+def _glue(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Write <task> <field>: <text> ..., and the label in words."""
+    text = " ".join([task.prefix, *(f"{name}: {row[name]}" for name in task.fields)])
+    label = int(row["label"])
+    target = task.labels[label] if label >= 0 else _UNKNOWN
+    return [TextExample(text, target, (target,))]
+
+
+def _stsb(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Write the similarity in steps of 0.2; measured is against the label, where T5 takes the rounded one."""
+    text = f"stsb sentence1: {row['sentence1']} sentence2: {row['sentence2']}"
+    true = float(row["label"])
+    return [TextExample(text, f"{round(5 * true) / 5:.1f}", (repr(true),))]
+
+
+def _multirc(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Write a row's one answer; the answers of one question are a group."""
+    text = f"multirc question: {row['question']} answer: {row['answer']} paragraph: {row['paragraph']}"
+    target = task.labels[int(row["label"])]
+    text = re.sub("</?b>", "", text.replace("<br>", " "))
+    return [TextExample(text, target, (target,), f"{row['idx']['paragraph']}-{row['idx']['question']}")]
+
+
+def _record(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Write an example for every gold answer; all of one query are a group."""
+    passage = re.sub(r"(\.|\?|\!|\"|\')\n@highlight\n", r"\1 ", row["passage"])
+    passage = re.sub(r"\n@highlight\n", ". ", passage)
+    entities = ", ".join(row["entities"])
+    text = f"record query: {row['query']} entities: {entities} passage: {passage}"
+    answers = tuple(row["answers"])
+    group = f"{row['idx']['passage']}-{row['idx']['query']}"
+    return [TextExample(text, answer, answers, group) for answer in answers or (_UNKNOWN,)]
+
+
+def _wic(task: EvaluationTask, row: Row) -> list[TextExample]:
+    text = f"wic sentence1: {row['sentence1']} sentence2: {row['sentence2']} word: {row['word']}"
+    target = task.labels[int(row["label"])]
+    return [TextExample(text, target, (target,))]
+
+
+def _wsc(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Put the pronoun between stars. The target is a noun phrase: only rows that name the right one are trained on."""
+    words, pronoun = row["text"].split(" "), row["span2_text"]
+    # One row counts its words otherwise: the pronoun is the nearest place that has it
+    places = [place for place, word in enumerate(words) if pronoun in word]
+    if not places:
+        raise InvalidCut(f"a row of {task.name} does not hold its pronoun {pronoun!r}: {row['text']!r}")
+    place = min(places, key=lambda place: abs(place - int(row["span2_index"])))
+    words[place] = words[place].replace(pronoun, f"*{pronoun}*", 1)
+    right = str(bool(row["label"]))
+    return [TextExample(f"wsc: {' '.join(words)}", row["span1_text"], (right,), train=right == "True")]
+
+
+def _summarize(task: EvaluationTask, row: Row) -> list[TextExample]:
+    return [TextExample(f"summarize: {row['article']}", row["highlights"], (row["highlights"],))]
+
+
+def _squad(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Write question and context with punctuation that stands alone, as T5 does."""
+    answers = tuple(_spaced(answer) for answer in row["answers"]["text"])
+    text = f"question: {_spaced(row['question'])} context: {_spaced(row['context'])}"
+    return [TextExample(text, answers[0] if answers else _UNKNOWN, answers or (_UNKNOWN,))]
+
+
+def _dpr(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Write Rahman and Ng's pronouns in the form of WSC, as released with T5; they are only trained on."""
+    marked = re.sub(rf" ({re.escape(row['pronoun'])})([ .,])", r" *\1*\2", row["sentence"], count=1)
+    answer = row["candidates"][int(row["label"])]
+    return [TextExample(f"wsc: {marked}", answer, ("True",))]
+
+
+def _pair(task: EvaluationTask, row: Row) -> list[TextExample]:
+    """Take the texts as they are, as FLAN has them."""
+    return [TextExample(row["inputs"], row["targets"], (row["targets"],))]
+
+
+_FORMATS: dict[str, Callable[[EvaluationTask, Row], list[TextExample]]] = {
+    "glue": _glue,
+    "stsb": _stsb,
+    "multirc": _multirc,
+    "record": _record,
+    "wic": _wic,
+    "wsc": _wsc,
+    "summarize": _summarize,
+    "squad": _squad,
+    "dpr": _dpr,
+    "pair": _pair,
+}
+
+
+def _spaced(text: str) -> str:
+    """Put white space around every mark of ASCII punctuation."""
+    return " ".join(re.sub(f"([{re.escape(string.punctuation)}])", r" \1 ", text).split())
+
+
+def _content_words(phrase: str) -> set[str]:
+    return {word for word in phrase.strip().lower().split(" ") if word and word not in _DETERMINERS}

@@ -9,7 +9,7 @@ decoded than the task allows. Shapes: N prompts of a batch, S input tokens, C an
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
-from pipeline_steps.engines.models import pick_device, pick_dtype
-from pipeline_steps.engines.pretrained import load_tokenizer
-from pipeline_steps.engines.t5_encoder import PackedT5Encoder
+from pipeline_steps.engines.models import batches_by_length, load_tokenizer, padded, pick_device, pick_dtype
+from pipeline_steps.engines.t5 import PackedT5Encoder
 from train.checkpoints import load_pretrained
 
 
@@ -36,7 +35,7 @@ class EncoderDecoderLM(LM):
 
     Args:
         pretrained: Hub id or folder, a checkpoint of `train` too; or a model.
-        tokenizer: Hub id or folder, or a tokenizer; that of `pretrained` unless given.
+        tokenizer: Hub id or folder, or a tokenizer; the one of `pretrained` unless given.
         max_input: tokens of a prompt, EOS included.
         score_eos: count the end of an answer as part of it, as decoding does; lm-eval's own models do not, so that an
             answer that begins another is favoured.
@@ -45,8 +44,8 @@ class EncoderDecoderLM(LM):
         dtype: "auto" is bfloat16 on a GPU, float32 on a CPU; a model that is given stays as it is.
 
     Attributes:
-        frame: the instruction before a prompt's exemplars and the question after them, of a request; set by who knows
-            the task. Without it, the last paragraph is taken for the question.
+        frame: function of a request that returns the instruction before the exemplars and the question after them;
+            who knows the task sets it. Without it, the last paragraph is taken for the question.
         shortened: prompts that lost exemplars.
         cut: prompts whose question alone was too long, and lost its end.
     """
@@ -77,11 +76,11 @@ class EncoderDecoderLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Of the tokenizer, for lm-eval's caches."""
+        """Return the name of the tokenizer, for lm-eval's caches."""
         return str(self._tokenizer.name_or_path)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-probability (nats) of each answer after its prompt, and whether it is what greedy decoding says."""
+        """Return the log-probability (nats) of each answer after its prompt, and whether greedy decoding says it."""
         by_prompt: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             by_prompt.setdefault(request.args[0], []).append(number)
@@ -89,7 +88,7 @@ class EncoderDecoderLM(LM):
         inputs = [self._prompt_ids(requests[numbers[0]]) for numbers in by_prompt.values()]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         with self._bar(len(prompts), "prompts", disable_tqdm) as bar:
-            for batch in self._batches(inputs):
+            for batch in batches_by_length(list(map(len, inputs)), self._batch_tokens):
                 numbers = [by_prompt[prompts[row]] for row in batch]
                 answers = [[self._answer_ids(requests[number].args[1]) for number in row] for row in numbers]
                 for row, scores in zip(numbers, self._score([inputs[row] for row in batch], answers), strict=True):
@@ -99,11 +98,11 @@ class EncoderDecoderLM(LM):
         return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What greedy decoding says, up to the first of the task's stop strings."""
+        """Return what greedy decoding says, up to the first of the task's stop strings."""
         inputs = [self._prompt_ids(request) for request in requests]
         found = [""] * len(requests)
         with self._bar(len(requests), "prompts", disable_tqdm) as bar:
-            for batch in self._batches(inputs):
+            for batch in batches_by_length(list(map(len, inputs)), self._batch_tokens):
                 for most in sorted({_most_new_tokens(requests[row].args[1]) for row in batch}):
                     rows = [row for row in batch if _most_new_tokens(requests[row].args[1]) == most]
                     for row, text in zip(rows, self._generate([inputs[row] for row in rows], most), strict=True):
@@ -112,15 +111,18 @@ class EncoderDecoderLM(LM):
         return found
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Not for encoder-decoders: raises NotImplementedError."""
+        """Raise NotImplementedError: encoder-decoders have no such likelihood."""
         raise NotImplementedError(
-            "an encoder-decoder has no likelihood of a text alone: measure it with python -m evaluate_suite perplexity"
+            "an encoder-decoder has no likelihood of a text alone: measure it with winnow evaluate perplexity"
         )
 
     @torch.inference_mode()
     def _score(self, inputs: list[list[int]], answers: list[list[list[int]]]) -> list[list[tuple[float, bool]]]:
-        """Of every answer of each prompt. Prompts are encoded once, and so is what answers share but their last token:
-        all letters of a multiple choice are one row of the decoder."""
+        """Score every answer of each prompt.
+
+        Prompts are encoded once, and so is what answers share but their last token: all letters of a multiple choice
+        are one row of the decoder.
+        """
         encoded, mask_NS = self._encoder.encode(inputs)
         shared: dict[tuple[int, tuple[int, ...]], int] = {}  # (prompt, decoder input) -> row of the decoder
         flat = [(row, answer) for row, some in enumerate(answers) for answer in some]
@@ -156,7 +158,7 @@ class EncoderDecoderLM(LM):
         return texts
 
     def _prompt_ids(self, request: Instance) -> list[int]:
-        """Ids and EOS; of a prompt that is too long, without its first exemplars."""
+        """Return a prompt's ids and EOS; a prompt that is too long loses its first exemplars."""
         prompt = request.args[0]
         instruction, question = self.frame(request)
         between = prompt.removeprefix(instruction).removesuffix(question)
@@ -180,23 +182,10 @@ class EncoderDecoderLM(LM):
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
         return ids
 
-    def _batches(self, inputs: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Rows by length, the longest first, as many as fit."""
-        batch: list[int] = []
-        for row in sorted(range(len(inputs)), key=lambda row: -len(inputs[row])):
-            if batch and (len(batch) + 1) * len(inputs[batch[0]]) > self._batch_tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
     def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask, int64 [rows, longest]."""
-        longest = max(len(row) for row in rows)
-        ids = torch.tensor([row + [self._pad] * (longest - len(row)) for row in rows], device=self._model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._model.device)
-        return ids, mask
+        """Return ids and mask, int64 [rows, longest]."""
+        ids, mask = padded(rows, self._pad), padded([[1] * len(row) for row in rows], 0)
+        return ids.to(self._model.device), mask.to(self._model.device)
 
     def _bar(self, total: int, unit: str, disable: bool) -> Any:
         return tqdm(total=total, unit=unit, disable=disable or not sys.stderr.isatty())
@@ -207,7 +196,7 @@ def _most_new_tokens(settings: dict[str, Any]) -> int:
 
 
 def _until(text: str, stops: str | Sequence[str]) -> str:
-    """The text before the first stop string that is in it."""
+    """Return the text before the first stop string that is in it."""
     for stop in [stops] if isinstance(stops, str) else stops:
         if stop:
             text = text.split(stop)[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import Checkpoint, harness_version
 from evaluate_suite.data import data_digest, dataset_arguments
 from evaluate_suite.harness_tasks import stock_tasks
-from evaluate_suite.registry import Task
+from evaluate_suite.registry import EvaluationTask
 from evaluate_suite.results import ResultRow
 from evaluate_suite.units import Estimates, once, unit_file
 from pipeline_steps.errors import CorpusError, InvalidCut
@@ -35,7 +33,7 @@ _HARNESS_METRIC = {"accuracy": "acc", "exact_match": "exact_match"}
 
 @dataclass(frozen=True)
 class FewShot:
-    """How tasks are asked.
+    """The settings that few-shot tasks are asked with.
 
     Attributes:
         data_root: see `evaluate_suite.data`; None: the Hub.
@@ -55,26 +53,28 @@ class FewShot:
         if self.limit < 0 or self.max_input < 2:
             raise InvalidCut(f"limit {self.limit} must be at least 0, max_input {self.max_input} at least 2")
 
-    def label(self, task: Task) -> str:
-        """What is not as usual, for the rows."""
+    def label(self, task: EvaluationTask) -> str:
+        """Return what is not as usual, for the rows."""
         said = {"cot": self.with_thought(task), f"limit {self.limit}": self.limit, "EOS scored": self.score_eos}
         return "".join(f", {name}" for name, is_so in said.items() if is_so)
 
-    def with_thought(self, task: Task) -> bool:
-        """Whether a task's other variant is asked for, and there."""
+    def with_thought(self, task: EvaluationTask) -> bool:
+        """Return whether exemplars reason: that must be asked for, and the task must have such a variant."""
         return self.cot and bool(task.cot_harness)
 
-    def made(self, checkpoint: Checkpoint, task: Task) -> dict[str, Any]:
-        """What a measurement depends on."""
+    def made(self, checkpoint: Checkpoint, task: EvaluationTask) -> dict[str, Any]:
+        """Return everything that a measurement depends on."""
         settings: dict[str, Any] = {name: value for name, value in asdict(self).items() if name != "data_root"}
         settings |= {"cot": self.with_thought(task), "shots": task.shots, "harness": harness_version()}
         return checkpoint.identity | settings | {"data": data_digest(task, self.data_root)}
 
 
 def few_shot_rows(
-    checkpoint: Checkpoint, tasks: Sequence[Task], settings: FewShot, cache: Path
+    checkpoint: Checkpoint, tasks: Sequence[EvaluationTask], settings: FewShot, cache: Path
 ) -> Iterator[list[ResultRow]]:
-    """Rows of a checkpoint, task by task; what is in the cache is not measured again, nor is the model loaded for it.
+    """Yield the rows of a checkpoint, task by task.
+
+    What is in the cache is not measured again, nor is the model loaded for it.
 
     All data are looked for before the first task is measured. Raises what `measure_few_shot` raises.
     """
@@ -92,11 +92,10 @@ def few_shot_rows(
             )
         return model[0]
 
-    def measure(task: Task) -> Estimates:
+    def measure(task: EvaluationTask) -> Estimates:
         return measure_few_shot(task, loaded(), settings.data_root, settings.with_thought(task), settings.limit)
 
-    title = f"{checkpoint.sampler} {checkpoint.name}"
-    for task in tqdm(tasks, desc=title, unit="task", disable=not sys.stderr.isatty()):
+    for task in tasks:
         found = once(
             unit_file(cache, checkpoint.sampler, checkpoint.name, task.name + settings.label(task)),
             settings.made(checkpoint, task),
@@ -107,8 +106,11 @@ def few_shot_rows(
 
 
 def best_rows(by_step: dict[int, list[ResultRow]]) -> list[ResultRow]:
-    """Rows of the fine-tuning step with the best mean over suites: all suites are reported from one checkpoint (v1
-    App. C.7). Earlier steps win ties; the step is a row of its own for each task."""
+    """Return the rows of the fine-tuning step with the best mean over suites.
+
+    All suites are reported from one checkpoint (v1 App. C.7). Earlier steps win ties; the step is a row of its own
+    for each task.
+    """
     step = max(by_step, key=lambda step: (np.mean(list(suite_scores(by_step[step], partial=True).values())), -step))
     rows = by_step[step]
     steps = {row.task: replace(row, metric="fine_tuning_step", value=float(step), stderr=0.0) for row in rows}
@@ -116,11 +118,13 @@ def best_rows(by_step: dict[int, list[ResultRow]]) -> list[ResultRow]:
     return [*rows, *exact]
 
 
-def measure_few_shot(task: Task, model: Any, data_root: str | None, cot: bool = False, limit: int = 0) -> Estimates:
-    """A task's metric in percent, over all its parts; how many prompts lost exemplars, or the end of their question.
+def measure_few_shot(
+    task: EvaluationTask, model: Any, data_root: str | None, cot: bool = False, limit: int = 0
+) -> Estimates:
+    """Return a task's metric in percent, and how many prompts lost exemplars or the end of their question.
 
     Args:
-        task: of the registry, protocol few_shot.
+        task: a task of the registry whose protocol is few_shot.
         model: an `EncoderDecoderLM`, or any other LM of lm-eval.
         data_root: see `evaluate_suite.data`; None: the Hub.
         cot: let the exemplars reason, where the task is measured in both ways.
@@ -142,8 +146,8 @@ def measure_few_shot(task: Task, model: Any, data_root: str | None, cot: bool = 
     }
 
 
-def harness_config(task: Task, part: str, data_root: str | None, cot: bool = False) -> dict[str, Any]:
-    """The lm-eval task of one part of a task, with its data where they are."""
+def harness_config(task: EvaluationTask, part: str, data_root: str | None, cot: bool = False) -> dict[str, Any]:
+    """Return the lm-eval task of one part of a task, with its data where they are."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     template = task.cot_harness if cot and task.mode == "direct" else task.harness
@@ -167,9 +171,9 @@ def harness_config(task: Task, part: str, data_root: str | None, cot: bool = Fal
 
 
 def _measure(
-    task: Task, part: str, model: Any, data_root: str | None, cot: bool, limit: int
+    task: EvaluationTask, part: str, model: Any, data_root: str | None, cot: bool, limit: int
 ) -> tuple[float, float, int]:
-    """Value and standard error in percent, and number of questions."""
+    """Return value and standard error in percent, and the number of questions."""
     from datasets.exceptions import DatasetsError
     from jinja2 import TemplateError
     from lm_eval import evaluate
@@ -199,7 +203,7 @@ def _measure(
 
 
 def _frame(harness: Any, request: Any) -> tuple[str, str]:
-    """Instruction and question of a request."""
+    """Return the instruction and the question of a request."""
     question = harness.doc_to_text(request.doc)
     asked = harness.fewshot_context(request.doc, num_fewshot=0)
     return asked.removesuffix(question), question
@@ -210,7 +214,7 @@ def _file(name: str) -> Path:
     return own if own.exists() else stock_tasks() / name
 
 
-def _local(task: Task, url: str, data_root: str) -> str:
+def _local(task: EvaluationTask, url: str, data_root: str) -> str:
     file = Path(data_root) / task.dataset / task.config / url.rsplit("/", 1)[1]
     if not file.exists():
         raise CorpusError(f"{task.name} needs {file}: curl --create-dirs -o {file} {url}")

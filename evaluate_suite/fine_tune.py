@@ -15,26 +15,32 @@ import heapq
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
+from pipeline_steps.engines.pretrained import load_tokenizer
+from pipeline_steps.numerics.batches import batches_by_length
+from tqdm import tqdm
 
+from evaluate_suite.averages import task_score
 from evaluate_suite.checkpoint import find_checkpoints
-from evaluate_suite.data import data_digest, load_split
-from evaluate_suite.formats import Example, to_text
-from evaluate_suite.registry import Task, by_suite, training_data
+from evaluate_suite.data import TextExample, data_digest, load_split, read_back, to_text
+from evaluate_suite.metrics import TaskAnswers, compute, invalid_share, majority, standard_error, units
+from evaluate_suite.registry import EvaluationTask, by_suite, training_data
+from pipeline_steps.engines.models import padded
 from pipeline_steps.errors import InvalidCut, WinnowError
 from pipeline_steps.numerics.keys import mix
 from pipeline_steps.terminal import complain
 from train.arguments import parse
-from train.example_store import ExampleStore
-from train.fine_tune import FineTuneArguments, FineTunePlan
+from train.fine_tune import ExampleStore, FineTuneArguments, FineTunePlan
 from train.pretrain import run
 from train.run_directory import note_preemption
-from train.tokenizers import TextEncoder
+from train.tokenizers import PAD, TextTokenizer
 from train.training_plan import Measurements
 
 
@@ -47,12 +53,15 @@ LENGTHS = {
     "flan": (2056, 512),
 }
 _FLAN_CHECKPOINTS = 10  # ours: one is chosen by the average of four suites (v1 App. C.7), out of how many is unsaid
+_MAX_NEW_TOKENS = 128  # T5's eval.gin: max_decode_length
+_BATCH_TOKENS = {"cpu": 4096}  # input positions of a batch: attention scores stay in a CPU's cache
+_BATCH_TOKENS_ELSEWHERE = 65_536
 _SAMPLE = 0xA5  # any constant: which examples are taken must not follow other numbers drawn from the same seed
 
 
 @dataclass(frozen=True)
 class SuiteArguments(FineTuneArguments):
-    """Everything that can be said to `evaluate_suite.fine_tune`."""
+    """The arguments of `evaluate_suite.fine_tune`."""
 
     suite: str = field(default="glue", metadata={"help": f"one of {', '.join(LENGTHS)}"})
     tasks: list[str] = field(
@@ -87,29 +96,29 @@ class SuiteArguments(FineTuneArguments):
             raise InvalidCut(f"most_examples must be at least 0, not {self.most_examples}")
 
     @property
-    def measured(self) -> list[Task]:
-        """The tasks of the suite that are trained on and have labels to be measured with."""
+    def measured(self) -> list[EvaluationTask]:
+        """Return the tasks of the suite that are trained on and have labels to be measured with."""
         tasks = by_suite().get(self.suite, [])
         return [task for task in tasks if task.scored and (not self.tasks or task.name in self.tasks)]
 
     @property
-    def beside(self) -> list[Task]:
-        """Data that is trained on beside the tasks' own."""
+    def beside(self) -> list[EvaluationTask]:
+        """Return the data that is trained on beside the tasks' own."""
         return [] if self.tasks else training_data(self.suite)
 
     @property
     def data(self) -> dict[str, str]:
-        """Digests of all data."""
+        """Return the digests of all data."""
         return {task.name: data_digest(task, self.data_root) for task in [*self.measured, *self.beside]}
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """Most tokens of an input and of a target."""
+        """Return the most tokens of an input and of a target."""
         return self.input_length or 0, self.target_length or 0
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; exits."""
+    """Run the command line, and exit."""
     try:
         arguments = parse(SuiteArguments, argv, "evaluate_suite.fine_tune", str(__doc__))
         note_preemption(Path(arguments.run_dir), None)
@@ -132,8 +141,6 @@ def make_plan(arguments: SuiteArguments) -> FineTunePlan:
         examples = _training_examples(arguments, tokenizer)
 
     def measurements() -> Measurements:
-        from evaluate_suite.answering import TaskScores, validation_examples
-
         shown = {task: validation_examples(task, arguments.data_root, arguments.eval_rows or 0) for task in tasks}
         return TaskScores(shown, str(tokenizer), *arguments.lengths)
 
@@ -143,7 +150,7 @@ def make_plan(arguments: SuiteArguments) -> FineTunePlan:
 
 
 def training_pairs(arguments: SuiteArguments) -> Iterator[tuple[str, str]]:
-    """Input and target of every training example: the training splits of the tasks one after the other."""
+    """Yield input and target of every training example, from one training split after the other."""
     seen = set()
     for task in [*arguments.measured, *arguments.beside]:
         place = (task.dataset, task.config)
@@ -154,7 +161,7 @@ def training_pairs(arguments: SuiteArguments) -> Iterator[tuple[str, str]]:
             yield from ((example.input, example.target) for example in _to_train_on(task, row))
 
 
-def _to_train_on(task: Task, row: dict[str, object]) -> list[Example]:
+def _to_train_on(task: EvaluationTask, row: dict[str, object]) -> list[TextExample]:
     return [example for example in to_text(task, row) if example.train]
 
 
@@ -162,7 +169,7 @@ def _tokenizer(model: str, run_dir: Path) -> Path:
     folder = run_dir / "tokenizer"
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=run_dir) as temporary:
-            TextEncoder(model).save(Path(temporary) / "tokenizer")
+            TextTokenizer(model).save(Path(temporary) / "tokenizer")
             shutil.move(Path(temporary) / "tokenizer", folder)
     return folder
 
@@ -177,13 +184,13 @@ def _training_examples(arguments: SuiteArguments, tokenizer: Path) -> ExampleSto
     pairs = training_pairs(arguments)
     if arguments.most_examples:
         pairs = _drawn(pairs, arguments.most_examples, arguments.seed)
-    store = ExampleStore.make(pairs, TextEncoder(str(tokenizer)), arguments.lengths, made)
+    store = ExampleStore.make(pairs, TextTokenizer(str(tokenizer)), arguments.lengths, made)
     store.save(str(path))
     return store
 
 
 def _drawn(pairs: Iterator[tuple[str, str]], most: int, seed: int) -> Iterator[tuple[str, str]]:
-    """`most` of them at random, in their order; no more are held at a time."""
+    """Return `most` pairs at random, in their order; no more are held at a time."""
     kept: list[tuple[int, int, tuple[str, str]]] = []  # a heap whose first has the largest key
     for number, pair in enumerate(pairs):
         key = -int(mix(np.array([number], dtype=np.uint64), seed ^ _SAMPLE)[0])
@@ -192,6 +199,103 @@ def _drawn(pairs: Iterator[tuple[str, str]], most: int, seed: int) -> Iterator[t
         elif key > kept[0][0]:
             heapq.heapreplace(kept, (key, number, pair))
     return (pair for _, _, pair in sorted(kept, key=lambda one: one[1]))
+
+
+def validation_examples(task: EvaluationTask, data_root: str | None, most: int) -> list[TextExample]:
+    """Return about `most` examples of the split a task is measured on, evenly spaced with their groups; all if 0."""
+    rows = load_split(task, task.split, data_root)
+    groups: dict[str, list[TextExample]] = {}
+    for number, row in enumerate(rows):
+        for example in to_text(task, row):
+            groups.setdefault(example.group or str(number), []).append(example)
+    members = list(groups.values())
+    share = min(1.0, most / sum(map(len, members))) if most else 1.0
+    count = max(round(share * len(members)), 1)
+    return [example for place in range(count) for example in members[place * len(members) // count]]
+
+
+class TaskScores:
+    """The metrics of tasks, measured along the way: rows of held_out.jsonl.
+
+    Decoding is greedy, as in T5's fine-tuning experiments (Raffel et al. 2020, Sec. 3.1.2). Processes share the
+    examples.
+
+    Args:
+        examples: validation examples by task.
+        tokenizer: folder of the model's tokenizer.
+        input_length: tokens of an input, EOS included; what is longer loses its end, as in training.
+        target_length: most tokens that are decoded, or 128.
+    """
+
+    def __init__(
+        self, examples: dict[EvaluationTask, list[TextExample]], tokenizer: str, input_length: int, target_length: int
+    ) -> None:
+        encoder = TextTokenizer(tokenizer)
+        self._decode = load_tokenizer(tokenizer).batch_decode
+        self._most = min(target_length, _MAX_NEW_TOKENS)
+        self._examples = examples
+        self._ids = {
+            task: [[*ids[: input_length - 1].tolist(), encoder.eos] for ids in encoder.encode([e.input for e in some])]
+            for task, some in examples.items()
+        }
+
+    def __bool__(self) -> bool:
+        """Return whether there are tasks to measure."""
+        return bool(self._examples)
+
+    def __call__(self, model: Any, accelerator: Any) -> list[dict[str, Any]]:
+        """Return a row for each task: metrics in percent, standard errors, invalid answers, the majority's score."""
+        t5 = accelerator.unwrap_model(model).model
+        return [self._row(task, self._say(task, t5, accelerator)) for task in self._examples]
+
+    def _say(self, task: EvaluationTask, model: Any, accelerator: Any) -> list[str]:
+        """Return the predictions of all processes, in the order of the examples."""
+        from accelerate.utils import gather_object
+
+        inputs = self._ids[task]
+        order = np.argsort([-len(ids) for ids in inputs], kind="stable")
+        mine = order[accelerator.process_index :: accelerator.num_processes].tolist()
+        said = self.greedy([inputs[number] for number in mine], model, accelerator, task.name)
+        found = dict(gather_object(list(zip(mine, said, strict=True))))
+        return [found[number] for number in range(len(inputs))]
+
+    @torch.inference_mode()
+    def greedy(self, inputs: Sequence[list[int]], model: Any, accelerator: Any, name: str) -> list[str]:
+        """Return what the model says to each input."""
+        said = [""] * len(inputs)
+        most = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ELSEWHERE)
+        shown = accelerator.is_main_process and sys.stderr.isatty()
+        with tqdm(total=len(inputs), desc=name, unit="example", leave=False, disable=not shown) as bar:
+            for batch in batches_by_length([len(ids) for ids in inputs], most):
+                ids = padded([inputs[row] for row in batch], PAD).to(model.device)
+                with accelerator.autocast():
+                    out = model.generate(
+                        input_ids=ids,
+                        attention_mask=(ids != PAD).long(),
+                        max_new_tokens=self._most,
+                        do_sample=False,
+                        num_beams=1,
+                    )
+                for row, text in zip(batch, self._decode(out, skip_special_tokens=True), strict=True):
+                    said[row] = text
+                bar.update(len(batch))
+        return said
+
+    def _row(self, task: EvaluationTask, said: list[str]) -> dict[str, Any]:
+        examples = self._examples[task]
+        predictions = [read_back(task, one, example) for one, example in zip(said, examples, strict=True)]
+        answers = TaskAnswers(predictions, [e.references for e in examples], [e.group for e in examples], task.labels)
+        found = {name: compute(name, answers) for name in task.reported}
+        errors = {f"{name}_stderr": standard_error(name, answers) for name in task.reported}
+        common = majority(answers) if task.labels else answers
+        always = {name: compute(name, common) for name in task.metrics} if task.labels else {}
+        return (
+            {"split": task.name, "score": task_score(task, found), "examples": len(examples), "units": units(answers)}
+            | found
+            | errors
+            | {"invalid_share": invalid_share(answers)}
+            | ({"majority": task_score(task, always)} if always else {})
+        )
 
 
 if __name__ == "__main__":

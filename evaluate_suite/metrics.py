@@ -23,13 +23,14 @@ _DRAWS = 200  # enough for a standard error (Efron & Tibshirani 1993, Sec. 6.4)
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model said and what it should have said.
+class TaskAnswers:
+    """A model's answers to a task, and the answers that would have been right.
 
     Attributes:
         predictions: N texts.
         references: N lists of accepted texts, one at least each.
-        groups: N names; examples of one name belong together (answers of a question, copies of a query).
+        groups: N names; examples of one name belong together (answers of a question, copies of a query). None or
+            only empty ones: each example stands alone.
         labels: texts of the classes, if there are any.
     """
 
@@ -45,10 +46,12 @@ class Answers:
             )
         if self.groups and len(self.groups) != len(self.predictions):
             raise ValueError(f"{len(self.groups)} groups of {len(self.predictions)} predictions")
+        if not any(self.groups):
+            object.__setattr__(self, "groups", ())
 
 
-def compute(name: str, answers: Answers) -> float:
-    """A metric by name, in percent. Raises KeyError naming those there are."""
+def compute(name: str, answers: TaskAnswers) -> float:
+    """Return a metric by name, in percent. Raises KeyError, which names all metrics."""
     if name not in METRICS:
         raise KeyError(f"no metric {name!r}: there are {', '.join(METRICS)}")
     if name in _MEANS:
@@ -57,8 +60,8 @@ def compute(name: str, answers: Answers) -> float:
     return 100.0 * score(*read(answers), len(answers.labels))
 
 
-def standard_error(name: str, answers: Answers) -> float:
-    """Of `compute`, in percent, over `units`: s / sqrt(N) of a mean, by the bootstrap where a metric is none."""
+def standard_error(name: str, answers: TaskAnswers) -> float:
+    """Return the standard error of `compute`, in percent: s / sqrt(N) over `units` of a mean, or bootstrapped."""
     if name in _MEANS:
         values = _MEANS[name](answers)
         return 100.0 * float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
@@ -70,53 +73,53 @@ def standard_error(name: str, answers: Answers) -> float:
     return 100.0 * float(np.std([score(said_N[one], true_N[one], len(answers.labels)) for one in drawn], ddof=1))
 
 
-def units(answers: Answers) -> int:
-    """Examples that are independent of each other: those of a group (a question's answers) are one."""
+def units(answers: TaskAnswers) -> int:
+    """Return the number of independent examples: those of a group (a question's answers) are one."""
     return len(_members(answers))
 
 
-def invalid_share(answers: Answers) -> float:
-    """Share of predictions that are no label, in percent; 0 where there are no labels."""
+def invalid_share(answers: TaskAnswers) -> float:
+    """Return the share of predictions that are no label, in percent; 0 where there are no labels."""
     return 100.0 * float(np.mean(_classes(answers)[0] == _INVALID)) if answers.labels else 0.0
 
 
-def majority(answers: Answers) -> Answers:
-    """The same, had the model always said the most frequent label: what a metric must be compared with."""
+def majority(answers: TaskAnswers) -> TaskAnswers:
+    """Return the answers of a model that always says the most frequent label: what a metric must be compared with."""
     most = Counter(true[0] for true in answers.references).most_common(1)[0][0]
-    return Answers([most] * len(answers.predictions), answers.references, answers.groups, answers.labels)
+    return TaskAnswers([most] * len(answers.predictions), answers.references, answers.groups, answers.labels)
 
 
 # -- means over units: values [N] -------------------------------------------------------------------------------
 
 
-def _right(answers: Answers) -> np.ndarray:
-    """Whether predictions are an accepted text, white space around it aside."""
+def _right(answers: TaskAnswers) -> np.ndarray:
+    """Return whether each prediction is an accepted text, white space around it aside."""
     pairs = zip(answers.predictions, answers.references, strict=True)
     return np.array([float(_among(said, true)) for said, true in pairs])
 
 
-def _right_questions(answers: Answers) -> np.ndarray:
-    """Whether all predictions of a group are right (MultiRC)."""
+def _right_questions(answers: TaskAnswers) -> np.ndarray:
+    """Return whether all predictions of each group are right (MultiRC)."""
     right: dict[str, bool] = {}
     for said, true, group in zip(answers.predictions, answers.references, answers.groups, strict=True):
         right[group] = right.get(group, True) and _among(said, true)
     return np.array(list(right.values()), dtype=float)
 
 
-def _exact_answers(answers: Answers) -> np.ndarray:
-    """Whether a prediction is an accepted answer after SQuAD's normalisation; one example a group."""
+def _exact_answers(answers: TaskAnswers) -> np.ndarray:
+    """Return whether predictions are accepted answers after SQuAD's normalisation; one example a group."""
     return _best(answers, lambda said, true: float(normalised(said) == normalised(true)))
 
 
-def _answer_words(answers: Answers) -> np.ndarray:
-    """F1 over words with the nearest accepted answer, after SQuAD's normalisation; one example a group."""
+def _answer_words(answers: TaskAnswers) -> np.ndarray:
+    """Return F1 over words with the nearest accepted answer, after SQuAD's normalisation; one example a group."""
     return _best(answers, word_f1)
 
 
-def _rouge(kind: str) -> Callable[[Answers], np.ndarray]:
-    """F-measure of a ROUGE, no stemming; of L over sentences."""
+def _rouge(kind: str) -> Callable[[TaskAnswers], np.ndarray]:
+    """Return the metric that is the F-measure of a kind of ROUGE, without stemming; L is over sentences."""
 
-    def values(answers: Answers) -> np.ndarray:
+    def values(answers: TaskAnswers) -> np.ndarray:
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer([kind], use_stemmer=False)
@@ -126,7 +129,7 @@ def _rouge(kind: str) -> Callable[[Answers], np.ndarray]:
     return values
 
 
-_MEANS: dict[str, Callable[[Answers], np.ndarray]] = {
+_MEANS: dict[str, Callable[[TaskAnswers], np.ndarray]] = {
     "accuracy": _right,
     "exact_match": _right,
     "question_exact_match": _right_questions,
@@ -142,42 +145,42 @@ _MEANS: dict[str, Callable[[Answers], np.ndarray]] = {
 
 
 def _matthews(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
-    """Correlation of classes; invalid answers are a class of their own."""
+    """Return the correlation of classes; invalid answers are a class of their own."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(true_N, said_N))
 
 
 def _f1(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
-    """Of the second of two classes; an invalid answer counts as the other than the truth."""
+    """Return the F1 of the second of two classes; an invalid answer counts as the opposite of the truth."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(true_N, np.where(said_N == _INVALID, 1 - true_N, said_N), zero_division=0.0))
 
 
 def _macro_f1(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
-    """Mean over classes of the F1 of each; invalid answers belong to none."""
+    """Return the mean of all classes' F1; invalid answers belong to none."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(true_N, said_N, labels=range(labels), average="macro", zero_division=0.0))
 
 
 def _pearson(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
-    """Correlation of numbers; 0 if either are all the same."""
+    """Return the correlation of numbers; 0 if either are all the same."""
     from scipy.stats import pearsonr
 
     return 0.0 if _constant(said_N, true_N) else float(pearsonr(said_N, true_N).statistic)
 
 
 def _spearman(said_N: np.ndarray, true_N: np.ndarray, labels: int) -> float:
-    """Correlation of ranks; 0 if either are all the same."""
+    """Return the correlation of ranks; 0 if either are all the same."""
     from scipy.stats import spearmanr
 
     return 0.0 if _constant(said_N, true_N) else float(spearmanr(said_N, true_N).statistic)
 
 
-def _members(answers: Answers) -> list[np.ndarray]:
-    """Numbers of the examples of each group."""
+def _members(answers: TaskAnswers) -> list[np.ndarray]:
+    """Return the numbers of the examples of each group."""
     if not answers.groups:
         return list(np.arange(len(answers.predictions))[:, None])
     names, group_N = np.unique(np.asarray(answers.groups), return_inverse=True)
@@ -186,27 +189,27 @@ def _members(answers: Answers) -> list[np.ndarray]:
 
 
 def _draw(members: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Examples of as many groups, drawn with replacement."""
+    """Draw as many groups with replacement, and return their examples."""
     chosen = rng.integers(0, len(members), len(members))
     if all(len(one) == 1 for one in members):
         return np.concatenate(members)[chosen]
     return np.concatenate([members[group] for group in chosen.tolist()])
 
 
-def _classes(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true classes, int64 [N] each; predictions that are no label are -1."""
+def _classes(answers: TaskAnswers) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted and true classes, int64 [N] each; predictions that are no label are -1."""
     number = {label: index for index, label in enumerate(answers.labels)}
     predicted = [number.get(said.strip(), _INVALID) for said in answers.predictions]
     return np.array(predicted), np.array([number[true[0]] for true in answers.references])
 
 
-def _numbers(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true numbers, float64 [N] each; what is no number is -1, as in T5."""
+def _numbers(answers: TaskAnswers) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted and true numbers, float64 [N] each; what is no number is -1, as in T5."""
     true = [float(reference[0]) for reference in answers.references]
     return np.array([_number(said) for said in answers.predictions]), np.array(true)
 
 
-_Read = Callable[[Answers], tuple[np.ndarray, np.ndarray]]
+_Read = Callable[[TaskAnswers], tuple[np.ndarray, np.ndarray]]
 _JOINT: dict[str, tuple[_Read, Callable[[np.ndarray, np.ndarray, int], float]]] = {
     "matthews_correlation": (_classes, _matthews),
     "f1": (_classes, _f1),
@@ -218,20 +221,20 @@ METRICS = (*_MEANS, *_JOINT)
 
 
 def normalised(text: str) -> str:
-    """SQuAD's normalisation: lower case, no ASCII punctuation, no articles, single spaces (Rajpurkar et al. 2016)."""
+    """Return a text in lower case, without ASCII punctuation, articles and double spaces (Rajpurkar et al. 2016)."""
     text = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def word_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over the words two normalised texts share; 0 if there are none."""
+    """Return the harmonic mean of precision and recall over the words that two normalised texts share, or 0."""
     said, true = normalised(prediction).split(), normalised(reference).split()
     shared = sum((Counter(said) & Counter(true)).values())
     return 2 * shared / (len(said) + len(true)) if shared else 0.0
 
 
-def _best(answers: Answers, similarity: Callable[[str, str], float]) -> np.ndarray:
-    """Of each group the best similarity to an accepted text; copies of a query count once."""
+def _best(answers: TaskAnswers, similarity: Callable[[str, str], float]) -> np.ndarray:
+    """Return each group's best similarity to an accepted text; copies of a query count once."""
     groups = answers.groups or [str(number) for number in range(len(answers.predictions))]
     scores: dict[str, float] = {}
     for said, true, group in zip(answers.predictions, answers.references, groups, strict=True):
@@ -257,5 +260,5 @@ def _number(text: str) -> float:
 
 
 def _lines(summary: str) -> str:
-    """A sentence a line, which ROUGE-L over sentences needs, as T5 has it."""
+    """Put each sentence on a line, which ROUGE-L over sentences needs, as T5 does."""
     return summary.replace(" . ", " .\n")

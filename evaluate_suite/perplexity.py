@@ -1,4 +1,4 @@
-"""Perplexity of the training objective on held-out text: span corruption for a T5, the next token for a Llama.
+"""The perplexity of the training objective on held-out text: span corruption for a T5, the next token for a Llama.
 
 Windows and masks are `train.held_out`'s, the same for every model. All windows have equally many targets, so the mean
 over windows is the mean over tokens, and windows are the units of the bootstrap. A split of several sources, such as
@@ -38,7 +38,7 @@ class HeldOut:
         task: name in the results, e.g. "in_distribution".
         tokens: folder of its token store; of several, separated by commas, their folders' names are the sources.
         max_windows: measure on this many windows at most, evenly spaced over the split.
-        seed: of the masks.
+        seed: seed of the masks.
     """
 
     task: str
@@ -48,7 +48,7 @@ class HeldOut:
 
     @property
     def sources(self) -> list[HeldOut]:
-        """A split for each store, of equally many windows."""
+        """Return a split for each store, of equally many windows."""
         folders = self.tokens.split(",")
         if len(folders) == 1:
             return [self]
@@ -59,29 +59,34 @@ class HeldOut:
         return [replace(self, task=f"{self.task}/{Path(one).name}", tokens=one, max_windows=most) for one in folders]
 
 
-def evaluate_run(run_dir: Path, sampler: str, splits: list[HeldOut], cache: Path) -> list[ResultRow]:
-    """Rows of every checkpoint of a training run on every split; measured once, then read from `cache`.
+def trained_checkpoints(sampler: str, run_dir: str) -> list[Checkpoint]:
+    """Return all checkpoints of a training run.
 
     Raises:
         StoreIncomplete: the run has no checkpoint.
-        StoreMismatch: a split was tokenised with another tokenizer than the model's.
     """
-    if not list_checkpoints(run_dir):
+    if not list_checkpoints(Path(run_dir)):
         raise StoreIncomplete(f"{run_dir} has no checkpoint: train it first")
-    checkpoints = find_checkpoints(sampler, str(run_dir))
+    return find_checkpoints(sampler, run_dir)
+
+
+def perplexity_rows(checkpoint: Checkpoint, split: HeldOut, cache: Path) -> list[ResultRow]:
+    """Return the row of a checkpoint on a split, and those of the split's sources if there are several.
+
+    Raises:
+        StoreMismatch: a store was tokenised with another tokenizer than the model's.
+    """
+    run_dir = Path(checkpoint.model).parent.parent
     input_length = read_json(f"{run_dir}/resolved.json")["input_length"]
-    rows = []
-    for checkpoint in tqdm(checkpoints, desc=sampler, unit="checkpoint", disable=not sys.stderr.isatty()):
-        for split in splits:
-            losses = [window_losses(checkpoint, one, input_length, cache) for one in split.sources]
-            rows.append(_row(checkpoint, split.task, np.concatenate(_of_one_length(losses))))
-            if len(losses) > 1:
-                rows += [_row(checkpoint, one.task, nll) for one, nll in zip(split.sources, losses, strict=True)]
+    losses = [window_losses(checkpoint, one, input_length, cache) for one in split.sources]
+    rows = [_row(checkpoint, split.task, np.concatenate(_of_one_length(losses)))]
+    if len(losses) > 1:
+        rows += [_row(checkpoint, one.task, nll) for one, nll in zip(split.sources, losses, strict=True)]
     return rows
 
 
 def window_losses(checkpoint: Checkpoint, split: HeldOut, input_length: int, cache: Path) -> np.ndarray:
-    """Mean NLL of the targets of each window, in nats, float64 [N]; from the cache if it was measured before."""
+    """Return the mean NLL of the targets of each window, in nats, float64 [N]; from the cache if it is there."""
     made = checkpoint.identity | {
         "corpus_digest": TokenStore.open(split.tokens).corpus_digest,
         "input_length": input_length,
@@ -93,13 +98,13 @@ def window_losses(checkpoint: Checkpoint, split: HeldOut, input_length: int, cac
 
 
 def _measure(checkpoint: Checkpoint, split: HeldOut, input_length: int) -> np.ndarray:
-    """Mean NLL of the targets of each window of a split with one store, float64 [N]."""
+    """Compute the mean NLL of the targets of each window of a split with one store, float64 [N]."""
     import torch
 
     from pipeline_steps.engines.models import pick_device
     from train.checkpoints import load_checkpoint
+    from train.layers import prepare_for_training
     from train.losses import TokenLosses
-    from train.model import prepare_for_training
 
     state = checkpoint.state
     rows = HeldOutRows.open(
@@ -111,14 +116,15 @@ def _measure(checkpoint: Checkpoint, split: HeldOut, input_length: int) -> np.nd
     model = TokenLosses(raw)
     most = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)
     losses = []
-    for part in np.array_split(rows.window_N, -(-len(rows.window_N) * input_length // most)):
+    parts = np.array_split(rows.window_N, -(-len(rows.window_N) * input_length // most))
+    for part in tqdm(parts, desc=split.task, unit="batch", leave=False, disable=not sys.stderr.isatty()):
         inputs, targets = (torch.from_numpy(array).long().to(device) for array in rows.rows(part))
         losses.append(model.by_token(inputs, targets).double().mean(dim=1).cpu().numpy())
     return np.concatenate(losses)
 
 
 def _of_one_length(losses: list[np.ndarray]) -> list[np.ndarray]:
-    """Sources count alike: of a longer one, evenly spaced windows."""
+    """Return evenly spaced windows of each source, as many as the shortest has: sources count alike."""
     least = min(map(len, losses))
     return [nll_N[np.arange(least) * len(nll_N) // least] for nll_N in losses]
 

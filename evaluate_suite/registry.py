@@ -7,12 +7,16 @@ without public labels is registered and not scored.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
+
+from pipeline_steps.errors import InvalidCut
 
 
 SUITES = {
@@ -28,29 +32,28 @@ SUITES = {
     "qa": "Question answering",
 }
 PROTOCOLS = ("perplexity", "finetune", "few_shot")
-TRAINING = "training"  # protocol of data that is trained on and not measured
 
 
 @dataclass(frozen=True)
-class Task:
-    """One of the 111.
+class EvaluationTask:
+    """One of the 111 tasks, or data that a suite is trained on beside them.
 
     Attributes:
-        name: unique.
+        name: name that no other task has.
         suite: key of `SUITES`.
         protocol: how it is measured, one of `PROTOCOLS`.
         dataset: Hub id.
-        split: that is measured on.
-        metrics: of T5 or the harness; a task's score is their mean.
+        split: the split that is measured on.
+        metrics: metrics of T5 or the harness, whose mean is the task's score.
         beside: further metrics, which do not count.
         direction: "higher" or "lower" is better.
         source: place in the paper.
-        config: of the dataset; the task's name unless given.
-        revision: of the dataset.
+        config: configuration of the dataset; the task's name unless given.
+        revision: revision of the dataset.
         group: what it is averaged with before the suite is; the task itself unless given.
         prefix: what T5's inputs begin with; the task's name unless given.
         format: how a row becomes text.
-        fields: of a row, in T5's order.
+        fields: fields of a row, in T5's order.
         labels: target texts by class, or the answers that are ranked.
         parts: configurations whose mean is the task.
         shots: exemplars in the prompt.
@@ -89,27 +92,44 @@ class Task:
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """All metrics."""
+        """Return all metrics, those that do not count last."""
         return self.metrics + self.beside
 
 
 @cache
-def registry() -> dict[str, Task]:
-    """All tasks by name, in the order of `SUITES`."""
+def registry() -> dict[str, EvaluationTask]:
+    """Return all tasks by name, in the order of `SUITES`."""
     tasks = [task for file in _files() for task in _read(file)]
     order = list(SUITES)
     return {task.name: task for task in sorted(tasks, key=lambda task: order.index(task.suite))}
 
 
 @cache
-def training_data(suite: str) -> list[Task]:
-    """Data sets a suite is fine-tuned on beside the training splits of its tasks."""
+def training_data(suite: str) -> list[EvaluationTask]:
+    """Return the data sets that a suite is fine-tuned on beside the training splits of its tasks."""
     return [task for file in _files() for task in _read(file, "training") if task.suite == suite]
 
 
-def by_suite() -> dict[str, list[Task]]:
-    """Tasks of each suite."""
+def by_suite() -> dict[str, list[EvaluationTask]]:
+    """Return the tasks of each suite."""
     return {suite: [task for task in registry().values() if task.suite == suite] for suite in SUITES}
+
+
+def find_tasks(names: Iterable[str]) -> list[EvaluationTask]:
+    """Return tasks by their names or those of their suites, in the registry's order.
+
+    Raises:
+        InvalidCut: there is no such task; names those that are spelled nearly alike.
+    """
+    tasks, wanted = registry(), set()
+    suites = {task.suite for task in tasks.values()}
+    for name in names:
+        if name not in tasks and name not in suites:
+            near = difflib.get_close_matches(name, [*suites, *tasks], n=3)
+            said = f"did you mean {' or '.join(near)}?" if near else "winnow evaluate --list names all 111"
+            raise InvalidCut(f"no task or suite {name!r}: {said}")
+        wanted |= {task.name for task in tasks.values() if name in (task.name, task.suite)}
+    return [task for task in tasks.values() if task.name in wanted]
 
 
 def _files() -> list[Any]:
@@ -117,13 +137,13 @@ def _files() -> list[Any]:
     return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
 
 
-def _read(file: Any, section: str = "tasks") -> list[Task]:
+def _read(file: Any, section: str = "tasks") -> list[EvaluationTask]:
     content = yaml.safe_load(file.read_text())
-    lists = {one.name for one in fields(Task) if str(one.type).startswith("tuple")}
+    lists = {one.name for one in fields(EvaluationTask) if str(one.type).startswith("tuple")}
     tasks = []
     for name, entry in content.get(section, {}).items():
         values = content["defaults"] | (entry or {})
         values = {key: tuple(value) if key in lists else value for key, value in values.items()}
         values = {"config": name, "group": name, "prefix": name} | values
-        tasks.append(Task(name=name, **values))
+        tasks.append(EvaluationTask(name=name, **values))
     return tasks

@@ -20,7 +20,9 @@ class ResultRow:
 
     Attributes:
         sampler: what chose the training documents, e.g. "ask-llm"; "full" for all of them.
-        rate: share of the documents it kept.
+        rate: share of the documents that was asked for, e.g. 0.195, which its cut meets to the nearest document; for
+            a cut by k or by tokens, the exact share of the documents that was kept. Rows of two seeds belong
+            together if their rates are equal.
         model: architecture, e.g. "t5-tiny".
         seed: of the training run.
         step: optimizer steps of the checkpoint.

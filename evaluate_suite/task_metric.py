@@ -1,4 +1,7 @@
-"""The metrics of a task as an `evaluate.Metric`, for those who work with that library; needs no network."""
+"""The metrics of a task as an `evaluate.Metric`, which needs no network.
+
+It is a module of its own because importing `evaluate` takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from evaluate_suite.metrics import Answers, compute
-from evaluate_suite.registry import Task, registry
+from evaluate_suite.metrics import TaskAnswers, compute
+from evaluate_suite.registry import EvaluationTask, registry
 from pipeline_steps.errors import InvalidCut
 
 
@@ -25,7 +28,7 @@ class TaskMetric(evaluate.Metric):
     def __init__(self, task: str, **settings: Any) -> None:
         if task not in registry():
             raise InvalidCut(f"no task {task!r}: winnow evaluate --list names all 111")
-        self.task: Task = registry()[task]
+        self.task: EvaluationTask = registry()[task]
         if self.task.protocol == "perplexity":
             raise InvalidCut(f"{task} is measured by perplexity: see evaluate_suite.perplexity")
         super().__init__(config_name=task, keep_in_memory=True, **settings)
@@ -40,12 +43,12 @@ class TaskMetric(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float] | None:
-        """Percentages by metric; `groups` may be left out."""
+        """Return percentages by metric; `groups` may be left out."""
         if predictions is not None and "groups" not in kwargs:
             kwargs["groups"] = [str(number) for number in range(len(predictions))]
         result: dict[str, float] | None = super().compute(predictions=predictions, references=references, **kwargs)
         return result
 
     def _compute(self, predictions: list[str], references: list[list[str]], groups: list[str]) -> dict[str, float]:
-        answers = Answers(predictions, references, groups, self.task.labels)
+        answers = TaskAnswers(predictions, references, groups, self.task.labels)
         return {name: compute(name, answers) for name in self.task.reported}

@@ -1,45 +1,174 @@
-"""`winnow`: the front door."""
+"""`winnow`: the front door. It imports a command's module only to run it or to show its help."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-from dataclasses import fields
+from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from evaluate_suite.__main__ import main as evaluate_suite
-from evaluate_suite.report import terminal_table
-from launch.coverage import compare, show_coverage
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
+
+from launch.commands.help_page import Filled, teach
+from launch.commands.mistakes import sentence
 from launch.faults import USERS_FAULT, as_sentence
-from launch.inspect import inspect, show
-from launch.neighbours import neighbours, show_neighbours
-from launch.one_off.commands import add_one_off_commands
-from launch.processes import StageFailed
-from launch.quickstart import run_quickstart
-from launch.quickstart_report import write_report
-from launch.report_command import add_report
-from launch.stages import Settings
-from launch.study.commands import add_study_commands
-from launch.training import add_training_commands
+from launch.safe_path import keep_path_safe
 from pipeline_steps import __version__
-from pipeline_steps.command_line import Parser, new_place, place
 from pipeline_steps.credentials import refuse_credentials_in_command
-from pipeline_steps.terminal import Terminal, wide
+from pipeline_steps.errors import StageFailed, WinnowError
+from pipeline_steps.terminal import QUIET, Terminal
 
 
-_EPILOG = """
-examples:
-  winnow quickstart --output runs/quickstart
-  winnow quickstart --output runs/c4 --limit 20000 \\
-      --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz
-  winnow quickstart --output runs/flan --proxy google/flan-t5-small \\
-      --embedder sentence-transformers/sentence-t5-base
+_EPILOGUE = """Exit codes:
+  0    done
+  1    a stage died; its log is named
+  2    the input is at fault; the message says what to change
+  3    winnow status: the study is not done yet
+  75   winnow pretrain: stopped by a signal after writing a checkpoint; start it again
+  130  interrupted; the same command goes on from there
 
-Kill it at any time; the same command goes on where it was, with the same results.
-"""
+winnow COMMAND --help shows the flags of a command and examples."""
+
+_STUDIES = Group("Studies", sort_key=1)
+_CHOOSE = Group("Choose documents", sort_key=2)
+_LOOK = Group("Look", sort_key=3)
+_TRAIN = Group("Train and measure", sort_key=4)
+_OTHER = Group("Other", sort_key=5)
+_GLOBAL = Group("Global options", sort_key=9)
+
+
+def _shown_default(value: Any) -> str | None:
+    """Return a default as help shows it; None for flags that are off and lists that are empty."""
+    return None if value is None or value is False or value in ((), []) else str(value)
+
+
+app = App(
+    name="winnow",
+    help="Choose the documents a language model is trained on.",
+    version=f"winnow {__version__}",
+    help_format="plaintext",
+    help_formatter=Filled(),
+    help_epilogue=_EPILOGUE,
+    help_flags=("--help", "-h"),
+    default_parameter=Parameter(negative=(), show_default=_shown_default),
+    group_commands=_OTHER,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+app.meta.group_parameters = _GLOBAL
+_COMMANDS = {
+    _STUDIES: {
+        "quickstart": ("studies", "score, select, pre-train, evaluate and report on one machine, in minutes"),
+        "run": ("studies", "a study: score, select, train, measure and report, many runs from one file"),
+        "status": ("studies", "how far a study is: done, running, failed, waiting, tokens per second, time left"),
+        "plan": ("studies", "what a training run or a study takes: tokens, hours, memory; when scores pay"),
+        "report": ("studies", "figures and tables of many runs, of scores and of selections, in one file"),
+        "schema": ("studies", "the JSON schema of study files, for editors"),
+    },
+    _CHOOSE: {
+        "score": ("select", "one scorer over a corpus, with all it needs: embeddings, sketch, clusters, n-grams"),
+        "select": ("select", "a corpus in, the chosen documents out, as a dataset with a card"),
+    },
+    _LOOK: {
+        "compare": ("look", "two selections, scores or datasets side by side: overlap, rank agreement, documents"),
+        "inspect": ("look", "what a score store holds: counts, quantiles, how it was made, what is missing"),
+        "coverage": ("look", "selections side by side: how evenly they cover the corpus, how good they are"),
+    },
+    _TRAIN: {
+        "tokenize": ("training", "a corpus into a token store, once, by all cores of this machine"),
+        "materialise": ("training", "write a selection's tokens as files that other trainers read"),
+        "pretrain": ("training", "train a model on a selection, on any number of accelerators"),
+        "verify-resume": ("training", "prove on this machine that a killed training run goes on exactly"),
+        "evaluate": ("training", "the paper's 111 tasks (--list): perplexity, fine-tuned suites, few-shot tasks"),
+    },
+}
+_USAGES = {
+    "pretrain": "Usage: winnow pretrain [FLAGS OF THE TRAINING] [-- FLAGS OF ACCELERATE]",
+    "plan": "Usage: winnow plan [OPTIONS] CONFIG [FLAGS OF THE TRAINING]",
+    "verify-resume": "Usage: winnow verify-resume --tokens DIR --output DIR [OPTIONS] [FLAGS OF THE TRAINING]",
+}
+_FORWARDING: dict[str, dict[str, Any]] = {  # whose unknown flags go to somebody else
+    **dict.fromkeys(("plan", "verify-resume", "evaluate"), {"parse_mode": "strict"}),
+    "pretrain": {"parse_mode": "strict", "end_of_options_delimiter": ""},
+}
+for _group, _commands in _COMMANDS.items():
+    for _name, (_module, _help) in _commands.items():
+        app.command(
+            f"launch.commands.{_module}:{_name.replace('-', '_')}",
+            name=_name,
+            help=_help,
+            group=_group,
+            usage=_USAGES.get(_name),
+            **_FORWARDING.get(_name, {}),
+        )
+
+
+@app.command
+def help(command: str | None = None, /) -> int:
+    """Show the help of a command, or this page.
+
+    Args:
+        command: the command.
+    """
+    if command is not None and command not in app:
+        raise UnknownCommandError(unused_tokens=[command], app=app)
+    return _run([*([command] if command else []), "--help"])
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print the script that completes winnow's words in a shell.
+
+    Args:
+        shell: the shell.
+
+    Examples:
+        winnow completion bash > ~/.local/share/bash-completion/completions/winnow
+        winnow completion zsh > ~/.zfunc/_winnow          (a folder of your fpath)
+        winnow completion fish > ~/.config/fish/completions/winnow.fish
+    """
+    sys.stdout.write(app.generate_completion(shell=shell))
+    return 0
+
+
+@app.meta.default
+def _start(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    quiet: Annotated[bool, Parameter(("--quiet", "-q"), help="show no progress")] = False,
+    verbose: Annotated[
+        int, Parameter(("--verbose", "-v"), count=True, show_default=False, help="show datatrove's debug logs")
+    ] = 0,
+    config: Annotated[
+        str | None, Parameter(metavar="FILE", help="YAML or JSON file of the command's flags; flags overrule it")
+    ] = None,
+) -> int:
+    if quiet:
+        os.environ[QUIET] = "1"
+    os.environ["LOGURU_LEVEL"] = "DEBUG" if verbose else "WARNING" if quiet else os.environ.get("LOGURU_LEVEL", "INFO")
+    if not words:
+        raise WinnowError("a command is needed: winnow --help lists them")
+    if config is None:
+        app.config = ()
+    else:
+        from cyclopts.config import Dict
+
+        from launch.commands.config_file import read_config
+
+        app.config = (Dict(read_config(config), source=config, use_commands_as_keys=False),)
+    return app(words, exit_on_error=False, print_error=False) or 0
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command line that is already known to be free of credentials."""
+    words = list(words)
+    for at, word in enumerate(words):
+        if word in app and not word.startswith("-"):
+            teach(app[word])
+            if word == "evaluate":  # its own words, --help among them
+                words.insert(at + 1, "--")
+            break
+    return app.meta(words, exit_on_error=False, print_error=False) or 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,184 +176,31 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that the terminal's encoding cannot show must not end a command
             stream.reconfigure(errors="backslashreplace")
-    parser = _parser()
-    argv = sys.argv[1:] if argv is None else argv
     errors = Terminal(stderr=True)
 
-    def complain(said: str) -> None:
+    def complain(said: str) -> int:
         errors.print(f"winnow: {said}", style="bold red", highlight=False, soft_wrap=True)
+        return USERS_FAULT
 
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        keep_path_safe()
         refuse_credentials_in_command(argv)
-        args, further = parser.parse_known_args(argv)
-        if further and not getattr(args, "further", False):  # arguments of train.pretrain, for commands that take them
-            parser.error(f"unrecognized arguments: {' '.join(further)}")
-        args.further = further
-        return args.run(args)
+        return _run(argv)
+    except CycloptsError as error:
+        return complain(sentence(error))
     except StageFailed as error:
         complain(str(error))
         return 1
     except Exception as error:
         if (said := as_sentence(error)) is None:
             raise
-        complain(said)
-        return USERS_FAULT
+        return complain(said)
+    except SystemExit as exit:  # of the argparse of train.pretrain and evaluate_suite
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except KeyboardInterrupt:
         errors.print("winnow: interrupted; the same command goes on from here", highlight=False)
         return 130
-
-
-def _quickstart(args: argparse.Namespace) -> int:
-    chosen = {field.name: getattr(args, field.name) for field in fields(Settings)}
-    run = run_quickstart(args.output, Settings(**chosen), args.workers)
-    report = write_report(run, args.command)
-    console = wide()
-    console.print(terminal_table(report))
-    for task, title in report.tasks.items():
-        for sentence in report.verdicts[task]:
-            console.print(f"  {title}: {sentence}", highlight=False)
-    console.print(f"report   {run.path('report.html')}\nresults  {run.path('results.jsonl')}", highlight=False)
-    return 0
-
-
-def _inspect(args: argparse.Namespace) -> int:
-    facts = inspect(args.path)
-    if args.embeddings:
-        facts["examples"] = neighbours(args.path, args.embeddings)
-    if args.json:
-        sys.stdout.write(json.dumps(facts, indent=2, sort_keys=True) + "\n")
-        return 0
-    show(facts, Terminal())
-    if args.embeddings:
-        show_neighbours(facts["examples"], Terminal())
-    return 0
-
-
-def _coverage(args: argparse.Namespace) -> int:
-    rows = compare(args.selections, args.clusters, args.embeddings, args.density, args.quality)
-    if args.json:
-        sys.stdout.write(json.dumps(rows, indent=2, sort_keys=True) + "\n")
-    else:
-        show_coverage(rows, Terminal())
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = Parser(
-        prog="winnow", description="Choose the documents a language model is trained on."
-    )
-    parser.add_argument("--version", action="version", version=f"winnow {__version__}")
-    commands: Any = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_quickstart(commands)
-    look = commands.add_parser(
-        "inspect",
-        help="what a score store holds: counts, quantiles, histogram, how it was made, what is missing",
-        description="Print how many documents a score store holds, how their scores are distributed (exactly), what "
-        "made them, and which sources are unfinished. Works while scoring is still running.",
-    )
-    look.add_argument(
-        "path",
-        type=place,
-        metavar="PATH",
-        help="folder of the score store, local or e.g. s3://bucket/scores/ask-llm",
-    )
-    look.add_argument("--json", action="store_true", help="print one JSON object instead")
-    look.add_argument(
-        "--embeddings",
-        type=place,
-        metavar="DIR",
-        help="embedding store of the same corpus: also show the nearest documents of the highest and lowest scores",
-    )
-    look.set_defaults(run=_inspect)
-    _add_coverage(commands)
-    add_one_off_commands(commands)
-    add_training_commands(commands)
-    evaluate = commands.add_parser(
-        "evaluate",
-        add_help=False,
-        help="the paper's 111 tasks (--list): perplexity, fine-tuned suites, few-shot tasks",
-    )
-    evaluate.set_defaults(run=lambda args: evaluate_suite(args.further), further=True)
-    add_report(commands)
-    add_study_commands(commands)
-    return parser
-
-
-def _add_coverage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    cover = commands.add_parser(
-        "coverage",
-        help="selections side by side: how evenly they cover the corpus, how good they are",
-        description="Print, for each selection, its entropy over clusters, its kernel discrepancy to the corpus and "
-        "to a uniform cover of it, and its mean quality: the trade-off between quality and coverage.",
-    )
-    cover.add_argument("selections", nargs="+", type=place, metavar="SELECTION", help="file written by Selection.save")
-    cover.add_argument("--clusters", required=True, type=place, metavar="DIR", help="folder KMeansAssign wrote to")
-    cover.add_argument("--embeddings", required=True, type=place, metavar="DIR", help="folder Embedder wrote to")
-    cover.add_argument("--density", required=True, type=place, metavar="DIR", help="score store of DensityScorer")
-    cover.add_argument(
-        "--quality", type=place, metavar="DIR", help="score store whose mean is shown, e.g. of AskLLMScorer"
-    )
-    cover.add_argument("--json", action="store_true", help="print a JSON list instead")
-    cover.set_defaults(run=_coverage)
-
-
-def _add_quickstart(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    quick = commands.add_parser(
-        "quickstart",
-        help="score, select, pre-train, evaluate and report on one machine, in minutes",
-        description="Score a corpus with Ask-LLM and Density, keep a fraction of it by random, by Ask-LLM and by "
-        "Density, pre-train one tiny T5 on each and on everything for the same number of tokens, and compare them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    default = Settings()
-    quick.add_argument(
-        "--output", required=True, type=new_place, metavar="DIR", help="what the run writes; resumed if it exists"
-    )
-    quick.add_argument(
-        "--corpus",
-        metavar="PATH",
-        help="file, folder or glob of .jsonl, .parquet or .warc files, local, s3:// or hf://datasets/... "
-        "(default: the documentation of the installed Python packages)",
-    )
-    quick.add_argument(
-        "--limit",
-        type=int,
-        default=default.limit,
-        metavar="N",
-        help="read at most N documents of --corpus (%(default)s)",
-    )
-    quick.add_argument(
-        "--proxy",
-        type=place,
-        default=default.proxy,
-        metavar="MODEL",
-        help="Ask-LLM proxy: Hub id or folder of an encoder-decoder (default: the embedded one)",
-    )
-    quick.add_argument(
-        "--embedder",
-        type=place,
-        default=default.embedder,
-        metavar="MODEL",
-        help="Hub id or folder of a sentence-transformers model (default: %(default)s, which needs no weights)",
-    )
-    quick.add_argument("--rate", type=float, default=default.rate, help="fraction of documents to keep (%(default)s)")
-    quick.add_argument(
-        "--train-tokens",
-        type=int,
-        default=default.train_tokens,
-        metavar="N",
-        help="encoder tokens each model is trained for (%(default)s)",
-    )
-    quick.add_argument("--seed", type=int, default=default.seed, help="of sampling, order and masks (%(default)s)")
-    quick.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes at a time (%(default)s); changes the speed, nothing else",
-    )
-    quick.set_defaults(run=_quickstart, command=" ".join(["winnow", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

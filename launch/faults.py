@@ -18,10 +18,27 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_SAID = "No space left on device"  # by libraries whose errors have no number, such as safetensors
 
 
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers"), "score"),
+    **dict.fromkeys(("accelerate", "psutil", "numba", "tensorboard"), "train"),
+    **dict.fromkeys(("jinja2", "matplotlib", "scipy"), "report"),
+    **dict.fromkeys(("evaluate", "lm_eval", "rouge_score", "sklearn"), "eval"),
+    **dict.fromkeys(("s3fs", "botocore"), "s3"),
+    "faiss": "cluster",
+    "fasttext": "fasttext",
+    "ray": "ray",
+    "sentence_transformers": "embed",
+    "trafilatura": "warc",
+}
+"""Extras of this package, by the modules that they bring."""
+
+
 def as_sentence(error: Exception) -> str | None:
     """Return what to tell the user about an error; None if the error is a fault of this package."""
     if isinstance(error, WinnowError):
         return one_line(error)
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
+        return f"this needs {error.name}, which is not installed: pip install 'winnow-llm[{extra}]'"
     if is_disk_full(error):
         where = getattr(error, "filename", None)
         disk = f"the disk of {one_line(os.fsdecode(where))}" if where else "a disk"

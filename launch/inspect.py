@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline_steps.errors import StoreIncomplete
-from pipeline_steps.numerics.summary import summarise
+from pipeline_steps.numerics.statistics import summarise
 from pipeline_steps.stores.score_store import ScoreStore
 
 

@@ -17,8 +17,8 @@ from pipeline_steps.readers.splits import DealDocuments, as_row, is_written_pros
 class _OneRank(PipelineExecutor):
     """Runs one task of a pipeline in this process.
 
-    datatrove's LocalPipelineExecutor hangs for good when a worker of its pool is killed; an engine notices the death of
-    a process of its own at once.
+    datatrove's LocalPipelineExecutor hangs for good when a worker of its pool is killed; an engine notices at once
+    that a process of its own has died.
     """
 
     def __init__(self, pipeline: Sequence[PipelineStep], world_size: int, logging_dir: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from launch.stages.base import Stage
-from launch.stages.corpora import SHARDS, Corpus, Deal, Files, Split, Text, Tokens
+from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokens, Split, Text, Tokens
 from launch.stages.datasets import Dataset, dataset_of
 from launch.stages.foundations import (
     HASHED_NGRAMS,
@@ -31,13 +31,12 @@ from launch.stages.foundations import (
     SketchParts,
     Target,
 )
+from launch.stages.report import Report, Reported
 from launch.stages.runs import (
     FewShots,
     FineTuned,
     Measurement,
     Perplexity,
-    Report,
-    Reported,
     Run,
     Training,
 )
@@ -46,7 +45,7 @@ from launch.study_file import KEYS, Study, StudySampler
 from launch.yaml_places import nearest
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
-from train.run_directory import FREE
+from train.arguments import FREE
 
 
 _SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
@@ -122,9 +121,12 @@ class _Stages:
             yield from (self.selected(sampler, rate) for rate in study.rates)
         for dataset in study.datasets:
             yield self._dataset(dataset)
+        if study.token_store:
+            eos, tokenizer = study.token_store.append_eos, study.tokenizer
+            yield OwnTokens(text=self.text, tokenizer=tokenizer, append_eos=eos, tasks=self._over_text)
         if study.models:
             measured = [one for run in study.runs() for one in self._measured(self.training(run))]
-            yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text)
+            yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text, study=study.path)
 
     # ------------------------------------------------------------------------------------------------------- corpora
 
@@ -234,9 +236,7 @@ class _Stages:
     def selected(self, sampler: StudySampler, rate: float) -> Selected:
         """Return the documents that a sampler keeps at a rate."""
         seed = self.study.selection_seed
-        return Selected(
-            scores=self.scores(sampler), sampler=sampler.name, mode=sampler.cut, rate=rate, seed=seed
-        )
+        return Selected(scores=self.scores(sampler), sampler=sampler.name, mode=sampler.cut, rate=rate, seed=seed)
 
     def _dataset(self, settings: Any) -> Dataset:
         named = [one for one in self.study.samplers if settings.sampler in (None, one.name)]
@@ -320,8 +320,8 @@ class _Stages:
 def store_of(sampler: StudySampler) -> str:
     """Return the name of the score store that a sampler cuts.
 
-    It follows from what decides the scores, so that samplers of the same scorer and model share a store, and others can
-    come to a study or go. Chance has a store of keys: what it draws must not depend on who scores beside it.
+    The name follows from what decides the scores, so that samplers of the same scorer and model share a store, and
+    others can come to a study or go. Chance has a store of keys: its draw must not depend on who scores beside it.
     """
     plainest = of_scorer(sampler.scorer_name)
     if plainest is None:

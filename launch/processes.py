@@ -18,10 +18,6 @@ from train.signals import signal_when_parent_dies
 TICK = 0.2  # seconds between two looks at processes
 
 
-class StageFailed(Exception):
-    """A stage's process died: the message says how, and where its log is."""
-
-
 def start_process(command: Sequence[str], log: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a command whose output is appended to a log, and which is killed when this process is gone."""
     Path(log).parent.mkdir(parents=True, exist_ok=True)

@@ -11,17 +11,19 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from launch.records import task_state, tasks_left
 from launch.stages.base import Stage
+from pipeline_steps.terminal import is_quiet
 
 
 _LOOK = 1.0  # seconds between two looks at what is done
 
 
 class StageProgress:
-    """One line per stage: a live bar on a terminal, elsewhere one line when a stage is done."""
+    """One line per stage: a live bar on a terminal, elsewhere one line when a stage is done; if quiet, notes only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = console.is_terminal
+        self._quiet = is_quiet()
+        self._live = console.is_terminal and not self._quiet
         self._bars = Progress(
             TextColumn("{task.description:<34}", markup=False),
             BarColumn(bar_width=32),
@@ -52,7 +54,7 @@ class StageProgress:
         """Show a stage as done; `seconds` is None if there was nothing to do."""
         self.update(title, 1.0)
         self._bars.stop_task(self._tasks[title])
-        if not self._live:
+        if not self._live and not self._quiet:
             self._console.print(f"{title:<34} {'already done' if seconds is None else f'{seconds:6.1f} s'}")
 
     def note(self, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from datatrove.utils.logging import logger
 
 from launch.stages.base import place_of
-from pipeline_steps.engines.pretrained import load_tokenizer
+from pipeline_steps.engines.models import load_tokenizer
 from pipeline_steps.errors import ModelError, StoreDamaged
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from train.folders import SealedFolder, whole_folder

@@ -16,7 +16,7 @@ from pathlib import Path
 from launch.engines import NEVER_STARTED, Engine, Task, engine_of
 from launch.faults import DISK_FULL, USERS_FAULT, disk_full
 from launch.plan import Plan
-from launch.processes import TICK, StageFailed, interrupts_held, log_end
+from launch.processes import TICK, interrupts_held, log_end
 from launch.progress import StageProgress, Stages
 from launch.records import forget, forgive, tasks_left
 from launch.stages.base import Stage
@@ -24,7 +24,7 @@ from launch.stages.corpora import Files
 from launch.stages.runs import COSTS, RESULTS
 from launch.worker import command
 from pipeline_steps.engines.models import model_identity
-from pipeline_steps.errors import InvalidStudy, WinnowError
+from pipeline_steps.errors import InvalidStudy, StageFailed, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
 from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.artefact import json_types, refuse_differences
@@ -35,7 +35,14 @@ from train.folders import locked
 Say = Callable[[str], None]
 
 
-def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: str = "winnow run") -> list[str]:
+def run(
+    plan: Plan,
+    only: str | None,
+    progress: StageProgress,
+    say: Say,
+    what: str = "winnow run",
+    prepare: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Do what is not done yet; on Slurm, submit it.
 
     Args:
@@ -44,6 +51,7 @@ def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: s
         progress: where stages are shown.
         say: is told what the user should know.
         what: the command that runs, for messages.
+        prepare: is called once nothing stands against the run, before anything is started.
 
     Returns:
         a line for each job that was submitted.
@@ -61,6 +69,7 @@ def run(plan: Plan, only: str | None, progress: StageProgress, say: Say, what: s
         begun = [stage for stage in plan.stages.values() if len(tasks_left(plan.output, stage)) < stage.tasks]
         listed = check_access(plan, chosen)
         claim(plan)
+        prepare()
         note_files(plan, listed, begun)
         if more := left_out(plan):
             say(
@@ -101,7 +110,7 @@ def forget_lost(plan: Plan, wanted: Collection[Stage] = ()) -> list[str]:
     needed = {need for stage in plan.stages.values() for need in stage.inputs}
     read = {stage for stage in wanted if stage not in needed and stage.kind in ("scores", "selections")}
     lost = []
-    for stage in reversed(plan.stages.values()):
+    for stage in reversed(list(plan.stages.values())):
         if not tasks_left(plan.output, stage):
             try:
                 stage.check_output(plan.output, whole=stage in read and plan.study.engine.kind == "local")
@@ -152,7 +161,11 @@ def left_out(plan: Plan) -> int:
     sources = {source for stage in plan.stages.values() for source in stage.sources}
     found = 0
     for source in sources:
-        if source.path == plan.study.corpus and source.name in ("corpus", "train") and source.listing(plan.output).exists():
+        if (
+            source.path == plan.study.corpus
+            and source.name in ("corpus", "train")
+            and source.listing(plan.output).exists()
+        ):
             known = read_json(str(source.listing(plan.output)))["sizes"].keys()
             found += len(list_corpus(source.path).sizes.keys() - known)
     return found

@@ -1,4 +1,4 @@
-"""The studies behind `winnow quickstart`, `winnow score` and `winnow select`: written to their folder, then run.
+"""The studies behind `winnow quickstart`, `score`, `select` and `tokenize`: written to their folder, then run.
 
 The study file stays, so `winnow run`, `winnow status` and `winnow plan` take these folders up where the commands left.
 """
@@ -7,62 +7,147 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from launch.study_file import Study, parse_study, study_text, write_study
+from launch.plan import Plan
+from launch.progress import StageProgress
+from launch.runner import run
+from launch.stages.corpora import Files
+from launch.study_file import Study, parse_study, study_text
 from launch.yaml_places import YamlFile, read_text
 from pipeline_steps.errors import CorpusError, WinnowError
-from pipeline_steps.readers.corpus import list_corpus
+from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from pipeline_steps.samplers import EMBEDDED, Sampler, find
 from pipeline_steps.stores.artefact import json_types, refuse_differences
-from pipeline_steps.stores.files import write_atomically
+from pipeline_steps.stores.files import read_json, write_atomically
+from pipeline_steps.terminal import Terminal
 
 
 QUICKSTART = "quickstart.yaml"
 
 
-def quickstart_study(
-    output: str, corpus: str | None, limit: int, proxy: str, embedder: str, rate: float, train_tokens: int, seed: int
-) -> dict[str, Any]:
-    """Return what the packaged quickstart study says, with these settings in place of its own."""
-    values: dict[str, Any] = yaml.safe_load(study_text(QUICKSTART))
-    if corpus is not None:
-        values |= {"corpus": _spelled(corpus), "limit": limit}
+@dataclass(frozen=True)
+class SmallStudy:
+    """A study that a command has made of its flags.
+
+    Attributes:
+        command: the command, for messages and for the first line of the file.
+        path: where the study file stands.
+        values: what the file says, but for its engine.
+        workers: processes at a time; tasks of each stage too, unless a file that is there says how many.
+        free: keys whose values may differ from those of a file that is there.
+    """
+
+    command: str
+    path: str
+    values: Mapping[str, Any]
+    workers: int
+    free: tuple[str, ...] = ()
+
+    def study(self) -> Study:
+        """Return the study.
+
+        Raises:
+            StoreMismatch: the file that is there says something else, or the corpus has changed since.
+            InvalidStudy: the values cannot be those of a study.
+        """
+        return parse_study(self.path, self._text())
+
+    def run(self) -> Plan:
+        """Write the study file and do what is left; raises as `study` and `launch.runner.run`."""
+        plan = Plan.of(self.study())
+        say = Terminal(stderr=True)
+        with StageProgress(say) as progress:
+            run(
+                plan,
+                None,
+                progress,
+                lambda said: say.print(said, style="yellow", soft_wrap=True),
+                self.command,
+                lambda: write_atomically(self.path, self._text().encode()),
+            )
+        return plan
+
+    def _text(self) -> str:
+        if self.workers < 1:
+            raise WinnowError(f"--workers {self.workers} does nothing: give at least 1")
+        tasks = self._tasks()
+        if Path(self.path).exists():
+            text = read_text(self.path, Path(self.path))
+            tasks = parse_study(self.path, text).engine.tasks
+            found, wanted = YamlFile.read(self.path, text).plain, json_types(dict(self.values))
+            keys = {**found, **wanted}.keys() - {"output", "engine", *self.free}
+            refuse_differences(
+                {key: found.get(key) for key in keys}, {key: wanted.get(key) for key in keys}, self.path
+            )
+        values = {**self.values, "engine": {"workers": self.workers, "tasks": tasks}}
+        return f"# Written by {self.command}.\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}"
+
+    def _tasks(self) -> int:
+        """Return the tasks of each stage: as many as workers, but not more than files; one if only some are read."""
+        corpus, output = self.values.get("corpus"), str(self.values["output"])
+        if corpus is None or self.values.get("models"):  # the corpus is dealt into files of our own
+            return self.workers
+        files = list_corpus(corpus)
+        with suppress(FileNotFoundError):
+            listed = CorpusFiles(**read_json(str(Files(corpus, "train").listing(output)))).listing
+            made = {"corpus": corpus, "files": files.listing}
+            refuse_changed_files({"corpus": corpus, "files": listed}, made, output)
+        return 1 if self.values["limit"] >= 0 else max(1, min(self.workers, len(files.sizes)))
+
+
+def quickstart_values(output: str, flags: Any) -> dict[str, Any]:
+    """Return what the packaged quickstart study says, with the flags of `winnow quickstart` in place of its own."""
+    values: dict[str, Any] = YamlFile.read(QUICKSTART, study_text(QUICKSTART)).plain
+    if flags.corpus is not None:
+        values |= {"corpus": spelled(flags.corpus), "limit": flags.limit}
     for sampler in values["samplers"]:
-        if isinstance(sampler, dict) and "ask-llm" in sampler:
-            sampler["ask-llm"]["model"] = proxy
+        if isinstance(sampler, dict):
+            ((_, settings),) = sampler.items()
+            settings["model"] = flags.proxy or settings["model"]
     for model in values["models"].values():
-        model["total_tokens"] = train_tokens
-    values |= {"output": output, "embedder": embedder, "rates": [rate], "selection_seed": seed, "seeds": [seed]}
-    return values
+        model["total_tokens"] = flags.train_tokens
+    values |= {"output": output, "embedder": flags.embedder, "rates": [flags.rate]}
+    return values | {"selection_seed": flags.seed, "seeds": [flags.seed]}
 
 
-def score_study(
-    output: str, sampler: str, corpus: str, proxy: str | None, embedder: str, target: str | None, limit: int
-) -> dict[str, Any]:
-    """Return a study that scores a corpus with one sampler's scorer.
+def score_values(output: str, sampler: str, flags: Any) -> dict[str, Any]:
+    """Return what a study says that scores a corpus with one sampler's scorer.
 
     Raises:
-        WinnowError: the settings do not go together.
+        WinnowError: the flags do not go together.
     """
-    if limit == 0 or limit < -1:
-        raise WinnowError(f"--limit {limit} reads nothing: give a number of documents, or leave it out")
     if "://" in output:
         raise WinnowError(f"{output} is not on this machine's disk: score into a local folder, and copy the store")
     row = find(sampler)
     targeted = row.stands_on in ("dsir", "quality-classifier")
-    if targeted and target is None:
+    if targeted and flags.target is None:
         raise WinnowError(f"{sampler} needs --target PATH: the corpus of text it is to find more of")
-    if not targeted and target is not None:
+    if not targeted and flags.target is not None:
         raise WinnowError(f"{sampler} has no target: leave --target out")
-    model = _model(row, proxy)
-    values: dict[str, Any] = {"output": output, "corpus": _spelled(corpus), "limit": limit, "embedder": embedder}
-    if target is not None:
-        values["target"] = _spelled(target)
+    model = _model(row, flags.proxy)
+    values = _corpus(output, flags) | {"embedder": flags.embedder}
+    if flags.target is not None:
+        values["target"] = spelled(flags.target)
     return values | {"samplers": [row.name if model == row.model else {row.name: {"model": model}}]}
+
+
+def given_scores_values(output: str, scores: str, flags: Any) -> dict[str, Any]:
+    """Return what a study says that cuts a score store which is there already."""
+    if flags.proxy or flags.target:
+        raise WinnowError("--scores are used as they are: leave --proxy and --target out")
+    return _corpus(output, flags) | {"samplers": [{"given": {"scores": scores}}]}
+
+
+def _corpus(output: str, flags: Any) -> dict[str, Any]:
+    if flags.limit == 0 or flags.limit < -1:
+        raise WinnowError(f"--limit {flags.limit} reads nothing: give a number of documents, or leave it out")
+    return {"output": output, "corpus": spelled(flags.corpus), "limit": flags.limit}
 
 
 def _model(row: Sampler, proxy: str | None) -> str | None:
@@ -71,67 +156,25 @@ def _model(row: Sampler, proxy: str | None) -> str | None:
         if row.model is None:
             raise WinnowError(f"{row.name} asks no model: leave --proxy out")
         if row.model and "@" not in row.model:
-            raise WinnowError(f"{row.name} asks {row.model}: leave --proxy out, or give --sampler with its scorer's name")
+            raise WinnowError(f"{row.name} asks {row.model}: leave --proxy out, or give --sampler its scorer's name")
         return proxy
     if row.model is not None and "@" in row.model:
         raise WinnowError(f"{row.name} asks a checkpoint ({row.model}): give its folder as --proxy")
     if row.model == "" and row.name == "ask-llm":
+        Terminal(stderr=True).print(
+            "ask-llm asks the embedded proxy, which is for trying out: give --proxy, e.g. google/flan-t5-large",
+            style="yellow",
+            soft_wrap=True,
+        )
         return EMBEDDED
     if row.model == "":
         raise WinnowError(f"{row.name} asks a model: give its Hub id or folder as --proxy, e.g. google/t5-v1_1-base")
     return row.model
 
 
-def given_scores_study(output: str, corpus: str, limit: int, scores: str, mode: str) -> dict[str, Any]:
-    """Return a study that cuts a score store which exists already."""
-    sampler = {"given": {"scores": scores, "mode": mode}}
-    return {"output": output, "corpus": _spelled(corpus), "limit": limit, "samplers": [sampler]}
-
-
-def _spelled(corpus: str) -> str:
-    """Return one spelling, which is noted: crawl and crawl/ are the same."""
+def spelled(corpus: str) -> str:
+    """Return the one spelling of a corpus that is noted: crawl and crawl/ are the same."""
     return corpus.rstrip("/") or "/"
-
-
-def written(path: str, values: Mapping[str, Any], about: str, workers: int, free: tuple[str, ...] = ()) -> Study:
-    """Write a study file, unless it is there, and return the study.
-
-    Args:
-        path: where it stands.
-        values: what the study says, but for its engine.
-        about: a comment for its first line.
-        workers: processes at a time; tasks too, unless a file that is there says how many.
-        free: keys whose values may differ from those of the file that is there.
-
-    Raises:
-        StoreMismatch: the file that is there says something else; names each difference.
-        InvalidStudy: the values cannot be those of a study.
-    """
-    if workers < 1:
-        raise WinnowError(f"--workers {workers} does nothing: give at least 1")
-    tasks = _tasks(values, workers)
-    if Path(path).exists():
-        text = read_text(path, Path(path))
-        tasks = parse_study(path, text).engine.tasks
-        found, wanted = YamlFile.read(path, text).plain, json_types(dict(values))
-        compared = [key for key in {**found, **wanted} if key not in ("output", "engine", *free)]
-        refuse_differences({key: found.get(key) for key in compared}, {key: wanted.get(key) for key in compared}, path)
-    text = write_study({**values, "engine": {"workers": workers, "tasks": tasks}}, about)
-    study = parse_study(path, text)
-    return study
-
-
-def save(study: Study, values: Mapping[str, Any], about: str) -> None:
-    """Write the file of a study that `written` has returned: nothing stands against running it."""
-    engine = {"workers": study.engine.workers, "tasks": study.engine.tasks}
-    write_atomically(study.path, write_study({**values, "engine": engine}, about).encode())
-
-
-def _tasks(values: Mapping[str, Any], workers: int) -> int:
-    """Return the tasks of each stage: as many as workers, but not more than files; one if only some are read."""
-    if values.get("corpus") is None or values.get("models"):  # the corpus is dealt into files of our own
-        return workers
-    return 1 if values["limit"] >= 0 else max(1, min(workers, len(list_corpus(values["corpus"]).sizes)))
 
 
 def refuse_inside(corpus: str, *folders: str) -> None:

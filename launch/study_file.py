@@ -26,18 +26,18 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from train.plan import PretrainArguments
+from train.token_budget import TokenBudget
 
 from evaluate_suite.registry import registry
 from launch.stages.runs import Run
-from launch.yaml_places import YamlFile, nearest, read_text, refusal, short
+from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
-from pipeline_steps.numerics.priority import MODES, Mode
+from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.readers.special_files import refuse_unusable_name
 from pipeline_steps.samplers import EMBEDDED, FULL, SAMPLERS, Sampler, table
-from train.plan import PretrainArguments
 from train.presets import preset
-from train.token_budget import TokenBudget
 
 
 # What a study may ask for at most. `winnow status` looks at every task, some 20,000 a second
@@ -64,7 +64,7 @@ Count = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A mapping of a study file: it knows its keys, and takes no others."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
     inner: ClassVar[frozenset[str]] = frozenset()  # fields that no file sets
 
     @model_validator(mode="before")
@@ -143,9 +143,10 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             said = error.errors()[0]
             where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
-            why = said["msg"].removeprefix("Input should be ")
             raise refusal(
-                f"{where} of {row.name} must be {why}, not {short(value)}", "options", given=_written(value, name)
+                f"{where} of {row.name} must be {in_words(said['msg'])}, not {short(value)}",
+                "options",
+                given=_written(value, name),
             ) from error
     return dict(given)
 
@@ -269,12 +270,18 @@ def _few_shot(names: list[str]) -> list[str]:
 class Evaluation(Section):
     """What is measured of every run, beside the perplexity of held-out text."""
 
-    suites: list[Literal["glue", "superglue", "cnn_dailymail", "squad"]] = Field([], description="fine-tuned suites")
-    few_shot: Annotated[list[str], AfterValidator(_few_shot)] = Field([], description="few-shot tasks or suites")
-    instruction_tune: bool = Field(True, description="tune on FLAN before few-shot tasks are asked")
-    budget: Literal["paper", "small", "smoke"] = Field("paper", description="of fine-tuning")
-    data_root: str | None = Field(None, description="data sets laid out as on the Hub; if not given, the Hub")
-    limit: Count = Field(0, description="questions of each few-shot task; 0: all")
+    suites: list[Literal["glue", "superglue", "cnn_dailymail", "squad"]] = []
+    """Fine-tuned suites."""
+    few_shot: Annotated[list[str], AfterValidator(_few_shot)] = []
+    """Few-shot tasks or suites."""
+    instruction_tune: bool = True
+    """Tune on FLAN before few-shot tasks are asked."""
+    budget: Literal["paper", "small", "smoke"] = "paper"
+    """Of fine-tuning."""
+    data_root: str | None = None
+    """Data sets laid out as on the Hub; if not given, the Hub."""
+    limit: Count = 0
+    """Questions of each few-shot task; 0: all."""
 
 
 class SlurmJob(Section):
@@ -282,41 +289,55 @@ class SlurmJob(Section):
 
     partition: str | None = None
     qos: str | None = None
-    time: str = Field("24:00:00", description="as sbatch takes it, e.g. 24:00:00")
+    time: str = "24:00:00"
+    """As sbatch takes it, e.g. 24:00:00."""
     cpus_per_task: Annotated[int, Field(ge=1)] = 1
     mem_per_cpu_gb: float = 2
-    gpus_per_task: Count = Field(0, description="of tasks that run a model")
-    workers: Count = Field(0, description="tasks of a stage that run at a time; 0: all")
-    env_command: str | None = Field(None, description="shell commands that make `python` the one with winnow")
-    venv_path: str | None = Field(None, description="an activate script that does")
-    condaenv: str | None = Field(None, description="a conda environment that does")
-    max_array_size: Annotated[int, Field(ge=1)] = Field(1001, description="the cluster's MaxArraySize")
-    sbatch_args: dict[str, Any] = Field({}, description="further options of sbatch: {account: a, mem: 64G}")
-    srun_args: dict[str, Any] = Field({}, description="further options of srun")
+    gpus_per_task: Count = 0
+    """Of tasks that run a model."""
+    workers: Count = 0
+    """Tasks of a stage that run at a time; 0: all."""
+    env_command: str | None = None
+    """Shell commands that make `python` the one with winnow."""
+    venv_path: str | None = None
+    """An activate script that does."""
+    condaenv: str | None = None
+    """A conda environment that does."""
+    max_array_size: Annotated[int, Field(ge=1)] = 1001
+    """The cluster's MaxArraySize."""
+    sbatch_args: dict[str, Any] = {}
+    """Further options of sbatch: {account: a, mem: 64G}."""
+    srun_args: dict[str, Any] = {}
+    """Further options of srun."""
 
 
 class RayCluster(Section):
     """Where the Ray cluster is, and what each task asks it for."""
 
-    address: str | None = Field(None, description="default: RAY_ADDRESS, or a cluster started here")
+    address: str | None = None
+    """Default: RAY_ADDRESS, or a cluster started here."""
     cpus_per_task: Annotated[int, Field(ge=1)] = 1
     gpus_per_task: Count = 0
-    ray_remote_kwargs: dict[str, Any] = Field({}, description="of ray.remote: resources, memory, ...")
+    ray_remote_kwargs: dict[str, Any] = {}
+    """Of ray.remote: resources, memory, ."""
 
 
 class Engine(Section):
     """What runs the stages."""
 
     kind: Literal["local", "slurm", "ray"] = "local"
-    workers: Annotated[int, Field(ge=1, le=MOST_TASKS)] = Field(1, description="processes at a time, of one machine")
-    tasks: Annotated[int, Field(ge=1, le=MOST_TASKS)] = Field(1, description="tasks of each stage over a corpus")
+    workers: Annotated[int, Field(ge=1, le=MOST_TASKS)] = 1
+    """Processes at a time, of one machine."""
+    tasks: Annotated[int, Field(ge=1, le=MOST_TASKS)] = 1
+    """Tasks of each stage over a corpus."""
     slurm: SlurmJob = SlurmJob()
-    cpu: dict[str, Any] = Field({}, description="what of `slurm` is different for stages that run no model")
+    cpu: dict[str, Any] = {}
+    """What of `slurm` is different for stages that run no model."""
     ray: RayCluster = RayCluster()
-    launch: str = Field("", description="arguments of accelerate launch, for trainings; see docs/slurm.md")
-    training: dict[str, Any] = Field(
-        {}, description="what a training asks for: of sbatch {gpus-per-node: 8}, or of Ray {num_gpus: 8}"
-    )
+    launch: str = ""
+    """Arguments of accelerate launch, for trainings; see docs/slurm.md."""
+    training: dict[str, Any] = {}
+    """What a training asks for: of sbatch {gpus-per-node: 8}, or of Ray {num_gpus: 8}."""
 
     @model_validator(mode="after")
     def _options(self) -> Engine:
@@ -336,18 +357,25 @@ class Engine(Section):
 class DatasetSettings(Section):
     """A dataset of the documents that a sampler keeps, as `winnow select` writes it."""
 
-    output: str = Field(description="a new folder: local, s3://..., or hf://datasets/USER/NAME")
-    sampler: str | None = Field(None, description="whose; not needed if the study has one")
+    output: str
+    """A new folder: local, s3://..., or hf://datasets/USER/NAME."""
+    sampler: str | None = None
+    """Whose; not needed if the study has one."""
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
     k: Annotated[int, Field(ge=1)] | None = None
     token_budget: Annotated[int, Field(ge=1)] | None = None
+    mode: str | None = None
+    """How the scores are cut; default: as the sampler does."""
     seed: Count = 0
     format: Literal["parquet", "jsonl"] = "parquet"
-    score_column: str | None = Field(None, description="where scores go; default: the scorer's")
+    score_column: str | None = None
+    """Where scores go; default: the scorer's."""
     private: bool = False
 
     @model_validator(mode="after")
     def _one_amount(self) -> DatasetSettings:
+        if self.mode is not None and self.mode not in MODES:
+            raise refusal(f"no mode {self.mode!r}: {nearest(self.mode, MODES)}", given=self.mode)
         if sum(one is not None for one in (self.rate, self.k, self.token_budget)) != 1:
             raise refusal("a dataset needs one of rate, k and token_budget", given="output")
         return self
@@ -366,7 +394,15 @@ def _rates(rates: list[float]) -> list[float]:
     return rates
 
 
+def _some(samplers: list[Any]) -> list[Any]:
+    if not samplers:
+        raise refusal("samplers is empty: say paper, or names of samplers")
+    return samplers
+
+
 def _seeds(seeds: list[int]) -> list[int]:
+    if not seeds:
+        raise refusal("seeds is empty: give one, or leave it out")
     for at, seed in enumerate(seeds):
         if seed < 0:
             raise refusal(f"the seed {seed} must be 0 or more", at)
@@ -402,34 +438,51 @@ def _sources(value: Any) -> Any:
 Place = Annotated[str | None, AfterValidator(_filled)]
 
 
+class TokenStoreSettings(Section):
+    """A token store of the corpus, as `winnow tokenize` writes it."""
+
+    append_eos: bool = False
+
+
 class Study(Section):
     """Everything a study file says."""
 
     inner = frozenset({"path"})
 
-    path: str = Field("", exclude=True)
-    output: Annotated[str, AfterValidator(_output)] = Field(description="folder of all that the study makes")
-    corpus: Place = Field(None, description="what is selected from; default: documentation of installed packages")
-    limit: int = Field(-1, ge=-1, description="documents of the corpus that are read; -1: all")
-    tokenizer: str = Field(EMBEDDED, description="Hub id or folder")
-    held_out: Annotated[dict[Name, dict[Name, str]], BeforeValidator(_sources)] = Field(
-        {}, description="corpora by task, or by task and source, whose perplexity is measured; default: parts of the corpus"
-    )
-    target: Place = Field(None, description="corpus that DSIR and the quality classifier take for good")
-    embedder: str = Field("hashed-ngrams", description="of density, SemDeDup and prototypes")
-    samplers: Annotated[list[SamplerOf], BeforeValidator(_all_of_paper)] = Field(
-        min_length=1, description="paper, or names of samplers, or one name with its settings each"
-    )
-    rates: Annotated[list[float], AfterValidator(_rates)] = Field([], description="shares of the documents to keep")
-    selection_seed: Count = Field(0, description="of draws by samplers, and among equal scores")
-    proxies: dict[Name, dict[str, Any]] = Field({}, description="stand-ins of random weights, by configuration")
-    models: Trainings = Field({}, description="arguments of train.pretrain by name")
-    references: Trainings = Field({}, description="models trained on everything only, for over-scaling")
-    seeds: Annotated[list[int], AfterValidator(_seeds)] = Field(
-        [0], min_length=1, description="of order and masks in training"
-    )
+    path: str = Field(default="", exclude=True)
+    output: Annotated[str, AfterValidator(_output)]
+    """Folder of all that the study makes."""
+    corpus: Place = None
+    """What is selected from; default: documentation of installed packages."""
+    limit: Annotated[int, Field(ge=-1)] = -1
+    """Documents of the corpus that are read; -1: all."""
+    tokenizer: str = EMBEDDED
+    """Hub id or folder."""
+    held_out: Annotated[dict[Name, dict[Name, str]], BeforeValidator(_sources)] = {}
+    """Corpora by task, or by task and source, to measure perplexity on; default: parts of the corpus."""
+    target: Place = None
+    """Corpus that DSIR and the quality classifier take for good."""
+    embedder: str = "hashed-ngrams"
+    """Hub id or folder of the embedder that Density, SemDeDup and Prototypes stand on."""
+    samplers: Annotated[list[SamplerOf], BeforeValidator(_all_of_paper), AfterValidator(_some)] = []
+    """The word paper, or a list of names of samplers, or of one name with its settings each."""
+    rates: Annotated[list[float], AfterValidator(_rates)] = []
+    """Shares of the documents to keep."""
+    selection_seed: Count = 0
+    """Seed of draws by samplers, and of the order among equal scores."""
+    proxies: dict[Name, dict[str, Any]] = {}
+    """Stand-ins of random weights, by configuration."""
+    models: Trainings = {}
+    """Arguments of train.pretrain by name."""
+    references: Trainings = {}
+    """Models trained on everything only, for over-scaling."""
+    seeds: Annotated[list[int], AfterValidator(_seeds)] = [0]
+    """Seeds of order and masks in training; initial weights are the same for all."""
     evaluation: Evaluation = Evaluation()
-    datasets: list[DatasetSettings] = Field([], description="datasets to write of what samplers keep")
+    datasets: list[DatasetSettings] = []
+    """Datasets to write of what samplers keep."""
+    token_store: TokenStoreSettings | None = None
+    """Write the corpus as a token store, into the output itself."""
     engine: Engine = Engine()
 
     @model_validator(mode="after")
@@ -437,6 +490,8 @@ class Study(Section):
         """Refuse what cannot go together."""
         if self.limit == 0:
             raise refusal("limit is 0: give a number of documents, or leave it out", "limit")
+        if not self.samplers and self.token_store is None:
+            raise refusal("there is no samplers: say it")
         if (self.models or self.references) and not self.models:
             raise refusal("there is no models: say it", "references")
         if self.models and not self.rates:
@@ -453,15 +508,15 @@ class Study(Section):
         runs = len(self.samplers) * len(self.rates) * len(self.models) * len(self.seeds)
         if runs > MOST_RUNS:
             raise refusal(
-                f"samplers, rates, models and seeds make {runs:,} runs, more than the {MOST_RUNS:,} of the largest study",
+                f"samplers, rates, models and seeds make {runs:,} runs, more than the {MOST_RUNS:,} of the largest "
+                "study",
                 "rates",
             )
-        self._check_names()
-        for at, sampler in enumerate(self.samplers):
-            self._check_sampler(sampler, at)
+        self._check_models()
+        self._check_samplers()
         return self
 
-    def _check_names(self) -> None:
+    def _check_models(self) -> None:
         for name in self.references:
             if name in self.models:
                 raise refusal(f"{name} is among the models already: two runs would write one folder", "references")
@@ -472,6 +527,8 @@ class Study(Section):
                 raise refusal(f"{name} is among the models already: give the proxy another name", "proxies", name)
             if not isinstance(config.get("model_type"), str):
                 raise refusal(f"{name} needs a model_type of transformers, such as t5 or gemma", "proxies", name)
+
+    def _check_samplers(self) -> None:
         names = [sampler.name for sampler in self.samplers]
         for at, name in enumerate(names):
             if name in names[:at]:
@@ -488,6 +545,8 @@ class Study(Section):
                     at,
                     given=dataset.sampler,
                 )
+        for at, sampler in enumerate(self.samplers):
+            self._check_sampler(sampler, at)
 
     def _check_sampler(self, sampler: StudySampler, at: int) -> None:
         model, is_checkpoint, step = (sampler.model or "").partition("@")
@@ -506,9 +565,7 @@ class Study(Section):
                     f"{sampler.name} scores with {sampler.model}, but {model} has {steps:,} steps", "samplers", at
                 )
         if sampler.stands_on in ("dsir", "quality-classifier") and self.corpus is not None and self.target is None:
-            raise refusal(
-                f"{sampler.name} needs a target: the corpus of text it is to find more of", "samplers", at
-            )
+            raise refusal(f"{sampler.name} needs a target: the corpus of text it is to find more of", "samplers", at)
 
     def runs(self) -> list[Run]:
         """Return all trainings: on everything first, of references too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,15 @@ _LONGEST = 1 << 16  # bytes
 _MOST = 10_000  # values: ten aliases of ten aliases, and so on, write out billions
 _DEEPEST = 32  # Python's stack has room for some hundreds
 _LARGEST = (1 << 63) - 1  # of the whole numbers that NumPy and Parquet hold
+_SHOWN = 16  # names that a message lists
+_WORDS = {
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid list": "a list",
+    "a valid dictionary": "a mapping",
+}
 _TEXT, _MERGE, _INTEGER = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "int"))
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 
@@ -58,7 +67,10 @@ def refusal(why: str, *at: str | int, given: object = None) -> PydanticCustomErr
 def nearest(name: object, known: Collection[str]) -> str:
     """Return what a misspelt name may have meant, or all that there is."""
     near = difflib.get_close_matches(str(name), known, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    shown = [*known][:_SHOWN]
+    return f"there are {', '.join(shown)}" + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
 
 
 def short(plain: object) -> str:
@@ -108,17 +120,18 @@ class YamlFile:
         """Read a text.
 
         Raises:
-            InvalidStudy: the text is not YAML, a key is twice in a mapping, or a value is too large or of no plain type.
+            InvalidStudy: the text is not YAML, a key is twice in a mapping, or a value is too large or not plain.
         """
         try:
+            _check_depth(path, text)  # first: libyaml composes without a limit, to the end of the stack
             root = yaml.compose(text, Loader=_Loader)
-        except (yaml.YAMLError, RecursionError) as error:
+        except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             why = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
             raise InvalidStudy(f"{path}, line {mark.line + 1 if mark else 1}: not YAML: {why}") from error
         if root is None:
             raise InvalidStudy(f"{path} is empty: start from one of launch/studies")
-        _size(path, root, {}, 0)
+        _size(path, root, {})
         loader = _Loader("")
         try:
             return cls(path, root, loader.construct_document(root))
@@ -141,13 +154,13 @@ class YamlFile:
 
     def _placed(self, error: Any) -> tuple[tuple[int, int], str]:
         context = error.get("ctx", {})
-        node, names = self._follow([*error["loc"], *context.get("at", ())])
+        node, names = self._follow((*error["loc"], *context.get("at", ())))
         given = context.get("given")
         if given is not None:
             node = next((one for one in _walk(node) if getattr(one, "value", None) == str(given)), node)
         return (node.start_mark.line + 1, node.start_mark.column + 1), _sentence(error, names)
 
-    def _follow(self, location: Sequence[str | int]) -> tuple[Any, str]:
+    def _follow(self, location: tuple[str | int, ...]) -> tuple[Any, str]:
         """Return the node at a location and its name; what the file does not spell out, such as tags of unions, is
         passed over, and so is the NAME of a sampler's {NAME: settings}."""
         node, names = self.root, ""
@@ -155,15 +168,13 @@ class YamlFile:
             if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
                 node = node.value[step]
                 continue
-            for _ in range(2):
-                keys = {key.value: (key, value) for key, value in _pairs(node)}
-                if step in keys:
+            pairs = _pairs(node)
+            if names and len(pairs) == 1 and step in [key.value for key, _ in _pairs(pairs[0][1])]:
+                pairs = _pairs(pairs[0][1])  # the settings of {NAME: settings}
+            for key, value in pairs:
+                if key.value == step:
                     names = f"{names}.{step}".lstrip(".")
-                    node = keys[step][0] if location[-1] == "[key]" and step == location[-2] else keys[step][1]
-                    break
-                if len(keys) != 1 or not names:
-                    break
-                node = next(iter(keys.values()))[1]
+                    node = key if location[-2:] == (step, "[key]") else value
         return node, names
 
 
@@ -178,8 +189,13 @@ def _sentence(error: Any, name: str) -> str:
         return f"there is no {'.'.join(map(str, error['loc'][-1:]))}: say it"
     if error["type"] == "literal_error":
         return f"{name} must be {context['expected']}, not {short(error['input'])}: {_choice(error)}"
-    said = said.removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{name} must be {said}, not {short(error['input'])}"
+    return f"{name or 'the file'} must be {in_words(said)}, not {short(error['input'])}"
+
+
+def in_words(said: str) -> str:
+    """Return what pydantic says a value should be, in the words of our messages."""
+    said = said.removeprefix("Input should be ")
+    return _WORDS.get(said, said)
 
 
 def _choice(error: Any) -> str:
@@ -201,7 +217,19 @@ def _walk(node: Any) -> Iterator[Any]:
             todo += reversed(one.value)
 
 
-def _size(path: str, node: Any, sizes: dict[int, int], depth: int) -> int:
+def _check_depth(path: str, text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            mark: Any = event.start_mark
+            raise InvalidStudy(f"{path}, line {mark.line + 1}: values are nested more than {_DEEPEST} deep")
+
+
+def _size(path: str, node: Any, sizes: dict[int, int]) -> int:
     """Return how many values a value is made of, aliases written out; `sizes` has those of the values already met.
 
     Raises:
@@ -212,8 +240,6 @@ def _size(path: str, node: Any, sizes: dict[int, int], depth: int) -> int:
         if not sizes[id(node)]:
             raise InvalidStudy(f"{where}: a value cannot be a part of itself")
         return sizes[id(node)]
-    if depth > _DEEPEST:
-        raise InvalidStudy(f"{where}: values are nested more than {_DEEPEST} deep")
     sizes[id(node)] = 0
     if node.tag not in _TAGS:
         raise InvalidStudy(f"{where}: {node.tag} is neither text, a number, true, false, a list nor a mapping")
@@ -224,7 +250,7 @@ def _size(path: str, node: Any, sizes: dict[int, int], depth: int) -> int:
         _check_keys(path, node)
     elif isinstance(node, yaml.SequenceNode):
         below = node.value
-    size = 1 + sum(_size(path, one, sizes, depth + 1) for one in below)
+    size = 1 + sum(_size(path, one, sizes) for one in below)
     if size > _MOST:
         raise InvalidStudy(f"{where}: {size:,} values once aliases are written out: {_MOST:,} are allowed")
     sizes[id(node)] = size

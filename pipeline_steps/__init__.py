@@ -23,24 +23,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pipeline_steps.embedding.density_sketch import DensityMerge, DensitySketch, combine_sketches
-    from pipeline_steps.embedding.embedder import Embedder
+    from pipeline_steps.embedding.embeddings import Embedder
     from pipeline_steps.embedding.kmeans import KMeansAssign, KMeansFit
     from pipeline_steps.engines.models import EMBEDDED_PROXY
-    from pipeline_steps.engines.prompts import ASK_LLM, EDITOR, RUBRIC, Prompt
+    from pipeline_steps.engines.proxies import ASK_LLM, EDITOR, RUBRIC, Prompt
     from pipeline_steps.errors import WinnowError
-    from pipeline_steps.filters.coverage_report import Coverage, coverage
     from pipeline_steps.filters.cuts import Cut, cascade, select
     from pipeline_steps.filters.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
     from pipeline_steps.readers.installed_docs import InstalledDocsReader
     from pipeline_steps.scorers.ask_llm import AskLLMScorer
     from pipeline_steps.scorers.base import BaseScorer
-    from pipeline_steps.scorers.classifier_head import ClassifierHeadScorer
-    from pipeline_steps.scorers.density import DensityScorer
+    from pipeline_steps.scorers.classifiers import ClassifierHeadScorer, FastTextScorer
+    from pipeline_steps.scorers.density import DensityMerge, DensityScorer, DensitySketch, combine_sketches
     from pipeline_steps.scorers.dsir import DSIRFit, DSIRScorer, NgramCounts
-    from pipeline_steps.scorers.fasttext import FastTextScorer
     from pipeline_steps.scorers.keys import KeysScorer
-    from pipeline_steps.scorers.metadata import MetadataScorer
+    from pipeline_steps.scorers.metadata import LabelStore, MetadataLabels, MetadataScorer
     from pipeline_steps.scorers.perplexity import PerplexityScorer
     from pipeline_steps.scorers.prototypes import PrototypesScorer
     from pipeline_steps.scorers.quality_classifier import (
@@ -49,58 +46,33 @@ if TYPE_CHECKING:
         ScoreDistillation,
     )
     from pipeline_steps.scorers.semdedup import SemDeDupScorer, SemDeDupSimilarities
-    from pipeline_steps.stores.combined_scores import combine
-    from pipeline_steps.stores.labels import LabelStore, MetadataLabels
-    from pipeline_steps.stores.score_store import ScoreStore
-    from pipeline_steps.stores.selection import Selection
+    from pipeline_steps.stores.score_store import ScoreStore, combine
+    from pipeline_steps.stores.selection import Coverage, Selection, coverage
 
-_HOME = {
-    "ASK_LLM": "engines.prompts",
-    "AskLLMScorer": "scorers.ask_llm",
-    "BaseScorer": "scorers.base",
-    "ClassifierHeadScorer": "scorers.classifier_head",
-    "Coverage": "filters.coverage_report",
-    "Cut": "filters.cuts",
-    "CutFilter": "filters.selection_filters",
-    "DSIRFit": "scorers.dsir",
-    "DSIRScorer": "scorers.dsir",
-    "DensityMerge": "embedding.density_sketch",
-    "DensityScorer": "scorers.density",
-    "DensitySketch": "embedding.density_sketch",
-    "EDITOR": "engines.prompts",
-    "EMBEDDED_PROXY": "engines.models",
-    "Embedder": "embedding.embedder",
-    "FastTextScorer": "scorers.fasttext",
-    "IPSFilter": "filters.selection_filters",
-    "InstalledDocsReader": "readers.installed_docs",
-    "KMeansAssign": "embedding.kmeans",
-    "KMeansFit": "embedding.kmeans",
-    "KeysScorer": "scorers.keys",
-    "LabelStore": "stores.labels",
-    "MetadataLabels": "stores.labels",
-    "MetadataScorer": "scorers.metadata",
-    "NgramCounts": "scorers.dsir",
-    "PerplexityScorer": "scorers.perplexity",
-    "Prompt": "engines.prompts",
-    "PrototypesScorer": "scorers.prototypes",
-    "QualityClassifierFit": "scorers.quality_classifier",
-    "QualityClassifierScorer": "scorers.quality_classifier",
-    "RUBRIC": "engines.prompts",
-    "RandomFilter": "filters.selection_filters",
-    "ScoreDistillation": "scorers.quality_classifier",
-    "ScoreSelector": "filters.selection_filters",
-    "ScoreStore": "stores.score_store",
-    "Selection": "stores.selection",
-    "SemDeDupScorer": "scorers.semdedup",
-    "SemDeDupSimilarities": "scorers.semdedup",
-    "TopKFilter": "filters.selection_filters",
-    "WinnowError": "errors",
-    "cascade": "filters.cuts",
-    "combine": "stores.combined_scores",
-    "combine_sketches": "embedding.density_sketch",
-    "coverage": "filters.coverage_report",
-    "select": "filters.cuts",
+_NAMES = {
+    "embedding.embeddings": "Embedder",
+    "embedding.kmeans": "KMeansAssign KMeansFit",
+    "engines.models": "EMBEDDED_PROXY",
+    "engines.proxies": "ASK_LLM EDITOR Prompt RUBRIC",
+    "errors": "WinnowError",
+    "filters.cuts": "Cut cascade select",
+    "filters.selection_filters": "CutFilter IPSFilter RandomFilter ScoreSelector TopKFilter",
+    "readers.installed_docs": "InstalledDocsReader",
+    "scorers.ask_llm": "AskLLMScorer",
+    "scorers.base": "BaseScorer",
+    "scorers.classifiers": "ClassifierHeadScorer FastTextScorer",
+    "scorers.density": "DensityMerge DensityScorer DensitySketch combine_sketches",
+    "scorers.dsir": "DSIRFit DSIRScorer NgramCounts",
+    "scorers.keys": "KeysScorer",
+    "scorers.metadata": "LabelStore MetadataLabels MetadataScorer",
+    "scorers.perplexity": "PerplexityScorer",
+    "scorers.prototypes": "PrototypesScorer",
+    "scorers.quality_classifier": "QualityClassifierFit QualityClassifierScorer ScoreDistillation",
+    "scorers.semdedup": "SemDeDupScorer SemDeDupSimilarities",
+    "stores.score_store": "ScoreStore combine",
+    "stores.selection": "Coverage Selection coverage",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [  # a test keeps it equal to _HOME
     "ASK_LLM",

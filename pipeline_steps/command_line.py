@@ -19,29 +19,33 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
+class UnusableArgument(argparse.ArgumentTypeError, ValueError):
+    """An argument that cannot be used, in words that argparse and cyclopts both pass on."""
+
+
 def place(text: str) -> str:
-    """Return a path that may be opened; the type of arguments that name an existing file or folder."""
+    """Return a path that may be opened. Raises UnusableArgument, a ValueError, for a pipe or a device."""
     return _checked(text, refuse_special_files)
 
 
 def new_place(text: str) -> str:
-    """Return a path that may be written to; the type of arguments that name a file or folder to make or continue."""
+    """Return a path that may be written to. Raises UnusableArgument, a ValueError, if its name cannot be used."""
     return _checked(text, refuse_unusable_name)
+
+
+def named_place(text: str, what: str = "PATH") -> tuple[str, str]:
+    """Return the name and the path of NAME=PATH. Raises UnusableArgument, a ValueError, for anything else."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise UnusableArgument(f"{text!r} is not NAME={what}")
+    return name, place(path)
 
 
 def _checked(text: str, refuse: Callable[[str], None]) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
+        raise UnusableArgument("the path is empty")
     try:
         refuse(text)
     except WinnowError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise UnusableArgument(str(error)) from error
     return text
-
-
-def named_place(text: str, what: str = "PATH") -> tuple[str, str]:
-    """Return the name and the path of NAME=PATH."""
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME={what}")
-    return name, place(path)

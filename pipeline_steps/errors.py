@@ -61,3 +61,7 @@ class InvalidStudy(WinnowError, ValueError):
 
 class ModelError(WinnowError, ValueError):
     """A model or tokenizer cannot do what the step needs of it."""
+
+
+class StageFailed(Exception):
+    """A process that was started died: the message says how, and where its log is. It may not be the user's fault."""

@@ -28,7 +28,6 @@ from pipeline_steps.paper import MILESTONES
 
 if TYPE_CHECKING:
     from pipeline_steps.numerics.priority import Mode
-    from pipeline_steps.scorers.base import BaseScorer
 
 Cost = Literal["read", "look-up", "n-grams", "classify", "ask-llm", "perplexity"]
 
@@ -96,11 +95,11 @@ class Sampler:
         """The folders that the scorer's constructor takes after its own."""
         return FOUNDATIONS[self.stands_on]
 
-    def scorer_class(self) -> type[BaseScorer]:
-        """Import the scorer. Raises WinnowError if that fails."""
+    def scorer_class(self) -> type[Any]:
+        """Import the scorer, a subclass of `BaseScorer`. Raises WinnowError if that fails."""
         module, _, name = self.scorer.partition(":")
         try:
-            found: type[BaseScorer] = getattr(import_module(module), name)
+            found: type[Any] = getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise WinnowError(f"sampler {self.name}: its scorer {self.scorer} cannot be imported ({error})") from error
         return found
@@ -308,9 +307,10 @@ def _load_entry_points() -> None:
         where = f"the entry point {entry.name} = {entry.value} of the group {GROUP}"
         try:
             loaded = entry.load()
+            rows = [loaded] if isinstance(loaded, Sampler) else list(loaded)
         except Exception as error:  # whatever the package raises
             raise WinnowError(f"{where} cannot be loaded ({error}): mend or uninstall its package") from error
-        for row in [loaded] if isinstance(loaded, Sampler) else list(loaded):
+        for row in rows:
             if not isinstance(row, Sampler):
                 raise WinnowError(f"{where} holds {row!r}, which is no Sampler: mend or uninstall its package")
             register(row)

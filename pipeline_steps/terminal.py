@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -20,6 +21,9 @@ def printable(text: object) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+QUIET = "WINNOW_QUIET"  # in the environment, so that what a command starts is quiet, too
+
+
 class Terminal(Console):
     """A console of rich that prints what it is given as it stands: no markup, and no control characters but its own.
 
@@ -36,6 +40,11 @@ class Terminal(Console):
         """Render an object; everything that is printed, a table's cells included, comes through here."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+def is_quiet() -> bool:
+    """Return whether no progress is to be shown, as `winnow --quiet` asks."""
+    return bool(os.environ.get(QUIET))
 
 
 def one_line(text: object) -> str:

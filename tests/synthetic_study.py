@@ -5,7 +5,7 @@ import math
 from evaluate_suite.registry import registry
 from evaluate_suite.results import ResultRow
 from evaluate_suite.study.points import parameters
-from evaluate_suite.study.samplers import FAMILIES, FULL
+from pipeline_steps.samplers import FAMILIES, FULL
 
 
 EVERY_SAMPLER = [name for names in FAMILIES.values() for name in names]

@@ -1,28 +1,117 @@
-"""A dataclass of arguments from defaults, a YAML file and flags, each overruling the one before."""
+"""The arguments of pre-training, and how any dataclass of arguments is read from YAML files and flags."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import difflib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from pipeline_steps.command_line import Parser
 from pipeline_steps.credentials import refuse_credentials, refuse_credentials_in_command
+from pipeline_steps.errors import InvalidCut
 from pipeline_steps.readers.special_files import refuse_special_files
+from train.training_plan import LoopSettings, TokenBudget, precision_of
 
 
 T = TypeVar("T")
 _LONGEST = 1 << 16  # bytes of a file of arguments: the longest shipped has 600
 
 
+# What may differ between two starts of a run: where things are, and how fast or how often they are done.
+FREE = {"tokens", "selection", "run_dir", "stage_to", "micro_batch_size", "report_to", "save_every"}
+FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows"}
+
+
+def option(default: Any, help: str) -> Any:
+    """Return a field of a dataclass of arguments with a default and its line of help."""
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class PretrainArguments:
+    """The arguments of `train.pretrain`."""
+
+    tokens: str = field(metadata={"help": "folder of the token store, written by winnow tokenize"})
+    run_dir: str = field(metadata={"help": "everything this run writes; continued if it exists"})
+    total_tokens: int = field(
+        metadata={
+            "help": "encoder positions to train on, rounded down to whole samples of input_length; the last batch may "
+            "be smaller"
+        }
+    )
+    selection: str | None = option(None, "selection file of this corpus; all documents if not given")
+    preset: str = option(
+        "t5-tiny",
+        "architecture: t5-{tiny,small,base,large,xl}, t5-v1_1-{tiny,small,base,large,xl}: span corruption; "
+        "llama-{tiny,60m,130m,350m}: next token",
+    )
+    batch_size: int = option(16, "rows per step, over all processes")
+    micro_batch_size: int = option(0, "rows in one forward pass of a process; 0: all of its share of the batch")
+    input_length: int = option(128, "encoder positions of a row; the paper: 512")
+    optimizer: Literal["adafactor", "adamw"] = option("adafactor", "T5's, or AdamW with LLaMA's settings")
+    learning_rate: float | None = option(
+        None, "the highest; if not given, adafactor: T5's 1 / sqrt(warmup_steps), relative to the weights; adamw: 6e-4"
+    )
+    warmup_steps: int = option(10_000, "k in T5's learning rate 1 / sqrt(max(step, k)); of adamw: steps of its rise")
+    max_grad_norm: float = option(0.0, "gradients are scaled down to this norm; 0: never, as T5")
+    mixed_precision: Literal["no", "bf16"] | None = option(None, "if not given, what accelerate was launched with")
+    compile: bool = option(False, "torch.compile the layers")
+    shard: bool = option(False, "FSDP2: cut weights, gradients and optimizer state among processes")
+    checkpoints: int = option(5, "checkpoints to keep, evenly spaced, the last step included")
+    milestones: list[int] = option(
+        [], "steps whose checkpoints are kept too; the paper: 20000 100000 300000 500000 700000"
+    )
+    save_every: int = option(0, "steps between additional checkpoints, to resume from; 0: none")
+    keep_last: int = option(1, "how many of the newest checkpoints stay, beside those to keep")
+    log_every: int = option(10, "steps between rows of metrics.jsonl")
+    held_out: list[str] = option([], "NAME=FOLDER of token stores whose perplexity is measured along the way")
+    eval_every: int = option(0, "steps between these measurements; 0: at kept checkpoints only")
+    eval_windows: int = option(256, "windows of each that are measured, evenly spaced")
+    report_to: str = option("tensorboard", "one of accelerate's trackers (wandb, mlflow, ...), all, or none")
+    stage_to: str | None = option(None, "local folder the token store is copied to first, if it is on a network")
+    seed: int = option(0, "order of windows, masks, dropout")
+    init_seed: int = option(0, "initial weights")
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("checkpoints", "log_every", "warmup_steps", "keep_last"), 1)
+        least |= dict.fromkeys(("save_every", "seed", "micro_batch_size", "max_grad_norm", "eval_every"), 0)
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise InvalidCut(f"{name} must be at least {lowest}, not {getattr(self, name)}")
+        if any("=" not in one for one in self.held_out):
+            raise InvalidCut(f"held_out must be NAME=FOLDER, not {' '.join(self.held_out)}")
+
+    @property
+    def budget(self) -> TokenBudget:
+        """How long the run is. Raises InvalidCut: it is shorter than one sample."""
+        return TokenBudget(self.total_tokens, self.batch_size, self.input_length)
+
+    @property
+    def loop(self) -> LoopSettings:
+        """How the loop takes its steps. Raises ModelError: accelerate was launched with an unsupported precision."""
+        same = {one.name: getattr(self, one.name) for one in fields(LoopSettings) if hasattr(self, one.name)}
+        return LoopSettings(**same, precision=precision_of(self.mixed_precision))
+
+    @property
+    def kept_steps(self) -> list[int]:
+        """The steps whose checkpoints stay: an even grid, and the milestones that the run reaches."""
+        milestones = [step for step in self.milestones if 0 < step <= self.budget.steps]
+        return sorted({*self.budget.grid(self.checkpoints), *milestones})
+
+
 def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, unless: Sequence[str] = ()) -> T:
-    """An instance of a dataclass whose fields have `help` in their metadata; exits with code 2 on a mistake.
+    """Return an instance of a dataclass whose fields have `help` in their metadata; exit with code 2 on a mistake.
+
+    Flags overrule a YAML file, which overrules the defaults.
 
     A YAML value goes through the same conversion as a flag: YAML 1.1 reads `1e-3` as a string. A file that is not
     there may be one of those that come with this package. `unless` are flags that all others overrule.
@@ -49,8 +138,9 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, un
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with these names as keys; flags overrule it")
     if config.config is not None:
-        flags = _as_flags(parser, config.config, [field.name for field in dataclasses.fields(kind)]) + flags  # type: ignore[arg-type]
+        flags = _as_flags(parser, config.config, [field.name for field in fields(kind)]) + flags  # type: ignore[arg-type]
     words = [*unless, *flags]
+    _refuse_unknown_flags(parser, words)
     made, *_, unknown = parser.parse_args_into_dataclasses(
         words, return_remaining_strings=True, look_for_args_file=False
     )
@@ -59,8 +149,17 @@ def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, un
     return made
 
 
+def _refuse_unknown_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Exit with the nearest flag for one that is unknown, which argparse tells only if nothing else is wrong."""
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        if flag not in known:
+            near = difflib.get_close_matches(flag, known, n=1)
+            parser.error(f"unrecognized arguments: {flag}{f'. Did you mean {near[0]}?' if near else ''}")
+
+
 def shipped() -> list[str]:
-    """Names of the configurations that come with this package."""
+    """Return the names of the configurations that come with this package."""
     return sorted(entry.name for entry in files("train").joinpath("configs").iterdir() if entry.name.endswith(".yaml"))
 
 

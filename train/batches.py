@@ -33,7 +33,7 @@ class Rows:
 
 
 def shares(samples: np.ndarray, world: int, rank: int, most: int) -> list[np.ndarray]:
-    """The samples of a process, in pieces of at most `most` (0: one piece); every process gets as many pieces."""
+    """Cut the samples of a process into pieces of at most `most` (0: one); every process gets as many pieces."""
     largest = -(-len(samples) // world)
     pieces = -(-largest // most) if most else 1
     return np.array_split(np.array_split(samples, world)[rank], pieces)
@@ -44,8 +44,8 @@ class Batches:
 
     Args:
         plan: the run.
-        rank: of this process.
-        world: how many there are.
+        rank: this process's number.
+        world: how many processes there are.
         pin: copy to memory a GPU reads from directly.
 
     Attributes:
@@ -57,7 +57,7 @@ class Batches:
         self.waited = 0.0
 
     def steps(self, first: int, last: int) -> Iterator[tuple[int, list[Rows]]]:
-        """Steps `first` to `last` and their rows."""
+        """Yield steps `first` to `last` and their rows."""
         with ThreadPoolExecutor(1, "batches") as thread:
             coming: list[Future[list[Rows]]] = []
             for step in range(first, last + 1):
@@ -73,10 +73,10 @@ class Batches:
                     raise
 
     def rows(self, step: int) -> list[Rows]:
-        """This process's rows of a step, one element a forward pass."""
-        budget, arguments = self._plan.budget, self._plan.arguments
+        """Return this process's rows of a step, one element a forward pass."""
+        budget = self._plan.budget
         samples = np.arange(budget.samples_after(step - 1), budget.samples_after(step))
-        pieces = shares(samples, self._world, self._rank, arguments.micro_batch_size)
+        pieces = shares(samples, self._world, self._rank, self._plan.loop.micro_batch_size)
         return [self._make(piece if len(piece) else samples[:1], len(piece) > 0) for piece in pieces]
 
     def _make(self, samples: np.ndarray, counts: bool) -> Rows:

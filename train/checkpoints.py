@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
-from pipeline_steps.engines.models import model_identity
-from pipeline_steps.engines.pretrained import load_config, load_weights
+from pipeline_steps.engines.models import load_config, load_weights, model_identity
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.stores.files import write_atomically
 from train.folders import SealedFolder, whole_folder
@@ -38,7 +37,7 @@ def save_checkpoint(
     tokenizer: Path,
     state: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint in one atomic step, then point LATEST to it; returns its folder.
+    """Write a checkpoint in one atomic step, then point LATEST to it; return its folder.
 
     Args:
         run_dir: the run's folder.
@@ -117,7 +116,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """Float32 model of a checkpoint, in evaluation mode."""
+    """Load the float32 model of a checkpoint, in evaluation mode."""
     weights = load_file(folder / "model.safetensors")
     model = empty_model(str(folder))
     if "lm_head.weight" in weights:
@@ -128,7 +127,7 @@ def load_model(folder: Path) -> PreTrainedModel:
 
 
 def load_pretrained(model: str) -> PreTrainedModel:
-    """Float32 T5 of a checkpoint, a folder of transformers' or the Hub.
+    """Load the float32 T5 of a checkpoint, a folder of transformers' or the Hub.
 
     Raises:
         ModelError: it is not a T5, or it cannot be loaded.
@@ -143,7 +142,7 @@ def load_pretrained(model: str) -> PreTrainedModel:
 
 
 def load_optimizer(folder: Path) -> dict[str, Tensor]:
-    """The optimizer's tensors by name."""
+    """Load the optimizer's tensors by name."""
     state: dict[str, Tensor] = load_file(folder / "optimizer.safetensors")
     return state
 
@@ -153,5 +152,5 @@ def _point_to(newest: Path) -> None:
 
 
 def whole_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Weights by name, tied ones once, under their first; all processes of a sharded model must call it."""
+    """Return weights by name, tied ones once; all processes of a sharded model must call it."""
     return {name: whole(parameter.detach()).contiguous() for name, parameter in model.named_parameters()}

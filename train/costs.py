@@ -1,4 +1,8 @@
-"""What a run will take, from its arguments alone: no store, no weights, no accelerator needed."""
+"""What a run takes, from its arguments alone: operations, tokens and memory. No store, weights or device are needed.
+
+A multiply-add is two operations; a training step is three forward passes (Hoffmann et al. 2022, App. F); attention is
+counted in full, embeddings and everything element by element not at all. Shapes: S inputs, T targets, d width.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline_steps.paper import RATES
-from train.flops import training_flops
-from train.model import model_config, model_of
+from train.arguments import PretrainArguments
 from train.objectives import make_objective
-from train.plan import PretrainArguments, kept_steps
-from train.token_budget import TokenBudget
 
 
 # Vocabulary of every published T5, for plans without a token store: t5/data/utils.py
 _T5_VOCABULARY, _SENTINELS = 32_100, 100
+# Dense bfloat16 matrix products, 10^12 per second, from the makers' data sheets; by part of the device's name
+PEAK_TFLOPS = {
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "A10": 125.0,
+    "RTX 4090": 165.0,
+    "MI300X": 1307.0,
+}
 
 
 @dataclass(frozen=True)
@@ -22,17 +36,17 @@ class RunCost:
     """Tokens, operations and memory of a run.
 
     Attributes:
-        steps: of the optimizer.
-        samples: rows.
+        steps: steps of the optimizer.
+        samples: rows that are shown.
         encoder_tokens: positions that the budget counts.
         raw_tokens: tokens of the corpus that are read, repetitions counted.
-        target_tokens: predicted.
-        flops: of the whole run, by `train.flops`.
-        parameters: of the model.
+        target_tokens: tokens that are predicted.
+        flops: operations of the whole run.
+        parameters: weights of the model.
         memory: bytes of a process by what they hold; those of activations are an estimate, for one row.
         epochs: how often each rate of the corpus is repeated.
         checkpoints: that are there in the end.
-        checkpoint_bytes: of one: weights and optimizer state.
+        checkpoint_bytes: size of one checkpoint: weights and optimizer state.
     """
 
     steps: int
@@ -48,13 +62,20 @@ class RunCost:
     checkpoint_bytes: int
 
     def hours(self, flops_per_second: float) -> float:
-        """At a sustained speed."""
+        """Return how long the run takes at a sustained speed."""
         return self.flops / flops_per_second / 3600
 
 
 def run_cost(arguments: PretrainArguments, corpus_tokens: int) -> RunCost:
-    """Of a run on a corpus of so many tokens. Raises InvalidCut or ModelError if there can be no such run."""
-    budget = TokenBudget(arguments.total_tokens, arguments.batch_size, arguments.input_length)
+    """Return the cost of a run on a corpus of so many tokens.
+
+    Raises:
+        InvalidCut: the budget or the length of rows is impossible.
+        ModelError: there is no such preset.
+    """
+    from train.model import model_config
+
+    budget = arguments.budget
     objective = make_objective(arguments.preset, arguments.input_length, _T5_VOCABULARY, _SENTINELS, eos=1)
     config = model_config(arguments.preset, _T5_VOCABULARY)
     raw_tokens = budget.samples * objective.raw_length
@@ -62,23 +83,23 @@ def run_cost(arguments: PretrainArguments, corpus_tokens: int) -> RunCost:
     return RunCost(
         steps=budget.steps,
         samples=budget.samples,
-        encoder_tokens=arguments.total_tokens,
+        encoder_tokens=budget.total_tokens,
         raw_tokens=raw_tokens,
         target_tokens=budget.samples * objective.target_length,
         flops=budget.samples * training_flops(config, objective.input_length, objective.target_length),
         parameters=parameters,
         memory=memory,
         epochs={rate: raw_tokens / (rate * corpus_tokens) for rate in (*RATES, 1.0)},
-        checkpoints=len(kept_steps(arguments, budget)),
+        checkpoints=len(arguments.kept_steps),
         checkpoint_bytes=memory["weights"] + memory["optimizer"],
     )
 
 
 def _memory(config: Any, arguments: PretrainArguments, target_length: int) -> tuple[int, dict[str, int]]:
-    """Parameters, and bytes by what they hold."""
+    """Return the number of parameters, and bytes by what they hold."""
     import torch
 
-    from train.model import untie
+    from train.model import model_of, untie
     from train.optimizers import OPTIMIZERS
 
     with torch.device("meta"):
@@ -87,7 +108,7 @@ def _memory(config: Any, arguments: PretrainArguments, target_length: int) -> tu
             untie(model)
     weights = sum(weight.numel() for weight in model.parameters())
     state = OPTIMIZERS[arguments.optimizer](model.named_parameters()).state_dict()
-    width = 2 if arguments.precision == "bf16" else 4
+    width = 2 if arguments.mixed_precision == "bf16" else 4
     return weights, {
         "weights": 4 * weights,
         "gradients": 4 * weights,
@@ -97,9 +118,9 @@ def _memory(config: Any, arguments: PretrainArguments, target_length: int) -> tu
 
 
 def _activations(config: Any, S: int, T: int) -> int:
-    """Values kept for the backward pass of one row: Korthikanti et al. 2022 (arXiv 2205.05198), Sec. 4.1.
+    """Count values kept for the backward pass of one row: Korthikanti et al. 2022 (arXiv 2205.05198), Sec. 4.1.
 
-    An estimate from above: attention that is computed in blocks keeps no scores.
+    This is an estimate from above: attention that is computed in blocks keeps no scores.
     """
     if not config.is_encoder_decoder:
         inner = config.num_attention_heads * config.head_dim
@@ -113,5 +134,65 @@ def _activations(config: Any, S: int, T: int) -> int:
 
 
 def _attention(d: int, inner: int, heads: int, queries: int, keys: int) -> float:
-    """Of one attention layer: its input, queries, keys, values, output, masks of dropout, and scores."""
+    """Count values of one attention layer: input, queries, keys, values, output, masks of dropout, and scores."""
     return queries * (1.5 * d + 2 * inner) + keys * 2 * inner + 2.5 * heads * queries * keys
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return dense bfloat16 operations per second of an accelerator of this name; None if it is not known."""
+    known = (tflops for name, tflops in PEAK_TFLOPS.items() if name.lower() in device_name.lower())
+    return next((tflops * 1e12 for tflops in known), None)
+
+
+def training_flops(config: Any, input_length: int, target_length: int) -> int:
+    """Return the operations of one row, forward and backward, for a T5 or Llama configuration."""
+    return 3 * forward_flops(config, input_length, target_length)
+
+
+def forward_flops(config: Any, input_length: int, target_length: int) -> int:
+    """Return the operations of one row up to the logits of every target; a causal model has a target per input.
+
+    Any configuration with the names of transformers' T5Config or LlamaConfig will do: Gemma's, for one.
+    """
+    if config.is_encoder_decoder:
+        return _t5_forward(config, input_length, target_length)
+    return _llama_body(config, input_length) + 2 * input_length * config.hidden_size * config.vocab_size
+
+
+def first_token_flops(config: Any, input_length: int) -> int:
+    """Return the operations of one text up to the probabilities of the token that follows it, as Ask-LLM asks.
+
+    A T5 takes its encoder and one step of a decoder that never forms keys and values (`pipeline_steps.engines.t5`).
+    """
+    if not config.is_encoder_decoder:
+        return _llama_body(config, input_length) + 2 * config.hidden_size * config.vocab_size
+    d, inner = config.d_model, config.num_heads * config.d_kv
+    own, cross = 4 * d * inner, 8 * d * inner + 4 * input_length * config.num_heads * d
+    decoder = config.num_decoder_layers * (own + cross + _t5_feed_forward(config))
+    return encoder_flops(config, input_length) + decoder + 2 * d * config.vocab_size
+
+
+def encoder_flops(config: Any, input_length: int) -> int:
+    """Return the operations of one text through a T5's encoder alone."""
+    inner = config.num_heads * config.d_kv
+    layer = 8 * config.d_model * inner + 4 * input_length * inner + _t5_feed_forward(config)
+    return input_length * config.num_layers * layer
+
+
+def _t5_forward(config: Any, S: int, T: int) -> int:
+    d, inner = config.d_model, config.num_heads * config.d_kv
+    own = 8 * d * inner + 4 * T * inner  # self-attention of a target
+    cross = 4 * d * inner + 4 * S * inner  # its queries, output and scores
+    decoder = config.num_decoder_layers * (T * (own + cross + _t5_feed_forward(config)) + S * 4 * d * inner)
+    return encoder_flops(config, S) + decoder + 2 * T * d * config.vocab_size
+
+
+def _t5_feed_forward(config: Any) -> int:
+    return (6 if config.is_gated_act else 4) * config.d_model * config.d_ff
+
+
+def _llama_body(config: Any, S: int) -> int:
+    d, head = config.hidden_size, config.head_dim
+    query, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    layer = 4 * d * query + 4 * d * keys + 4 * S * query + 6 * d * config.intermediate_size
+    return S * config.num_hidden_layers * layer

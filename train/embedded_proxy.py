@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from pipeline_steps.engines.pretrained import load_tokenizer
-from pipeline_steps.engines.prompts import ASK_LLM
+from pipeline_steps.engines.models import load_tokenizer
+from pipeline_steps.engines.proxies import ASK_LLM
 from pipeline_steps.readers.installed_docs import InstalledDocsReader
 from train.embedded_proxy_data import Pool, example, is_permissive, sentences
 
@@ -40,7 +40,7 @@ LEARNING_RATE = 1e-3
 
 
 def read_documents() -> dict[str, tuple[list[str], list[str]]]:
-    """(prose, parameter dumps) of every distribution whose licence is permissive.
+    """Return (prose, parameter dumps) of every distribution whose licence is permissive.
 
     Prose has three words in five in whole sentences, a dump fewer than one in five.
     """
@@ -60,7 +60,7 @@ def read_documents() -> dict[str, tuple[list[str], list[str]]]:
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
-    """A T5-style Unigram tokenizer: <pad> 0, </s> 1, <unk> 2, sentinels on top; yes and no are one piece each."""
+    """Train a Unigram tokenizer as T5's: <pad> 0, </s> 1, <unk> 2, sentinels on top; yes and no are one piece each."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -94,7 +94,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
 
 
 def new_model(seed: int) -> T5ForConditionalGeneration:
-    """A T5 v1.0 of 1.1M parameters: two encoder layers, one decoder layer, tied embeddings."""
+    """Make a T5 v1.0 of 1.1M parameters: two encoder layers, one decoder layer, tied embeddings."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -113,7 +113,7 @@ def new_model(seed: int) -> T5ForConditionalGeneration:
     return T5ForConditionalGeneration(config)
 
 
-class Batches:
+class ProxyExamples:
     """Examples as tensors: the exact prompt around a document, and yes or no."""
 
     def __init__(self, folder: Path, pool: Pool, seed: int) -> None:
@@ -126,7 +126,7 @@ class Batches:
         return list(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def draw(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """input_ids [size, T], attention_mask [size, T], labels [size, 2]."""
+        """Draw input_ids [size, T], attention_mask [size, T] and labels [size, 2]."""
         import torch
 
         texts, good = zip(*(example(self._rng, self._pool) for _ in range(size)), strict=True)
@@ -138,8 +138,8 @@ class Batches:
         return input_ids, mask, torch.tensor([[self.answers[label], 1] for label in good])
 
 
-def train_model(model: T5ForConditionalGeneration, batches: Batches, steps: int) -> None:
-    """AdamW, linear warm-up over a tenth of the steps, then linear decay."""
+def train_model(model: T5ForConditionalGeneration, batches: ProxyExamples, steps: int) -> None:
+    """Train with AdamW, linear warm-up over a tenth of the steps, then linear decay."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
@@ -160,7 +160,7 @@ def train_model(model: T5ForConditionalGeneration, batches: Batches, steps: int)
 
 
 def auc(good: np.ndarray, bad: np.ndarray) -> float:
-    """Probability that a good text scores above a bad one; ties count half."""
+    """Return the probability that a good text scores above a bad one; ties count half."""
     order = np.concatenate([good, bad])
     ranks = np.empty(order.size)
     ranks[np.argsort(order, kind="stable")] = np.arange(order.size)
@@ -170,8 +170,8 @@ def auc(good: np.ndarray, bad: np.ndarray) -> float:
     return float((ranks[: good.size].mean() - (good.size - 1) / 2) / bad.size)
 
 
-def held_out_auc(model: T5ForConditionalGeneration, batches: Batches, count: int) -> float:
-    """AUC of log P(yes) on examples of distributions that were not trained on."""
+def held_out_auc(model: T5ForConditionalGeneration, batches: ProxyExamples, count: int) -> float:
+    """Return the AUC of log P(yes) on examples of distributions that were not trained on."""
     import torch
 
     model.eval()
@@ -203,11 +203,11 @@ def make_proxy(output: Path, steps: int, seed: int = 0) -> dict[str, Any]:
     mixed = [example(rng, pools["train"])[0] for _ in range(len(sample) // 2)]
     train_tokenizer([*sample, *mixed, *[ASK_LLM.prefix + ASK_LLM.suffix + " yes no"] * 200], output)
     model = new_model(seed)
-    train_model(model, Batches(output, pools["train"], seed), steps)
+    train_model(model, ProxyExamples(output, pools["train"], seed), steps)
     measured = {
         "documents": {split: len(pool.documents) for split, pool in pools.items()},
         "distributions": {"train": sorted(documents.keys() - held), "test": sorted(held)},
-        "held_out_auc": round(held_out_auc(model, Batches(output, pools["test"], seed + 1), TEST_EXAMPLES), 4),
+        "held_out_auc": round(held_out_auc(model, ProxyExamples(output, pools["test"], seed + 1), TEST_EXAMPLES), 4),
         "steps": steps,
         "seed": seed,
     }

@@ -20,13 +20,13 @@ from train.token_store import TokenStore
 
 @dataclass(frozen=True, eq=False)
 class HeldOutRows:
-    """Windows of a split, and how they become rows.
+    """The windows of a split, and how they become rows.
 
     Attributes:
         store: the split's tokens.
-        objective: of the models that are measured.
+        objective: objective of the models that are measured.
         window_N: int64 [N], evenly spaced.
-        seed: of the masks.
+        seed: seed of the masks.
     """
 
     store: TokenStore
@@ -36,7 +36,7 @@ class HeldOutRows:
 
     @classmethod
     def open(cls, tokens: str, preset: str, input_length: int, most: int, seed: int, tokenizer: str) -> HeldOutRows:
-        """At most `most` windows of a token store.
+        """Open at most `most` windows of a token store.
 
         Raises:
             StoreMismatch: it was tokenised with another tokenizer than the one of this sha256.
@@ -56,7 +56,7 @@ class HeldOutRows:
         return cls(store, objective, np.arange(count) * windows // count, seed)
 
     def rows(self, window_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets int32 of some windows."""
+        """Return inputs and targets int32 of some windows."""
         raw = np.empty((len(window_B), self.objective.raw_length), dtype=np.int32)
         for row, window in zip(raw, window_B.tolist(), strict=True):
             self.store.copy(window * self.objective.raw_length, row)
@@ -65,12 +65,12 @@ class HeldOutRows:
 
 @dataclass(frozen=True, eq=False)
 class HeldOutLosses:
-    """Perplexity of splits along the way, shared among processes.
+    """The perplexity of splits along the way, measured by all processes together.
 
     Attributes:
-        splits: by name.
+        splits: splits by name.
         micro_batch_size: rows in a forward pass of a process; 0: its share of a training batch.
-        batch_size: of training.
+        batch_size: rows of a training step.
     """
 
     splits: dict[str, HeldOutRows]
@@ -78,11 +78,11 @@ class HeldOutLosses:
     batch_size: int
 
     def __bool__(self) -> bool:
-        """Whether there are splits."""
+        """Return whether there are splits."""
         return bool(self.splits)
 
     def __call__(self, model: Any, accelerator: Any) -> list[dict[str, Any]]:
-        """A row for each split; every process must call it."""
+        """Return a row for each split; every process must call it."""
         return [self._measure(name, split, model, accelerator) for name, split in self.splits.items()]
 
     def _measure(self, name: str, split: HeldOutRows, model: Any, accelerator: Any) -> dict[str, Any]:

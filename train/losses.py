@@ -31,7 +31,7 @@ class TokenLosses(nn.Module):
         self.padded = padded
 
     def forward(self, input_BI: Tensor, target_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss to minimise, summed over tokens; float64 [2]: negative log-likelihood (nats), squared normalisers."""
+        """Return the loss to minimise, summed over tokens, and float64 [2]: its nats and its squared normalisers."""
         hidden, weight = self._hidden(input_BI, target_BT)
         hidden, target = hidden.flatten(0, 1), target_BT.flatten()
         if self.padded:
@@ -41,7 +41,7 @@ class TokenLosses(nn.Module):
         return loss, torch.stack([nll_N.sum(dtype=torch.float64), square_N.sum(dtype=torch.float64)])
 
     def by_token(self, input_BI: Tensor, target_BT: Tensor) -> Tensor:
-        """Float32 [B, T]: negative log-likelihood of every target (nats), without gradients."""
+        """Return float32 [B, T]: the negative log-likelihood of every target (nats), without gradients."""
         with torch.no_grad():
             hidden, weight = self._hidden(input_BI, target_BT)
             _, nll_N, _ = _apply(hidden.flatten(0, 1), weight, target_BT.flatten())
@@ -63,7 +63,7 @@ class TokenLosses(nn.Module):
 
 
 def _apply(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss summed over tokens, which has gradients; negative log-likelihoods and squared normalisers, float32 [N]."""
+    """Return the loss summed over tokens, with gradients, and its nats and squared normalisers, float32 [N]."""
     result: tuple[Tensor, Tensor, Tensor] = _Loss.apply(hidden_ND, weight_VD, target_N)  # type: ignore[no-untyped-call]
     return result
 
@@ -103,6 +103,6 @@ class _Loss(torch.autograd.Function):
 
 
 def _by_logit(logits: Tensor, log_normaliser: Tensor, target: Tensor) -> Tensor:
-    """Derivative of the loss of each row by its logits, in their place."""
+    """Return the derivative of the loss of each row by its logits, in their place."""
     logits.sub_(log_normaliser).exp_().mul_(1 + 2 * Z_LOSS * log_normaliser)
     return logits.scatter_add_(-1, target, torch.full_like(target, -1, dtype=logits.dtype))

@@ -13,7 +13,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from pipeline_steps.engines.pretrained import load_config
+from pipeline_steps.engines.models import load_config
 from train import presets
 from train.tokenizers import PAD
 
@@ -22,7 +22,7 @@ VOCABULARY_DIVISOR = 128  # t5x base.gin: embedding rows are rounded up, 32,100 
 
 
 def model_config(preset: str, vocab_size: int, eos: int = 1) -> PretrainedConfig:
-    """The configuration of a preset for a tokenizer of `vocab_size` ids. Raises ModelError: no such preset."""
+    """Return the configuration of a preset for a tokenizer of `vocab_size` ids. Raises ModelError: no such preset."""
     sizes = presets.preset(preset)
     rows = -(-vocab_size // VOCABULARY_DIVISOR) * VOCABULARY_DIVISOR
     if preset.startswith("llama"):
@@ -31,7 +31,7 @@ def model_config(preset: str, vocab_size: int, eos: int = 1) -> PretrainedConfig
 
 
 def build_model(preset: str, vocab_size: int, init_seed: int, eos: int = 1) -> PreTrainedModel:
-    """A float32 model whose weights depend on the arguments alone; the global random state is left as it was.
+    """Make a float32 model; its weights depend on the arguments alone, and the random state is left as it was.
 
     Raises:
         ModelError: no such preset.
@@ -46,24 +46,14 @@ def build_model(preset: str, vocab_size: int, init_seed: int, eos: int = 1) -> P
 
 
 def model_of(config: PretrainedConfig) -> PreTrainedModel:
-    """A model of a configuration that `model_config` made."""
+    """Make a model of a configuration that `model_config` made."""
     return T5ForConditionalGeneration(config) if config.is_encoder_decoder else LlamaForCausalLM(config)
 
 
 def empty_model(folder: str) -> PreTrainedModel:
-    """A model of the configuration in a checkpoint's folder, with any weights; the random state is left as it was."""
+    """Make a model of a checkpoint's configuration, with any weights; the random state is left as it was."""
     with torch.random.fork_rng(devices=[]):  # building a model draws initial weights
         return model_of(load_config(folder))
-
-
-def prepare_for_training(model: PreTrainedModel, padded: bool) -> None:
-    """Attention without masks unless rows are padded and, on a CPU, dropout by sample. Weights and names stay."""
-    from train.attention import FULL_ROWS, PADDED_ROWS
-    from train.dropout import use_sample_dropout
-
-    if isinstance(model, T5ForConditionalGeneration):
-        model.set_attn_implementation(PADDED_ROWS if padded else FULL_ROWS)
-        use_sample_dropout(model)
 
 
 def untie(model: T5ForConditionalGeneration) -> None:

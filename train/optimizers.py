@@ -1,20 +1,130 @@
-"""Optimizers by name, and their learning rates as functions of the step."""
+"""Optimizers by name, and their learning rates as functions of the step.
+
+T5's Adafactor has factored second moments, no first moment, and steps relative to the size of the weights: Shazeer &
+Stern 2018 (arXiv 1804.04235), Alg. 4 with T5's settings. Tensors of one shape are updated together, so that a step
+costs a few operations per *shape* instead of dozens per tensor, and no value is read back from the device.
+Shapes: G tensors of one shape [..., R, C].
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
 from pipeline_steps.errors import StoreMismatch
-from train.adafactor import Adafactor
-from train.sharding import cut_like, own_rows, whole
+from train.sharding import cut_like, joined_like, own_rows, sum_over_rows, whole
 
 
+# T5 operative_config.gin and Shazeer & Stern 2018, Alg. 4 and Sec. 9
+_GRADIENT_FLOOR = 1e-30  # epsilon 1
+_WEIGHT_FLOOR = 1e-3  # epsilon 2: the scale of weights that are near zero
+_CLIP = 1.0  # largest root mean square of an update
+_DECAY = 0.8  # second moments decay with 1 - t^-0.8
+MIN_FACTORED = 128  # mesh optimize.py: a matrix with a smaller side keeps its full second moment
+# Most values updated together: a few MB stay in a CPU's cache (a step of T5-Small 49 ms; 85 without a limit); on a
+# GPU, what is stacked must stay small beside the model
+_TOGETHER = {"cpu": 1 << 20}
+_TOGETHER_ELSEWHERE = 1 << 26
 # Touvron et al. 2023 (LLaMA), Sec. 2.3
 _BETAS = (0.9, 0.95)
 _WEIGHT_DECAY = 0.1
+
+WARMUP_STEPS = 10_000  # Raffel et al. 2020, Sec. 3.1.2
+_ADAMW_PEAK = 6e-4  # Brown et al. 2020 (GPT-3), Table 2.1: 125M parameters
+
+
+def learning_rate(step: int, optimizer: str, warmup_steps: int = WARMUP_STEPS, peak: float | None = None) -> float:
+    """Return the inverse square root of the step, flat (Adafactor) or rising (AdamW) for `warmup_steps`.
+
+    Adafactor's peak is 1 / sqrt(warmup_steps) unless given, T5's 1 / sqrt(max(step, k)) (Raffel et al. 2020,
+    Sec. 3.1.2); there is no ramp down, so every checkpoint of a run can be compared with any other.
+    """
+    falling = (warmup_steps / max(step, warmup_steps)) ** 0.5
+    if optimizer == "adamw":
+        return (peak or _ADAMW_PEAK) * falling * min(1.0, step / warmup_steps)
+    return (peak or warmup_steps**-0.5) * falling
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Parameters of one shape, and their state; of sharded ones (FSDP2), this process's rows."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+    moments: tuple[Tensor, ...]
+
+    def take_gradients(self) -> Tensor:
+        """Return float32 [G, ...]; a single gradient is returned as it lies, and used up."""
+        gradients = [own_rows(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        return (gradients[0].unsqueeze(0) if len(gradients) == 1 else torch.stack(gradients)).float()
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """Add up `partial` over the processes that share the rows of these parameters."""
+        return sum_over_rows(partial, self.parameters[0])
+
+
+class Adafactor:
+    """T5's Adafactor, which updates parameters in place from their gradients and uses these up.
+
+    Its state is two float32 tensors (rows, columns) per factored matrix and one per other tensor.
+
+    Args:
+        parameters: names and parameters; the names are the state's. FSDP2's sharded parameters too.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        by_shape: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in parameters:
+            by_shape.setdefault(tuple(parameter.shape), []).append((name, parameter))
+        self._groups = [_make_group(chunk) for members in by_shape.values() for chunk in _chunks(members)]
+
+    @torch.no_grad()
+    def step(self, step: int, rate: float) -> None:
+        """Make step number `step` (the first is 1) at a relative learning rate."""
+        decay = 1.0 - step**-_DECAY
+        for group in self._groups:
+            weights, size = [own_rows(weight) for weight in group.parameters], group.parameters[0].numel()
+            update = _precondition(group, group.take_gradients(), decay)
+            clip = _CLIP / _rms(group, update, size).clamp_(min=_CLIP)
+            stacked = weights[0].unsqueeze(0) if len(weights) == 1 else torch.stack(weights)
+            scale = _rms(group, stacked, size).clamp_(min=_WEIGHT_FLOOR)
+            update *= clip * scale * rate
+            torch._foreach_sub_(weights, list(update.unbind()))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self._groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the whole state by parameter name; all processes of a sharded model must call it."""
+        return {
+            f"{name}.{part}": (
+                moment if part == 1 else joined_like(moment, _state_shapes(parameter.shape)[0], parameter)
+            ).clone()
+            for name, part, moment, parameter in self._entries()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a state written by `state_dict`. Raises StoreMismatch if it is of another model."""
+        shapes = {
+            f"{name}.{part}": _state_shapes(parameter.shape)[part] for name, part, _, parameter in self._entries()
+        }
+        _refuse_another(state, shapes)
+        for name, part, moment, parameter in self._entries():
+            full = state[f"{name}.{part}"]
+            moment.copy_(full if part == 1 else cut_like(full, parameter))
+
+    def _entries(self) -> Iterator[tuple[str, int, Tensor, nn.Parameter]]:
+        """Yield the name, number and parameter of every moment: number 0 is of rows or full, 1 of columns."""
+        for group in self._groups:
+            for part, moments in enumerate(group.moments):
+                yield from zip(group.names, repeat(part), moments, group.parameters)
 
 
 class AdamW:
@@ -51,7 +161,7 @@ class AdamW:
         self._adamw.zero_grad()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """First and second moments by parameter name."""
+        """Return first and second moments by parameter name; all processes of a sharded model must call it."""
         return {
             f"{name}.{part}": whole(self._adamw.state[weight][moment]).clone()
             for name, weight in self._named
@@ -60,28 +170,79 @@ class AdamW:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up a state written by `state_dict`. Raises StoreMismatch if it is of another model."""
-        expected = {f"{name}.{part}": weight.shape for name, weight in self._named for part in (0, 1)}
-        if {name: value.shape for name, value in state.items()} != expected:
-            differing = sorted(state.keys() ^ expected.keys()) or ["shapes"]
-            raise StoreMismatch(f"the optimizer state is of another model ({differing[0]}): use its own preset")
+        expected = {f"{name}.{part}": tuple(weight.shape) for name, weight in self._named for part in (0, 1)}
+        _refuse_another(state, expected)
         for name, weight in self._named:
             for part, moment in enumerate(("exp_avg", "exp_avg_sq")):
                 own = self._adamw.state[weight][moment]
                 own_rows(own).copy_(cut_like(state[f"{name}.{part}"], own))
 
 
+def _refuse_another(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if {name: tuple(value.shape) for name, value in state.items()} != shapes:
+        differing = sorted(state.keys() ^ shapes.keys()) or ["shapes"]
+        raise StoreMismatch(f"the optimizer state is of another model ({differing[0]}): use its own preset")
+
+
+def _together(tensor: Tensor) -> int:
+    return _TOGETHER.get(tensor.device.type, _TOGETHER_ELSEWHERE)
+
+
+def _chunks(members: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    parameter = members[0][1]
+    count = max(1, _together(parameter) // max(1, parameter.numel()))
+    for start in range(0, len(members), count):
+        yield members[start : start + count]
+
+
+def _make_group(members: list[tuple[str, nn.Parameter]]) -> _Group:
+    names, parameters = [name for name, _ in members], [parameter for _, parameter in members]
+    local, full = own_rows(parameters[0]), parameters[0].shape
+    factored = len(_state_shapes(full)) == 2
+    shapes = [local.shape[:-1], (*local.shape[:-2], full[-1])] if factored else [local.shape]
+    moments = tuple(torch.zeros((len(members), *shape), device=local.device) for shape in shapes)
+    return _Group(names, parameters, moments)
+
+
+def _state_shapes(shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the shapes of a parameter's second moment: of rows and of columns, or of all of it."""
+    if len(shape) >= 2 and min(shape[-2:]) >= MIN_FACTORED:
+        return [tuple(shape[:-1]), (*shape[:-2], shape[-1])]
+    return [tuple(shape)]
+
+
+def _precondition(group: _Group, gradient: Tensor, decay: float) -> Tensor:
+    """Divide gradients [G, ...], in place, by the root of their running second moment, which is updated."""
+    if len(group.moments) == 1:
+        (moment,) = group.moments
+        moment.lerp_(gradient.square().add_(_GRADIENT_FLOOR), 1.0 - decay)
+        return gradient.mul_(moment.rsqrt())
+    row, column = group.moments
+    rows, columns = group.parameters[0].shape[-2:]
+    row.lerp_(_square_sum(gradient, -1).div_(columns).add_(_GRADIENT_FLOOR), 1.0 - decay)
+    column.lerp_(group.sum(_column_square_sum(gradient)).div_(rows).add_(_GRADIENT_FLOOR), 1.0 - decay)
+    mean = group.sum(row.sum(dim=-1, keepdim=True)).div_(rows)
+    gradient *= (row / mean).rsqrt_().unsqueeze(-1)
+    gradient *= column.rsqrt().unsqueeze(-2)
+    return gradient
+
+
+def _square_sum(stacked: Tensor, dim: int) -> Tensor:
+    """Sum squares over a dimension, without an array of squares."""
+    return torch.linalg.vector_norm(stacked, dim=dim).square_()
+
+
+def _column_square_sum(stacked: Tensor) -> Tensor:
+    """Sum squares over dimension -2, some rows at a time: `vector_norm` is slow across rows on a CPU."""
+    rows = max(1, _together(stacked) * stacked.shape[-2] // stacked.numel())
+    pieces = [piece.square().sum(dim=-2) for piece in torch.split(stacked, rows, dim=-2)]
+    return pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(dim=0)
+
+
+def _rms(group: _Group, stacked: Tensor, size: int) -> Tensor:
+    """Return the root mean square of each of G tensors of `size` values, with dimensions that broadcast."""
+    squares = group.sum(_square_sum(stacked.float().flatten(1), 1))
+    return squares.div_(size).sqrt_().view(-1, *[1] * (stacked.ndim - 1))
+
+
 OPTIMIZERS: dict[str, type[Adafactor] | type[AdamW]] = {"adafactor": Adafactor, "adamw": AdamW}
-WARMUP_STEPS = 10_000  # Raffel et al. 2020, Sec. 3.1.2
-_ADAMW_PEAK = 6e-4  # Brown et al. 2020 (GPT-3), Table 2.1: 125M parameters
-
-
-def learning_rate(step: int, optimizer: str, warmup_steps: int = WARMUP_STEPS, peak: float | None = None) -> float:
-    """The inverse square root of the step, flat (Adafactor: relative steps) or rising (AdamW) for `warmup_steps`.
-
-    Adafactor's peak is 1 / sqrt(warmup_steps) unless given, T5's 1 / sqrt(max(step, k)) (Raffel et al. 2020,
-    Sec. 3.1.2); there is no ramp down, so every checkpoint of a run can be compared with any other.
-    """
-    falling = (warmup_steps / max(step, warmup_steps)) ** 0.5
-    if optimizer == "adamw":
-        return (peak or _ADAMW_PEAK) * falling * min(1.0, step / warmup_steps)
-    return (peak or warmup_steps**-0.5) * falling

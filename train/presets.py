@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """What transformers' configuration takes, beside the vocabulary. Raises ModelError: no such preset."""
+    """Return what transformers' configuration takes beside the vocabulary. Raises ModelError: no such preset."""
     if name not in PRESETS:
         raise ModelError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

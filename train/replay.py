@@ -16,17 +16,33 @@ from numba import njit
 
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.stores.selection import Selection
-from train.counters import mix
 from train.token_store import TokenStore
 
 
 _ROUNDS = 4  # Luby & Rackoff, SIAM J. Comput. 1988: four Feistel rounds make a strong pseudorandom permutation
 _U = np.uint64
+# splitmix64: Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014
+_GAMMA, _MIX1, _MIX2 = _U(0x9E3779B97F4A7C15), _U(0xBF58476D1CE4E5B9), _U(0x94D049BB133111EB)
 _EPOCHS, _STARTS = 0xE9, 0x57  # any constants: orders must not follow other numbers drawn from the same seed
 
 
+@njit(forceinline=True)
+def mix(value: np.uint64, seed: np.uint64) -> np.uint64:
+    """Return `pipeline_steps.numerics.keys.mix` of one uint64."""
+    x = _U(value) + _GAMMA * (_U(seed) + _U(1))
+    x = (x ^ (x >> _U(30))) * _MIX1
+    x = (x ^ (x >> _U(27))) * _MIX2
+    return x ^ (x >> _U(31))
+
+
+@njit(forceinline=True)
+def uniform(value: np.uint64, seed: np.uint64) -> float:
+    """Return `pipeline_steps.numerics.keys.uniform` of one uint64."""
+    return (np.float64(mix(value, seed) >> _U(11)) + 0.5) * 2.0**-53
+
+
 class Replay:
-    """Windows of the selected documents of a store.
+    """The windows of the selected documents of a store, by sample.
 
     Args:
         store: the tokenised corpus.
@@ -59,11 +75,11 @@ class Replay:
         self._run_start, self._run_shift = starts, shifts
 
     def epoch(self, samples: int) -> float:
-        """Repetitions of the selection that `samples` samples amount to."""
+        """Return how many repetitions of the selection so many samples amount to."""
         return samples / self.windows
 
     def batch(self, sample_B: np.ndarray) -> np.ndarray:
-        """Raw windows int32 [B, L] of the given samples."""
+        """Return the raw windows int32 [B, L] of samples."""
         sample = np.asarray(sample_B, dtype=np.int64)
         raw = np.empty((len(sample), self.raw_length), dtype=np.int32)
         ring = (self.windows, self.tokens, self.raw_length, _U(self.seed))
@@ -76,13 +92,13 @@ class Replay:
         return raw
 
     def order(self, sample_B: np.ndarray) -> np.ndarray:
-        """Number of the window within its epoch, int64 [B]: of W consecutive samples from k W on, a permutation."""
+        """Return int64 [B], the number of each sample's window in its epoch: a permutation of W windows per epoch."""
         return _windows(np.asarray(sample_B, dtype=np.int64), self.windows, _U(self.seed))
 
 
 @njit(nogil=True, cache=True)
 def _windows(sample_B: np.ndarray, windows: int, seed: np.uint64) -> np.ndarray:
-    """A permutation of 0 .. W - 1 for every epoch: a Feistel network on 2h bits, walked until it lands below W."""
+    """Permute 0 .. W - 1 for every epoch: a Feistel network on 2h bits is walked until it lands below W."""
     half = _U(1)
     while (_U(1) << (half + half)) < _U(windows):
         half += _U(1)
@@ -110,9 +126,9 @@ def _find_pieces(
     run_shift: np.ndarray,
     pieces: np.ndarray,
 ) -> int:
-    """What windows are made of: (row, place in the row, position in the store, tokens); how many there are.
+    """Write what windows are made of into `pieces`: (row, place in the row, position in the store, tokens).
 
-    Those that do not fit into `pieces` are only counted.
+    Returns how many pieces there are; those that do not fit are only counted.
     """
     windows, tokens, raw_length, seed = ring
     window_B = _windows(sample_B, windows, seed)
@@ -135,10 +151,10 @@ def _find_pieces(
 
 
 def _runs(lengths_by_source: Iterable[np.ndarray], mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
-    """Runs of neighbouring selected documents: where each begins in the ring, and how far to its place in the store.
+    """Find runs of neighbouring selected documents; documents without tokens belong to none.
 
-    Returns int64 [runs] twice and T. Documents without tokens belong to no run. A source at a time: a crawl has
-    hundreds of millions of documents.
+    Returns where each run begins in the ring and how far from there it stands in the store, int64 [runs] each, and T.
+    It takes a source at a time: a crawl has hundreds of millions of documents.
     """
     starts, shifts = [], []
     documents, position, ring, last_shift = 0, 0, 0, -1

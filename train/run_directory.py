@@ -30,21 +30,16 @@ from train.folders import READ_BY_TRANSFORMERS, SealedFolder
 from train.verified import verify_files
 
 
-# What may differ between two starts of a run: where things are, and how fast or how often they are done.
-FREE = {"tokens", "selection", "run_dir", "stage_to", "micro_batch_size", "report_to", "save_every"}
-FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows"}
-
-
 _REMEDY = "delete this checkpoint and those after it, and give the training command again"
 
 
 def checkpoint_folder(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """Return the folder of a step's checkpoint."""
     return run_dir / "checkpoints" / f"step-{step:08d}"
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """Folders of a run's checkpoints, by step; those that were set aside as damaged are not among them."""
+    """List the folders of a run's checkpoints by step, but for those that were set aside as damaged."""
     found = (run_dir / "checkpoints").glob("step-*")
     return sorted((folder for folder in found if re.fullmatch(r"step-\d{8,}", folder.name)), key=step_of)
 
@@ -103,7 +98,7 @@ def note_preemption(run_dir: Path, signal_number: int | None) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Return the versions of what computes."""
     return {name: version(name) for name in ("accelerate", "numpy", "torch", "transformers")}
 
 

@@ -23,17 +23,17 @@ def shard(module: nn.Module, model: Any) -> nn.Module:
 
 
 def own_rows(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+    """Return what this process holds of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor of all rows; every process must call it."""
+    """Return a tensor of all rows; every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def cut_like(full: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor, or this process's rows of it where those of `parameter` are cut; on its device."""
+    """Return a whole tensor, or this process's rows of it where those of `parameter` are cut; on its device."""
     if not isinstance(parameter, DTensor):
         return full.to(parameter.device)
     return distribute_tensor(
@@ -42,7 +42,7 @@ def cut_like(full: Tensor, parameter: Tensor) -> Tensor:
 
 
 def joined_like(rows: Tensor, shape: tuple[int, ...], parameter: Tensor) -> Tensor:
-    """The inverse of `cut_like`: a tensor of `shape` from every process's rows."""
+    """Join every process's rows to a tensor of `shape`: the inverse of `cut_like`."""
     if not isinstance(parameter, DTensor):
         return rows
     stride = torch.empty(shape, device="meta").stride()

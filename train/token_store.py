@@ -14,8 +14,12 @@ any time, and the content does not depend on the number of tasks.
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -23,12 +27,15 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
+from tqdm import tqdm
 
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.files import AGAIN
-from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder
+from pipeline_steps.stores.selection import Selection
+from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.verified import verify_files
 
 
@@ -151,3 +158,78 @@ class TokenStore:
 def _map(folder: Path, tokens: int) -> np.ndarray:
     mapped = np.load(folder / "tokens.npy", mmap_mode="r" if tokens else None, allow_pickle=False)
     return np.asarray(mapped)  # slicing a plain array is faster than slicing a memmap; an empty file cannot be mapped
+
+
+def stage(tokens: str, to: str | None) -> TokenStore:
+    """Open a token store: that in `tokens`, or its copy in the folder `to`, which is made if it is missing or damaged.
+
+    Windows are read in random order: some two documents each, thousands a second. A page cache or a local disk does
+    not notice; a network file system does. A copy appears whole, every byte verified, under the fingerprint of its
+    original. All processes of a machine may call this at once.
+
+    Raises:
+        StoreDamaged: the original is damaged.
+        OSError: the disk is full, among others; nothing is left behind.
+    """
+    if to is None:
+        return TokenStore.open(tokens)
+    target = Path(to) / open_artefact(tokens).fingerprint
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / ".lock"):  # one process of a machine copies, the others wait
+        with suppress(StoreIncomplete, StoreDamaged):
+            return TokenStore.open(str(target))
+        with whole_folder(target, replace=target.exists()) as folder:
+            _copy(Path(tokens), folder)
+            try:
+                TokenStore.open(str(folder))
+            except StoreDamaged:
+                TokenStore.open(tokens)  # names the file of the original
+                raise
+        return TokenStore.open(str(target))
+
+
+def _copy(source: Path, target: Path) -> None:
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+
+    def copy(one: str, other: str) -> None:
+        shutil.copyfile(one, other)
+        bar.update(os.path.getsize(one))
+
+    hidden = shutil.ignore_patterns(".*")
+    with tqdm(total=size, unit="B", unit_scale=True, desc="staging", disable=not sys.stderr.isatty()) as bar:
+        shutil.copytree(source, target, ignore=hidden, copy_function=copy, dirs_exist_ok=True)
+
+
+def materialise(store: TokenStore, selection: Selection | None, output: Path) -> tuple[int, int]:
+    """Write the selected documents' tokens as datatrove's .ds files into the folder `output`, which appears whole.
+
+    Runs of this package need no such copy, which costs the tokens again; a selection costs one bit a document.
+
+    Per source: <source>.ds, token ids as they are in the store, one document after the other;
+    <source>.ds.index, uint64, where each document ends; <source>.ds.metadata, tokenizer and number of tokens.
+    Returns how many documents and tokens were written.
+
+    Raises:
+        StoreMismatch: `output` exists already, or the selection was made for another corpus.
+    """
+    if output.exists():
+        raise StoreMismatch(f"{output} exists already: give another folder, or remove it")
+    if selection is not None:
+        selection.check_corpus(store.corpus_digest, str(store.path))
+    documents = written = begin = 0
+    with whole_folder(output) as folder:
+        for name, tokens, offsets in store.by_source():
+            count = len(offsets) - 1
+            kept = np.ones(count, dtype=bool) if selection is None else selection.mask[begin : begin + count]
+            begin += count
+            if kept.any():
+                lengths = np.diff(offsets)
+                _write_ds(folder / f"{name}.ds", tokens[np.repeat(kept, lengths)], lengths[kept], store.tokenizer_name)
+                documents, written = documents + int(kept.sum()), written + int(lengths[kept].sum())
+    return documents, written
+
+
+def _write_ds(path: Path, tokens: np.ndarray, lengths: np.ndarray, tokenizer: str) -> None:
+    tokens.tofile(path)
+    np.cumsum(lengths).astype("<u8").tofile(f"{path}.index")
+    Path(f"{path}.metadata").write_text(f"{tokenizer}|{tokens.itemsize}\n{tokens.size}\n{tokens.size / 1e9:.2f} GT")

@@ -17,12 +17,12 @@ from datatrove.utils.logging import logger
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import document_key, keys_digest
-from pipeline_steps.scorers.document_columns import by_source
+from pipeline_steps.scorers.base import by_source
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.corpus_listing import CorpusListing
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.token_store import KIND, META, entry_of, open_artefact
-from train.tokenizers import TextEncoder
+from train.tokenizers import TextTokenizer
 from train.verified import verify_files
 
 
@@ -61,7 +61,7 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield every document of `data`; a source is in the store once its last document has been taken."""
-        encoder = TextEncoder(self.tokenizer)
+        encoder = TextTokenizer(self.tokenizer)
         corpus = CorpusListing(data, self.corpus)
         store = self._begin(encoder, corpus.inputs(type(self).__name__, world_size))
         entries = {}
@@ -78,7 +78,7 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
         corpus.check_unchanged()
         store.finish(rank, world_size, entries)
 
-    def _begin(self, encoder: TextEncoder, inputs: dict[str, Any] | None) -> Artefact:
+    def _begin(self, encoder: TextTokenizer, inputs: dict[str, Any] | None) -> Artefact:
         """Claim the store and put the tokenizer into it, or check that it was made with this one."""
         store, folder = open_artefact(self.output_dir), Path(self.output_dir) / "tokenizer"
         with TemporaryDirectory() as temporary:
@@ -100,7 +100,7 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
         return store
 
     def _write(
-        self, store: Artefact, source: str, docs: Iterator[Document], encoder: TextEncoder
+        self, store: Artefact, source: str, docs: Iterator[Document], encoder: TextTokenizer
     ) -> Generator[Document, None, SealedFolder]:
         """Write a source, of which the folder appears after the last document, and yield its documents."""
         folder = Path(store.part(source))

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_steps.engines.plain_encoder import PlainEncoder
-from pipeline_steps.engines.pretrained import load_tokenizer
+from pipeline_steps.engines.encoders import PlainEncoder
+from pipeline_steps.engines.models import load_tokenizer
 from pipeline_steps.errors import ModelError
 
 
 PAD, EOS, UNKNOWN = 0, 1, 2  # T5's conventions, Raffel et al. 2020, and the layout of every t5 vocabulary
 
 
-class TextEncoder:
+class TextTokenizer:
     """A tokenizer that only ever sees text.
 
     Web text spells `</s>` or `<extra_id_7>`; a Hugging Face tokenizer would make control tokens of them. Here they
@@ -66,7 +66,7 @@ class TextEncoder:
             )
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int64 ids of each text, none of them a control token, without EOS."""
+        """Return int64 ids of each text, none of them a control token, without EOS."""
         return [self._as_text(np.array(ids, dtype=np.int64)) for ids in self._encoder.encode_batch(texts)]
 
     def _as_text(self, ids: np.ndarray) -> np.ndarray:

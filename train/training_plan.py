@@ -1,14 +1,78 @@
-"""What the training loop asks of a plan: that of pre-training, and that of fine-tuning."""
+"""What the training loop asks of a run, of pre-training or fine-tuning: its length, and what every step sees."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from pipeline_steps.errors import InvalidCut, ModelError
 
-from train.token_budget import TokenBudget
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """A fixed number of encoder positions, whatever a run trains on: samples x input length.
+
+    So the paper counts (Sec. 4.1: 524B = 1M x 1024 x 512). A run ends on the exact sample: where the samples are not a
+    whole number of batches, the last batch is smaller.
+
+    Args:
+        asked_tokens: encoder positions; they are rounded down to whole samples.
+        batch_size: samples of a step.
+        input_length: encoder positions of a sample.
+
+    Raises:
+        InvalidCut: the tokens are less than one sample.
+    """
+
+    asked_tokens: int
+    batch_size: int
+    input_length: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.input_length < 1:
+            raise InvalidCut(f"batches of {self.batch_size} x {self.input_length} tokens: both must be positive")
+        if self.asked_tokens < self.input_length:
+            raise InvalidCut(
+                f"{self.asked_tokens} tokens are less than one sample of {self.input_length} positions: ask for at "
+                f"least {self.input_length}"
+            )
+
+    @property
+    def samples(self) -> int:
+        """The rows of the whole run."""
+        return self.asked_tokens // self.input_length
+
+    @property
+    def total_tokens(self) -> int:
+        """The encoder positions of all samples."""
+        return self.samples * self.input_length
+
+    @property
+    def rounding(self) -> str:
+        """A sentence that says what was rounded, or "" where the tokens asked for are whole samples."""
+        if self.total_tokens == self.asked_tokens:
+            return ""
+        whole = f"{self.total_tokens:,} = {self.samples:,} x {self.input_length}"
+        return f"{self.asked_tokens:,} tokens are rounded down to whole samples: {whole}"
+
+    @property
+    def steps(self) -> int:
+        """The optimizer's steps; the last may have fewer samples than the others."""
+        return -(-self.samples // self.batch_size)
+
+    def samples_after(self, step: int) -> int:
+        """Return how many samples the first `step` steps take."""
+        return min(step * self.batch_size, self.samples)
+
+    def grid(self, points: int) -> list[int]:
+        """Return `points` steps at even distances, the last step among them; fewer if there are fewer steps."""
+        return sorted({self.steps * point // points for point in range(1, points + 1)} - {0})
 
 
 @dataclass(frozen=True)
@@ -27,20 +91,54 @@ class Amount:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How the loop takes its steps; `train.pretrain --help` explains the fields, which are arguments there."""
+
+    micro_batch_size: int
+    seed: int
+    precision: str
+    log_every: int
+    eval_every: int
+    save_every: int
+    keep_last: int
+    report_to: str
+    optimizer: str = "adafactor"
+    max_grad_norm: float = 0.0
+    compile: bool = False
+    shard: bool = False
+
+
+def precision_of(asked: str | None) -> str:
+    """Return the precision of matrix products that was asked for, or that accelerate was launched with.
+
+    Raises:
+        ModelError: accelerate was launched with another precision, such as fp16.
+    """
+    found = asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if found not in ("no", "bf16"):
+        raise ModelError(f"T5 diverges in {found}: launch with --mixed_precision bf16 or no")
+    return found
+
+
 class TrainingPlan(Protocol):
     """A run, resolved: everything is a function of the step or of a sample's number."""
 
     @property
-    def arguments(self) -> Any:
-        """Batch, precision, optimizer, seed, when to log and save: a dataclass."""
+    def loop(self) -> LoopSettings:
+        """How the loop takes its steps."""
 
     @property
     def budget(self) -> TokenBudget:
-        """Its length."""
+        """How long the run is."""
+
+    @property
+    def extent(self) -> str:
+        """How much the run shows, in words."""
 
     @property
     def run_dir(self) -> Path:
-        """Where the run writes."""
+        """The folder where the run writes."""
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -52,43 +150,43 @@ class TrainingPlan(Protocol):
 
     @property
     def grid(self) -> list[int]:
-        """Steps whose checkpoints are kept."""
+        """The steps whose checkpoints are kept."""
 
     @property
     def tokenizer(self) -> Path:
-        """Folder of the tokenizer that goes into checkpoints."""
+        """The folder of the tokenizer that goes into checkpoints."""
 
     @property
     def padded(self) -> bool:
         """Whether rows have padding."""
 
     def initial_model(self) -> Any:
-        """The model before the first step."""
+        """Make the model before the first step."""
 
     def learning_rate(self, step: int) -> float:
-        """Of a step; the first is 1."""
+        """Return the learning rate of a step; the first step is 1."""
 
     def rows(self, sample_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of samples, int32 [B, I] and [B, T]."""
+        """Return inputs and targets of samples, int32 [B, I] and [B, T]."""
 
     def amount(self, first: int, last: int) -> Amount:
-        """What samples `first` to `last` - 1 hold."""
+        """Return what samples `first` to `last` - 1 hold."""
 
     def counts(self, step: int) -> dict[str, int | float]:
-        """What has been seen after a step."""
+        """Return what has been seen after a step."""
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
+        """Return what a checkpoint says of itself."""
 
     def open_measurements(self) -> Measurements:
-        """What is measured along the way."""
+        """Open what is measured along the way."""
 
 
 class Measurements(Protocol):
     """What is measured on held-out data at some checkpoints."""
 
     def __call__(self, model: Any, accelerator: Any) -> list[dict[str, Any]]:
-        """Rows of held_out.jsonl; every process calls it, with the model in evaluation mode."""
+        """Return rows of held_out.jsonl; every process calls it, with the model in evaluation mode."""
 
     def __bool__(self) -> bool:
-        """Whether there is anything to measure."""
+        """Return whether there is anything to measure."""

@@ -134,7 +134,9 @@ def _work() -> Any:
                 prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, <sys/prctl.h>
 
         # A cluster that srun has started: its nodes' numbers are not those of a training on several
-        environment = {name: value for name, value in os.environ.items() if name not in ("SLURM_NODEID", "SLURM_JOB_ID")}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("SLURM_NODEID", "SLURM_JOB_ID")
+        }
         environment |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
         environment.setdefault("OMP_NUM_THREADS", "1")
         os.makedirs(os.path.dirname(log), exist_ok=True)

@@ -116,7 +116,7 @@ class Stage:
 
 
 def _parts(value: Any, kind: type) -> Iterator[Any]:
-    """Yield the parts of a field that are of a kind, also inside tuples and plain dataclasses, but not inside stages."""
+    """Yield the parts of a field that are of a kind, also inside tuples and plain dataclasses, not inside stages."""
     if isinstance(value, kind):
         yield value
     elif isinstance(value, tuple):

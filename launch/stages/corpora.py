@@ -145,11 +145,18 @@ class Corpus(Stage):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tokens(PipelineStage):
-    """A text as a token store."""
+    """A text as a token store.
+
+    Attributes:
+        text: the text.
+        tokenizer: Hub id or folder, or "embedded".
+        append_eos: whether every document ends in EOS.
+    """
 
     kind = "tokens"
     text: Text
     tokenizer: str
+    append_eos: bool = False
 
     @property
     @override
@@ -165,7 +172,10 @@ class Tokens(PipelineStage):
     def pipeline(self, output: str) -> list[PipelineStep]:
         from train.token_store_writer import TokenStoreWriter
 
-        return [*self.text.reader(output), TokenStoreWriter(self.folder(output), place_of(self.tokenizer))]
+        return [
+            *self.text.reader(output),
+            TokenStoreWriter(self.folder(output), place_of(self.tokenizer), self.append_eos),
+        ]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -175,3 +185,15 @@ class Tokens(PipelineStage):
             TokenStore.open(self.folder(output))
         else:
             open_artefact(self.folder(output)).check_complete()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OwnTokens(Tokens):
+    """A corpus as a token store that is the study's output itself."""
+
+    place, home = "tokens", "."
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.place

@@ -12,7 +12,7 @@ from launch.stages.base import Stage
 from launch.stages.corpora import Files
 from launch.stages.scores import GivenScores, Scores
 from pipeline_steps.errors import StoreIncomplete
-from pipeline_steps.stores.files import write_json
+from pipeline_steps.stores.files import read_json, write_json
 
 
 if TYPE_CHECKING:
@@ -136,12 +136,21 @@ class Dataset(DatasetStage):
 
     parquet: DatasetParquet
 
+    def published(self) -> dict[str, Any] | None:
+        """Return the record of the dataset if it is whole where it belongs. Raises StoreMismatch if another is."""
+        from launch.datasets.publish import is_published
+
+        return is_published(self.settings, lambda _: None)
+
+    def record(self, output: str) -> dict[str, Any]:
+        """Return how many documents and tokens there were before and after."""
+        return dict(read_json(str(self.receipt(output))))
+
     @override
     def check_start(self, output: str) -> None:
-        from launch.datasets.publish import is_published
         from launch.datasets.unfinished import check_begun
 
-        is_published(self.settings, lambda _: None)
+        self.published()
         check_begun(self.settings, self.work(output))
 
     @override
@@ -182,7 +191,7 @@ def dataset_of(
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,
-        cut=Cut(sampler.cut, asked.k, asked.rate, asked.token_budget, asked.seed),
+        cut=Cut(asked.mode or sampler.cut, asked.k, asked.rate, asked.token_budget, asked.seed),  # type: ignore[arg-type]
         output=asked.output,
         limit=text.limit,
         sampler=None if sampler.scores else sampler.row,

@@ -1,4 +1,4 @@
-"""Trainings, what is measured of them, and the report."""
+"""Trainings, and what is measured of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from launch.stages.base import Stage, free, open_sealed
-from launch.stages.corpora import Files, Split, Text, Tokens
-from launch.stages.scores import GivenScores, Scores, Selected
+from launch.stages.corpora import Tokens
+from launch.stages.scores import Selected
 from pipeline_steps.errors import CorpusError, InvalidStudy, StoreIncomplete
 from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.files import read_json
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from evaluate_suite.results import ResultRow
 
 RESULTS, COSTS = "results.jsonl", "costs.jsonl"
-_READ_AGAIN = 1_000_000  # documents of a corpus that is read once more, to show some: minutes
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,14 @@ class Training(Stage):
 
     @override
     def run_task(self, output: str, task: int) -> int:
-        from train.pretrain import pretrain
+        from train.arguments import PretrainArguments
+        from train.pretrain import PretrainPlan, run
+        from train.run_directory import note_preemption
         from train.signals import run_launcher
 
         if not self.launch:
-            return pretrain(self.settings(output))
+            note_preemption(Path(self.folder(output)), None)  # of another start
+            return run(PretrainPlan.make(PretrainArguments(**self.settings(output))))
         command = [sys.executable, "-P", "-m", "accelerate.commands.launch", *launch_words(self.launch)]
         command += ["-m", "train.pretrain", *_flags(self.settings(output))]
         return run_launcher(command, Path(self.folder(output)))
@@ -242,9 +244,9 @@ class Tuned(Measurement):
 
     def how(self) -> Any:
         """Return the settings of fine-tuning."""
-        from evaluate_suite.measure import FineTuning
+        from evaluate_suite.fine_tuning_runs import FineTuning
 
-        given = {"data_root": self.data_root, "budget": self.budget}
+        given: dict[str, Any] = {"data_root": self.data_root, "budget": self.budget}
         return FineTuning(shlex.join(launch_words(self.launch)), **given) if self.launch else FineTuning(**given)
 
 
@@ -263,7 +265,7 @@ class FineTuned(Tuned):
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
         from evaluate_suite.checkpoint import find_checkpoints
-        from evaluate_suite.measure import tuning_folder
+        from evaluate_suite.fine_tuning_runs import tuning_folder
         from evaluate_suite.registry import by_suite
 
         last = find_checkpoints(self.training.run.sampler, self.training.folder(output))[-1]
@@ -288,7 +290,7 @@ class FewShots(Tuned):
     limit: int = 0
 
     def _settings(self) -> Any:
-        from evaluate_suite.measure import FewShot
+        from evaluate_suite.few_shot import FewShot
 
         return FewShot(data_root=self.data_root, limit=self.limit)
 
@@ -310,8 +312,8 @@ class FewShots(Tuned):
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
         from evaluate_suite.checkpoint import find_checkpoints
-        from evaluate_suite.data import find_tasks
-        from evaluate_suite.measure import tuned_checkpoints, tuning_folder
+        from evaluate_suite.fine_tuning_runs import tuned_checkpoints, tuning_folder
+        from evaluate_suite.registry import find_tasks
         from evaluate_suite.units import unit_file
 
         sampler, cache = self.training.run.sampler, self.cache(output)
@@ -336,78 +338,3 @@ def _known_rows(output: str) -> set[tuple[object, ...]]:
 
 def _place(row: ResultRow) -> tuple[object, ...]:
     return row.sampler, row.rate, row.model, row.seed, row.step, row.task
-
-
-@dataclass(frozen=True)
-class Reported:
-    """What a report shows of a sampler: its scores, and the selection at the smallest rate."""
-
-    sampler: str
-    scores: Scores | GivenScores
-    selection: Selected | None
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Report(Stage):
-    """Tables, figures and documents to read, in one file.
-
-    Attributes:
-        measured: every measurement.
-        samplers: what is known of each sampler.
-        text: the corpus, to show documents of.
-    """
-
-    kind = "report"
-    measured: tuple[Measurement, ...]
-    samplers: tuple[Reported, ...]
-    text: Text
-
-    def settings(self, output: str) -> Any:
-        """Return what the report is made of."""
-        from evaluate_suite.report import ReportSettings
-
-        scored = {one.sampler: one.scores for one in self.samplers if not _by_chance(one.scores)}
-        return ReportSettings(
-            runs=[output],
-            output=os.path.join(output, "report.html"),
-            scores={name: scores.folder(output) for name, scores in scored.items()},
-            selections={one.sampler: one.selection.file(output) for one in self.samplers if one.selection},
-            corpus=self._shown(output, [scores.folder(output) for scores in scored.values()]),
-            partial=True,
-            scoring_hours={name: _scoring_seconds(output, scores) / 3600 for name, scores in scored.items()},
-        )
-
-    def _shown(self, output: str, stores: list[str]) -> str | None:
-        """Return the corpus if its documents can be shown: scores of the first documents only are not the corpus's."""
-        from pipeline_steps import ScoreStore
-
-        whole = isinstance(self.text, Split) or self.text.limit < 0
-        if not stores or not whole or len(ScoreStore.open(stores[0]).scores) > _READ_AGAIN:
-            return None
-        return self.text.path if isinstance(self.text, Files) else self.text.folder(output)
-
-    @override
-    def run_task(self, output: str, task: int) -> int:
-        from evaluate_suite.report import write_report
-
-        for line in write_report(self.settings(output)):
-            sys.stdout.write(f"{line}\n")
-        return 0
-
-    @override
-    def check_output(self, output: str, whole: bool) -> None:
-        Path(output, "report.html").stat()
-
-
-def _by_chance(scores: Scores | GivenScores) -> bool:
-    return isinstance(scores, Scores) and scores.row == "random"
-
-
-def _scoring_seconds(output: str, scores: Stage) -> float:
-    """Return the seconds of a store and of what it alone stands on: not of the corpus, nor of a training."""
-    from launch.records import seconds_of
-
-    wanted = [scores]
-    for stage in wanted:  # grows
-        wanted += [one for one in stage.inputs if one not in wanted and one.kind != "corpus" and not one.launched]
-    return sum(seconds_of(output, stage) for stage in wanted)

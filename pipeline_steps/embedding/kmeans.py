@@ -18,10 +18,9 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embedding.embeddings import made_by, sample_embeddings
-from pipeline_steps.engines.models import require
-from pipeline_steps.engines.threads import own_threads
+from pipeline_steps.engines.models import own_threads, require
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.numerics.clusters import nearest_centroids
+from pipeline_steps.numerics.vectors import nearest_centroids
 from pipeline_steps.stores.artefact import part_name, refuse_differences
 from pipeline_steps.stores.files import Tensors, load_tensors, save_tensors
 from pipeline_steps.stores.source_store import SourceStore
@@ -112,10 +111,8 @@ def load_centroids(folder: str) -> Tensors:
         StoreIncomplete: there are none.
         StoreDamaged: they are not what was written.
     """
-    try:
-        return load_tensors(f"{folder.rstrip('/')}/centroids.safetensors")
-    except FileNotFoundError:
-        raise StoreIncomplete(f"{folder} holds no centroids: run KMeansFit first") from None
+    missing = f"{folder} holds no centroids: run KMeansFit first"
+    return load_tensors(f"{folder.rstrip('/')}/centroids.safetensors", missing)
 
 
 class KMeansAssign(NoCredentials, PipelineStep):
@@ -207,10 +204,7 @@ def load_members(clusters: str, bucket: int, of: dict[str, Any]) -> dict[str, np
         StoreDamaged: they are not what was written.
     """
     name = _members_file(clusters, bucket, of["source"])
-    try:
-        found = load_tensors(name)
-    except FileNotFoundError:
-        raise StoreIncomplete(f"{name} is lost: run KMeansAssign again") from None
+    found = load_tensors(name, f"{name} is lost: run KMeansAssign again")
     if found.header != of:
         raise StoreMismatch(f"{name} is of {found.header}, not of {of}: run KMeansAssign again")
     return found.tensors

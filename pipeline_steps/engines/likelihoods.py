@@ -1,26 +1,111 @@
-"""Negative log-likelihoods of documents under language models, for PerplexityScorer."""
+"""Negative log-likelihoods of documents under language models, and the masks that a T5 is asked about.
+
+What one random mask measures is mostly the mask, so several masks together hide every token of a document once. It is
+cut into spans of mean length 3, uniformly over all ways, and its spans are dealt to K masks, each mask getting one of
+any K spans that follow each other. So every mask hides about 1 / K of the tokens, in spans that do not touch each
+other, as T5's span corruption does (Raffel et al. 2020, Sec. 3.1.4). Masks are a function of the document's key.
+
+Shapes: n tokens of a document, K masks, E examples.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
-from pipeline_steps.engines.models import model_identity, padded, pick_device, pick_dtype, require
-from pipeline_steps.engines.plain_encoder import PlainEncoder
-from pipeline_steps.engines.pretrained import load_config, load_tokenizer, load_weights
+from pipeline_steps.engines.encoders import PlainEncoder
+from pipeline_steps.engines.models import (
+    batches_by_length,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    model_identity,
+    padded,
+    pick_device,
+    pick_dtype,
+    require,
+)
 from pipeline_steps.errors import ModelError
-from pipeline_steps.numerics.batches import batches_by_length
-from pipeline_steps.numerics.partition_masks import MASKS, Example, mask_out, most_spans, partition_masks
+from pipeline_steps.numerics.keys import mix
 
 
+Array = np.ndarray
+InputAndTarget = tuple[list[int], list[int]]
+"""Token ids of the encoder's input and of the decoder's target."""
+
+NOISE_DENSITY = 0.15  # Raffel et al. 2020, Sec. 3.3.3
+MEAN_SPAN_LENGTH = 3.0  # Raffel et al. 2020, Sec. 3.3.4
+MASKS = math.ceil(1 / NOISE_DENSITY)  # 7
+_CUTS, _DEALS = 0xC075, 0xDEA1  # any constants: two kinds of draws from one key
 Objective = Literal["span_corruption", "single_mask", "prefix_lm", "causal"]
 T5_WINDOW = 512  # tokens T5 was pre-trained on at a time (Raffel et al. 2020, Sec. 3.1.2)
 CAUSAL_WINDOW = 4_096  # of a decoder-only model that takes more
 _BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536}  # padded tokens in one forward pass, without their logits
 _LOGITS = {"cpu": 2**25, "cuda": 2**28}  # logits that exist at a time, in float32: 134 MB, 1 GB
+
+
+def partition_masks(tokens: int, key: int) -> Array:
+    """int64 [n]: the mask, 0 to K - 1, that hides each token. Spans of one mask are at least a token apart.
+
+    Documents of less than 20 tokens have fewer spans than K, and fewer masks. No mask hides a whole document, except
+    of one token: nothing would be given.
+    """
+    if tokens == 0:
+        return np.empty(0, dtype=np.int64)
+    spans = _spans(tokens)
+    draws = _draws(tokens - 1, key, _CUTS)
+    starts = np.zeros(tokens, dtype=bool)
+    starts[0] = True
+    starts[1 + np.argsort(draws, kind="stable")[: spans - 1]] = True
+    return _deal(spans, key)[np.cumsum(starts) - 1]
+
+
+def most_spans(tokens: int) -> int:
+    """The most spans that one mask of a document of n tokens can have: sentinels that the tokenizer must have."""
+    return -(-_spans(tokens) // MASKS)
+
+
+def _spans(tokens: int) -> int:
+    return max(round(tokens / MEAN_SPAN_LENGTH), min(tokens, 2))
+
+
+def _deal(spans: int, key: int) -> Array:
+    """The mask of each span: rounds of all K masks in random order, no mask twice in a row."""
+    rounds = -(-spans // MASKS)
+    order = np.argsort(_draws(rounds * MASKS, key, _DEALS).reshape(rounds, MASKS), axis=1, kind="stable")
+    for this in range(1, rounds):
+        if order[this, 0] == order[this - 1, -1]:
+            order[this, [0, 1]] = order[this, [1, 0]]
+    return order.ravel()[:spans]
+
+
+def _draws(count: int, key: int, kind: int) -> Array:
+    """uint64 [count]; keys that follow each other, such as a document's windows have, share nothing."""
+    base = mix(np.array([key % 2**64], dtype=np.uint64), kind)
+    with np.errstate(over="ignore"):
+        return mix(base + np.arange(count, dtype=np.uint64), kind)
+
+
+def mask_out(ids: Array, hidden: Array, first_sentinel: int, eos: int) -> InputAndTarget:
+    """One T5 example: hidden spans become sentinels, counted downwards; the target is each sentinel and its span.
+
+    Args:
+        ids: int [n], token ids of a document.
+        hidden: bool [n], the tokens to predict.
+        first_sentinel: id of `<extra_id_0>`.
+        eos: id that ends both.
+    """
+    starts = hidden & ~np.concatenate([[False], hidden[:-1]])
+    sentinels = first_sentinel + 1 - np.cumsum(starts)
+    inputs = np.where(starts, sentinels, ids)[starts | ~hidden]
+    places = np.flatnonzero(hidden)
+    first = np.flatnonzero(starts[places])
+    targets = np.insert(ids[places], first, sentinels[places[first]])
+    return [*inputs.tolist(), eos], [*targets.tolist(), eos]
 
 
 class T5Likelihood:
@@ -43,7 +128,7 @@ class T5Likelihood:
         self._as_text[tokenizer.all_special_ids] = tokenizer.unk_token_id
         self.first_sentinel = _first_sentinel(tokenizer, most_spans(T5_WINDOW), name)
 
-    def examples(self, ids: Sequence[int], objective: Objective, key: int) -> list[Example]:
+    def examples(self, ids: Sequence[int], objective: Objective, key: int) -> list[InputAndTarget]:
         """What is asked of the model about one document."""
         found = []
         for start, window in _windows(ids, T5_WINDOW):
@@ -57,7 +142,7 @@ class T5Likelihood:
             found += [mask_out(text, masks == mask, self.first_sentinel, self.eos) for mask in chosen]
         return found
 
-    def nll(self, examples: Sequence[Example]) -> np.ndarray:
+    def nll(self, examples: Sequence[InputAndTarget]) -> np.ndarray:
         """Sum over the target's tokens, nats: float64 [E]."""
         import torch
 
@@ -105,14 +190,14 @@ class CausalLikelihood:
         self.window = min(getattr(config, "max_position_embeddings", None) or CAUSAL_WINDOW, CAUSAL_WINDOW)
         self._recurrent: bool = model._is_stateful  # whose cache does not take several tokens at a time
 
-    def examples(self, ids: Sequence[int], objective: Objective, key: int) -> list[Example]:
+    def examples(self, ids: Sequence[int], objective: Objective, key: int) -> list[InputAndTarget]:
         """What is asked of the model about one document: given tokens, and the tokens that follow each of them."""
         windows = [window for _, window in _windows(ids, self.window - (self.bos is not None))]
         if self.bos is None:
             return [(window[:-1], window[1:]) for window in windows if len(window) > 1]
         return [([self.bos, *window[:-1]], window) for window in windows]
 
-    def nll(self, examples: Sequence[Example]) -> np.ndarray:
+    def nll(self, examples: Sequence[InputAndTarget]) -> np.ndarray:
         """Sum over the target's tokens, nats: float64 [E]."""
         import torch
 

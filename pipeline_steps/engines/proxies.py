@@ -1,4 +1,7 @@
-"""Ask a language model a yes/no question about many texts: batches in, log-probabilities out (paper Sec. 3.1)."""
+"""Ask a language model a yes/no question about many texts: batches in, log-probabilities out (paper Sec. 3.1).
+
+A prompt decides the scores, so it is part of every store's fingerprint. Shapes: N texts, A tokens asked about.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,125 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline_steps.engines.causal import CausalEngine, VLLMEngine
-from pipeline_steps.engines.models import TokenIds, model_identity, pick_device, pick_dtype, require
-from pipeline_steps.engines.plain_encoder import PlainEncoder, plain_backend
-from pipeline_steps.engines.pretrained import load_config, load_tokenizer, load_weights
-from pipeline_steps.engines.prompts import Prompt
+from pipeline_steps.engines.encoders import PlainEncoder, plain_backend
+from pipeline_steps.engines.models import (
+    TokenIds,
+    batches_by_length,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    model_identity,
+    pick_device,
+    pick_dtype,
+    require,
+    vllm_version,
+)
 from pipeline_steps.errors import ModelError
 
 
 FLOAT8 = "float8"
 """The dtype of a T5 whose encoder multiplies in e4m3; everything else is in bfloat16."""
 
+# Padded tokens in one forward pass: its activations, not its vocabulary, set the memory.
+_BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
 
-class Engine(Protocol):
+
+@dataclass(frozen=True)
+class Prompt:
+    """A yes/no question around a document.
+
+    Attributes:
+        name: for humans.
+        prefix: text before the document.
+        suffix: text after it.
+        yes: the answer whose log-probability is the score; one token of the proxy's tokenizer.
+        no: the other answer; one token.
+    """
+
+    name: str
+    prefix: str
+    suffix: str
+    yes: str = "yes"
+    no: str = "no"
+
+
+ASK_LLM = Prompt(
+    name="ask-llm",
+    prefix="###\n",
+    suffix=(
+        "\n###\n\n"
+        "Does the previous paragraph demarcated within ### and ### contain informative signal for pre-training a "
+        "large-language model? An informative datapoint should be well-formatted, contain some usable knowledge of "
+        "the world, and strictly NOT have any harmful, racist, sexist, etc. content.\n\n"
+        "OPTIONS:\n- yes\n- no"
+    ),
+)
+"""The paper's prompt, word for word (Fig. 3)."""
+
+_OPTIONS = "\n\nOPTIONS:\n- yes\n- no"
+
+
+def _about_the_text(name: str, question: str) -> Prompt:
+    return Prompt(name, "###\n", f"\n###\n\n{question}{_OPTIONS}")
+
+
+EDITOR = _about_the_text(
+    "editor",
+    "Would a demanding editor keep the text between ### and ### in a reference library? Keep only what is coherent, "
+    "complete, informative or instructive, and free of advertising, boilerplate and machine-made filler.",
+)
+"""A stricter question of our own, after the finding that prompts other than the paper's select better data (DCLM)."""
+
+RUBRIC = (
+    _about_the_text(
+        "rubric: language", "Is the text between ### and ### written in correct, well-formatted language?"
+    ),
+    _about_the_text("rubric: knowledge", "Does the text between ### and ### teach usable knowledge of the world?"),
+    _about_the_text(
+        "rubric: reasoning", "Does the text between ### and ### explain, argue or show how something works?"
+    ),
+    _about_the_text("rubric: harmless", "Is the text between ### and ### free of harmful, racist or sexist content?"),
+)
+"""Four questions whose log-probabilities are averaged, which the paper names as future work: four times the cost."""
+
+
+class CausalEngine:
+    """A transformers model in this process, in batches by length."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
+        """float32 [N, A]: log P(token) over the full vocabulary, softmax in float32."""
+        import torch
+
+        found = np.empty((len(inputs), len(token_ids)), dtype=np.float32)
+        for rows in batches_by_length([len(ids) for ids in inputs], _BATCH_TOKENS[self.model.device.type]):
+            logits = self._last_logits([inputs[row] for row in rows])
+            found[rows] = torch.log_softmax(logits.float(), dim=-1)[:, token_ids].cpu().numpy()
+        return found
+
+    def _last_logits(self, inputs: Sequence[TokenIds]) -> Any:
+        """Logits [N, vocabulary] after the last token; padding goes to the left, so that all end together."""
+        import torch
+
+        longest, device = max(map(len, inputs)), self.model.device
+        input_ids = torch.zeros((len(inputs), longest), dtype=torch.long)
+        mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(inputs):
+            input_ids[row, longest - len(ids) :] = torch.tensor(ids)
+            mask[row, longest - len(ids) :] = 1
+        with torch.inference_mode():
+            return self.model(
+                input_ids=input_ids.to(device),
+                attention_mask=None if mask.all() else mask.to(device),
+                position_ids=(mask.cumsum(-1) - 1).clamp_(min=0).to(device),
+                use_cache=False,
+                logits_to_keep=1,
+            ).logits[:, -1]
+
+
+class NextTokenEngine(Protocol):
     """What computes log-probabilities: `PackedT5`, `CausalEngine` or `VLLMEngine`."""
 
     def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
@@ -47,7 +156,7 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Answers:
+class YesNo:
     """What a proxy says of N texts, in their order.
 
     Attributes:
@@ -62,7 +171,7 @@ class Answers:
 class Seq2SeqProxy:
     """An encoder-decoder of the T5 family with its tokenizer; see `load_proxy`."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, name: str) -> None:
+    def __init__(self, engine: NextTokenEngine, tokenizer: Any, name: str) -> None:
         self.name = name
         self._engine = engine
         self._tokenizer = tokenizer
@@ -84,10 +193,10 @@ class Seq2SeqProxy:
         inputs = [np.concatenate([prefix, ids[:room], suffix], dtype=np.int32) for ids in documents]
         return Questions(inputs, tokens, [yes], [no])
 
-    def answer(self, questions: Questions) -> Answers:
+    def answer(self, questions: Questions) -> YesNo:
         """Log-probabilities of the two answers as the first decoded token."""
         pair = self._engine.log_probabilities(questions.inputs, questions.yes + questions.no)
-        return Answers(pair[:, 0], pair[:, 1])
+        return YesNo(pair[:, 0], pair[:, 1])
 
     def _ids(self, text: str) -> list[int]:
         return self._encoder.encode(text) if text else []
@@ -106,7 +215,7 @@ class CausalProxy:
     The question is a user's turn in the model's own chat template, if it has one. "yes" and "Yes" count together.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Any, name: str) -> None:
+    def __init__(self, engine: NextTokenEngine, tokenizer: Any, name: str) -> None:
         self.name = name
         self._engine = engine
         self._tokenizer = tokenizer
@@ -133,11 +242,11 @@ class CausalProxy:
         )
         return Questions([e.ids for e in assembled], tokens, self._answer_ids(prompt.yes), self._answer_ids(prompt.no))
 
-    def answer(self, questions: Questions) -> Answers:
+    def answer(self, questions: Questions) -> YesNo:
         """Log-probabilities of the two answers as the next token."""
         of_each = self._engine.log_probabilities(questions.inputs, questions.yes + questions.no)
         yes, no = np.split(of_each, [len(questions.yes)], axis=1)
-        return Answers(np.logaddexp.reduce(yes, axis=1), np.logaddexp.reduce(no, axis=1))
+        return YesNo(np.logaddexp.reduce(yes, axis=1), np.logaddexp.reduce(no, axis=1))
 
     def _template(self, prompt: Prompt) -> tuple[str, str]:
         if self._tokenizer.chat_template is None:
@@ -210,6 +319,9 @@ def serve_proxy(model: str, revision: str | None, dtype: str, max_tokens: int, o
     if config.is_encoder_decoder:
         raise ModelError(f"{model} is an encoder-decoder, which vLLM does not serve: leave vllm at None")
     flags = {"dtype": dtype} | ({"revision": revision} if revision else {}) | json.loads(options)
+    vllm_version()  # says what to install, which the import would not
+    from pipeline_steps.engines.vllm_server import VLLMEngine
+
     return CausalProxy(VLLMEngine(model, max_tokens, flags), tokenizer, name)
 
 

@@ -1,4 +1,4 @@
-"""datatrove's vLLM server as it is started here: for this process alone, without code of a model's repository."""
+"""An engine that asks a vLLM server, which is started for this process alone, without code of a model's repository."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import os
 import re
 import secrets
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
+from threading import Thread
 from typing import Any
 
-from datatrove.pipeline.inference.run_inference import InferenceError
+import numpy as np
+from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceError
 from datatrove.pipeline.inference.servers import VLLMServer
 from datatrove.pipeline.inference.types import ServerError
 
+from pipeline_steps.engines.models import TokenIds, vllm_version
 from pipeline_steps.errors import ModelError
 
 
@@ -24,6 +28,74 @@ HOST = "127.0.0.1"
 _OURS = ("host", "port", "api-key", "trust-remote-code", "no-trust-remote-code", "config", "uds")
 _FLAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SILENT = 30.0  # seconds until a server that does not answer a look is taken for one that is not ready
+_INPUTS_A_REQUEST = 64  # the server queues them, so more would only lengthen what one failure loses
+_REQUESTS = 16  # in flight; a thousand inputs keep a server's batches full
+
+
+class VLLMEngine:
+    """A vLLM server that is started with the engine and stopped with this process; see `LocalVLLMServer`.
+
+    Args:
+        model: Hub id or folder.
+        max_tokens: of the longest input.
+        options: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2, "dtype": "bfloat16"}.
+
+    Raises:
+        ModelError: vLLM is not installed, or an option cannot be given.
+    """
+
+    def __init__(self, model: str, max_tokens: int, options: dict[str, Any]) -> None:
+        self._model = model
+        self._loop = asyncio.new_event_loop()
+        Thread(target=self._loop.run_forever, daemon=True).start()
+        # The document comes first in a prompt, so there is no prefix to share
+        flags = {"enable-prefix-caching": False} | options
+        self._server = self._wait_for(_start(model, max_tokens + 1, flags))
+
+    def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
+        """float32 [N, A]: log P(token) over the full vocabulary."""
+        return np.array(self._wait_for(self._ask_all(inputs, token_ids)), dtype=np.float32).reshape(len(inputs), -1)
+
+    async def _ask_all(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> list[list[float]]:
+        slots = asyncio.Semaphore(_REQUESTS)
+
+        async def ask(start: int) -> list[list[float]]:
+            async with slots:
+                return await self._ask(inputs[start : start + _INPUTS_A_REQUEST], token_ids)
+
+        parts = await asyncio.gather(*(ask(start) for start in range(0, len(inputs), _INPUTS_A_REQUEST)))
+        return [row for part in parts for row in part]
+
+    async def _ask(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> list[list[float]]:
+        answer = await self._server.make_request(
+            {
+                "model": self._model,
+                "prompt": list(inputs),
+                "max_tokens": 1,
+                "logprobs": 1,
+                "logprob_token_ids": list(token_ids),
+                "return_tokens_as_token_ids": True,
+            }
+        )
+        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+        top = [choice["logprobs"]["top_logprobs"][0] for choice in choices]
+        try:
+            return [[of[f"token_id:{id}"] for id in token_ids] for of in top]
+        except KeyError as error:
+            raise ModelError(
+                f"vLLM {vllm_version()} does not return the log-probabilities of chosen tokens (logprob_token_ids): "
+                "install a newer one"
+            ) from error
+
+    def _wait_for(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+async def _start(model: str, longest: int, flags: dict[str, Any]) -> LocalVLLMServer:
+    config = InferenceConfig("vllm", model, model_max_context=longest, use_chat=False, model_kwargs=flags)
+    server = LocalVLLMServer(config, rank=0, requests=_REQUESTS)
+    await server.__aenter__()
+    return server
 
 
 class LocalVLLMServer(VLLMServer):

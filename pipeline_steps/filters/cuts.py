@@ -16,10 +16,18 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import InvalidCut, StoreDamaged
 from pipeline_steps.numerics.keys import keys_digest
-from pipeline_steps.numerics.priority import MODES, Mode, priority_code, priority_columns
-from pipeline_steps.numerics.threshold import Chunk, Threshold, find_thresholds, keeps
+from pipeline_steps.numerics.priority import (
+    MODES,
+    Chunk,
+    Mode,
+    Threshold,
+    find_thresholds,
+    keeps,
+    priority_code,
+    priority_columns,
+)
+from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.files import canonical, digest, read_json, write_json
-from pipeline_steps.stores.labels import LabelStore
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
 

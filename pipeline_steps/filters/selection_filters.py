@@ -15,9 +15,9 @@ from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.priority import Mode
+from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.corpus_listing import CorpusListing
 from pipeline_steps.stores.files import canonical, digest, open_folder, read_json, write_json
-from pipeline_steps.stores.labels import LabelStore
 from pipeline_steps.stores.score_store import ScoreStore
 
 
@@ -167,16 +167,12 @@ class TopKFilter(CutFilter):
     """Keeps the documents with the largest (or smallest) scores (Sec. 3.3, Alg. 1).
 
     Args:
-        scores: folder of the score store.
-        k: documents to keep; or
-        rate: fraction of the documents to keep; or
-        token_budget: tokens to keep.
+        scores: as in CutFilter.
+        k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         order: "top" keeps the largest scores, "bottom" the smallest; "pareto", for log-odds as the quality classifier
             gives, the largest with noise added: GPT-3's way of keeping some of the low.
         seed: of the noise, and decides among equal scores.
-        labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
-        exclusion_writer: writes the dropped documents.
-        partial: whether only a part of the scored corpus is read; see CutFilter.
+        labels, exclusion_writer, partial: as in CutFilter.
     """
 
     name = "🔝 Top-k"
@@ -205,17 +201,13 @@ class IPSFilter(CutFilter):
     For scores that are log densities, such as DensityScorer's.
 
     Args:
-        scores: folder of the score store.
-        k: documents to keep; or
-        rate: fraction of the documents to keep; or
-        token_budget: tokens to keep.
+        scores: as in CutFilter.
+        k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         method: "inverse" draws one document after the other, in proportion to 1 / exp(score) among those left;
             "direct" in proportion to exp(score), for log weights; "poisson" decides about each document by itself,
             with probability min(1, c / exp(score)), and meets the amount in expectation (Thm. A.2's estimator).
         seed: another seed, another sample; one seed gives nested samples across rates.
-        labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
-        exclusion_writer: writes the dropped documents.
-        partial: whether only a part of the scored corpus is read; see CutFilter.
+        labels, exclusion_writer, partial: as in CutFilter.
     """
 
     name = "🎲 Inverse propensity sampling"
@@ -244,13 +236,9 @@ class RandomFilter(CutFilter):
 
     Args:
         scores: folder of any score store of the corpus; only its keys are used.
-        k: documents to keep; or
-        rate: fraction of the documents to keep; or
-        token_budget: tokens to keep.
+        k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         seed: another seed, another sample; one seed gives nested samples across rates.
-        labels: folder of a label store (MetadataLabels): the amount is kept of each of its strata.
-        exclusion_writer: writes the dropped documents.
-        partial: whether only a part of the scored corpus is read; see CutFilter.
+        labels, exclusion_writer, partial: as in CutFilter.
     """
 
     name = "🎲 Random"

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from datatrove.data import Document
 from datatrove.utils.logging import logger
 
-from pipeline_steps.engines.causal import vllm_version
-from pipeline_steps.engines.models import library_versions, model_identity, pick_device, pick_dtype
-from pipeline_steps.engines.prompts import ASK_LLM, Prompt
-from pipeline_steps.engines.proxies import FLOAT8, Proxy, Questions, load_proxy, serve_proxy
+from pipeline_steps.engines.models import library_versions, model_identity, pick_device, pick_dtype, vllm_version
+from pipeline_steps.engines.proxies import (
+    ASK_LLM,
+    FLOAT8,
+    Prompt,
+    Proxy,
+    Questions,
+    load_proxy,
+    serve_proxy,
+)
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.source_store import Columns
 from pipeline_steps.terminal import printable
@@ -33,7 +39,6 @@ class AskLLMScorer(BaseScorer):
     The store gets an extra column `log_no` (float32, log P("no")); `tokens` are the proxy's, before truncation.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: Hub id or folder of a T5, e.g. "google/flan-t5-xl" (paper Sec. 4.1), or of a decoder-only model, e.g.
             "google/gemma-7b-it", which is asked in its chat template and may answer "yes" or "Yes".
         revision: Hub revision; the resolved commit is recorded in the store.
@@ -45,8 +50,7 @@ class AskLLMScorer(BaseScorer):
         vllm: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}, or {}: decoder-only models
             are then asked through a server that each worker starts, on 127.0.0.1 with a key of its own; needs an
             environment with vLLM. By default the model runs in this process.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together; what a killed task can lose.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         ModelError: the model cannot be loaded or cannot answer with one token.
@@ -62,7 +66,7 @@ class AskLLMScorer(BaseScorer):
         revision: str | None = None,
         prompt: Prompt | Sequence[Prompt] = ASK_LLM,
         max_tokens: int = 512,
-        dtype: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto",
         vllm: dict[str, Any] | None = None,
         metadata_key: str = "ask_llm",
         window_size: int = 4096,
@@ -105,12 +109,8 @@ class AskLLMScorer(BaseScorer):
         proxy = self._proxy()
         return [proxy.ask([doc.text for doc in docs], prompt, self.max_tokens) for prompt in self.prompts]
 
-    def score_batch(self, docs: list[Document]) -> Columns:
-        """Log-probabilities and token counts of one window."""
-        return self.score_prepared(docs, self.prepare(docs))
-
     def score_prepared(self, docs: list[Document], prepared: list[Questions]) -> Columns:
-        """The same, of a window that has been tokenised."""
+        """Return the scores and token counts of a window that has been tokenised."""
         proxy = self._proxy()
         log_yes, log_no = np.zeros(len(docs)), np.zeros(len(docs))
         for prompt, questions in zip(self.prompts, prepared, strict=True):

@@ -9,6 +9,7 @@ raw corpus's; its log is a sum over n-grams, so it grows with the document's len
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from datatrove.utils.batching import batched
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
-from pipeline_steps.numerics.ngram_buckets import sums
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.corpus_listing import CorpusListing
 from pipeline_steps.stores.files import Tensors, load_tensors, save_tensors
@@ -123,10 +123,8 @@ class DSIRScorer(BaseScorer):
     WordPunct's.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: folder DSIRFit wrote to.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         StoreIncomplete: there is no fitted model.
@@ -137,34 +135,24 @@ class DSIRScorer(BaseScorer):
     def __init__(self, scores: str, model: str, metadata_key: str = "dsir", window_size: int = 4096) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.model = str(model).rstrip("/")
-        self._loaded: tuple[Tensors, DSIRNgrams] | None = None
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield every document with its weight."""
-        self._loaded = None  # Slurm reuses a step for many ranks
-        yield from super().run(data, rank, world_size)
-        self._loaded = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
-        model, _ = self._fitted()
+        model, _ = self._fitted
         unit = "log importance weight, nats"
         return {"scorer": "DSIRScorer", "unit": unit, **model.header, "model": model.digest}
 
     def score_batch(self, docs: list[Document]) -> Columns:
         """Log weights and tokens of one window."""
-        model, featurise = self._fitted()
+        model, featurise = self._fitted
         ngrams = featurise([doc.text for doc in docs])
-        return {"score": sums(ngrams, model.tensors["log_ratio"]), "tokens": ngrams.tokens}
+        return {"score": ngrams.sums(model.tensors["log_ratio"]), "tokens": ngrams.tokens}
 
+    @cached_property
     def _fitted(self) -> tuple[Tensors, DSIRNgrams]:
-        if self._loaded is None:
-            try:
-                model = load_tensors(f"{self.model}/dsir.safetensors")
-            except FileNotFoundError:
-                raise StoreIncomplete(f"{self.model} holds no DSIR model: run DSIRFit first") from None
-            self._loaded = model, _featuriser(model.header["features"]["buckets"])
-        return self._loaded
+        missing = f"{self.model} holds no DSIR model: run DSIRFit first"
+        model = load_tensors(f"{self.model}/dsir.safetensors", missing)
+        return model, _featuriser(model.header["features"]["buckets"])
 
 
 def _total(folder: str) -> tuple[np.ndarray, int]:

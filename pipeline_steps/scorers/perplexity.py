@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from datatrove.data import Document
 
-from pipeline_steps.engines.likelihoods import CAUSAL_WINDOW, T5_WINDOW, Objective, load_likelihood
+from pipeline_steps.engines.likelihoods import (
+    CAUSAL_WINDOW,
+    MASKS,
+    T5_WINDOW,
+    InputAndTarget,
+    Objective,
+    load_likelihood,
+)
 from pipeline_steps.engines.models import library_versions, model_identity, pick_device, pick_dtype
 from pipeline_steps.errors import ModelError
 from pipeline_steps.numerics.keys import document_key
-from pipeline_steps.numerics.partition_masks import MASKS, Example
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.source_store import Columns
 
@@ -37,7 +43,6 @@ class PerplexityScorer(BaseScorer):
     in float32 a score is the same to the last bit for the same window, and to 1e-5 in any other company.
 
     Args:
-        scores: folder of the score store, any fsspec path.
         model: Hub id or folder: a T5, checkpoints of `train` included, or a decoder-only model.
         revision: Hub revision; the resolved commit is recorded in the store.
         objective: of a T5, "span_corruption" (seven masks that hide every token exactly once), "single_mask" (one of
@@ -46,8 +51,7 @@ class PerplexityScorer(BaseScorer):
             given BOS; where the tokenizer has none, given and not predicted).
         max_tokens: tokens of a document that are read; None reads it to its end.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU), "float32" or "bfloat16".
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together; what a killed task can lose.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         ModelError: the model cannot be loaded, does not fit the objective, or has no sentinels.
@@ -63,7 +67,7 @@ class PerplexityScorer(BaseScorer):
         revision: str | None = None,
         objective: Objective = "span_corruption",
         max_tokens: int | None = 512,
-        dtype: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         metadata_key: str = "perplexity",
         window_size: int = 4096,
     ) -> None:
@@ -92,7 +96,7 @@ class PerplexityScorer(BaseScorer):
             "versions": library_versions("torch", "transformers", "tokenizers"),
         }
 
-    def prepare(self, docs: list[Document]) -> tuple[list[list[Example]], np.ndarray]:
+    def prepare(self, docs: list[Document]) -> tuple[list[list[InputAndTarget]], np.ndarray]:
         """Tokenise and mask one window: the examples of each document, and its tokens (uint32)."""
         likelihood = self._likelihood()
         encoded = likelihood.encoder.encode_batch([doc.text for doc in docs])
@@ -102,12 +106,8 @@ class PerplexityScorer(BaseScorer):
         ]
         return examples, np.array([len(ids) for ids in encoded], dtype=np.uint32)
 
-    def score_batch(self, docs: list[Document]) -> Columns:
-        """Scores and token counts of one window."""
-        return self.score_prepared(docs, self.prepare(docs))
-
-    def score_prepared(self, docs: list[Document], prepared: tuple[list[list[Example]], np.ndarray]) -> Columns:
-        """The same, of a window that has been tokenised and masked."""
+    def score_prepared(self, docs: list[Document], prepared: tuple[list[list[InputAndTarget]], np.ndarray]) -> Columns:
+        """Return the scores and token counts of a window that has been tokenised and masked."""
         likelihood, (examples, tokens) = self._likelihood(), prepared
         flat = [example for own in examples for example in own]
         owner = np.repeat(np.arange(len(docs)), [len(own) for own in examples])

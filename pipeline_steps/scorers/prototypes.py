@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
-from datatrove.data import Document, DocumentsPipeline
+from datatrove.data import Document
 
 from pipeline_steps.embedding.embeddings import RowsByDocument
 from pipeline_steps.scorers.base import BaseScorer
@@ -18,10 +19,8 @@ class PrototypesScorer(BaseScorer):
     Keep with `TopKFilter`.
 
     Args:
-        scores: folder of the score store.
         clusters: folder KMeansAssign wrote to.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         MissingScore: a document is in no cluster, or its text has changed since.
@@ -32,13 +31,6 @@ class PrototypesScorer(BaseScorer):
     def __init__(self, scores: str, clusters: str, metadata_key: str = "prototypes", window_size: int = 4096) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.clusters = str(clusters).rstrip("/")
-        self._rows: RowsByDocument | None = None
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield every document with its distance."""
-        self._rows = None
-        yield from super().run(data, rank, world_size)
-        self._rows = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
@@ -48,5 +40,8 @@ class PrototypesScorer(BaseScorer):
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
         """Distances of one window, which is of one source."""
-        self._rows = self._rows or RowsByDocument(SourceStore(f"{self.clusters}/assignments"), ["cosine"])
         return (1 - self._rows.of(docs)["cosine"]).tolist()
+
+    @cached_property
+    def _rows(self) -> RowsByDocument:
+        return RowsByDocument(SourceStore(f"{self.clusters}/assignments"), ["cosine"])

@@ -7,8 +7,12 @@ the Ask-LLM scores of a sample, the same model scores a whole crawl at a thousan
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from importlib import import_module
 from itertools import islice
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
@@ -17,14 +21,17 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
-from pipeline_steps.errors import CorpusError, StoreIncomplete
+from pipeline_steps.errors import CorpusError
 from pipeline_steps.numerics.keys import document_key, mix
-from pipeline_steps.numerics.linear_model import LinearModel, Loss, auc, spearman, train
-from pipeline_steps.numerics.ngram_buckets import Ngrams
+from pipeline_steps.numerics.statistics import auc, spearman
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.files import load_tensors, save_tensors
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.source_store import Columns
+
+
+if TYPE_CHECKING:
+    from pipeline_steps.numerics.ngrams import LinearModel, Loss, Ngrams
 
 
 _BUCKETS = 1 << 20
@@ -108,11 +115,13 @@ class ScoreDistillation(NoCredentials, PipelineStep):
                 model, held_out, predicted, truth = _fit(docs, (targets - mean) / deviation, "squared")
             measured = {"held_out_spearman": round(spearman(predicted, truth), 4), "held_out_documents": held_out}
             logger.info(f"distilled {self.scores} into {self.model}: {measured}")
-            student = LinearModel(model.weight * np.float32(deviation), float(model.bias * deviation + mean))
+            bias = float(model.bias * deviation + mean)
+            student = replace(model, weight=model.weight * np.float32(deviation), bias=bias)
             header = {
                 "trained_on": teacher.made,
                 "scores": teacher.fingerprint,
                 "unit": teacher.made.get("unit", "the teacher's"),
+                "lower_is_better": teacher.lower_is_better,
                 **measured,
             }
             _save(self.model, student, header)
@@ -123,11 +132,11 @@ class ScoreDistillation(NoCredentials, PipelineStep):
 class QualityClassifierScorer(BaseScorer):
     """Scores documents with a fitted classifier (log-odds of being reference text) or distilled score.
 
+    A distilled score has its teacher's direction: that of a perplexity is better low.
+
     Args:
-        scores: folder of the score store, any fsspec path.
         model: folder that QualityClassifierFit or ScoreDistillation wrote to.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         StoreIncomplete: there is no fitted model.
@@ -138,35 +147,29 @@ class QualityClassifierScorer(BaseScorer):
     def __init__(self, scores: str, model: str, metadata_key: str = "quality", window_size: int = 4096) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.model = str(model).rstrip("/")
-        self._loaded: tuple[LinearModel, dict[str, Any]] | None = None
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield every document with its score."""
-        self._loaded = None  # Slurm reuses a step for many ranks
-        yield from super().run(data, rank, world_size)
-        self._loaded = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
-        _, about = self._fitted()
+        _, about = self._fitted
         return {"scorer": "QualityClassifierScorer", **about}
+
+    def made(self) -> dict[str, Any]:
+        """Return the configuration that the store records; a distilled score has its teacher's direction."""
+        _, about = self._fitted
+        return super().made() | {"lower_is_better": about.get("lower_is_better", False)}
 
     def score_batch(self, docs: list[Document]) -> Columns:
         """Scores and WordPunct tokens of one window."""
-        model, _ = self._fitted()
+        model, _ = self._fitted
         ngrams = _features(docs)
         return {"score": model.predict(ngrams), "tokens": ngrams.tokens}
 
+    @cached_property
     def _fitted(self) -> tuple[LinearModel, dict[str, Any]]:
-        if self._loaded is None:
-            try:
-                tensors, header, digest = load_tensors(f"{self.model}/classifier.safetensors")
-            except FileNotFoundError:
-                raise StoreIncomplete(
-                    f"{self.model} holds no classifier: run QualityClassifierFit or ScoreDistillation first"
-                ) from None
-            self._loaded = LinearModel(tensors["weight"], float(tensors["bias"][0])), header | {"model": digest}
-        return self._loaded
+        missing = f"{self.model} holds no classifier: run QualityClassifierFit or ScoreDistillation first"
+        tensors, header, digest = load_tensors(f"{self.model}/classifier.safetensors", missing)
+        model = _ngrams().LinearModel(tensors["weight"], float(tensors["bias"][0]))
+        return model, header | {"model": digest}
 
 
 def _fit(
@@ -183,16 +186,19 @@ def _fit(
     batches = [training[start : start + _BATCH] for start in range(0, training.size, _BATCH)]
     ngrams = [_features([docs[row] for row in batch]) for batch in batches]
     epochs = max(_EPOCHS, -(-_STEPS // len(batches)))
-    model = train(ngrams, [target_N[batch] for batch in batches], _BUCKETS, loss, epochs)
+    model = _ngrams().train(ngrams, [target_N[batch] for batch in batches], _BUCKETS, loss, epochs)
     predicted = model.predict(_features([docs[row] for row in held_out]))
     return model, held_out.size, predicted, target_N[held_out]
 
 
 def _features(docs: Sequence[Document]) -> Ngrams:
-    require("numba", "ngrams")
-    from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
+    return _ngrams().hashed_ngrams([doc.text for doc in docs], _BUCKETS)
 
-    return hashed_ngrams([doc.text for doc in docs], _BUCKETS)
+
+def _ngrams() -> ModuleType:
+    """Return the module `numerics.ngrams`, which needs numba."""
+    require("numba", "ngrams")
+    return import_module("pipeline_steps.numerics.ngrams")
 
 
 def _with_scores(docs: Iterable[Document], store: ScoreStore) -> Iterator[tuple[Document, float]]:

@@ -9,7 +9,8 @@ depend on SemDeDup's threshold: one run serves every rate, exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
@@ -19,8 +20,8 @@ from datatrove.utils.logging import logger
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.embedding.embeddings import RowsByDocument
 from pipeline_steps.embedding.kmeans import buckets, load_members
-from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.numerics.clusters import similarity_to_preferred
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
+from pipeline_steps.numerics.vectors import similarity_to_preferred
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.artefact import part_name
 from pipeline_steps.stores.files import load_tensors, save_tensors
@@ -107,11 +108,9 @@ class SemDeDupScorer(BaseScorer):
     -1 for the most preferred document of a cluster. Keep with `TopKFilter(order="bottom")`.
 
     Args:
-        scores: folder of the score store.
         clusters: folder SemDeDupSimilarities wrote to.
         keep: as in SemDeDupSimilarities.
-        metadata_key: metadata key the score is written to.
-        window_size: documents scored and committed together.
+        scores, metadata_key, window_size: as in BaseScorer.
 
     Raises:
         MissingScore: a document is in no cluster, or its text has changed since.
@@ -125,19 +124,12 @@ class SemDeDupScorer(BaseScorer):
         self,
         scores: str,
         clusters: str,
-        keep: str = "hard",
+        keep: Literal["hard", "easy"] = "hard",
         metadata_key: str = "semdedup",
         window_size: int = 4096,
     ) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.clusters, self.keep = str(clusters).rstrip("/"), keep
-        self._rows: RowsByDocument | None = None
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield every document with its similarity."""
-        self._rows = None
-        yield from super().run(data, rank, world_size)
-        self._rows = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the scores."""
@@ -147,8 +139,11 @@ class SemDeDupScorer(BaseScorer):
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
         """Similarities of one window, which is of one source."""
-        self._rows = self._rows or RowsByDocument(_Similarities(self.clusters, self.keep), ["similarity"])
         return self._rows.of(docs)["similarity"].tolist()
+
+    @cached_property
+    def _rows(self) -> RowsByDocument:
+        return RowsByDocument(_Similarities(self.clusters, self.keep), ["similarity"])
 
 
 class _Similarities:
@@ -164,10 +159,8 @@ class _Similarities:
         fingerprint = self._assignments.fingerprint
         for bucket in range(buckets(self._assignments.made["clusters"])):
             name = _similarities_file(self._clusters, self._keep, source, bucket)
-            try:
-                tensors, header, _ = load_tensors(name)
-            except FileNotFoundError:
-                raise StoreIncomplete(f"{name} is not there: run SemDeDupSimilarities to the end") from None
+            missing = f"{name} is not there: run SemDeDupSimilarities to the end"
+            tensors, header, _ = load_tensors(name, missing)
             if header != _made_of(fingerprint, self._keep, source, bucket):
                 raise StoreMismatch(f"{name} is of other assignments: run SemDeDupSimilarities again")
             similarity[tensors["row"]] = tensors["similarity"]

@@ -23,7 +23,7 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.numpy import load, save
 
-from pipeline_steps.errors import StoreDamaged, StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 
 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # fsspec's protocols
@@ -270,15 +270,21 @@ def save_tensors(path: str, tensors: dict[str, np.ndarray], header: dict[str, An
     return found
 
 
-def load_tensors(path: str) -> Tensors:
+def load_tensors(path: str, missing: str = "") -> Tensors:
     """Read a file written by `save_tensors`.
 
     Raises:
         FileNotFoundError: there is none.
+        StoreIncomplete: there is none, and `missing` says what to do.
         StoreDamaged: it is not what was written, or another kind of file; names it.
     """
     fs, name = open_folder(path)
-    blob = fs.cat_file(name)
+    try:
+        blob = fs.cat_file(name)
+    except FileNotFoundError:
+        if missing:
+            raise StoreIncomplete(missing) from None
+        raise
     try:
         start = _place_of_digest(blob)
         view, end = memoryview(blob), start + len(_UNSEALED)

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.stores.files import file_digest, open_folder, read_json, write_json
+from pipeline_steps.stores.files import file_digest, open_folder
 
 
 Entries = dict[str, dict[str, Any]]
@@ -64,15 +62,3 @@ def _digest(fs: Any, path: str) -> str:
         while block := file.read(_BLOCK):
             state.update(block)
     return state.hexdigest()
-
-
-def note(file: Path) -> None:
-    """Write the entry of a file beside it, for `is_as_noted`."""
-    write_json(f"{file}.json", {"file": entry(file)})
-
-
-def is_as_noted(file: Path) -> bool:
-    """Return whether a file and its note are there, and the file is what it was when it was noted."""
-    with suppress(FileNotFoundError, StoreDamaged):
-        return entry(file) == read_json(f"{file}.json")["file"]
-    return False

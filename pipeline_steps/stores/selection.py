@@ -1,7 +1,7 @@
-"""A Selection: which documents of a corpus to train on, one bit per document in corpus order.
+"""A Selection: which documents of a corpus to train on, one bit per document in corpus order, and what it covers.
 
-It is one safetensors file (a packed bitmap, and as metadata how it was made), so that a hundred selections
-of a corpus cost a hundred bits per document instead of a hundred copies.
+It is one safetensors file (a packed bitmap, and as metadata how it was made), so that a hundred selections of a corpus
+cost a hundred bits per document instead of a hundred copies.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.engines.models import require
+from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.numerics.keys import mix
+from pipeline_steps.numerics.statistics import attainable_entropy, discrepancy, entropy
 from pipeline_steps.stores.files import load_tensors, save_tensors
+from pipeline_steps.stores.score_store import ScoreStore
+from pipeline_steps.stores.source_store import SourceStore
+
+
+_SAMPLE = 20_000  # documents of the selection, and of the corpus, that are compared: 40 MB of codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +56,8 @@ class Selection:
             StoreDamaged: the file is not what was written.
             StoreMismatch: the file holds something else.
         """
-        try:
-            tensors, header, _ = load_tensors(path)
-        except FileNotFoundError:
-            raise StoreIncomplete(f"there is no {path}: write it with select(store, cut).save({path!r})") from None
+        missing = f"there is no {path}: write it with select(store, cut).save({path!r})"
+        tensors, header, _ = load_tensors(path, missing)
         if "bitmap" not in tensors:
             raise StoreMismatch(f"{path} is not a selection: it holds {', '.join(tensors)}")
         mask = np.unpackbits(tensors["bitmap"], count=header["corpus_documents"]).astype(bool)
@@ -64,3 +70,97 @@ class Selection:
                 f"the selection was made for a corpus with digest {self.corpus_digest}, but {corpus} has "
                 f"{corpus_digest}: select again from scores of this corpus"
             )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Of one selection.
+
+    Attributes:
+        documents: how many it keeps.
+        clusters: how many clusters it keeps any of.
+        entropy: of its documents over the clusters, in nats.
+        attainable: the largest entropy of so many documents of this corpus.
+        to_corpus: kernel discrepancy to the corpus; low = a fair sample.
+        to_uniform: kernel discrepancy to the corpus weighted by 1 / density; low = even over what there is.
+        quality: mean score of the documents kept; None without quality scores.
+        corpus_quality: the same of all documents.
+    """
+
+    documents: int
+    clusters: int
+    entropy: float
+    attainable: float
+    to_corpus: float
+    to_uniform: float
+    quality: float | None = None
+    corpus_quality: float | None = None
+
+
+def coverage(
+    selection: Selection, clusters: str, embeddings: str, density: str, quality: str | None = None, seed: int = 0
+) -> Coverage:
+    """Measure a selection. Discrepancies are of samples of up to 20,000 documents, the rest is exact.
+
+    Args:
+        selection: of the corpus that all stores are of.
+        clusters: folder KMeansAssign wrote to.
+        embeddings: folder of the embedding store.
+        density: folder of a store of DensityScorer, whose kernel is used.
+        quality: folder of a score store, e.g. of AskLLMScorer.
+        seed: of the samples.
+
+    Raises:
+        StoreMismatch: the selection or a store is of other documents, or `density` is not of DensityScorer.
+        StoreIncomplete: a store is not finished.
+    """
+    require("numba", "density")
+    from pipeline_steps.numerics.sketch import SketchHash
+
+    assignments, densities = SourceStore(f"{clusters}/assignments"), ScoreStore.open(density)
+    vectors = SourceStore(embeddings)
+    selection.check_corpus(assignments.corpus_digest, clusters)
+    for other in (densities, vectors):
+        assignments.check_same_corpus(other)
+    if densities.made.get("scorer") != "DensityScorer":
+        raise StoreMismatch(f"{density} was made by {densities.made.get('scorer')}, not by DensityScorer")
+    mask, cluster = selection.mask, assignments.column("cluster").astype(np.int64)
+    size_K = np.bincount(cluster)
+    kept_K = np.bincount(cluster[mask], minlength=size_K.size)
+    kept, every = (_sample(rows, seed) for rows in (np.flatnonzero(mask), np.arange(mask.size)))
+    rows = np.union1d(kept, every)
+    code_RN = SketchHash(**densities.made["hash"]).codes(_read_rows(vectors, rows))
+    among_kept, among_all = np.isin(rows, kept).astype(float), np.isin(rows, every).astype(float)
+    even = among_all * np.exp(-densities.scores[rows].astype(float))
+    scores = None if quality is None else _scores(quality, assignments)
+    return Coverage(
+        documents=selection.documents,
+        clusters=int((kept_K > 0).sum()),
+        entropy=entropy(kept_K),
+        attainable=attainable_entropy(size_K, selection.documents),
+        to_corpus=discrepancy(code_RN, among_kept, among_all),
+        to_uniform=discrepancy(code_RN, among_kept, even),
+        quality=None if scores is None else float(scores[mask].mean(dtype=float)),
+        corpus_quality=None if scores is None else float(scores.mean(dtype=float)),
+    )
+
+
+def _scores(quality: str, assignments: SourceStore) -> np.ndarray:
+    store = ScoreStore.open(quality)
+    assignments.check_same_corpus(store)
+    return store.scores
+
+
+def _sample(rows: np.ndarray, seed: int) -> np.ndarray:
+    return np.sort(rows[np.argsort(mix(rows.astype(np.uint64), seed))[:_SAMPLE]])
+
+
+def _read_rows(store: SourceStore, rows: np.ndarray) -> np.ndarray:
+    """Embeddings of some rows, in corpus order."""
+    parts, start = [], 0
+    for source, size in store.sources.items():
+        own = rows[slice(*np.searchsorted(rows, [start, start + size]))]
+        if own.size:
+            parts.append(store.read(source, ["embedding"])["embedding"][own - start])
+        start += size
+    return np.concatenate(parts)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from pipeline_steps.numerics.batches import batches_by_length
+from pipeline_steps.engines.models import batches_by_length
 
 
 def with_ctranslate2(model, inputs):

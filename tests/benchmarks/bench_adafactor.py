@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.optimization import Adafactor as TransformersAdafactor
 
-from train import adafactor
-from train.adafactor import Adafactor
+from train import optimizers as all_optimizers
+from train.optimizers import Adafactor
 from train.presets import PRESETS
 
 
@@ -82,12 +82,12 @@ def measure(name, model):
 
 def main():
     torch.manual_seed(0)
-    adafactor.MIN_FACTORED = 1
+    all_optimizers.MIN_FACTORED = 1
     large = with_gradients(
         PRESETS["t5-large"] | {"d_model": 8, "d_ff": 16, "num_heads": 2, "d_kv": 4, "vocab_size": 64}
     )
     measure(f"T5-Large, 8 wide, {len(list(large.parameters()))} tensors", large)
-    adafactor.MIN_FACTORED = 128
+    all_optimizers.MIN_FACTORED = 128
     measure("T5-Small", with_gradients(PRESETS["t5-small"] | {"vocab_size": 32_128}))
 
 

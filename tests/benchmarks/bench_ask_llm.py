@@ -26,10 +26,9 @@ from datatrove.pipeline.readers import JsonlReader
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from pipeline_steps import EMBEDDED_PROXY, InstalledDocsReader
-from pipeline_steps.engines.plain_encoder import PlainEncoder
-from pipeline_steps.engines.t5 import PackedT5
-from pipeline_steps.engines.t5_encoder import linear
-from pipeline_steps.numerics.batches import batches_by_length
+from pipeline_steps.engines.encoders import PlainEncoder
+from pipeline_steps.engines.models import batches_by_length
+from pipeline_steps.engines.t5 import PackedT5, linear
 
 
 SHAPES = {  # google/flan-t5-*: d_model, d_kv, heads, d_ff, layers

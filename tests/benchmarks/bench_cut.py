@@ -89,7 +89,7 @@ def polars_top_k(path, k):
 
 def on_the_fly(rows, mode):
     """Rows that are made while they are read: only the arithmetic of a cut, for any number of them."""
-    from pipeline_steps.numerics.threshold import find_thresholds
+    from pipeline_steps.numerics.priority import find_thresholds
 
     size, rng = 1 << 17, np.random.default_rng(0)
     score, key = rng.normal(size=size).astype(np.float32), rng.integers(0, 2**64, size, dtype=np.uint64)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from pipeline_steps.engines.threads import own_threads
+from pipeline_steps.engines.models import own_threads
 from pipeline_steps.numerics.random_projections import padded
 from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts
 

@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from pipeline_steps import EMBEDDED_PROXY, InstalledDocsReader
-from pipeline_steps.engines.text_encoder import load_text_encoder
+from pipeline_steps.engines.encoders import load_sentence_encoder
 
 
 ROUNDS, MAX_TOKENS = 3, 256
@@ -48,7 +48,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(Path(folder))
         plain = {name: SentenceTransformer(model, model_kwargs={"dtype": name}) for name in ("float32", "bfloat16")}
-        ours = {name: load_text_encoder(model, None, name, MAX_TOKENS) for name in ("float32", "bfloat16")}
+        ours = {name: load_sentence_encoder(model, None, name, MAX_TOKENS) for name in ("float32", "bfloat16")}
     jobs = {f"encode, {name}": lambda own=own: own.encode(texts) for name, own in plain.items()}
     jobs |= {f"ours, {name}": lambda own=own: own.encode(own.tokenize(texts)) for name, own in ours.items()}
     times, vectors = {name: [] for name in jobs}, {}

@@ -19,9 +19,7 @@ import numpy as np
 from datatrove.utils.logging import logger
 
 from pipeline_steps.numerics.dsir_ngrams import DSIRNgrams
-from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
-from pipeline_steps.numerics.linear_model import LinearModel
-from pipeline_steps.numerics.ngram_buckets import sums
+from pipeline_steps.numerics.ngrams import LinearModel, hashed_ngrams
 
 
 BUCKETS, ROUNDS = 10_000, 3
@@ -50,7 +48,7 @@ def log_ratio(target, raw):
         counts = np.bincount(featurise(texts).bucket, minlength=BUCKETS)
         probabilities.append(counts / counts.sum())
     ratio = np.log(probabilities[0] + 1e-8) - np.log(probabilities[1] + 1e-8)
-    return sums(featurise(raw), ratio)
+    return featurise(raw).sums(ratio)
 
 
 def official_weights(ngram_counts, target, raw):

@@ -18,8 +18,9 @@ from evaluate_suite.perplexity import HeldOut, window_losses
 from pipeline_steps import EMBEDDED_PROXY
 from train.checkpoints import load_checkpoint, save_checkpoint, whole_weights
 from train.held_out import HeldOutRows
+from train.layers import prepare_for_training
 from train.losses import TokenLosses
-from train.model import build_model, prepare_for_training
+from train.model import build_model
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
 

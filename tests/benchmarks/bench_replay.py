@@ -25,8 +25,8 @@ from pipeline_steps.numerics.keys import keys_digest
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.selection import Selection
 from train.folders import SealedFolder
+from train.objectives import SpanCorruption
 from train.replay import Replay
-from train.span_corruption import SpanCorruption
 from train.token_store import TokenStore, entry_of
 
 

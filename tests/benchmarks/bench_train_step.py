@@ -51,18 +51,17 @@ def transformers_step(model, autocast):
 
 def our_step(model, autocast):
     """What `train.loop` does."""
-    from train.adafactor import Adafactor
-    from train.dropout import dropout_of
+    from train.layers import prepare_for_training
+    from train.loop import keep_freed_memory
     from train.losses import TokenLosses
-    from train.memory import keep_freed_memory
-    from train.model import prepare_for_training
+    from train.optimizers import Adafactor
 
     keep_freed_memory()
-    prepare_for_training(model, padded=False)
+    masks = prepare_for_training(model, padded=False)
     losses, optimizer = TokenLosses(model), Adafactor(model.named_parameters())
 
     def step(number, inputs, targets):
-        with autocast(), dropout_of(np.arange(len(inputs)) + number * len(inputs), 0):
+        with autocast(), masks.drawn_for(np.arange(len(inputs)) + number * len(inputs), 0):
             loss, sums = losses(inputs, targets)
         (loss / targets.numel()).backward()
         optimizer.step(number, 0.01)
@@ -111,7 +110,7 @@ def matmul_rate(device):
 
 def compare(args, precision):
     """Print a line a side."""
-    from train.flops import training_flops
+    from train.costs import training_flops
     from train.model import model_config
 
     names = ["transformers", "ours"] + ["ours, compiled"] * args.compile

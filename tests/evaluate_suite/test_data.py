@@ -6,8 +6,8 @@ import json
 import pytest
 from tiny_data import write_configuration
 
-from evaluate_suite.data import data_digest, dataset_arguments, find_tasks, load_split
-from evaluate_suite.registry import by_suite, registry, training_data
+from evaluate_suite.data import data_digest, dataset_arguments, load_split
+from evaluate_suite.registry import by_suite, find_tasks, registry, training_data
 from pipeline_steps.errors import CorpusError, InvalidCut
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM, _until
 from pipeline_steps import EMBEDDED_PROXY
-from pipeline_steps.engines.t5_encoder import PackedT5Encoder
+from pipeline_steps.engines.t5 import PackedT5Encoder
 from train.model import build_model
 
 

@@ -1,6 +1,7 @@
 """winnow evaluate, as a user would: from a run to rows, once."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -146,6 +147,19 @@ def test_what_is_not_there_is_said(run, tmp_path, capsys):
     (tmp_path / "foreign.jsonl").write_text('{"other": 1}\n')
     assert main([*argv, "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
     assert "foreign.jsonl, line 1, has no digest" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["few-shot", "--runs", str(run)])
-    assert "is not NAME=DIR" in capsys.readouterr().err
+    for given, said in (
+        (["--runs", str(run)], "is not NAME=DIR"),
+        (["--runs"], "--runs needs NAME=DIR"),
+        (["--runs", "a="], "is not NAME=DIR"),
+        (["--runs", "a=b", "--task", "anatomy"], "Did you mean --tasks?"),
+        (["--runs", "a=b", "--budget", "smok"], 'Did you mean "smoke"?'),
+        (["--runs", "a=b", "--data-root", os.devnull], "--data-root: /dev/null is a device"),
+    ):
+        assert main([*argv, *given]) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
+    assert main(["few-shto", "--runs", "a=b"]) == 2
+    assert "did you mean few-shot?" in capsys.readouterr().err
+    assert main(["perplexity", "--runs", "a=b", "--output", "r", "--tokens", "c4=a", "c4=b"]) == 2
+    assert "put commas between" in capsys.readouterr().err

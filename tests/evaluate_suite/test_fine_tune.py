@@ -19,11 +19,10 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from training_runs import ENVIRONMENT, ROOT, launch, read_rows
 
 from evaluate_suite import fine_tune
-from evaluate_suite.answering import TaskScores, validation_examples
 from evaluate_suite.checkpoint import Checkpoint, find_checkpoints
 from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
-from evaluate_suite.fine_tune import SuiteArguments, training_pairs
-from evaluate_suite.fine_tuned import FineTuning, fine_tuned_rows
+from evaluate_suite.fine_tune import SuiteArguments, TaskScores, training_pairs, validation_examples
+from evaluate_suite.fine_tuning_runs import FineTuning, fine_tuned_rows
 from evaluate_suite.registry import by_suite, registry
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import InvalidCut, ModelError
@@ -144,7 +143,7 @@ from evaluate_suite.fine_tune import main
 if __name__ == "__main__":
     main()
 """
-ANSWERING = "from evaluate_suite.answering import TaskScores; die_at_second(TaskScores, 'greedy')"
+ANSWERING = "from evaluate_suite.fine_tune import TaskScores; die_at_second(TaskScores, 'greedy')"
 SAVING = "from train import folders; die_at_second(folders, 'seal')"
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from evaluate_suite.formats import Example, read_back, to_text
-from evaluate_suite.metrics import Answers, compute
+from evaluate_suite.data import TextExample, read_back, to_text
+from evaluate_suite.metrics import TaskAnswers, compute
 from evaluate_suite.registry import registry
 from pipeline_steps.errors import InvalidCut
 
@@ -19,7 +19,7 @@ def only(name, **row):
 
 def test_appendix_d():
     """Raffel et al. 2020, App. D: one example of each kind."""
-    assert only("cola", sentence="John made Bill master of himself.", label=1) == Example(
+    assert only("cola", sentence="John made Bill master of himself.", label=1) == TextExample(
         "cola sentence: John made Bill master of himself.", "acceptable", ("acceptable",)
     )
     rte = only("rte", sentence1="A smaller proportion.", sentence2="12 of them.", label=1)
@@ -94,7 +94,7 @@ def test_record_has_an_example_an_answer():
         'passage: He said "so." First. Second'
     }
     assert {example.references for example in examples} == {("penguin", "pigeon")}
-    found = Answers(["pigeon"] * 2, [e.references for e in examples], [e.group for e in examples])
+    found = TaskAnswers(["pigeon"] * 2, [e.references for e in examples], [e.group for e in examples])
     assert compute("answer_exact_match", found) == 100
     assert (
         text("record", passage="p", query="q", entities=[], answers=[], idx={"passage": 1, "query": 2})[0].target
@@ -141,7 +141,7 @@ def test_wsc_is_read_back(referent, prediction, named):
         example = wsc(label, span1_text=referent)
         said = read_back(task, prediction, example)
         assert said == named
-        right = compute("accuracy", Answers([said], [example.references], labels=task.labels))
+        right = compute("accuracy", TaskAnswers([said], [example.references], labels=task.labels))
         assert right == 100 * (named == str(bool(label)))
 
 
@@ -175,5 +175,5 @@ def test_every_fine_tuned_task_has_a_format(name):
     for example in to_text(task, row):
         said = read_back(task, example.target, example)
         if name != "wsc":
-            assert compute("accuracy", Answers([said], [[said]])) == 100
+            assert compute("accuracy", TaskAnswers([said], [[said]])) == 100
             assert said in {*task.labels, *example.references} or name == "stsb"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evaluate_suite.metrics import (
     METRICS,
-    Answers,
+    TaskAnswers,
     compute,
     invalid_share,
     majority,
@@ -27,7 +27,7 @@ from pipeline_steps.errors import InvalidCut
 
 
 def answers(predictions, references, labels=(), groups=()):
-    return Answers(predictions, [[one] if isinstance(one, str) else one for one in references], groups, labels)
+    return TaskAnswers(predictions, [[one] if isinstance(one, str) else one for one in references], groups, labels)
 
 
 def confusion(predictions, references, positive):
@@ -200,7 +200,7 @@ def test_what_always_saying_the_same_would_score():
 
 
 def test_errors_are_over_groups():
-    """Answers of a question are right or wrong together: six times as many of them say nothing more."""
+    """TaskAnswers of a question are right or wrong together: six times as many of them say nothing more."""
     rng = np.random.default_rng(0)
     truth, right = rng.integers(0, 2, 200), rng.random(200) < 0.7
     said = np.where(right, truth, 1 - truth)
@@ -209,7 +209,7 @@ def test_errors_are_over_groups():
         repeated = [np.repeat(one, copies) for one in (said, truth)]
         texts = [[TWO[label] for label in one] for one in repeated]
         groups = [str(group) for group in np.repeat(np.arange(200), copies)]
-        return Answers(texts[0], [[one] for one in texts[1]], groups, TWO)
+        return TaskAnswers(texts[0], [[one] for one in texts[1]], groups, TWO)
 
     assert units(of(6)) == 200
     for metric in ("f1", "question_exact_match"):

@@ -26,7 +26,7 @@ from evaluate_suite.figures.scorers import distributions, oriented, rank_changes
 from evaluate_suite.study.gallery import SECTIONS, study_figures
 from evaluate_suite.study.outcomes import outcomes
 from evaluate_suite.study.points import make_study, measures
-from evaluate_suite.study.samplers import FAMILIES, families
+from pipeline_steps.samplers import FAMILIES, families
 
 
 SMALL = ("random", "ask-llm-xl")

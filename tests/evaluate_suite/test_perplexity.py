@@ -1,8 +1,6 @@
 """Perplexity must be what a plain computation says, on the same masks for every model, and be measured once."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,8 +8,11 @@ import torch
 from accelerate.state import AcceleratorState
 from datatrove.pipeline.readers import JsonlReader
 
+from evaluate_suite.__main__ import main
 from evaluate_suite.checkpoint import find_checkpoints
-from evaluate_suite.perplexity import HeldOut, evaluate_run, window_losses
+from evaluate_suite.measure import perplexity as measure_perplexity
+from evaluate_suite.perplexity import HeldOut, trained_checkpoints, window_losses
+from evaluate_suite.results import read_results
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import InvalidCut, StoreIncomplete
 from train.pretrain import main as pretrain
@@ -58,7 +59,7 @@ def test_equals_a_plain_computation(made, tmp_path):
     """transformers' own loss, window by window, on a model it loads itself."""
     from transformers import T5ForConditionalGeneration
 
-    from train.span_corruption import SpanCorruption
+    from train.objectives import SpanCorruption
 
     split = HeldOut("t", str(made / "tokens"), max_windows=7, seed=3)
     measured = window_losses(checkpoints(made / "run")[-1], split, LENGTH, tmp_path)
@@ -118,32 +119,44 @@ def test_measured_once_and_again_if_anything_differs(made, tmp_path, monkeypatch
 
     real = perplexity._measure
     monkeypatch.setattr(perplexity, "_measure", lambda *args: calls.append(1) or real(*args))
-    split = HeldOut("t", str(made / "tokens"), max_windows=4)
+    runs, tokens, output = {"full": str(made / "run")}, {"t": str(made / "tokens")}, str(tmp_path / "r.jsonl")
     for _ in range(2):
-        rows = evaluate_run(made / "run", "full", [split], tmp_path)
+        rows = measure_perplexity(runs, tokens, output, max_windows=4)
     assert len(calls) == 2  # two checkpoints
     assert [row.step for row in rows] == [2, 4]
     assert rows[-1].rate == 1.0
     assert rows[-1].encoder_tokens == 4 * 4 * LENGTH
-    evaluate_run(made / "run", "full", [HeldOut("t", str(made / "tokens"), max_windows=4, seed=1)], tmp_path)
+    assert read_results(output) == sorted(rows)
+    measure_perplexity(runs, tokens, output, max_windows=4, seed=1)
     assert len(calls) == 4
 
 
-def test_command_line(made, tmp_path):
-    command = [sys.executable, "-m", "evaluate_suite", "perplexity", "--runs", f"full={made / 'run'}"]
-    command += ["--tokens", f"held={made / 'tokens'}", "--output", str(tmp_path / "r.jsonl"), "--max-windows", "3"]
-    assert subprocess.run(command).returncode == 0
-    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 2
-    refused = subprocess.run([*command[:5], "full=/nowhere", *command[6:]], capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "/nowhere has no checkpoint" in refused.stderr
+def test_command_line(made, tmp_path, capfd):
+    """Results go to stdout, a line for each measurement to stderr, and a mistake is one line with exit code 2."""
+    output = tmp_path / "r.jsonl"
+    where = ["--tokens", f"held={made / 'tokens'}", "--output", str(output), "--max-windows", "3"]
+    assert main(["perplexity", "--runs", f"full={made / 'run'}", *where]) == 0
+    assert len(output.read_text().splitlines()) == 2
+    out, err = capfd.readouterr()
+    for row in read_results(str(output)):
+        shown = next(line for line in out.splitlines() if f"step {row.step}" in line)
+        assert all(text in shown for text in ("full, t5-tiny", "held", "perplexity", f"{row.value:.5g}"))
+        assert f"{row.ci95_low:.4g} to {row.ci95_high:.4g}" in shown
+    assert f"2 rows in {output}" in out
+    assert [line.rpartition(",")[0] for line in err.splitlines() if line.startswith("[")] == [
+        "[1/2] full step-00000002: held",
+        "[2/2] full step-00000004: held",
+    ]
+    assert main(["perplexity", "--runs", f"full={made / 'run'}", "other=/nowhere", *where]) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "/nowhere has no checkpoint" in err
 
 
 def test_too_little_text_and_no_checkpoint_are_named(made, tmp_path):
-    split = HeldOut("t", str(made / "tokens"))
     docs = JsonlReader(str(made), glob_pattern="*.jsonl", limit=5).run()
     list(TokenStoreWriter(str(made / "short"), EMBEDDED_PROXY).run(docs))
     with pytest.raises(InvalidCut, match="less than two windows"):
         window_losses(checkpoints(made / "run")[-1], HeldOut("t", str(made / "short")), 1024, tmp_path)
     with pytest.raises(StoreIncomplete, match="has no checkpoint"):
-        evaluate_run(tmp_path, "x", [split], tmp_path)
+        trained_checkpoints("x", str(tmp_path))

@@ -20,8 +20,8 @@ from evaluate_suite.study.points import (
     read_study,
     references,
 )
-from evaluate_suite.study.samplers import FAMILIES, families, label, ordered
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
+from pipeline_steps.samplers import FAMILIES, families, label, ordered
 
 
 FEW = ("random", "ask-llm-xl", "mine")

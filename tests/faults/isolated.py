@@ -27,12 +27,12 @@ _SET_DUMPABLE = 4  # linux/prctl.h
 # Imported once, before anything is forked: each takes from a tenth of a second to several
 _HEAVY = """
 multiprocessing.popen_fork multiprocessing.connection
-launch.cli launch.tokenize launch.stages launch.one_off.selecting launch.one_off.scoring launch.one_off.rows
-launch.one_off.comparing launch.study.work launch.study.pipelines launch.study.plan launch.study_report
+launch.cli launch.tokenize launch.stages launch.one_off.selecting launch.one_off.scoring launch.datasets
+launch.compare launch.study.work launch.study.pipelines launch.study.plan launch.study_report
 launch.study.plan_tables launch.coverage launch.executor datasets trafilatura warcio.archiveiterator cchardet magic
 pyarrow.parquet pyarrow.compute pandas transformers.models.auto.tokenization_auto tokenizers numba scipy.stats
-train.materialise train.replay train.costs datatrove.pipeline.readers datatrove.utils.stats torch transformers
-pipeline_steps.filters.cuts pipeline_steps.filters.selection_filters train.token_store_writer train.plan
+train.token_store train.replay train.costs datatrove.pipeline.readers datatrove.utils.stats torch transformers
+pipeline_steps.filters.cuts pipeline_steps.filters.selection_filters train.token_store_writer train.pretrain
 train.tokenizers
 """.split()
 

@@ -31,7 +31,7 @@ from pipeline_steps import (
     SemDeDupSimilarities,
     select,
 )
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.embedding.kmeans import load_centroids
 from pipeline_steps.stores.partials import Partials
 from pipeline_steps.stores.source_store import SourceStore

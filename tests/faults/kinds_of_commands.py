@@ -34,12 +34,12 @@ def _select(folder: Path) -> None:
 
 def _dataset(folder: Path) -> Any:
     """A dataset as the command that wrote it looks at it when it is given again."""
-    from launch.one_off.publishing import LocalFolder
+    from launch.datasets.publish import LocalFolder
 
-    place = LocalFolder(folder / "out")
+    place = LocalFolder(str(folder / "out"))
     record = place.record()
     assert record is not None
-    if lacking := place.damaged(record):
+    if lacking := place.lacking(record):
         raise StoreDamaged(f"{', '.join(lacking)}: written again")
     return record
 

@@ -28,7 +28,7 @@ from pipeline_steps import (
     SemDeDupSimilarities,
     TopKFilter,
 )
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 
 from .kills import Workload
 

@@ -49,9 +49,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
             case ["api", "datasets", user, name, "tree", _, *folder]:
                 everything = "recursive=true" in self.path.lower()
-                self._json(
-                    _tree(self.server.repos[f"{user}/{name}"], "".join(f"{one}/" for one in folder), everything)
-                )
+                found = _tree(self.server.repos[f"{user}/{name}"], "".join(f"{one}/" for one in folder), everything)
+                if folder and not found:
+                    self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+                else:
+                    self._json(found)
             case ["api", "datasets", user, name, *_]:
                 repo = f"{user}/{name}"
                 siblings = [{"rfilename": one} for one in self.server.repos[repo]]

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.one_off.columns import infer
-from launch.one_off.parts import PartWriter
+from launch.datasets.columns import Row, infer
+from launch.datasets.parts import write_parts
 from pipeline_steps.errors import CorpusError
 
 
@@ -19,7 +19,11 @@ def nested(depth, in_list):
 
 
 def rows(value):
-    return [{"id": "plain", "v": None}, {"id": "odd", "v": value}]
+    return rows_of({"id": "plain", "v": None}, {"id": "odd", "v": value})
+
+
+def rows_of(*values):
+    return [Row(one, "f") for one in values]
 
 
 def read_back(schema, value):
@@ -34,11 +38,11 @@ def read_back(schema, value):
 
 @pytest.mark.parametrize(("in_list", "deepest"), [(True, 49), (False, 62)])
 def test_as_deep_as_is_read_back(in_list, deepest):
-    schema, mixed = infer(rows(nested(deepest, in_list)), ["f", "f"])
+    schema, mixed = infer(rows(nested(deepest, in_list)))
     assert mixed == {}
     assert read_back(schema, nested(deepest, in_list)) == nested(deepest, in_list)
     for depth in (deepest + 1, 100, 900):
-        schema, mixed = infer(rows(nested(depth, in_list)), ["f", "f"])
+        schema, mixed = infer(rows(nested(depth, in_list)))
         assert mixed["v"].startswith(f"f, document odd: column 'v' holds values nested {depth} deep")
         assert pa.types.is_null(schema.field("v").type)
 
@@ -52,18 +56,16 @@ def test_one_level_more_is_not_read_back():
 
 
 def test_a_value_that_is_of_no_one_type_itself():
-    _, mixed = infer(rows([1, {"a": 2}]), ["f", "f"])
+    _, mixed = infer(rows([1, {"a": 2}]))
     assert mixed["v"] == "f, document odd: column 'v' holds [1, {'a': 2}], whose own parts are of several types"
 
 
 def test_json_that_cannot_be_written_is_named(tmp_path):
-    writer = PartWriter(tmp_path, "p", "jsonl")
-    writer.write({"id": "x", "text": "t", "v": nested(400, True)}, "f")
     with pytest.raises(CorpusError, match="f, document x holds values nested 401 deep"):
-        writer.close()
+        write_parts(rows_of({"id": "x", "text": "t", "v": nested(400, True)}), tmp_path, "p")
 
 
 @pytest.mark.parametrize("row", [{"a\0b": 1}, {"v": {"\0": 1}}, {"v": [{"a": {"b\0": "x"}}]}])
 def test_a_name_that_others_would_cut_short(row):
     with pytest.raises(CorpusError, match="f, document odd: column .* has a name with a zero byte"):
-        infer([{"id": "plain"}, {"id": "odd"} | row], ["f", "f"])
+        infer(rows_of({"id": "plain"}, {"id": "odd"} | row))

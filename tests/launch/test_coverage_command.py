@@ -18,7 +18,7 @@ from pipeline_steps import (
     ScoreStore,
     select,
 )
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.stores.source_store import SourceStore
 
 

@@ -1,6 +1,7 @@
 """winnow score, select and compare, as a user gives them."""
 
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -24,15 +25,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import document
+from datatrove.pipeline.readers import JsonlReader
 from scipy.stats import kendalltau
 
+from launch import datasets
 from launch.cli import main
-from launch.one_off import parts, selecting
-from launch.one_off.card import size_category
-from launch.one_off.comparing import overlap, rank_agreement
-from launch.one_off.publishing import HubDataset, LocalFolder, RemoteFolder, destination
+from launch.compare import overlap, rank_agreement
+from launch.datasets import parts, unfinished
+from launch.datasets.card import size_category
+from launch.datasets.publish import HubDataset, LocalFolder, RemoteFolder, destination
+from launch.one_off import selecting
 from launch.study import local
-from pipeline_steps import Cut, ScoreStore, Selection, combine, select
+from pipeline_steps import Cut, MetadataScorer, ScoreStore, Selection, combine, select
 from pipeline_steps.errors import InvalidCut, WinnowError
 
 
@@ -188,14 +192,14 @@ def test_columns_of_parquet_keep_their_types(tmp_path, quick):
 
 
 def test_killed_at_any_time_and_with_any_workers_the_bytes_are_the_same(folder, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(selecting, "_GROUP_BYTES", 1)  # a file of the dataset for each of the corpus
+    monkeypatch.setattr(unfinished, "GROUP_BYTES", 1)  # a file of the dataset for each of the corpus
     words = ["select", "--corpus", folder / "corpus", "--sampler", "random", "--rate", 0.5]
     assert run(*words, "--workers", 1, "--output", tmp_path / "whole") == 0
     assert len(list((tmp_path / "whole" / "data").iterdir())) == 2
-    patched = "import sys; from launch.one_off import selecting; selecting._GROUP_BYTES = 1; "
+    patched = "import sys; from launch.datasets import unfinished; unfinished.GROUP_BYTES = 1; "
     command = [sys.executable, "-c", patched + "from launch.cli import main; sys.exit(main(sys.argv[1:]))"]
     command += map(str, [*words, "--workers", 2, "--output", tmp_path / "killed"])
-    for sign in ("scores", "writing/groups"):
+    for sign in ("scores", "writing/rows"):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         while not (tmp_path / "killed.work" / sign).exists():
             assert process.poll() is None
@@ -272,21 +276,20 @@ def test_damaged_scores_are_made_again_by_the_same_command(folder, tmp_path, qui
 def test_what_is_damaged_before_it_is_published(folder, scores, tmp_path, quick, capsys, monkeypatch):
     words = [folder, scores, tmp_path / "kept", "--rate", 0.2]
     assert choose(*words[:2], tmp_path / "whole", *words[3:]) == 0
-    publish, seen = selecting._publish, []
+    publish = datasets.publish
 
-    def damage_first(plan, *rest):
-        for name in ("000000-00000.jsonl.gz", "000000-00000.final.parquet"):
-            file = plan.folder / "parts" / name
-            seen.append(file.read_bytes())
-            file.write_bytes(seen[-1][:-9] + b"x" + seen[-1][-8:])
-        return publish(plan, *rest)
+    def damage_first(work):
+        for name in ("rows/000000-00000.jsonl.gz", "parquet/000000-00000.parquet"):
+            blob = (work / name).read_bytes()
+            (work / name).write_bytes(blob[:-9] + b"x" + blob[-8:])
+        return publish(work)
 
-    monkeypatch.setattr(selecting, "_publish", damage_first)
+    monkeypatch.setattr(datasets, "publish", damage_first)
     assert choose(*words) == 2
-    assert "000000-00000.final.parquet is damaged: give the same command again" in " ".join(
+    assert "parquet/000000-00000.parquet is damaged: give the same command again" in " ".join(
         capsys.readouterr().err.split()
     )
-    monkeypatch.setattr(selecting, "_publish", publish)
+    monkeypatch.setattr(datasets, "publish", publish)
     assert choose(*words) == 0
     assert without_output(files_of(tmp_path / "kept")) == without_output(files_of(tmp_path / "whole"))
 
@@ -536,10 +539,10 @@ def test_to_the_hub(folder, the_hub, tmp_path, quick, monkeypatch, capsys):
 
 
 def test_where_datasets_go():
-    assert destination("hf://datasets/me/kept") == HubDataset("me/kept", "", False)
-    assert destination("hf://datasets/me/kept/part/one/", True) == HubDataset("me/kept", "part/one", True)
+    assert destination("hf://datasets/me/kept") == HubDataset("hf://datasets/me/kept", False)
+    assert destination("hf://datasets/me/kept/part/one/", True) == HubDataset("hf://datasets/me/kept/part/one", True)
     assert destination("s3://bucket/kept/") == RemoteFolder("s3://bucket/kept")
-    assert destination("kept/") == LocalFolder(Path("kept"))
+    assert destination("kept/") == LocalFolder("kept")
     for wrong in ("hf://me/kept", "hf://datasets/kept", "hf://datasets/me/kept@main"):
         with pytest.raises(WinnowError, match="no dataset on the Hub"):
             destination(wrong)
@@ -594,6 +597,31 @@ def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, quic
     assert "is not the corpus of these" in " ".join(capsys.readouterr().err.split())
 
 
+def test_compare_keeps_the_low_scores_that_are_good(folder, tmp_path, quick, capsys):
+    """The scores of `lengths` are those of `lengths-are-bad`, the other way around."""
+    for name, lower in (("lengths", False), ("lengths-are-bad", True)):
+        docs = list(JsonlReader(str(folder / "corpus")).run())
+        for doc in docs:
+            doc.metadata["length"] = -len(doc.text) if lower else len(doc.text)
+        list(MetadataScorer(str(tmp_path / name), "length", lower_is_better=lower).run(iter(docs)))
+    assert run("compare", tmp_path / "lengths", tmp_path / "lengths-are-bad", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tau"]["tau"], found["jaccard"]) == (pytest.approx(1), pytest.approx(1))
+    assert found["kept_by"] == ["its highest 20%", "its lowest 20%"]
+
+
+def test_compare_names_the_extra_that_brings_scipy(folder, scores, tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "scipy" else found(name))
+    assert run("compare", scores, scores) == 2
+    assert capsys.readouterr().err.split("\n") == [
+        "winnow: this step needs scipy: pip install 'winnow-llm[eval]'",
+        "",
+    ]
+    select(ScoreStore.open(str(scores)), Cut("top", k=9)).save(str(tmp_path / "nine.safetensors"))
+    assert run("compare", tmp_path / "nine.safetensors", tmp_path / "nine.safetensors") == 0  # ranks nothing
+
+
 def test_numbers_of_a_comparison(monkeypatch):
     generator = np.random.default_rng(0)
     a, b = generator.random((2, 1000)) < 0.3
@@ -608,7 +636,7 @@ def test_numbers_of_a_comparison(monkeypatch):
     whole = rank_agreement(x, y, key)
     low, high = whole["interval"]
     assert low < whole["tau"] < high
-    monkeypatch.setattr("launch.one_off.comparing.MOST_RANKED", 400)
+    monkeypatch.setattr("launch.compare.MOST_RANKED", 400)
     part, order = rank_agreement(x, y, key), generator.permutation(1000)
     assert part["documents"] == 400
     assert abs(part["tau"] - whole["tau"]) < 0.1

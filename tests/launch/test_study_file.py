@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.study.proxies import build_proxy
-from launch.study.reading import open_study, parse_study, shipped
-from launch.study.samplers import PAPER_SAMPLERS, SCORERS
-from launch.study.schema import Run
-from launch.study.yaml_lines import read_yaml
+from launch.proxies import build_proxy
+from launch.stages.runs import Run
+from launch.study_file import open_study, parse_study, schema, shipped
+from launch.yaml_places import YamlFile
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import InvalidStudy, ModelError, StoreMismatch
 from pipeline_steps.paper import MILESTONES, RATES, TRAIN_TOKENS
@@ -42,17 +41,8 @@ def test_the_papers_study_is_the_papers():
     assert {run.rate for run in selected} == set(RATES)
     assert all(model["total_tokens"] == TRAIN_TOKENS for model in study.models.values())
     assert {model["preset"] for model in study.models.values()} == {"t5-small", "t5-large"}
-    wanted = {int(s.model.split("@")[1]) for s in study.samplers if s.model.startswith("t5-large@")}
+    wanted = {int(s.model.split("@")[1]) for s in study.samplers if (s.model or "").startswith("t5-large@")}
     assert wanted == set(MILESTONES) <= set(study.models["t5-large"]["milestones"])
-
-
-def test_the_papers_samplers():
-    assert len(PAPER_SAMPLERS) == 22
-    assert {sampler.scorer for sampler in PAPER_SAMPLERS.values()} == {"", *SCORERS}
-    modes = {s.scorer: s.mode for s in PAPER_SAMPLERS.values()}
-    assert modes["density"] == "ips"  # Sec. 3.3
-    assert modes["ask-llm"] == "top"
-    assert modes["perplexity"] == modes["semdedup"] == "bottom"
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -78,86 +68,125 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
   - ask-llm-xl: {model: some/model}
   - mine: {scorer: perplexity, model: t5-tiny@8, mode: top}"""
     study = parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl", own))
-    assert [(s.name, s.scorer, s.mode, s.model) for s in study.samplers] == [
-        ("ask-llm-xl", "ask-llm", "top", "some/model"),
-        ("mine", "perplexity", "top", "t5-tiny@8"),
+    assert [(s.name, s.scorer_name, s.cut, s.model) for s in study.samplers] == [
+        ("ask-llm-xl", "AskLLMScorer", "top", "some/model"),
+        ("mine", "PerplexityScorer", "top", "t5-tiny@8"),
     ]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("rates", "rate", r"line 5: no key 'rate': did you mean rates"),
-        ("ask-llm-xl", "ask-lm-xl", r"line 4: no sampler 'ask-lm-xl': did you mean ask-llm-xl"),
-        ("ask-llm-xl", "random", r"line 4: two runs would be called random"),
-        ("ask-llm-xl", "full: {scorer: density}", r"line 4: 'full' cannot be a name"),
-        ("ask-llm-xl", "keys: {scorer: density}", r"line 4: 'keys' cannot be a name"),
-        ("ask-llm-xl", "a/b: {scorer: density}", r"line 4: 'a/b' cannot be a name"),
-        ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@9999}", r"line 2: mine .* but t5-tiny has .* steps"),
-        ("\n  - random\n  - ask-llm-xl", " paper", r"line 2: perplexity-large-20k .* trains no t5-large"),
-        ("[0.2]", "[0.33333333, 0.33333334]", r"line 5: two runs would be called 0.333333"),
-        ("{total_tokens: 65536}", "{total_tokens: 65536, seed: 1}", r"line 7: no key 'models.t5-tiny.seed'"),
-        ("output: runs/x", "output: a\nseeds: []", r"line 2: seeds is empty"),
-        ("output: runs/x", "output: a\nseeds: [-1]", r"line 2: the seed -1 must be 0 or more"),
-        ("output: runs/x", "output: a\nlimit: 0", r"line 2: limit is 0"),
-        ("output: runs/x", "output: a\nheld_out: {c4: c/}", r"line 2: held_out is given and corpus is not"),
-        ("output: runs/x", "output: a\nevaluation: {limit: -3}", r"line 2: limit is -3"),
-        ("output: runs/x", "output: a\nengine: {ray: {gpus: 1}}", r"line 2: no key 'engine.ray.gpus'"),
-        ("ask-llm-xl", "mine: {scorer: ask-llm}", r"line 4: mine needs a model"),
-        ("ask-llm-xl", "perplexity-large-20k", r"line 4: .* this study trains no t5-large: its models are t5-tiny"),
-        ("ask-llm-xl", "mine: {scorer: nonsense}", r"line 4: no scorer 'nonsense'"),
-        ("ask-llm-xl", "mine: {scorer: density, mode: best}", r"line 4: no mode 'best'"),
-        ("[0.2]", "[0]", r"line 5: the rate 0 must be above 0 and below 1"),
-        ("[0.2]", "[1.5]", r"line 5: the rate 1.5 must be above 0"),
-        ("[0.2]", "[0.2, 0.2]", r"line 5: rates: 0.2 is there twice"),
-        ("[0.2]", "[a]", r"line 5: rates must be a number, not 'a'"),
-        ("[0.2]", "[]", r"line 5: rates is empty"),
-        ("[0.2]", "0.2", r"line 5: rates must be a list"),
-        ("65536", "65537", r"line 7: models.t5-tiny: 65537 tokens are not a whole number of samples"),
-        ("t5-tiny", "t5-huge", r"line 7: models.t5-huge: no preset 't5-huge'"),
-        ("total_tokens", "total_token", r"line 7: no key 'models.t5-tiny.total_token': did you mean total_tokens"),
-        ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7: nowhere.yaml cannot be read"),
-        ("output: runs/x\n", "", r"line 1: there is no output"),
+        ("rates", "rate", r"line 5, column \d+: no key 'rate': did you mean rates"),
+        ("ask-llm-xl", "ask-lm-xl", r"line 4, column \d+: no sampler 'ask-lm-xl': did you mean ask-llm-xl"),
+        ("ask-llm-xl", "random", r"line 4, column \d+: two runs would be called random"),
+        ("ask-llm-xl", "full: {scorer: density}", r"line 4, column \d+: 'full' cannot be a name"),
+        ("ask-llm-xl", "keys: {scorer: density}", r"line 4, column \d+: 'keys' cannot be a name"),
+        ("ask-llm-xl", "a/b: {scorer: density}", r"line 4, column \d+: 'a/b' cannot be a name"),
+        (
+            "ask-llm-xl",
+            "mine: {scorer: perplexity, model: t5-tiny@9999}",
+            r"line 4, column 5: mine .* but t5-tiny has .* steps",
+        ),
+        ("\n  - random\n  - ask-llm-xl", " paper", r"line 2, column \d+: perplexity-large-20k .* trains no t5-large"),
+        ("[0.2]", "[0.33333333, 0.33333334]", r"line 5, column \d+: two runs would be called 0.333333"),
+        ("{total_tokens: 65536}", "{total_tokens: 65536, seed: 1}", r"line 7, column \d+: no key 'seed'"),
+        ("output: runs/x", "output: a\nseeds: []", r"line 2, column \d+: seeds is empty"),
+        ("output: runs/x", "output: a\nseeds: [-1]", r"line 2, column \d+: the seed -1 must be 0 or more"),
+        ("output: runs/x", "output: a\nlimit: 0", r"line 2, column \d+: limit is 0"),
+        (
+            "output: runs/x",
+            "output: a\nheld_out: {c4: c/}",
+            r"line 2, column \d+: held_out is given and corpus is not",
+        ),
+        (
+            "output: runs/x",
+            "output: a\nevaluation: {limit: -3}",
+            r"line 2, column \d+: evaluation.limit must be greater than or equal to 0, not -3",
+        ),
+        ("output: runs/x", "output: a\nengine: {ray: {gpus: 1}}", r"line 2, column \d+: no key 'gpus'"),
+        ("ask-llm-xl", "mine: {scorer: ask-llm}", r"line 4, column \d+: mine needs a model"),
+        (
+            "ask-llm-xl",
+            "perplexity-large-20k",
+            r"line 4, column \d+: .* this study trains no t5-large: its models are t5-tiny",
+        ),
+        ("ask-llm-xl", "mine: {scorer: nonsense}", r"line 4, column \d+: no scorer 'nonsense'"),
+        ("ask-llm-xl", "mine: {scorer: density, mode: best}", r"line 4, column \d+: no mode 'best'"),
+        ("[0.2]", "[0]", r"line 5, column \d+: the rate 0 must be above 0 and below 1"),
+        ("[0.2]", "[1.5]", r"line 5, column \d+: the rate 1.5 must be above 0"),
+        ("[0.2]", "[0.2, 0.2]", r"line 5, column 14: the rate 0.2 is there twice"),
+        ("[0.2]", "[a]", r"line 5, column \d+: rates must be a number, not 'a'"),
+        ("[0.2]", "[]", r"line 7, column 3: there are models and no rates"),
+        ("[0.2]", "0.2", r"line 5, column \d+: rates must be a list"),
+        ("65536", "65537", r"line 7, column \d+: t5-tiny: 65537 tokens are not a whole number of samples"),
+        ("t5-tiny", "t5-huge", r"line 7, column \d+: t5-huge: no preset 't5-huge'"),
+        ("total_tokens", "total_token", r"line 7, column \d+: no key 'total_token': did you mean total_tokens"),
+        ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7, column \d+: nowhere.yaml cannot be read"),
+        ("output: runs/x\n", "", r"line 1, column \d+: there is no output"),
         ("output: runs/x", "output: [", r"line \d+: not YAML"),
         ("output: runs/x", "output: a\noutput: b", r"line 2: output is there twice, first in line 1"),
-        ("output: runs/x", "output: a\nreferences: {t5-tiny: {total_tokens: 65536}}", r"line 2: .* one folder"),
-        ("output: runs/x", "output: a\nengine: {kind: slrum}", r"line 2: no engine 'slrum': did you mean slurm"),
-        ("output: runs/x", "output: a\nevaluation: {suites: [glu]}", r"line 2: no suites 'glu': did you mean glue"),
-        ("output: runs/x", "output: a\nengine: {workers: 0}", r"line 2: workers must be from 1 to 10,000"),
-        ("output: runs/x", "output:", r"line 1: output must be text, not None"),
-        ("output: runs/x", "output: s3://b/x", r"line 1: output 's3://b/x' must be a folder of a disk"),
-        ("output: runs/x", "output: a\ncorpus: ''", r"line 2: corpus is empty"),
+        (
+            "output: runs/x",
+            "output: a\nreferences: {t5-tiny: {total_tokens: 65536}}",
+            r"line 2, column \d+: .* one folder",
+        ),
+        (
+            "output: runs/x",
+            "output: a\nengine: {kind: slrum}",
+            r"line 2, column \d+: engine.kind must be .*, not 'slrum': did you mean slurm",
+        ),
+        (
+            "output: runs/x",
+            "output: a\nevaluation: {suites: [glu]}",
+            r"line 2, column \d+: evaluation.suites must be .*, not 'glu': did you mean glue",
+        ),
+        (
+            "output: runs/x",
+            "output: a\nengine: {workers: 0}",
+            r"line 2, column \d+: engine.workers must be greater than or equal to 1, not 0",
+        ),
+        ("output: runs/x", "output:", r"line 1, column \d+: output must be text, not None"),
+        ("output: runs/x", "output: s3://b/x", r"line 1, column \d+: output 's3://b/x' must be a folder of a disk"),
+        ("output: runs/x", "output: a\ncorpus: ''", r"line 2, column \d+: the path is empty"),
         ("output: runs/x", "output: a\ncorpus: !!binary aGk=", r"line 2: tag:yaml.org,2002:binary is neither"),
         ("output: runs/x", "output: &a {b: *a}", r"line 1: a value cannot be a part of itself"),
         ("output: runs/x", "output: a\n? [b]\n: c", r"line 2: a key must be a name"),
-        ("output: runs/x", "output: a\nengine: {launch: 2}", r"line 2: engine.launch must be text, not 2"),
+        ("output: runs/x", "output: a\nengine: {launch: 2}", r"line 2, column \d+: engine.launch must be text, not 2"),
         (
             "output: runs/x",
             "output: a\nengine: {slurm: {workers: many}}",
-            r"line 2: engine.slurm.workers must be a wh",
+            r"line 2, column \d+: engine.slurm.workers must be a wh",
         ),
-        ("output: runs/x", "output: a\nengine: {slurm: {time: 24:00:00}}", r"line 2: engine.slurm.time must be text"),
-        ("output: runs/x", "output: a\nengine: {training: {nodes: [1]}}", r"line 2: engine.training.nodes must be"),
+        (
+            "output: runs/x",
+            "output: a\nengine: {training: {nodes: [1]}}",
+            r"line 2, column \d+: engine.training.nodes must be",
+        ),
         (
             "output: runs/x",
             "output: a\nengine: {training: {gpus-per-node: x}}",
-            r"line 2: engine.training.gpus-per-no",
+            r"line 2, column \d+: engine.training.gpus-per-no",
         ),
         ("output: runs/x", "output: a\nengine: {training: {1: x}}", r"line 2: a key must be a name, in quotes"),
-        ("output: runs/x", "output: a\nproxies: {p: {model_type: 5}}", r"line 2: proxies.p.model_type must be text"),
-        ("ask-llm-xl", "ask-llm-xl: {options: {dtype: half}}", r'line 4: .*dtype must be "auto" or "float32" or'),
-        ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@\u00b2}", r"line 4: mine scores with"),
+        ("output: runs/x", "output: a\nproxies: {p: {model_type: 5}}", r"line 2, column \d+: p needs a model_type"),
+        (
+            "ask-llm-xl",
+            "ask-llm-xl: {options: {max_tokens: many}}",
+            r"line 4, column 40: max_tokens of ask-llm-xl must be a wh",
+        ),
+        ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@\u00b2}", r"line 4, column \d+: mine scores with"),
         (
             "65536",
-            "65536, mixed_precision: no",
-            r'line 7: models.t5-tiny.mixed_precision must be "no" or "bf16", not F',
+            "65536, mixed_precision: half",
+            r"line 7, column 51: models.t5-tiny.mixed_precision must be 'no' or 'bf16'",
         ),
-        ("65536", "65536, learning_rate: high", r"line 7: models.t5-tiny.learning_rate must be a number"),
-        ("65536", "65536, milestones: 5", r"line 7: models.t5-tiny.milestones must be a list, each a whole number"),
+        ("65536", "65536, learning_rate: high", r"line 7, column \d+: models.t5-tiny.learning_rate must be a number"),
+        ("65536", "65536, milestones: 5", r"line 7, column \d+: models.t5-tiny.milestones must be a list"),
         (
             "65536}",
             "65536}\n  fast: {preset: t5-tiny, total_tokens: 65536}",
-            r"line 8: fast and t5-tiny are both t5-t",
+            r"line 8, column \d+: fast and t5-tiny are both t5-t",
         ),
     ],
 )
@@ -167,6 +196,12 @@ def test_mistakes_are_named_by_their_line(old, new, said):
 
 
 def test_a_corpus_of_ones_own_needs_a_target_for_dsir():
+    assert (
+        parse_study("s.yaml", SMALL.replace("65536", "65536, mixed_precision: no")).models["t5-tiny"][
+            "mixed_precision"
+        ]
+        == "no"
+    )
     text = edited("- random", "- dsir").replace("output: runs/x", "output: runs/x\ncorpus: c/")
     with pytest.raises(InvalidStudy, match="dsir needs a target"):
         parse_study("s.yaml", text)
@@ -195,12 +230,16 @@ def test_what_is_merged_is_overruled():
 
 
 def test_what_is_quoted_is_text():
-    assert read_yaml("s", "a: '7e12345'\nb: 2020-01-01\nc: 7e3").plain == {"a": "7e12345", "b": "2020-01-01", "c": 7e3}
+    assert YamlFile.read("s", "a: '7e12345'\nb: 2020-01-01\nc: 7e3").plain == {
+        "a": "7e12345",
+        "b": "2020-01-01",
+        "c": 7e3,
+    }
 
 
 @given(st.floats(min_value=1e-9, max_value=1e9, allow_nan=False))
 def test_numbers_with_an_exponent_are_numbers(number):
-    assert read_yaml("s", f"a: {number:.6e}").plain["a"] == pytest.approx(number)
+    assert YamlFile.read("s", f"a: {number:.6e}").plain["a"] == pytest.approx(number)
 
 
 def test_proxies_are_built_from_config_and_scorers_take_options(tmp_path):
@@ -208,11 +247,13 @@ def test_proxies_are_built_from_config_and_scorers_take_options(tmp_path):
     study = parse_study("s.yaml", f"{text}proxies: {{tiny: {{model_type: t5, d_model: 8, seed: 1}}}}\n")
     assert study.proxies == {"tiny": {"model_type": "t5", "d_model": 8, "seed": 1}}
     assert study.samplers[1].options == {"max_tokens": 99}
-    with pytest.raises(InvalidStudy, match=r"line 8: proxies.tiny needs a model_type"):
+    with pytest.raises(InvalidStudy, match=r"line 8, column \d+: tiny needs a model_type"):
         parse_study("s.yaml", f"{text}proxies: {{tiny: {{d_model: 8}}}}\n")
-    with pytest.raises(InvalidStudy, match=r"line 8: t5-tiny is among the models"):
+    with pytest.raises(InvalidStudy, match=r"line 8, column \d+: t5-tiny is among the models"):
         parse_study("s.yaml", f"{text}proxies: {{t5-tiny: {{model_type: t5}}}}\n")
-    with pytest.raises(InvalidStudy, match=r"line 4: no key .*max_token'.*did you mean max_tokens"):
+    with pytest.raises(
+        InvalidStudy, match=r"line 4, column 42: no option 'max_token' of ask-llm-xl: did you mean max_tokens"
+    ):
         parse_study("s.yaml", text.replace("max_tokens", "max_token"))
 
 
@@ -250,20 +291,26 @@ def aliases(depth, width, merge=False):
         (aliases(31, 2), r"values once aliases are written out"),
         ("a: &a [*a]\n", r"line 1: a value cannot be a part of itself"),
         ("a: &a {b: *a}\n", r"line 1: a value cannot be a part of itself"),
-        ("output: " + "[" * 60_000, r"line 1: not YAML: values are nested more than 32 deep"),
-        ("".join(" " * depth + "a:\n" for depth in range(300)), r"line 32: not YAML: values are nested more than 32"),
-        (SMALL + "limit: " + "9" * 5000, r"line 8: Exceeds the limit"),
-        (SMALL + "limit: 9223372036854775808\n", r"line 8: 9223372036854775808 is larger than .* 64 bits"),
-        (SMALL + "engine: {tasks: 1e9}\n", r"line 8: engine.tasks must be a whole number, not 1000000000.0"),
-        (SMALL + "engine: {tasks: 1000000000}\n", r"line 8: tasks must be from 1 to 10,000"),
-        (SMALL + f"seeds: {list(range(6000))}\n", r"line 5: .* make 12,000 runs, more than the 10,000"),
-        ("output: x\n\tcorpus: y\n", r"line 2: not YAML: found character '\\t'"),
+        ("output: " + "[" * 60_000, r"line 1: (not YAML|values are nested more than 32)"),
+        ("".join(" " * depth + "a:\n" for depth in range(300)), r"line 33: values are nested more than 32"),
+        (SMALL + "limit: " + "9" * 5000, r"line 8: '9{10}.*' is larger than .* 64 bits"),
+        (SMALL + "limit: 9223372036854775808\n", r"line 8: '9223372036854775808' is larger than .* 64 bits"),
+        (
+            SMALL + "engine: {tasks: 1e9}\n",
+            r"line 8, column 17: engine.tasks must be a whole number, not 1000000000.0",
+        ),
+        (
+            SMALL + "engine: {tasks: 1000000000}\n",
+            r"line 8, column 17: engine.tasks must be less than or equal to 10000",
+        ),
+        (SMALL + f"seeds: {list(range(6000))}\n", r"line 5, column 8: .* make 12,000 runs, more than the 10,000"),
+        ("output: x\n\tcorpus: y\n", r"line 2: not YAML: "),
         (SMALL + "output: y\n", r"line 8: output is there twice, first in line 1"),
         (
             "output: " + "x" * 60_000 + "\nsamplers: [random]\ncorpus: c\n",
-            r"line 1: output '.{10,40}' must be a folder",
+            r"line 1, column 9: output '.{10,40}' must be a folder",
         ),
-        ("output: a::b\nsamplers: [random]\ncorpus: c\n", r"line 1: output 'a::b' must be a folder"),
+        ("output: a::b\nsamplers: [random]\ncorpus: c\n", r"line 1, column 9: output 'a::b' must be a folder"),
     ],
 )
 def test_what_would_take_for_ever_is_refused_at_once(text, message):
@@ -290,3 +337,25 @@ def test_a_large_study_that_is_none_too_large():
     start = time.process_time()
     assert len(parse_study("s.yaml", text).samplers) == 1400
     assert time.process_time() - start < 2
+
+
+def test_the_schema_knows_what_a_study_may_say():
+    made = schema()
+    properties = made["properties"]
+    assert "path" not in properties
+    assert properties["output"]["description"] == "Folder of all that the study makes."
+    names = properties["samplers"]["anyOf"][1]["items"]["anyOf"][0]["enum"]
+    assert {"random", "ask-llm", "ask-llm-xl"} <= set(names)
+    assert made["$defs"]["Engine"]["properties"]["kind"]["enum"] == ["local", "slurm", "ray"]
+
+
+def test_any_option_of_a_scorer_can_be_set():
+    text = edited("ask-llm-xl", "ask-llm-xl: {options: {revision: abc, window_size: 64}}")
+    assert parse_study("s.yaml", text).samplers[1].options == {"revision": "abc", "window_size": 64}
+
+
+def test_plain_scorers_are_names_of_samplers():
+    text = edited("ask-llm-xl", "ask-llm: {model: embedded}")
+    assert parse_study("s.yaml", text).samplers[1].label == "Ask-LLM"
+    with pytest.raises(InvalidStudy, match=r"line 4, column 5: ask-llm needs a model"):
+        parse_study("s.yaml", edited("ask-llm-xl", "ask-llm"))

@@ -15,7 +15,7 @@ from launch.cli import main as winnow
 from launch.study.outputs import Outputs, forget_lost
 from launch.study.progress import Watched, fingerprints, tasks_left
 from launch.study.proxies import build_proxy
-from launch.study.samplers import PAPER_SAMPLERS
+from launch.study.schema import PAPER_SAMPLERS
 from launch.study.stages import stages_of
 from launch.study.work import do
 from pipeline_steps import ScoreStore

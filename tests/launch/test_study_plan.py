@@ -5,9 +5,9 @@ import json
 import time
 
 import pytest
+from launch.plan import is_study
 
 from launch.cli import main
-from launch.plan import is_study
 from launch.study.costs import (
     C4_DOCUMENTS,
     PROMPT_TOKENS,
@@ -38,7 +38,7 @@ from pipeline_steps import (
 )
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.paper import C4_TOKENS, TRAIN_TOKENS
-from train.flops import encoder_flops, first_token_flops, forward_flops, training_flops
+from train.costs import encoder_flops, first_token_flops, forward_flops, training_flops
 from train.run_directory import sealed_row
 
 

@@ -8,6 +8,7 @@ and answers are met once. In every state a reader must find one of the corpora w
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 import fsspec
 import pytest
@@ -15,8 +16,9 @@ import xxhash
 from fsspec.spec import AbstractFileSystem
 
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.stores import artefact, files
 from pipeline_steps.stores.artefact import Artefact
-from pipeline_steps.stores.files import read_json, seal
+from pipeline_steps.stores.files import canonical, open_folder, read_json, seal
 
 
 ROOT = "steps://artefact"
@@ -110,6 +112,22 @@ class SteppedFileSystem(AbstractFileSystem):
 
 
 fsspec.register_implementation("steps", SteppedFileSystem, clobber=True)
+
+
+@pytest.fixture(autouse=True)
+def remembered(monkeypatch):
+    """Two functions without side effects whose same answers the replays ask for ten thousand times."""
+    sealed = {}
+
+    def remembered_seal(value):
+        key = canonical(value)
+        if key not in sealed:
+            sealed[key] = seal(value)
+        return sealed[key]
+
+    for module in (artefact, files):
+        monkeypatch.setattr(module, "seal", remembered_seal)
+        monkeypatch.setattr(module, "open_folder", cache(open_folder))
 
 
 @dataclass(frozen=True)

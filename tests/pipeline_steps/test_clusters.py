@@ -21,11 +21,11 @@ from pipeline_steps import (
     SemDeDupSimilarities,
     TopKFilter,
 )
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.embedding.kmeans import load_centroids
 from pipeline_steps.errors import MissingScore, StoreIncomplete, StoreMismatch
-from pipeline_steps.numerics.clusters import nearest_centroids, similarity_to_preferred
 from pipeline_steps.numerics.keys import document_key
+from pipeline_steps.numerics.vectors import nearest_centroids, similarity_to_preferred
 from pipeline_steps.stores.files import load_tensors, read_json, write_json
 from pipeline_steps.stores.source_store import SourceStore
 

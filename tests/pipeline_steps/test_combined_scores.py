@@ -49,6 +49,28 @@ def test_a_finished_combination_is_left_and_another_refused(stores, tmp_path):
         combine(target, weights, "product")
 
 
+@pytest.mark.parametrize(
+    ("weights", "given", "lower"),
+    [
+        ((1.0, 1.0), None, False),  # equal parts: high scores are the good ones
+        ((1.0, 2.0), None, True),  # the second store's low scores are good, and it weighs more
+        ((1.0, -2.0), None, False),
+        ((-1.0, 0.5), None, True),
+        ((1.0, 2.0), False, False),
+        ((1.0, 0.0), True, True),
+    ],
+)
+def test_a_combination_says_which_direction_is_better(corpus, tmp_path, weights, given, lower):
+    for name in ("high", "low"):
+        docs = list(JsonlReader(str(corpus)).run())
+        for number, doc in enumerate(docs):
+            doc.metadata[name] = number
+        list(MetadataScorer(str(tmp_path / name), name, lower_is_better=name == "low").run(iter(docs)))
+    stores = {str(tmp_path / name): weight for name, weight in zip(("high", "low"), weights, strict=True)}
+    assert [ScoreStore.open(path).lower_is_better for path in stores] == [False, True]
+    assert combine(str(tmp_path / "both"), stores, lower_is_better=given).lower_is_better is lower
+
+
 def test_stores_of_different_corpora_are_refused(stores, corpus, tmp_path):
     (corpus / "c.jsonl").write_text('{"id": "doc-45", "text": "changed"}\n')
     score(corpus, tmp_path / "other")

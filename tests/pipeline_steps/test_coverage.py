@@ -24,12 +24,12 @@ from pipeline_steps import (
     coverage,
     select,
 )
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.errors import StoreMismatch
-from pipeline_steps.numerics.coverage import attainable_entropy, discrepancy, entropy
 from pipeline_steps.numerics.keys import mix
 from pipeline_steps.numerics.priority import priority_code
 from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts, suggest_hash
+from pipeline_steps.numerics.statistics import attainable_entropy, discrepancy, entropy
 
 
 SIZES = (20_000, 2_000, 200)  # 100 : 10 : 1

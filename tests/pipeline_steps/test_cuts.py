@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.filters.cuts import Cut
-from pipeline_steps.numerics import threshold
+from pipeline_steps.numerics import priority as threshold
 from pipeline_steps.numerics.keys import document_key, uniform
-from pipeline_steps.numerics.priority import MODES, order_code, priority_code, tie_hash
-from pipeline_steps.numerics.threshold import find_thresholds, keeps
+from pipeline_steps.numerics.priority import MODES, find_thresholds, keeps, order_code, priority_code, tie_hash
 
 
 EXACT = [mode for mode in MODES if mode != "poisson"]

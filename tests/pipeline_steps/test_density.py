@@ -18,7 +18,7 @@ from pipeline_steps import (
     ScoreStore,
     combine_sketches,
 )
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.errors import InvalidEmbedding, MissingScore, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.priority import priority_code
 from pipeline_steps.stores.files import load_tensors, read_json, write_json

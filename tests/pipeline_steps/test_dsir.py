@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline_steps import DSIRFit, DSIRScorer, IPSFilter, NgramCounts, ScoreStore
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.numerics.dsir_ngrams import DSIRNgrams
-from pipeline_steps.numerics.hashed_ngrams import hashed_ngrams
+from pipeline_steps.numerics.ngrams import hashed_ngrams
 from pipeline_steps.stores.files import load_tensors, save_tensors
 from pipeline_steps.stores.partials import Partials
 

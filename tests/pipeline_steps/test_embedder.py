@@ -12,7 +12,7 @@ from test_ask_llm_scorer import tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5EncoderModel
 
 from pipeline_steps import Embedder, InstalledDocsReader
-from pipeline_steps.embedding.embedder import HASHED_NGRAMS
+from pipeline_steps.embedding.embeddings import HASHED_NGRAMS
 from pipeline_steps.errors import InvalidEmbedding, ModelError, StoreMismatch
 from pipeline_steps.stores.source_store import SourceStore
 

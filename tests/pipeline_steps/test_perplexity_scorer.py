@@ -21,15 +21,14 @@ from transformers import (
 )
 
 from pipeline_steps import EMBEDDED_PROXY, PerplexityScorer, ScoreStore, TopKFilter
-from pipeline_steps import likelihoods as likelihoods_module
-from pipeline_steps.engines.likelihoods import T5_WINDOW, load_likelihood
+from pipeline_steps.engines import likelihoods as likelihoods_module
+from pipeline_steps.engines.likelihoods import MASKS, T5_WINDOW, load_likelihood, mask_out, most_spans, partition_masks
 from pipeline_steps.errors import ModelError, StoreMismatch
 from pipeline_steps.numerics.keys import document_key
-from pipeline_steps.numerics.partition_masks import MASKS, mask_out, most_spans, partition_masks
 from train.checkpoints import save_checkpoint, whole_weights
 from train.model import build_model
+from train.objectives import SpanCorruption
 from train.presets import PRESETS
-from train.span_corruption import SpanCorruption
 
 
 FIRST_SENTINEL, EOS, VOCABULARY = 8191, 1, 8192

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast, T5Tokenizer
 
 from pipeline_steps import EMBEDDED_PROXY, InstalledDocsReader
-from pipeline_steps.engines.plain_encoder import PlainEncoder
+from pipeline_steps.engines.encoders import PlainEncoder
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_threads_do_not_mix_their_texts(tokenizers):
 
 
 def test_memory_is_bounded(tokenizers, monkeypatch):
-    monkeypatch.setattr("pipeline_steps.engines.plain_encoder._REMEMBERED", 100)
+    monkeypatch.setattr("pipeline_steps.engines.encoders._REMEMBERED", 100)
     encoder = PlainEncoder(tokenizers["t5"])
     for number in range(50):
         text = f"word{number} and some others {number}"

@@ -15,14 +15,14 @@ from test_ask_llm_scorer import tiny_tokenizer
 from test_classifier_head_scorer import save_bert
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
+from pipeline_steps.engines.encoders import load_sentence_encoder
 from pipeline_steps.engines.likelihoods import load_likelihood
 from pipeline_steps.engines.models import EMBEDDED_PROXY
 from pipeline_steps.engines.proxies import load_proxy
-from pipeline_steps.engines.text_encoder import load_text_encoder
 from pipeline_steps.errors import ModelError
-from pipeline_steps.scorers.classifier_head import load_head
+from pipeline_steps.scorers.classifiers import load_head
 from train.checkpoints import load_pretrained
-from train.tokenizers import TextEncoder
+from train.tokenizers import TextTokenizer
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,14 +32,14 @@ LOADERS = {
     "proxy": "from pipeline_steps.engines.proxies import load_proxy as load; load(folder)",
     "served proxy": "from pipeline_steps.engines.proxies import serve_proxy as s; s(folder, None, 'auto', 64, '{}')",
     "perplexity": "from pipeline_steps.engines.likelihoods import load_likelihood as load; load(folder)",
-    "head": "from pipeline_steps.scorers.classifier_head import load_head as load; load(folder)",
+    "head": "from pipeline_steps.scorers.classifiers import load_head as load; load(folder)",
     "embedder": (
-        "from pipeline_steps.engines.text_encoder import load_text_encoder as load; load(folder, None, 'auto', None)"
+        "from pipeline_steps.engines.encoders import load_sentence_encoder as load; load(folder, None, 'auto', None)"
     ),
     "fine-tuning": "from train.checkpoints import load_pretrained as load; load(folder)",
     "few-shot": "from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM as load; load(folder)",
     "measured": "from evaluate_suite.checkpoint import find_checkpoints as load; load('x', folder)",
-    "tokenizer": "from train.tokenizers import TextEncoder as load; load(folder)",
+    "tokenizer": "from train.tokenizers import TextTokenizer as load; load(folder)",
 }
 
 
@@ -169,7 +169,7 @@ class TestEmbedders:
         return tmp_path / "st"
 
     def load(self, folder):
-        return load_text_encoder(str(folder), None, "float32", None)
+        return load_sentence_encoder(str(folder), None, "float32", None)
 
     @pytest.mark.parametrize("part", ["", "2_Dense"])
     def test_pickled_weights(self, folder, part):
@@ -201,13 +201,13 @@ class TestEmbedders:
 
 
 def test_the_embedded_proxy_loads():
-    assert TextEncoder(EMBEDDED_PROXY).sentinels == 100
+    assert TextTokenizer(EMBEDDED_PROXY).sentinels == 100
     assert load_proxy(EMBEDDED_PROXY)
 
 
 @pytest.mark.parametrize("package", ["pipeline_steps", "train", "evaluate_suite", "launch"])
 def test_every_loader_says_that_code_is_not_trusted(package):
-    """Outside of `pipeline_steps.engines.pretrained`, which says it for the others."""
+    """Outside of `pipeline_steps.engines.models`, which says it for the others."""
     names = {"from_pretrained", "load_dataset", "SentenceTransformer"}
     for file in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

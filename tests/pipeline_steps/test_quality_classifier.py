@@ -20,7 +20,7 @@ from pipeline_steps import (
     TopKFilter,
 )
 from pipeline_steps.errors import CorpusError, StoreIncomplete
-from pipeline_steps.numerics.linear_model import auc, spearman
+from pipeline_steps.numerics.statistics import auc, spearman
 from pipeline_steps.stores.files import load_tensors
 
 
@@ -82,7 +82,7 @@ def test_distillation_agrees_with_a_teacher_that_counts_words(tmp_path):
     docs = list(JsonlReader(str(tmp_path / "web")).run())
     for doc in docs:
         doc.metadata["teacher"] = 5.0 + doc.text.count("good") / 3
-    list(MetadataScorer(str(tmp_path / "teacher"), "teacher").run(iter(docs[:300])))
+    list(MetadataScorer(str(tmp_path / "teacher"), "teacher", lower_is_better=True).run(iter(docs[:300])))
     model = str(tmp_path / "student")
     list(ScoreDistillation(model, JsonlReader(str(tmp_path / "web")), str(tmp_path / "teacher")).run())
     assert header(model)["held_out_documents"] == 30
@@ -92,6 +92,7 @@ def test_distillation_agrees_with_a_teacher_that_counts_words(tmp_path):
     student, teacher = ([doc.metadata[key] for doc in unseen] for key in ("quality", "teacher"))
     assert spearmanr(student, teacher).statistic > 0.95
     assert abs(np.mean(student) - np.mean(teacher)) < 1
+    assert ScoreStore.open(str(tmp_path / "s")).lower_is_better  # as the teacher's
 
 
 def test_what_cannot_be_learned_from_is_named(corpora, tmp_path):

@@ -16,7 +16,7 @@ from datatrove.pipeline.tokens import TokensCounter
 from datatrove.utils.logging import logger
 from word_count import WordCountScorer, score
 
-from pipeline_steps import EMBEDDED_PROXY, MetadataScorer, ScoreStore, TopKFilter
+from pipeline_steps import EMBEDDED_PROXY, KeysScorer, MetadataScorer, ScoreStore, TopKFilter
 from pipeline_steps.errors import CorpusError, InvalidScore, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.stores.files import read_json, write_json
 
@@ -215,6 +215,27 @@ def test_of_two_settings_that_are_claimed_at_once_one_is_refused(corpus, tmp_pat
         next(runs[1])
     list(runs[0])
     assert ScoreStore.open(str(tmp_path / "s")).made["salt"] == 0
+
+
+class LongIsBad(WordCountScorer):
+    lower_is_better = True
+
+
+def test_a_store_says_which_direction_is_better(corpus, tmp_path):
+    keys = tmp_path / "keys"
+    for scorer in (KeysScorer(str(keys)), LongIsBad(str(tmp_path / "long"))):
+        list(scorer.run(JsonlReader(str(corpus)).run()))
+    store = ScoreStore.open(str(keys))
+    assert store.made == {"scorer": "KeysScorer", "window_size": 4096, "lower_is_better": False}
+    assert store.lower_is_better is False
+    assert not store.scores.any()
+    assert ScoreStore.open(str(tmp_path / "long")).lower_is_better is True
+    with pytest.raises(StoreMismatch, match="lower_is_better: True there, False now"):
+        list(WordCountScorer(str(tmp_path / "long")).run(JsonlReader(str(corpus)).run()))
+    mute = ScoreStore(str(tmp_path / "mute"))
+    mute.begin("scores", {"scorer": "Old"}, None)
+    with pytest.raises(StoreMismatch, match="mute does not say whether its low scores are the good ones"):
+        _ = mute.lower_is_better
 
 
 def test_several_tasks_must_know_what_they_read(corpus, tmp_path):

@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 
 from pipeline_steps import paper
 from pipeline_steps.errors import InvalidEmbedding
-from pipeline_steps.numerics.ngram_embedding import embed, word_hashes
 from pipeline_steps.numerics.random_projections import largest_coordinate, padded
 from pipeline_steps.numerics.sketch import SketchHash, add, density, empty_counts, far_distance, suggest_hash
+from pipeline_steps.numerics.vectors import embed_ngrams, word_hashes
 
 
 PSTABLE = SketchHash(dimension=32, concatenated=2, width=0.8, rows=200, buckets=1000, seed=4)
@@ -242,13 +242,15 @@ def test_words_are_split_as_a_reference_splits_them():
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=8), st.data())
 def test_an_embedding_depends_on_its_text_alone(texts, data):
     cut = data.draw(st.integers(0, len(texts)))
-    parts = [embed(part) for part in (texts[:cut], texts[cut:]) if part]
-    np.testing.assert_array_equal(np.concatenate(parts), embed(texts))
+    parts = [embed_ngrams(part) for part in (texts[:cut], texts[cut:]) if part]
+    np.testing.assert_array_equal(np.concatenate(parts), embed_ngrams(texts))
 
 
 def test_near_copies_are_near_and_strangers_are_not():
     text = "the quick brown fox jumps over the lazy dog while the sun sets behind distant violet hills tonight"
-    a, b, c = embed([text, text.replace("lazy", "sleepy"), "parameters return shape dtype tensor kernel stride pad"])
+    a, b, c = embed_ngrams(
+        [text, text.replace("lazy", "sleepy"), "parameters return shape dtype tensor kernel stride pad"]
+    )
     assert a @ b > 0.75
     assert abs(a @ c) < 0.25
     np.testing.assert_allclose(np.linalg.norm([a, b, c], axis=1), 1, rtol=1e-6)
@@ -266,5 +268,5 @@ def test_projection_keeps_the_cosine_of_the_counts():
     vocabulary = sorted({gram for bag in bags for gram in bag}, key=str)
     dense = np.sqrt(np.array([[bag[gram] for gram in vocabulary] for bag in bags], dtype=float))
     dense /= np.linalg.norm(dense, axis=1, keepdims=True)
-    projected = embed(texts, dimension=4096)
+    projected = embed_ngrams(texts, dimension=4096)
     np.testing.assert_allclose(projected @ projected.T, dense @ dense.T, atol=5 / 4096**0.5)  # JL: 1 / sqrt(D) each

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_steps.numerics.summary import summarise
+from pipeline_steps.numerics.statistics import summarise
 
 
 FRACTIONS = (0.0, 0.01, 0.25, 0.5, 0.9, 1.0)

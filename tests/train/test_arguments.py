@@ -6,7 +6,7 @@ import pytest
 
 from pipeline_steps.errors import InvalidCut
 from train.arguments import parse
-from train.token_budget import TokenBudget
+from train.training_plan import TokenBudget
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,19 @@ def test_the_last_batch_may_be_smaller():
     assert [budget.samples_after(step) for step in range(4)] == [0, 3, 6, 7]
 
 
-@pytest.mark.parametrize(("total", "nearest"), [(12_345, "12288 or 12416"), (1, "128"), (0, "128"), (-5, "128")])
-def test_a_total_that_does_not_divide_names_its_neighbours(total, nearest):
-    with pytest.raises(InvalidCut, match=f"ask for {nearest}$"):
-        TokenBudget(total, 64, 128)
+@pytest.mark.parametrize(("asked", "total"), [(40_000, 39_936), (39_936, 39_936), (128, 128), (255, 128)])
+def test_tokens_are_rounded_down_to_whole_samples(asked, total):
+    budget = TokenBudget(asked, 64, 128)
+    assert (budget.total_tokens, budget.samples) == (total, total // 128)
+    assert bool(budget.rounding) == (asked != total)
+
+
+def test_rounding_is_said_in_a_sentence():
+    said = TokenBudget(40_000, 64, 128).rounding
+    assert said == "40,000 tokens are rounded down to whole samples: 39,936 = 312 x 128"
+
+
+@pytest.mark.parametrize("asked", [127, 1, 0, -5])
+def test_less_than_a_sample_is_refused(asked):
+    with pytest.raises(InvalidCut, match="ask for at least 128$"):
+        TokenBudget(asked, 64, 128)

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 from pipeline_steps.errors import ModelError, StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.stores.artefact import claim
 from train import folders
-from train.adafactor import Adafactor
 from train.checkpoints import drop_after, load_checkpoint, load_optimizer, prune, save_checkpoint, whole_weights
 from train.losses import TokenLosses
 from train.model import build_model
+from train.optimizers import Adafactor
 from train.presets import PRESETS
 from train.run_directory import (
     Metrics,

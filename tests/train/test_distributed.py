@@ -24,9 +24,9 @@ from training_runs import (
     untimed,
 )
 
-from train.arguments import parse
+from train.arguments import PretrainArguments, parse
 from train.batches import Batches, shares
-from train.plan import Plan, PretrainArguments
+from train.pretrain import PretrainPlan
 from train.run_directory import latest_checkpoint
 
 
@@ -122,7 +122,7 @@ def wait_for(condition, seconds=60):
 def test_every_sample_is_shown_by_one_process(store, tmp_path, most, total):
     """Whatever the number of processes and passes; the last step may have fewer samples than there are processes."""
     changes = {"total_tokens": total * LENGTH, "micro_batch_size": most}
-    plan = Plan.make(parse(PretrainArguments, flags(store, tmp_path, **changes), "", ""))
+    plan = PretrainPlan.make(parse(PretrainArguments, flags(store, tmp_path, **changes), "", ""))
     expected = plan.objective.rows(plan.replay.batch(np.arange(total)), np.arange(total), plan.arguments.seed)[0]
     for world in (1, 2, 4):
         ranks = [Batches(plan, rank, world, pin=False) for rank in range(world)]
@@ -137,7 +137,7 @@ def test_every_sample_is_shown_by_one_process(store, tmp_path, most, total):
 
 
 def test_the_thread_gives_what_is_made_at_once(store, tmp_path):
-    plan = Plan.make(parse(PretrainArguments, flags(store, tmp_path), "", ""))
+    plan = PretrainPlan.make(parse(PretrainArguments, flags(store, tmp_path), "", ""))
     batches = Batches(plan, 1, 2, pin=False)
     for step, passes in batches.steps(7, 30):
         assert torch.equal(passes[0].inputs, batches.rows(step)[0].inputs)

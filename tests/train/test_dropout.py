@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from train.dropout import dropout, dropout_of
-from train.model import build_model, prepare_for_training
+from train.layers import SampleMasks, prepare_for_training
+from train.model import build_model
 from train.presets import PRESETS
 
 
@@ -14,9 +14,10 @@ SAMPLES = np.arange(100, 108)
 
 
 def dropped(values, samples=SAMPLES, seed=1, p=0.1, calls=1):
-    with dropout_of(samples, seed):
+    masks = SampleMasks()
+    with masks.drawn_for(samples, seed):
         for _ in range(calls):
-            out = dropout(values, p, training=True)
+            out = masks.drop(values, p, training=True)
     return out
 
 
@@ -63,24 +64,24 @@ def test_the_gradient_has_the_same_mask():
 
 
 def test_torchs_own_elsewhere():
-    values = torch.randn(8, 4)
+    values, masks = torch.randn(8, 4), SampleMasks()
     torch.manual_seed(3)
-    outside = dropout(values, 0.5, training=True)
+    outside = masks.drop(values, 0.5, training=True)
     torch.manual_seed(3)
     assert torch.equal(outside, functional.dropout(values, 0.5))
     assert torch.equal(dropped(values, p=0.0), values)
-    with dropout_of(SAMPLES, 0):
-        assert torch.equal(dropout(values, 0.5, training=False), values)
+    with masks.drawn_for(SAMPLES, 0):
+        assert torch.equal(masks.drop(values, 0.5, training=False), values)
 
 
 def test_a_model_is_the_same_in_any_batch(monkeypatch):
     monkeypatch.setitem(PRESETS, "t5-tiny", PRESETS["t5-tiny"] | {"dropout_rate": 0.1})
     model = build_model("t5-tiny", 500, 0).train()
-    prepare_for_training(model, padded=False)
+    masks = prepare_for_training(model, padded=False)
     inputs, targets = torch.randint(3, 400, (4, 40)), torch.randint(3, 400, (4, 12))
 
     def logits(rows):
-        with dropout_of(np.arange(4)[rows], 0), torch.no_grad():
+        with masks.drawn_for(np.arange(4)[rows], 0), torch.no_grad():
             return model(input_ids=inputs[rows], labels=targets[rows]).logits
 
     whole = logits(slice(0, 4))

@@ -11,7 +11,7 @@ from pipeline_steps import ASK_LLM, EMBEDDED_PROXY
 from pipeline_steps.engines.proxies import load_proxy
 from train.embedded_proxy import auc, make_proxy
 from train.embedded_proxy_data import BAD, Pool, example, is_permissive
-from train.tokenizers import TextEncoder
+from train.tokenizers import TextTokenizer
 
 
 GOOD = [
@@ -55,7 +55,7 @@ def test_it_separates_texts_a_reader_would_separate():
 
 
 def test_its_tokenizer_follows_t5():
-    encoder = TextEncoder(EMBEDDED_PROXY)
+    encoder = TextTokenizer(EMBEDDED_PROXY)
     assert (encoder.vocab_size, encoder.sentinels, encoder.eos) == (8192, 100, 1)
     proxy = load_proxy(EMBEDDED_PROXY)
     assert proxy._tokenizer.convert_ids_to_tokens(proxy._ids("yes") + proxy._ids("no")) == ["▁yes", "▁no"]

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import InvalidCut
-from train.example_store import ExampleStore
-from train.tokenizers import EOS, PAD, TextEncoder
+from train.fine_tune import ExampleStore
+from train.tokenizers import EOS, PAD, TextTokenizer
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return TextEncoder(EMBEDDED_PROXY)
+    return TextTokenizer(EMBEDDED_PROXY)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from datatrove.utils.dataset import DatatroveFileDataset
 
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.stores.selection import Selection
-from train.materialise import materialise
+from train.token_store import materialise
 
 
 def selection(store, keep):

@@ -9,8 +9,9 @@ from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from pipeline_steps.errors import ModelError
 from train import losses
+from train.layers import prepare_for_training
 from train.losses import Z_LOSS, TokenLosses
-from train.model import build_model, model_config, prepare_for_training
+from train.model import build_model, model_config
 from train.presets import PRESETS
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline_steps.errors import InvalidCut, ModelError
-from train.objectives import NextToken, make_objective
-from train.span_corruption import SpanCorruption
+from train.objectives import NextToken, SpanCorruption, make_objective
 
 
 def test_the_next_token_of_every_place():

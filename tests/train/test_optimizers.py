@@ -6,8 +6,7 @@ from torch import nn
 from transformers.optimization import Adafactor as Reference
 
 from pipeline_steps.errors import StoreMismatch
-from train.adafactor import Adafactor
-from train.optimizers import AdamW, learning_rate
+from train.optimizers import Adafactor, AdamW, learning_rate
 
 
 # transformers factors every matrix and T5 only those of 128 and more on both sides: these are treated alike

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from train.dropout import dropout_of, set_dropout
+from train.layers import prepare_for_training, set_dropout
 from train.losses import Z_LOSS, TokenLosses
-from train.model import build_model, prepare_for_training
+from train.model import build_model
 from train.tokenizers import PAD
 
 
@@ -58,11 +58,12 @@ def test_more_padding_or_none_changes_nothing():
 
 def test_dropout_belongs_to_the_sample():
     """A row loses the same values in a batch and alone, and others in another sample."""
-    losses = TokenLosses(trainable(dropout=0.3), padded=True)
+    model = trainable(dropout=0.3)
+    losses, masks = TokenLosses(model, padded=True), prepare_for_training(model, padded=True)
     inputs, targets = rows()
 
     def nll(samples, chosen):
-        with dropout_of(np.array(samples), 5), torch.no_grad():
+        with masks.drawn_for(np.array(samples), 5), torch.no_grad():
             return losses(inputs[chosen], targets[chosen])[1][0].item()
 
     together = nll([7, 8, 9], [0, 1, 2])

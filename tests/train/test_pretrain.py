@@ -36,17 +36,16 @@ from evaluate_suite.perplexity import HeldOut, window_losses
 from pipeline_steps.stores.files import read_json
 from pipeline_steps.stores.selection import Selection
 from train import pretrain
-from train.arguments import parse
+from train.arguments import PretrainArguments, parse
 from train.batches import Batches
 from train.checkpoints import load_checkpoint
 from train.loop import Trainer
 from train.losses import Z_LOSS, TokenLosses
 from train.model import build_model
-from train.plan import Plan, PretrainArguments
 from train.presets import PRESETS
+from train.pretrain import PretrainPlan
 from train.run_directory import latest_checkpoint, read_rows
-from train.staging import stage
-from train.token_store import open_artefact
+from train.token_store import open_artefact, stage
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_the_last_batch_may_be_smaller(whole, store, tmp_path):
     same = [name for name in last if name not in TIMES]
     for one, other in zip(rows(whole)[:-1], rows(tmp_path)[:-1], strict=True):
         assert [one[name] for name in same] == [other[name] for name in same]
-    plan = Plan.make(parse(PretrainArguments, flags(store, tmp_path, total_tokens=total), "", ""))
+    plan = PretrainPlan.make(parse(PretrainArguments, flags(store, tmp_path, total_tokens=total), "", ""))
     assert last["raw_tokens"] == last["samples"] * plan.objective.raw_length
 
 
@@ -86,7 +85,7 @@ def test_the_loss_of_a_smaller_batch_is_the_mean_over_its_own_tokens(store, tmp_
     """Adafactor forgives a wrong scale; the norm of the last gradient, found anew, does not."""
     argv = flags(store, tmp_path, total_tokens=(3 * BATCH - 4) * LENGTH, save_every=1, keep_last=2)
     assert main(*argv) == 0
-    plan = Plan.make(parse(PretrainArguments, argv, "", ""))
+    plan = PretrainPlan.make(parse(PretrainArguments, argv, "", ""))
     model = load_checkpoint(tmp_path / "checkpoints" / "step-00000002")[0]
     (batch,) = Batches(plan, 0, 1, pin=False).rows(3)
     assert len(batch.samples) == 2
@@ -111,7 +110,7 @@ def test_learns_as_transformers_does(store, tmp_path):
     argv = flags(store, tmp_path, total_tokens=steps * BATCH * LENGTH, save_every=0, warmup_steps=40_000)
     assert main(*argv) == 0
     ours = np.array([row["nll"] for row in rows(tmp_path)])
-    plan = Plan.make(parse(PretrainArguments, argv, "", ""))
+    plan = PretrainPlan.make(parse(PretrainArguments, argv, "", ""))
     model = build_model("t5-tiny", store.vocab_size, 0)
     optimizer = ReferenceAdafactor(
         model.parameters(), lr=40_000**-0.5, scale_parameter=True, relative_step=False, warmup_init=False
@@ -135,10 +134,14 @@ def test_learns(whole):
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
 
 
-def test_a_finished_run_returns_at_once(whole, store, monkeypatch):
+def test_a_finished_run_says_so_and_returns_at_once(whole, store, monkeypatch, capsys):
     before = outcome(whole)
+    capsys.readouterr()
     monkeypatch.setattr(Trainer, "__init__", lambda *_: pytest.fail("trained again"))
     assert main(*flags(store, whole)) == 0
+    assert outcome(whole) == before
+    assert capsys.readouterr().err == f"{whole} is finished: {STEPS} steps, {TOTAL:,} tokens; nothing to do\n"
+    assert main(*flags(store, whole, total_tokens=TOTAL + 1)) == 0  # rounded, it is the same run
     assert outcome(whole) == before
 
 
@@ -250,7 +253,7 @@ def test_a_selection_is_replayed_and_recorded(whole, store, tmp_path, capsys):
 
 def test_runs_begin_with_the_same_weights(store, tmp_path):
     arguments = [parse(PretrainArguments, flags(store, tmp_path, seed=seed), "", "") for seed in (1, 2)]
-    trainers = [Trainer(Plan.make(one)) for one in arguments]
+    trainers = [Trainer(PretrainPlan.make(one)) for one in arguments]
     expected = build_model("t5-tiny", store.vocab_size, 0)
     for trainer in trainers:
         pairs = zip(trainer.raw_model.parameters(), expected.parameters(), strict=True)
@@ -332,7 +335,7 @@ def test_staged_by_several_processes_at_once(store, tmp_path):
     killed = tmp_path / f".{open_artefact(str(store.path)).fingerprint}.tmp-killed"
     killed.mkdir()
     killed.with_suffix(".tmp-killed.lock").touch()
-    command = f"from train.staging import stage; print(stage({str(store.path)!r}, {str(tmp_path)!r}).path)"
+    command = f"from train.token_store import stage; print(stage({str(store.path)!r}, {str(tmp_path)!r}).path)"
     jobs = [subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, cwd=ROOT) for _ in range(3)]
     (said,) = {job.communicate()[0] for job in jobs}
     assert [path.name for path in sorted(tmp_path.iterdir())] == [".lock", Path(said.decode().strip()).name]
@@ -400,19 +403,33 @@ def test_a_shipped_configuration_under_accelerate(store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"total_tokens": TOTAL + 1}, f"ask for {TOTAL} or {TOTAL + LENGTH}"),
+        ({"total_tokens": LENGTH - 1}, f"ask for at least {LENGTH}"),
         ({"preset": "t5-huge"}, "no preset 't5-huge'"),
         ({"input_length": 100_000, "total_tokens": 100_000 * BATCH}, "choose another length"),
         ({"tokens": "nowhere"}, "nowhere holds nothing yet"),
+        ({"tokens": "nowhere", "stage_to": "local"}, "nowhere holds nothing yet"),
+        ({"selection": "nowhere"}, "nowhere"),
+        ({"held_out": "a=nowhere"}, "nowhere holds nothing yet"),
         ({"mixed_precision": "no", "report_to": "nobody"}, "no tracker 'nobody'"),
         ({"report_to": "wandb"}, "the tracker wandb is not installed"),
         ({"held_out": "nowhere"}, "held_out must be NAME=FOLDER"),
         ({"checkpoints": 0}, "checkpoints must be at least 1, not 0"),
     ],
 )
-def test_mistakes_end_in_one_sentence(store, tmp_path, capsys, changes, message):
-    assert main(*flags(store, tmp_path, **changes)) == 2
+def test_mistakes_end_in_one_sentence_and_leave_no_folder(store, tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(*flags(store, tmp_path / "run", **changes)) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_are_rounded_to_whole_samples_which_is_said_once(store, tmp_path, capsys):
+    total = 2 * BATCH * LENGTH
+    assert main(*flags(store, tmp_path / "run", total_tokens=total + 7)) == 0
+    said = capsys.readouterr().err
+    assert said.count(f"{total + 7} tokens are rounded down to whole samples: {total} = {2 * BATCH} x {LENGTH}\n") == 1
+    assert read_json(f"{tmp_path}/run/resolved.json")["total_tokens"] == total
+    assert rows(tmp_path / "run")[-1]["encoder_tokens"] == total
 
 
 def test_fp16_is_refused(store, tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline_steps.errors import InvalidCut
-from train.span_corruption import SpanCorruption, _compositions
+from train.objectives import SpanCorruption, _compositions
 
 
 T5 = SpanCorruption(512, first_sentinel=32_099)

@@ -20,7 +20,7 @@ from pipeline_steps.stores.artefact import Artefact, part_name
 from train import token_store_writer
 from train.token_store import TokenStore
 from train.token_store_writer import TokenStoreWriter
-from train.tokenizers import TextEncoder
+from train.tokenizers import TextTokenizer
 
 
 def tree(path):
@@ -123,7 +123,7 @@ def test_some_of_the_tasks_are_not_all(corpus_documents, tokenizer_folder, tmp_p
 
 @pytest.mark.parametrize("literal", ["</s>", "<pad>", "<extra_id_7>", "a</s>b <extra_id_99><pad>"])
 def test_control_tokens_in_text_stay_text(tokenizer_folder, literal):
-    encoder = TextEncoder(str(tokenizer_folder))
+    encoder = TextTokenizer(str(tokenizer_folder))
     (ids,) = encoder.encode([f"ban {literal} gar"])
     assert ids.size > 2
     assert not np.isin(ids, [0, 1]).any()
@@ -156,7 +156,7 @@ def test_a_tokenizer_with_other_conventions_is_refused(tokenizer_folder, tmp_pat
         swapped = file.read_text().replace("<extra_id_0>", "<extra_id_x>")
         (tmp_path / file.name).write_text(swapped.replace("<extra_id_1>", "<extra_id_0>"))
     with pytest.raises(ModelError, match="does not follow T5's conventions"):
-        TextEncoder(str(tmp_path))
+        TextTokenizer(str(tmp_path))
 
 
 def test_a_tokenizer_without_sentinels(corpus_documents, plain_tokenizer, tmp_path):
@@ -177,7 +177,7 @@ def test_a_tokenizer_without_eos_is_refused(plain_tokenizer, tmp_path):
             file.read_text().replace('"eos_token": "<|endoftext|>"', '"model_max_length": 9')
         )
     with pytest.raises(ModelError, match="has no EOS token"):
-        TextEncoder(str(tmp_path))
+        TextTokenizer(str(tmp_path))
 
 
 def test_a_source_in_two_runs_is_refused(corpus_documents, tokenizer_folder, tmp_path):

@@ -1,0 +1,261 @@
+"""`winnow evaluate`: its commands, flags and tables."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from pipeline_steps.errors import InvalidCut, WinnowError
+
+
+if TYPE_CHECKING:  # names here must not stand in the signature of a command, which cyclopts resolves
+    from evaluate_suite.results import ResultRow
+
+
+TunedSuite = Literal["glue", "superglue", "cnn_dailymail", "squad"]
+_MANY, _WITH_HYPHENS = Parameter(consume_multiple=True), Parameter(allow_leading_hyphen=True)
+_COUNTS = ("prompts_shortened", "prompts_cut")  # of interest only where they are not 0
+
+app = App(
+    name="winnow evaluate",
+    help=(
+        "Measure models: the paper's 111 tasks.\n\n"
+        "Runs are folders of `winnow pretrain`; checkpoints, folders of any T5 and Hub ids will do for fine-tune and "
+        "few-shot too. Rows are added to the results; what was measured before, of the same weights with the same "
+        "settings, is not measured again. Data come from the Hub, or with --data-root from folders laid out as there. "
+        "Then: winnow report.\n\n"
+        "winnow evaluate perplexity --runs full=RUN random=RUN --tokens c4=DIR hq=DIR,DIR --output r.jsonl\n\n"
+        "winnow evaluate fine-tune --runs full=RUN random=RUN --suites glue superglue --output r.jsonl\n\n"
+        "winnow evaluate few-shot --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output r.jsonl"
+    ),
+    result_action="return_value",
+    default_parameter=Parameter(negative=(), show_default=lambda value: _as_flags(value)),
+    version_flags=(),
+)
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class RunFlags:
+    """The flags of every measurement.
+
+    Attributes:
+        runs: What to measure, by sampler: NAME=DIR [NAME=DIR ...].
+        output: File of results, as JSON lines, that rows are added to.
+        cache: Folder of measurements; beside the output if not given.
+    """
+
+    runs: Annotated[list[str], _MANY]
+    output: str
+    cache: str | None = None
+
+    def where(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate_suite.measure` that these flags are, checked."""
+        _usable("--output", self.output)
+        return {"runs": _named("--runs", self.runs, "DIR"), "output": self.output, "cache": self.cache}
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class TuningFlags:
+    """The flags of measurements that may fine-tune.
+
+    Attributes:
+        data_root: Folder of data sets laid out as on the Hub; if not given, the Hub.
+        every_checkpoint: Measure all checkpoints of a run, for curves, not the last alone.
+        budget: Budget of fine-tuning: T5's, an hour's, a minute's.
+        launch: Arguments of accelerate launch, e.g. "--multi_gpu --num_processes 8".
+        tuning: Last on the line: flags of evaluate_suite.fine_tune, e.g. --tuning --steps 1000.
+    """
+
+    data_root: str | None = None
+    every_checkpoint: bool = False
+    budget: Literal["paper", "small", "smoke"] = "paper"
+    launch: Annotated[str | None, _WITH_HYPHENS] = None
+    tuning: Annotated[list[str], _MANY, _WITH_HYPHENS] = field(default_factory=list)
+
+    def how(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate_suite.measure` that these flags are, checked."""
+        from evaluate_suite.fine_tuning_runs import ONE_PROCESS, FineTuning
+
+        if self.data_root is not None:
+            _usable("--data-root", self.data_root)
+        how = FineTuning(self.launch or ONE_PROCESS, self.tuning, self.data_root, self.budget)
+        return {"every_checkpoint": self.every_checkpoint, "how": how}
+
+
+@app.default
+def evaluate(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    list_: Annotated[bool, Parameter(name="--list", help="Print the paper's 111 tasks.")] = False,
+    harness: Annotated[bool, Parameter(help="Print the folder of our lm-eval tasks.")] = False,
+) -> None:
+    """Print what a flag alone asks for, and refuse words that are no command."""
+    if words or not (list_ or harness):
+        known = ["list", "harness", "perplexity", "fine-tune", "few-shot", "--list", "--harness"]
+        near = difflib.get_close_matches(words[0], known, n=1) if words else []
+        said = f"there is no {words[0]!r}" if words else "a command is missing"
+        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known[:5])}"
+        raise InvalidCut(f"{said}: {hint} (see winnow evaluate --help)")
+    (show_tasks if list_ else show_harness)()
+
+
+@app.command(name="harness")
+def show_harness() -> None:
+    """Print the folder of our lm-eval tasks, for lm-eval's --include_path."""
+    sys.stdout.write(f"{files('evaluate_suite').joinpath('harness')}\n")
+
+
+@app.command(name="list")
+def show_tasks() -> None:
+    """Print the paper's 111 tasks and how each is measured, a table for each suite."""
+    from rich.table import Table
+
+    from evaluate_suite.registry import SUITES, by_suite, registry
+    from pipeline_steps.terminal import wide
+
+    console = wide()
+    columns = ("task", "protocol", "shots", "metrics", "chance", "dataset")
+    for suite, tasks in by_suite().items():
+        table = Table(*columns, title=SUITES[suite], title_justify="left")
+        for task in tasks:
+            name = task.name if task.scored else f"{task.name} (not scored: {task.note})"
+            shots = f"{task.shots} {task.mode}" if task.mode else ""
+            chance = "" if task.chance is None else f"{task.chance:g}"
+            where = f"{task.dataset} {task.config} {task.split}"
+            table.add_row(name, task.protocol, shots, ", ".join(task.metrics), chance, where)
+        console.print(table)
+    scored = sum(task.scored for task in registry().values())
+    console.print(f"{len(registry())} tasks, {scored} of them scored", highlight=False)
+
+
+@app.command(name="perplexity")
+def perplexity(
+    run: RunFlags,
+    *,
+    tokens: Annotated[list[str], _MANY],
+    max_windows: int = 256,
+    seed: int = 0,
+) -> None:
+    """Measure perplexity of the training objective on held-out text, with confidence intervals.
+
+    Args:
+        run: The flags of every measurement.
+        tokens: Held-out token stores, TASK=DIR[,DIR...]; several of a task are its sources, in equal shares.
+        max_windows: Windows of each task at most, evenly spaced.
+        seed: Seed of the masks.
+    """
+    from evaluate_suite import measure
+
+    stores = _named("--tokens", tokens, "DIR[,DIR...]")
+    if len(dict(stores)) < len(stores):
+        raise InvalidCut("--tokens names a task twice: put commas between the folders of one task")
+    _show(measure.perplexity(**run.where(), tokens=dict(stores), max_windows=max_windows, seed=seed), run.output)
+
+
+@app.command(name="fine-tune")
+def fine_tune(
+    run: RunFlags,
+    *,
+    suites: Annotated[list[TunedSuite], _MANY] = ["glue", "superglue", "cnn_dailymail", "squad"],  # noqa: B006
+    tuning: TuningFlags = TuningFlags(),  # noqa: B008  how cyclopts learns that all of its flags may be left out
+) -> None:
+    """Fine-tune on GLUE, SuperGLUE, CNN/DailyMail and SQuAD as T5 does, and measure each task at its best step.
+
+    Args:
+        run: The flags of every measurement.
+        suites: Suites to fine-tune on.
+        tuning: The flags of fine-tuning.
+    """
+    from evaluate_suite import measure
+
+    _show(measure.fine_tune(**run.where(), suites=suites, **tuning.how()), run.output)
+
+
+@app.command(name="few-shot")
+def few_shot(
+    run: RunFlags,
+    *,
+    tasks: Annotated[list[str], _MANY] = ["mmlu", "bbh", "reasoning", "qa"],  # noqa: B006
+    cot: bool = False,
+    limit: int = 0,
+    max_input: int = 2048,
+    score_eos: bool = False,
+    instruction_tune: bool = False,
+    tuning: TuningFlags = TuningFlags(),  # noqa: B008
+) -> None:
+    """Ask the tasks of MMLU, BBH, reasoning and question answering through lm-eval.
+
+    Args:
+        run: The flags of every measurement.
+        tasks: Tasks or suites.
+        cot: Let the exemplars of BBH reason too.
+        limit: Questions of each task; 0 is all.
+        max_input: Tokens of a prompt.
+        score_eos: Count the end of a ranked answer as part of it.
+        instruction_tune: Fine-tune on FLAN first, and report the best of its checkpoints.
+        tuning: The flags of fine-tuning.
+    """
+    from evaluate_suite import measure
+    from evaluate_suite.few_shot import FewShot
+
+    given = run.where() | tuning.how() | {"settings": FewShot(tuning.data_root, cot, limit, max_input, score_eos)}
+    _show(measure.few_shot(**given, tasks=tasks, instruction_tune=instruction_tune), run.output)
+
+
+def _as_flags(default: Any) -> str:
+    """Return how a default is written on a command line; "" for flags that are not given."""
+    return " ".join(default) if isinstance(default, list) else "" if default is False else str(default)
+
+
+def _named(flag: str, words: list[str], what: str) -> list[tuple[str, str]]:
+    """Return the names and the places of NAME=PLACE words."""
+    if not words:
+        raise InvalidCut(f"{flag} needs NAME={what}")
+    pairs = []
+    for word in words:
+        name, _, places = word.partition("=")
+        if not (name and places):
+            raise InvalidCut(f"{flag}: {word!r} is not NAME={what}")
+        for place in places.split(","):
+            _usable(flag, place)
+        pairs.append((name, places))
+    return pairs
+
+
+def _usable(flag: str, place: str) -> None:
+    """Raise InvalidCut, naming the flag, unless a path can be opened: pipes and devices never end."""
+    from pipeline_steps.readers.special_files import refuse_special_files
+
+    if not place:
+        raise InvalidCut(f"{flag}: the path is empty")
+    try:
+        refuse_special_files(place)
+    except WinnowError as error:
+        raise InvalidCut(f"{flag}: {error}") from error
+
+
+def _show(rows: list[ResultRow], output: str) -> None:
+    """Print rows as a table, and where they were written."""
+    from rich.table import Table
+
+    from pipeline_steps.terminal import wide
+
+    table = Table("checkpoint", "task", "metric", "value", "95 % interval")
+    for row in rows:
+        if row.metric in _COUNTS and not row.value:
+            continue
+        checkpoint = f"{row.sampler}, {row.model}" + (f", step {row.step:,}" if row.step else "")
+        interval = f"{row.ci95_low:.4g} to {row.ci95_high:.4g}" if row.ci95_low < row.ci95_high else ""
+        table.add_row(checkpoint, row.task, row.metric, f"{row.value:.5g}", interval)
+    console = wide()
+    console.print(table)
+    costs = Path(output).with_name("costs.jsonl")
+    beside = f"; hours of training: {costs}" if costs.exists() else ""
+    console.print(f"{len(rows)} rows in {output}{beside}", highlight=False, soft_wrap=True)

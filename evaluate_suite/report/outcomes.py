@@ -1,0 +1,131 @@
+"""What a selection is worth: over-scaling, effective model size, and the hours that its scores must save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluate_suite.normalised import RUN_NOISE, Normalised, effective_model_size, over_scaling
+from evaluate_suite.registry import SUITES
+from evaluate_suite.report.points import HEADLINES, Measurements, Point, finals, parameters, references
+from pipeline_steps.errors import InvalidCut
+from pipeline_steps.samplers import FULL
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Both numbers of a run; None where the study has no references for one.
+
+    Attributes:
+        over_scaling: in percent.
+        effective_size: in parameters.
+        larger: the model that is worth 100 % once trained on everything; "" if there is none.
+        missing: why a number is None, by name of `HEADLINES`.
+    """
+
+    over_scaling: Normalised | None
+    effective_size: Normalised | None
+    larger: str
+    missing: Mapping[str, str]
+
+
+Outcomes = Mapping[tuple[str, str, float, int], Outcome]
+"""Outcomes by model, sampler, rate and step."""
+
+
+def outcomes(study: Measurements) -> dict[tuple[str, str, float, int], Outcome]:
+    """Return the outcomes of the checkpoints at which the suites of their run's last one were measured."""
+    suites = {point.run: _values(point).keys() for point in finals(study)}
+    noises = {model: run_noise(study, model) for model in {point.model for point in study.checkpoints}}
+    return {
+        (*point.run, point.step): outcome(study, point, noises[point.model])
+        for point in study.checkpoints
+        if _values(point).keys() == suites[point.run]
+    }
+
+
+def outcome(study: Measurements, point: Point, noise: Mapping[str, float]) -> Outcome:
+    """Return the outcome of one checkpoint, against the last checkpoints of the models of its family that were trained on everything.
+
+    Args:
+        study: with the references.
+        point: the checkpoint.
+        noise: standard deviation of each suite's score between trainings.
+    """
+    same = point.model.rpartition("-")[0]  # T5 v1.0 is no reference for v1.1
+    family = {
+        model: (size, _values(reference))
+        for model, reference in references(study).items()
+        if model.rpartition("-")[0] == same and (size := parameters(model))
+    }
+    missing: dict[str, str] = {}
+    own = family.get(point.model)
+    if own is None:
+        why = f"there is no run of {point.model} on everything, or its size is not known"
+        return Outcome(None, None, "", dict.fromkeys(HEADLINES, why))
+    larger = min((model for model in family if family[model][0] > own[0]), key=lambda m: family[m][0], default="")
+    scaled = sized = None
+    if larger:
+        try:
+            scaled = over_scaling(_values(point), own[1], family[larger][1], noise)
+        except InvalidCut as error:
+            missing["over_scaling"] = str(error)
+    else:
+        missing["over_scaling"] = f"there is no run of a model larger than {point.model} on everything"
+    if len(family) > 1:
+        try:
+            sized = effective_model_size(_values(point), dict(family.values()), own[0], noise)
+        except InvalidCut as error:
+            missing["effective_size"] = str(error)
+    else:
+        missing["effective_size"] = "it takes runs of two sizes on everything"
+    return Outcome(scaled, sized, larger, missing)
+
+
+def estimate(point: Point, outcomes: Outcomes, measure: str) -> tuple[float, float, float] | None:
+    """Return value and 95 % interval of any measure of a checkpoint, in its unit; None if it was not measured.
+
+    Training on everything is worth 0 % and its own size by definition.
+    """
+    if measure not in HEADLINES:
+        score = point.scores.get(measure)
+        return (score.value, score.low, score.high) if score else None
+    found = outcomes.get((*point.run, point.step))
+    number: Normalised | None = getattr(found, measure) if found else None
+    if number is None:
+        return None
+    if point.sampler == FULL:
+        return (full_value(measure, point.model),) * 3
+    scale = 1e-6 if measure == "effective_size" else 1.0
+    return scale * number.value, scale * number.low, scale * number.high
+
+
+def full_value(name: str, model: str) -> float:
+    """Return what training on everything is worth by definition: 0 %, and the model's own size in millions."""
+    return 0.0 if name == "over_scaling" else (parameters(model) or 0) * 1e-6
+
+
+def total_hours(saved: float, scoring: float, training: float, runs: int = 1) -> float:
+    """Return the hours of one of `runs` trainings that share the scores and each save that share of training."""
+    return (1 - saved) * training + scoring / runs
+
+
+def break_even(scoring: float, training: float, runs: int = 1) -> float:
+    """Return the share of training that must be saved to pay for the scores; above 1 they never pay."""
+    return scoring / (runs * training)
+
+
+def run_noise(study: Measurements, model: str) -> dict[str, float]:
+    """Return the standard deviation of each suite between trainings: of this study's seeds pooled over runs, else T5's own."""
+    variances: dict[str, list[float]] = {}
+    for point in finals(study, model):
+        for measure, score in point.scores.items():
+            if score.sd is not None and measure in SUITES:
+                variances.setdefault(measure, []).append(score.sd**2)
+    return RUN_NOISE | {suite: float(np.sqrt(np.mean(found))) for suite, found in variances.items()}
+
+
+def _values(point: Point) -> dict[str, float]:
+    return {measure: score.value for measure, score in point.scores.items() if measure in SUITES}

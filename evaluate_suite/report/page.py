@@ -1,0 +1,243 @@
+"""The page of a report: one HTML file that needs no network, or Markdown for a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evaluate_suite.agreement import kendall_tau
+from evaluate_suite.checkpoint import TRAINING_HOURS
+from evaluate_suite.report.documents import KINDS, Document, ends, titles
+from evaluate_suite.report.figures_corpus import oriented
+from evaluate_suite.report.gallery import SECTIONS, Named
+from evaluate_suite.report.outcomes import Outcomes
+from evaluate_suite.report.points import HEADLINES, Measurements, finals, measures, models, rates
+from evaluate_suite.report.style import svg
+from evaluate_suite.report.table_data import Table, escaped, joined, time_unit, to_html, to_markdown
+from evaluate_suite.report.tables import (
+    amounts_table,
+    cost_table,
+    main_table,
+    overlap_table,
+    rank_changes,
+    rank_table,
+    task_table,
+    terms_table,
+)
+from evaluate_suite.report.verdicts import coverage, facts, lead, methods, table_rate, verdicts
+from pipeline_steps.errors import InvalidCut
+from pipeline_steps.samplers import FULL, label, ordered
+
+
+_FEW = 3  # measures beside which a table has room for what models were trained on
+
+
+@dataclass(frozen=True, eq=False)
+class Scorers:
+    """What is known of the corpus; all of it may be empty.
+
+    Attributes:
+        scores: float32 [N] by scorer.
+        lower_is_better: scorers whose low scores are the good ones.
+        units: of the scores, by scorer.
+        selections: bool [N] by name.
+        documents: by kind and scorer, of `documents.pick`.
+    """
+
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    lower_is_better: Collection[str] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    selections: Mapping[str, np.ndarray] = field(default_factory=dict)
+    documents: Mapping[tuple[str, str], Sequence[Document]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a report says that is not in its numbers.
+
+    Attributes:
+        facts: command, versions, settings: name -> value.
+        notes: paragraphs on how this was made.
+        evaluations: folders of the units that `winnow evaluate` measured.
+    """
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    evaluations: Sequence[str] = ()
+
+
+def render(study: Measurements, outcomes: Outcomes, figures: Sequence[Named], scorers: Scorers, words: Words) -> str:
+    """Return the self-contained HTML page.
+
+    Args:
+        study: what was measured.
+        outcomes: of `evaluate_suite.report.outcomes.outcomes`.
+        figures: of `study_figures`.
+        scorers: of the corpus.
+        words: further facts and paragraphs.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("evaluate_suite"),
+        autoescape=True,  # documents hold markup of their own, and so may names
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        lead=lead(study),
+        coverage=coverage(study),
+        models=[_of_model(study, outcomes, model, words) for model in _compared(study)],
+        one_rate=len(rates(study)) == 1,
+        figures=_sections(figures),
+        cost=Markup(to_html(_costs(study))) if _costs(study).rows else "",
+        ranks=[Markup(to_html(table)) for table in _ranks(study)],
+        kept=sorted(scorers.scores.keys() & scorers.selections.keys()),
+        scored=len(scorers.scores),
+        agreement=_agreement(scorers),
+        overlap=Markup(to_html(overlap_table(scorers.selections))) if len(scorers.selections) > 1 else "",
+        documents=_documents(scorers),
+        methods=[*words.notes, *methods(study)],
+        facts=facts(study) | dict(words.facts),
+    )
+
+
+def markdown(study: Measurements, outcomes: Outcomes, words: Words) -> str:
+    """Return Table 1, verdicts and methods in Markdown, for a model card."""
+    parts = ["## Evaluation\n", f"{lead(study)} {coverage(study)}.\n"]
+    for model in _compared(study):
+        rate = table_rate(study, model)
+        if rate is not None:
+            parts.append(to_markdown(main_table(study, outcomes, model, rate)))
+            said = verdicts(study, outcomes, model, rate, words.evaluations)
+            parts.append("".join(f"- {escaped(sentence)}\n" for sentence in said))
+    if _costs(study).rows:
+        parts.append(to_markdown(_costs(study)))
+    parts.append("### Methods\n")
+    parts += [f"{paragraph}\n" for paragraph in (*words.notes, *methods(study))]
+    known = facts(study) | dict(words.facts)
+    parts.append("".join(f"- {name}: {escaped(value)}\n" for name, value in known.items()))
+    return "\n".join(parts)
+
+
+def _compared(study: Measurements) -> list[str]:
+    """Return the models that were trained on selections; others are references."""
+    trained = {point.model for point in finals(study) if point.sampler != FULL}
+    return [model for model in models(study) if model in trained or not trained]
+
+
+def _of_model(study: Measurements, outcomes: Outcomes, model: str, words: Words) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    rate = table_rate(study, model)
+    chosen = 1.0 if rate is None else rate
+    terms = [terms_table(outcomes, model, chosen, name) for name in HEADLINES]
+    table = main_table(study, outcomes, model, chosen)
+    amounts = amounts_table(study, model, chosen, study.scoring_hours)
+    tables = [joined(table, amounts)] if len(measures(study, model)) <= _FEW else [table, amounts]
+    others = [main_table(study, outcomes, model, other) for other in rates(study, model) if other != chosen]
+    return {
+        "name": model,
+        "verdicts": [] if rate is None else verdicts(study, outcomes, model, chosen, words.evaluations),
+        "table": [Markup(to_html(one)) for one in tables],
+        "others": [Markup(to_html(one)) for one in others],
+        "terms": [Markup(to_html(one)) for one in terms if one.rows],
+        "bars": _bars(study, model, chosen),
+        "tasks": Markup(to_html(task_table(study, model, chosen), intervals=False)),
+    }
+
+
+def _bars(study: Measurements, model: str, rate: float) -> list[dict[str, Any]]:
+    """Return a bar per sampler: what its scores and one training took, in percent of the longest and in words."""
+    hours = study.costs(TRAINING_HOURS)
+    spent = {
+        point.sampler: (study.scoring_hours.get(point.sampler, 0.0), hours[point.run])
+        for point in finals(study, model, rate)
+        if point.run in hours
+    }
+    if len(spent) < 2:
+        return []
+    most = max(max(map(sum, spent.values())), 1e-9)
+    unit, per_hour = time_unit(sum(one) for one in spent.values())
+    return [
+        {
+            "name": label(name),
+            "scoring": 100 * spent[name][0] / most,
+            "training": 100 * spent[name][1] / most,
+            "text": f"{per_hour * spent[name][0]:,.1f} + {per_hour * spent[name][1]:,.1f} {unit}",
+        }
+        for name in ordered(spent)
+    ]
+
+
+def _costs(study: Measurements) -> Table:
+    return cost_table(study.scoring_hours, study.training_hours if study.scoring_hours else {})
+
+
+def _ranks(study: Measurements) -> list[Table]:
+    tables, compared = [], _compared(study)
+    for smaller, larger in zip(compared, compared[1:], strict=False):
+        try:
+            tables.append(rank_table(rank_changes(study, smaller, larger), smaller, larger))
+        except InvalidCut:
+            continue
+    return tables
+
+
+def _sections(figures: Sequence[Named]) -> dict[str, dict[str, dict[str, list[dict[str, Any]]]]]:
+    """Return the figures by section, heading, and "small" or "wide": title and SVG of each."""
+    from markupsafe import Markup
+
+    found: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {section: {} for section in SECTIONS}
+    for one in figures:
+        group = found[one.section].setdefault(one.group, {"small": [], "wide": []})
+        drawn = {"title": one.title, "svg": Markup(svg(one.figure, one.title))}
+        group["wide" if one.wide else "small"].append(drawn)
+    return found
+
+
+def _agreement(scorers: Scorers) -> str:
+    """Say how alike two scorers order documents; the figure says it of more."""
+    if len(scorers.scores) != 2:
+        return ""
+    (one, one_N), (other, other_N) = oriented(scorers.scores, scorers.lower_is_better).items()
+    try:
+        tau = kendall_tau(one_N, other_N)
+    except InvalidCut:
+        return ""
+    said = f"{label(one)} and {label(other)} order documents with a Kendall's tau-b of {tau:.2f}".replace("-0", "−0")
+    return f"{said}: 1 is the same order, 0 no relation, −1 the opposite order."
+
+
+def _documents(scorers: Scorers) -> list[dict[str, Any]]:
+    """Return a list of lists by scorer, and those of several scorers last; with percentiles by the name that is read."""
+    found = scorers.documents
+    heads = titles(*ends(scorers.scores))
+    pairs = [
+        (label(name), _unit(scorers, name), [("Liked most", ("highest", name)), ("Liked least", ("lowest", name))])
+        for name in ordered(scorers.scores)
+    ]
+    several = [(heads[kind], (kind, "")) for kind in KINDS]
+    pairs += [("Agreement", "", several[:2]), ("Disagreement", "", several[2:])]
+    return [
+        {"title": title, "unit": unit, "lists": [{"title": h, "documents": _shown(found[key])} for h, key in there]}
+        for title, unit, lists in pairs
+        if (there := [(h, key) for h, key in lists if found.get(key)])
+    ]
+
+
+def _unit(scorers: Scorers, name: str) -> str:
+    unit = scorers.units.get(name, "score")
+    return f"−{unit}" if name in scorers.lower_is_better else unit
+
+
+def _shown(documents: Sequence[Document]) -> list[dict[str, Any]]:
+    return [
+        {"id": d.id, "text": d.text, "score": d.score, "percentiles": {label(n): p for n, p in d.percentiles.items()}}
+        for d in documents
+    ]

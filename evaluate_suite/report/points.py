@@ -1,0 +1,362 @@
+"""The results of many runs, in the form that figures and tables are made from.
+
+    results.jsonl, one or many -> rows -> checkpoints: a score per measure, over seeds -> over-scaling, size
+
+A *measure* is a suite of `registry.SUITES`, a perplexity on text that is not registered, or a number of `HEADLINES`;
+a *run* is a model, a sampler and the rate that was asked for. Rows of costs have the task "cost" and a metric of
+`evaluate_suite.checkpoint`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import TypeVar
+
+import fsspec
+import numpy as np
+
+from evaluate_suite.averages import suite_scores
+from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
+from evaluate_suite.normalised import LOWER_IS_BETTER
+from evaluate_suite.registry import SUITES, EvaluationTask, by_suite, registry
+from evaluate_suite.results import ResultRow, read_results
+from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.samplers import FULL
+
+
+Run = tuple[str, str, float]  # model, sampler, rate
+Key = TypeVar("Key")
+Z95 = 1.959964  # 97.5 % quantile of the normal distribution
+HEADLINES = {"over_scaling": "Over-scaling", "effective_size": "Effective model size"}
+UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
+_COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
+_T5_VOCABULARY = 32_100  # ids of every published T5: t5/data/utils.py
+_TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of one checkpoint.
+
+    Attributes:
+        value: mean over seeds.
+        stderr: standard error over the examples measured on and, with two seeds or more, over seeds.
+        low: lower end of the 95 % confidence interval.
+        high: upper end.
+        sd: standard deviation between seeds; None with fewer than two.
+        seeds: how many seeds there are.
+    """
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+    sd: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was measured of a run at one step.
+
+    Attributes:
+        sampler: its name.
+        rate: share of the documents that was asked for; see `ResultRow.rate`.
+        model: architecture.
+        step: optimizer steps.
+        encoder_tokens: encoder positions the model has been trained on.
+        epoch: repetitions of the selection.
+        scores: by measure.
+    """
+
+    sampler: str
+    rate: float
+    model: str
+    step: int
+    encoder_tokens: int
+    epoch: float
+    scores: Mapping[str, Score]
+
+    @property
+    def run(self) -> Run:
+        """The run that this is a checkpoint of."""
+        return self.model, self.sampler, self.rate
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """Everything that was measured.
+
+    Attributes:
+        rows: as they were read, without repetitions; those of costs too.
+        checkpoints: sorted by model, sampler, rate and step.
+        partial: suites that are averaged over some of their scored tasks: (k, n).
+        dropped: suites that are not averaged at all, and why.
+        scoring_hours: accelerator hours of scoring the corpus, by sampler.
+        training_hours: accelerator hours of training on everything, by model.
+    """
+
+    rows: tuple[ResultRow, ...]
+    checkpoints: tuple[Point, ...]
+    partial: Mapping[str, tuple[int, int]]
+    dropped: Mapping[str, str]
+    scoring_hours: Mapping[str, float]
+    training_hours: Mapping[str, float]
+
+    def costs(self, metric: str) -> dict[Run, float]:
+        """Return a metric of the rows of costs by run, mean over seeds."""
+        return _costs(self.rows, metric, lambda row: (row.model, row.sampler, row.rate))
+
+
+def read_measurements(paths: Sequence[str], partial: bool = False) -> Measurements:
+    """Read files of results, or all `results.jsonl` of folders, with the `costs.jsonl` beside them.
+
+    Args:
+        paths: files and folders, any fsspec paths.
+        partial: average suites that lack tasks, over the tasks that every checkpoint with the suite has.
+
+    Raises:
+        StoreIncomplete: nothing is there, or a suite is incomplete and `partial` is not set.
+        StoreMismatch: one number was measured twice with different outcomes, or a file holds no results.
+    """
+    rows: dict[tuple[str | float, ...], tuple[ResultRow, str]] = {}
+    for path in [file for given in paths for file in result_files(given)]:
+        for row in read_results(path):
+            key = (row.sampler, row.rate, row.model, row.seed, row.step, row.task, row.metric)
+            known, where = rows.setdefault(key, (row, path))
+            if known.value != row.value:
+                raise StoreMismatch(
+                    f"{row.task} {row.metric} of {row.sampler}, {row.model}, seed {row.seed}, step {row.step:,} is "
+                    f"{known.value:g} in {where} and {row.value:g} in {path}: leave one of the files out"
+                )
+    if not rows:
+        raise StoreIncomplete(f"no results in {', '.join(paths)}: winnow evaluate writes results.jsonl")
+    return measurements_of([row for row, _ in rows.values()], partial)
+
+
+def result_files(path: str) -> list[str]:
+    """List the files of results and costs in a folder, or a file of results and the costs beside it.
+
+    Raises:
+        StoreIncomplete: there are none.
+        CorpusError: the folder cannot be listed.
+    """
+    try:
+        fs, root = fsspec.core.url_to_fs(path)
+        if fs.isdir(root):
+            found = sorted(name for name in fs.find(root) if name.rsplit("/", 1)[-1] in ("results.jsonl", _COSTS))
+        else:
+            beside = f"{root.rpartition('/')[0]}/{_COSTS}"
+            found = [name for name in dict.fromkeys((root, beside)) if fs.exists(root) and fs.exists(name)]
+    except (OSError, ImportError, ValueError) as error:
+        raise CorpusError(f"{path} cannot be listed: {error}") from error
+    if not found:
+        raise StoreIncomplete(f"no results in {path}: give a results.jsonl, or a folder that holds one")
+    return [name if "://" not in path else fs.unstrip_protocol(name) for name in found]
+
+
+def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> Measurements:
+    """Bring rows into the form of `Measurements`; raises as `read_measurements`."""
+    rows = tuple(sorted(rows))
+    measured = [row for row in rows if row.task != "cost"]
+    groups = {key: list(group) for key, group in groupby(sorted(measured, key=_of_seed), key=_of_seed)}
+    common, dropped = common_tasks(groups.values()) if partial else (None, {})
+    single: dict[tuple[str, str, float, int], list[tuple[ResultRow, dict[str, Score]]]] = defaultdict(list)
+    for group in groups.values():
+        row = group[0]
+        single[row.model, row.sampler, row.rate, row.step].append((row, scores_of_seed(group, common)))
+    checkpoints = [
+        Point(
+            sampler=sampler,
+            rate=rate,
+            model=model,
+            step=step,
+            encoder_tokens=seeds[0][0].encoder_tokens,
+            epoch=float(np.mean([row.epoch for row, _ in seeds])),
+            scores=over_seeds([scores for _, scores in seeds]),
+        )
+        for (model, sampler, rate, step), seeds in sorted(single.items())
+    ]
+    scored = {suite: sum(task.scored for task in tasks) for suite, tasks in by_suite().items()}
+    there = {suite: sum(registry()[name].suite == suite for name in common or ()) for suite in SUITES}
+    return Measurements(
+        rows=rows,
+        checkpoints=tuple(checkpoints),
+        partial={s: (there[s], scored[s]) for s in SUITES if 0 < there[s] < scored[s]},
+        dropped=dropped,
+        scoring_hours=_costs(rows, SCORING_HOURS, lambda row: row.sampler),
+        training_hours=_costs([row for row in rows if row.sampler == FULL], TRAINING_HOURS, lambda row: row.model),
+    )
+
+
+def finals(study: Measurements, model: str | None = None, rate: float | None = None) -> list[Point]:
+    """Return the last checkpoint of each run; of one model; at one rate, where training on everything is at any."""
+    last = {point.run: point for point in study.checkpoints}
+    return [
+        point
+        for point in last.values()
+        if model in (None, point.model) and (rate in (None, point.rate) or point.sampler == FULL)
+    ]
+
+
+def rates(study: Measurements, model: str | None = None) -> list[float]:
+    """Return the rates that samplers were trained at, in ascending order."""
+    return sorted({point.rate for point in finals(study, model) if point.sampler != FULL})
+
+
+def references(study: Measurements) -> dict[str, Point]:
+    """Return the last checkpoint of the run on everything, by model, from small to large."""
+    found = {point.model: point for point in finals(study) if point.sampler == FULL}
+    return {model: found[model] for model in models(study) if model in found}
+
+
+def models(study: Measurements) -> list[str]:
+    """Return the models from small to large; those of unknown size come last."""
+    names = {point.model for point in study.checkpoints}
+    return sorted(names, key=lambda name: (parameters(name) or float("inf"), name))
+
+
+def measures(study: Measurements, model: str | None = None) -> list[str]:
+    """Return the measures of the last checkpoints: the ten suites in order, then other perplexities by name."""
+    there = {measure for point in finals(study, model) for measure in point.scores}
+    return [suite for suite in SUITES if suite in there] + sorted(there - SUITES.keys())
+
+
+def title(measure: str) -> str:
+    """Return the display name of a measure."""
+    return HEADLINES.get(measure) or SUITES.get(measure) or _TITLES.get(measure) or f"Perplexity, {measure}"
+
+
+def unit(measure: str) -> str:
+    """Return the unit of a measure; a perplexity has none."""
+    return UNITS.get(measure) or ("" if lower_is_better(measure) else "points")
+
+
+def lower_is_better(measure: str) -> bool:
+    """Return whether a lower value is better, which is true of perplexities only."""
+    return measure in LOWER_IS_BETTER or (measure not in SUITES and measure not in HEADLINES)
+
+
+@cache
+def parameters(model: str) -> int | None:
+    """Count the parameters of a preset of `train.model` with T5's vocabulary, without making weights.
+
+    None for the name of another model.
+    """
+    import torch
+
+    from train.model import model_config, model_of, untie
+
+    try:
+        config = model_config(model, _T5_VOCABULARY)
+    except ModelError:
+        return None
+    with torch.device("meta"):
+        built = model_of(config)
+        if model.startswith("t5-v1_1"):
+            untie(built)
+    return sum(weight.numel() for weight in built.parameters())
+
+
+def common_tasks(groups: Iterable[Sequence[ResultRow]]) -> tuple[set[str], dict[str, str]]:
+    """Find the tasks that every checkpoint with any task of their suite has: only averages of the same tasks compare.
+
+    Returns the tasks, and the suites without any such task with the reason why they are dropped.
+    """
+    common: dict[str, set[str]] = {}
+    for group in groups:
+        there = _complete(group)
+        for suite in {registry()[name].suite for name in there}:
+            mine = {name for name in there if registry()[name].suite == suite}
+            common[suite] = common.get(suite, mine) & mine
+    dropped = {suite: "no task was measured of all runs" for suite, tasks in common.items() if not tasks}
+    return set().union(*common.values()), dropped
+
+
+def scores_of_seed(rows: Sequence[ResultRow], common: set[str] | None) -> dict[str, Score]:
+    """Return the score of each measure of one checkpoint of one seed.
+
+    Args:
+        rows: the rows of that checkpoint.
+        common: the tasks to average, if not all are wanted.
+
+    Raises:
+        StoreIncomplete: a suite lacks tasks; names the run.
+    """
+    kept = [row for row in rows if common is None or row.task not in registry() or row.task in common]
+    try:
+        values = suite_scores(kept, partial=common is not None)
+    except StoreIncomplete as error:
+        run = rows[0]
+        raise StoreIncomplete(
+            f"{run.sampler} at {run.rate:.3g}, {run.model}, seed {run.seed}, step {run.step:,}: {error} (--partial)"
+        ) from error
+    found: dict[str, dict[str, ResultRow]] = defaultdict(dict)
+    for row in kept:
+        found[row.task][row.metric] = row
+    scores = {}
+    for suite, value in values.items():
+        tasks = [t for t in by_suite()[suite] if t.scored and set(t.metrics) <= found[t.name].keys()]
+        only = found[tasks[0].name][tasks[0].metrics[0]]
+        stderr = _stderr(tasks, found)
+        ends = (only.ci95_low, only.ci95_high) if len(tasks) == len(tasks[0].metrics) == 1 else _ends(value, stderr)
+        scores[suite] = Score(value, stderr, *ends, None, 1)
+    for row in kept:
+        if row.task not in registry() and row.metric == "perplexity":
+            scores[row.task] = Score(row.value, row.stderr, row.ci95_low, row.ci95_high, None, 1)
+    return scores
+
+
+def over_seeds(seeds: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """Average over seeds each measure that at least one of them has."""
+    pooled = {}
+    for measure in sorted(set().union(*seeds)):
+        scores = [one[measure] for one in seeds if measure in one]
+        pooled[measure] = scores[0] if len(scores) == 1 else _pool(scores)
+    return pooled
+
+
+def _complete(rows: Iterable[ResultRow]) -> set[str]:
+    """Return the scored tasks whose metrics are all there."""
+    found = defaultdict(set)
+    for row in rows:
+        found[row.task].add(row.metric)
+    scored = {name: task.metrics for name, task in registry().items() if task.scored}
+    return {name for name in found if name in scored and set(scored[name]) <= found[name]}
+
+
+def _stderr(tasks: Sequence[EvaluationTask], found: Mapping[str, Mapping[str, ResultRow]]) -> float:
+    """Return the error of a suite: tasks are independent; a task's metrics share its examples and count as one."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for task in tasks:
+        groups[task.group].append(float(np.mean([found[task.name][metric].stderr for metric in task.metrics])))
+    return float(np.sqrt(sum(np.square(errors).sum() / len(errors) ** 2 for errors in groups.values())) / len(groups))
+
+
+def _pool(scores: Sequence[Score]) -> Score:
+    """Average seeds. They share the examples, so the error over examples does not shrink with their number."""
+    values = [score.value for score in scores]
+    value, sd = float(np.mean(values)), float(np.std(values, ddof=1))
+    stderr = float(np.hypot(np.mean([score.stderr for score in scores]), sd / len(scores) ** 0.5))
+    return Score(value, stderr, *_ends(value, stderr), sd, len(scores))
+
+
+def _ends(value: float, stderr: float) -> tuple[float, float]:
+    return value - Z95 * stderr, value + Z95 * stderr
+
+
+def _of_seed(row: ResultRow) -> tuple[str, str, float, int, int]:
+    return row.model, row.sampler, row.rate, row.seed, row.step
+
+
+def _costs(rows: Iterable[ResultRow], metric: str, key: Callable[[ResultRow], Key]) -> dict[Key, float]:
+    """Average a metric of costs over the runs of each key. Costs add up: a run's are in the row of its last step."""
+    last = {_of_seed(row)[:4]: row for row in rows if (row.task, row.metric) == ("cost", metric)}
+    found: dict[Key, list[float]] = defaultdict(list)
+    for row in last.values():
+        found[key(row)].append(row.value)
+    return {one: float(np.mean(values)) for one, values in found.items()}

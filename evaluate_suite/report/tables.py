@@ -1,0 +1,297 @@
+"""The tables of a report: Table 1, its terms, what models were trained on, costs, ranks, overlaps, tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from evaluate_suite.agreement import overlap, rank_change
+from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, SELECTED_TOKENS, TRAINING_HOURS
+from evaluate_suite.registry import SUITES, registry
+from evaluate_suite.report.figures_runs import dot_of
+from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, total_hours
+from evaluate_suite.report.points import (
+    HEADLINES,
+    UNITS,
+    Measurements,
+    Point,
+    finals,
+    lower_is_better,
+    measures,
+    title,
+    unit,
+)
+from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, mark_best, number, time_unit
+from evaluate_suite.results import ResultRow
+from pipeline_steps.errors import InvalidCut
+from pipeline_steps.samplers import FULL, label, ordered
+
+
+AMORTISED = 10  # runs that share the scores: the paper trains 5 rates x 2 models on each
+
+
+def main_table(study: Measurements, outcomes: Outcomes, model: str, rate: float) -> Table:
+    """Make Table 1: a row per sampler at one rate and everything; both normalised numbers and all measures."""
+    points = _sorted(finals(study, model, rate))
+    there = [m for m in measures(study, model) if any(m in point.scores for point in points)]
+    headlines = [name for name in HEADLINES if any(estimate(point, outcomes, name) for point in points)]
+    shown = [*headlines, *there]
+    names = [HEADLINES.get(m) or measure_name(study, m) for m in shown]
+    directions = ["lower" if lower_is_better(m) else "higher" for m in shown]
+    columns = (Column("Sampler"), *(Column(n, unit(m), d) for n, m, d in zip(names, shown, directions, strict=True)))
+    used = {id(point): _suites(outcomes, point) for point in points}
+    most = max(used.values(), default=0)
+    rows = []
+    for point in points:
+        few = f" ({used[id(point)]} of {most} suites)" if 0 < used[id(point)] < most else ""
+        cells = [Cell(label(point.sampler) + few, dot=dot_of(study, point.sampler))]
+        for measure in shown:
+            found = estimate(point, outcomes, measure)
+            exact = measure in HEADLINES and point.sampler == FULL  # by definition
+            digits = 1 if measure in HEADLINES else 2
+            cells.append(number(found[0], digits, *(() if exact else found[1:])) if found else NOTHING)
+        rows.append(cells)
+    heading = f"{model}, {100 * rate:g} % of the documents"
+    return Table(heading, columns, mark_best(columns, rows), tuple(_notes(study, outcomes, model, points)))
+
+
+def amounts_table(study: Measurements, model: str, rate: float, scoring: Mapping[str, float]) -> Table:
+    """Say what each model was trained on and what that took, in the rows of `main_table`; what is unknown is left out.
+
+    Args:
+        study: what was measured.
+        model: whose runs.
+        rate: at which the samplers are compared.
+        scoring: accelerator hours of scoring the corpus, by sampler.
+    """
+    points = _sorted(finals(study, model, rate))
+    documents, tokens = study.costs(SELECTED_DOCUMENTS), study.costs(SELECTED_TOKENS)
+    hours = study.costs(TRAINING_HOURS)
+    times = [*scoring.values(), *(hours[point.run] for point in points if point.run in hours)]
+    name, per_hour = time_unit(times)
+    found: list[tuple[Column, list[float | None], int]] = [
+        (Column("Documents"), [documents.get(point.run) for point in points], 0),
+        (Column("Tokens selected"), [tokens.get(point.run) for point in points], 0),
+        (Column("Tokens trained on"), [point.encoder_tokens for point in points], 0),
+        (Column("Epochs"), [point.epoch for point in points], 2),
+        (Column("Scoring", name), [per_hour * scoring.get(p.sampler, 0.0) if scoring else None for p in points], 1),
+        (Column("Training", name), [per_hour * hours[p.run] if p.run in hours else None for p in points], 1),
+    ]
+    known = [one for one in found if any(value is not None for value in one[1])]
+    rows = tuple(
+        (
+            Cell(label(point.sampler), dot=dot_of(study, point.sampler)),
+            *(NOTHING if values[i] is None else number(values[i], digits) for _, values, digits in known),
+        )
+        for i, point in enumerate(points)
+    )
+    heading = f"What each was trained on: {model}, {100 * rate:g} % of the documents"
+    return Table(heading, (Column("Sampler"), *(column for column, _, _ in known)), rows)
+
+
+def terms_table(outcomes: Outcomes, model: str, rate: float, name: str) -> Table:
+    """Say what each suite alone says: the terms that a number of `HEADLINES` is the mean of."""
+    found = {
+        sampler: normalised
+        for (one, sampler, at, _), outcome in sorted(outcomes.items(), key=lambda item: item[0][3])
+        if (one, at) == (model, rate) and sampler != FULL and (normalised := getattr(outcome, name))
+    }
+    suites = [suite for suite in SUITES if any(suite in one.terms for one in found.values())]
+    scale = 1e-6 if name == "effective_size" else 1.0
+    mean = "Mean" if name == "over_scaling" else "Geometric mean"
+    columns = (
+        Column("Sampler"),
+        *(Column(SUITES[s], UNITS[name], "higher") for s in suites),
+        Column(mean, UNITS[name]),
+    )
+    rows = []
+    for sampler in ordered(found):
+        one = found[sampler]
+        cells = [Cell(label(sampler))]
+        for suite in suites:
+            cell = number(scale * one.terms[suite]) if suite in one.terms else NOTHING
+            side = {"above": "≥ ", "below": "≤ "}.get(one.censored.get(suite, ""), "")
+            cells.append(Cell(side + cell.text, cell.value))
+        rows.append([*cells, number(scale * one.value, 1, scale * one.low, scale * one.high)])
+    notes = ["≥ and ≤: beyond four times the largest or a quarter of the smallest reference, cut off there."]
+    cut = name == "effective_size" and any(one.censored for one in found.values())
+    heading = f"{HEADLINES[name]} by suite: {model}, {100 * rate:g} % of the documents"
+    return Table(heading, columns, mark_best(columns, rows), tuple(notes if cut else ()))
+
+
+def cost_table(scoring: Mapping[str, float], training: Mapping[str, float], runs: int = AMORTISED) -> Table:
+    """Say how long scoring takes, and how much of each model's training it must save: for one run, for `runs`."""
+    models = sorted(training, key=lambda model: training[model])
+    name_of_unit, per_hour = time_unit([*scoring.values(), *training.values()])
+    time = f"accelerator {name_of_unit}"
+    columns = [Column("Scorer"), Column("Scoring", time)]
+    for model in models:
+        columns += [
+            Column(f"{model}: training on everything", time),
+            Column("break-even, 1 run", "% of training saved"),
+            Column(f"break-even, {runs} runs", "% of training saved"),
+            Column(f"total if half is saved, {runs} runs", f"{time} a run"),
+        ]
+    rows = []
+    for name in ordered(scoring):
+        hours = scoring[name]
+        cells = [Cell(label(name)), number(per_hour * hours, 2)]
+        for model in models:
+            shares = [100 * break_even(hours, training[model], n) for n in (1, runs)]
+            cells += [number(per_hour * training[model]), *(number(share) for share in shares)]
+            cells.append(number(per_hour * total_hours(0.5, hours, training[model], runs)))
+        rows.append(cells)
+    notes = ("Above 100 %, the scores cost more than the training they could save.",)
+    return Table("What scores cost, and when they pay", tuple(columns), tuple(map(tuple, rows)), notes)
+
+
+def rank_changes(study: Measurements, smaller: str, larger: str) -> dict[str, float]:
+    """Return `agreement.rank_change` between two models over all measures and rates that every sampler has with both.
+
+    Raises:
+        InvalidCut: there are none.
+    """
+    points = {(p.model, p.sampler, p.rate): p for p in finals(study) if p.sampler != FULL}
+    both = [{s for m, s, _ in points if m == model} for model in (smaller, larger)]
+    samplers = ordered(both[0] & both[1])
+    rates = sorted({rate for _, _, rate in points})
+    shared = [
+        (rate, measure)
+        for rate in rates
+        for measure in measures(study)
+        if all(
+            measure in points[model, sampler, rate].scores if (model, sampler, rate) in points else False
+            for model in (smaller, larger)
+            for sampler in samplers
+        )
+    ]
+    if not shared or len(samplers) < 2:
+        raise InvalidCut(f"{smaller} and {larger} have no measure that two samplers have at the same rate with both")
+
+    def scores(model: str) -> dict[str, list[float]]:
+        turn = {measure: -1 if lower_is_better(measure) else 1 for _, measure in shared}
+        return {s: [turn[m] * points[model, s, rate].scores[m].value for rate, m in shared] for s in samplers}
+
+    return rank_change(scores(smaller), scores(larger))
+
+
+def rank_table(changes: Mapping[str, float], smaller: str, larger: str) -> Table:
+    """Show Figure 6 as numbers."""
+    columns = (Column("Sampler"), Column("Ranks gained", direction="higher"))
+    names = sorted(changes, key=lambda name: -changes[name])
+    rows = [[Cell(label(name)), number(changes[name], 2)] for name in names]
+    return Table(f"Change of rank from {smaller} to {larger}", columns, mark_best(columns, rows))
+
+
+def overlap_table(selections: Mapping[str, np.ndarray]) -> Table:
+    """Show the documents that two selections share, per document of the smaller; masks bool [N] of one corpus.
+
+    Raises:
+        InvalidCut: they are of different corpora, or one is empty.
+    """
+    names = ordered(selections)
+    columns = (Column("Selection"), Column("Kept", "%"), *(Column(label(name), "%") for name in names))
+    rows = [
+        (
+            Cell(label(row)),
+            number(100 * float(selections[row].mean())),
+            *(
+                replace(number(100 * share), shade=0.45 * share)
+                for share in (overlap(selections[row], selections[column]) for column in names)
+            ),
+        )
+        for row in names
+    ]
+    notes = ("Selections that have nothing to do with each other share as much as the larger one keeps.",)
+    return Table("Documents that selections share", columns, tuple(rows), notes)
+
+
+def task_table(study: Measurements, model: str, rate: float) -> Table:
+    """Show every task and metric that was measured at the last checkpoints, a column per sampler."""
+    points = _sorted(finals(study, model, rate))
+    step = {(point.sampler, point.rate): point.step for point in points}
+    found: dict[tuple[str, str], dict[str, list[ResultRow]]] = {}
+    for row in study.rows:
+        if row.task != "cost" and row.model == model and step.get((row.sampler, row.rate)) == row.step:
+            found.setdefault((row.task, row.metric), {}).setdefault(row.sampler, []).append(row)
+    names = [point.sampler for point in points]
+    columns = [Column("Task"), Column("Suite"), Column("Metric"), Column("n"), Column("Shots"), Column("Chance")]
+    columns += [Column(label(name), "± standard error") for name in names]
+    order = list(registry())
+    rows = []
+    for task, metric in sorted(found, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key)):
+        rows.append(_task_cells(task, metric, found[task, metric], names))
+    notes = ("°: the 95 % confidence interval holds the score of guessing, or lies below it.",)
+    return Table(f"Every task: {model}, {100 * rate:g} % of the documents", tuple(columns), tuple(rows), notes)
+
+
+def measure_name(study: Measurements, measure: str) -> str:
+    """Return a measure's title with "(k/n)" if it is the average of k of a suite's n scored tasks."""
+    return title(measure) + (" ({}/{})".format(*study.partial[measure]) if measure in study.partial else "")
+
+
+def _task_cells(
+    task: str, metric: str, found: Mapping[str, Sequence[ResultRow]], names: Sequence[str]
+) -> tuple[Cell, ...]:
+    known, rows = registry().get(task), [row for rows in found.values() for row in rows]
+    sizes, shots = sorted({row.n for row in rows}), sorted({row.n_shot for row in rows})
+    chance = known.chance if known and metric in known.reported else None
+    cells = [
+        Cell(task),
+        Cell(title(known.suite if known else task)),
+        Cell(metric),
+        Cell(" – ".join(f"{n:,}" for n in (sizes if len(sizes) < 3 else [sizes[0], sizes[-1]])), sizes[0]),
+        Cell(", ".join(map(str, shots)), shots[0]),
+        NOTHING if chance is None else number(chance),
+    ]
+    for name in names:
+        mine = found.get(name, [])
+        if not mine:
+            cells.append(NOTHING)
+            continue
+        value, error = float(np.mean([r.value for r in mine])), float(np.mean([r.stderr for r in mine]))
+        low = float(np.mean([r.ci95_low for r in mine]))
+        guessed = "°" if chance is not None and low <= chance else ""
+        cells.append(Cell(f"{number(value, 2).text} ± {error:.2f}{guessed}", value))
+    return tuple(cells)
+
+
+def _suites(outcomes: Outcomes, point: Point) -> int:
+    """Return how many suites stand behind a point's normalised numbers."""
+    found = outcomes.get((*point.run, point.step))
+    both = [one for one in (found.over_scaling, found.effective_size) if one] if found else []
+    return max((len(one.terms) for one in both), default=0)
+
+
+def _notes(study: Measurements, outcomes: Outcomes, model: str, points: Sequence[Point]) -> list[str]:
+    """Write the footnotes: what 100 % is, which suites were left out and why, what is missing, how many seeds."""
+    mine: list[Outcome] = [found for p in points if p.sampler != FULL and (found := outcomes.get((*p.run, p.step)))]
+    notes = []
+    for larger in sorted({one.larger for one in mine if one.over_scaling}):
+        notes.append(f"Over-scaling: 0 % is {model} on everything, 100 % is {larger} on everything.")
+    for name, title_ in HEADLINES.items():
+        left = {s: why for one in mine if (n := getattr(one, name)) for s, why in n.left_out.items()}
+        notes += [f"{title_} leaves out {SUITES[suite]}: {why}." for suite, why in left.items()]
+        if any(suite in SUITES for suite in measures(study, model)):
+            notes += sorted({f"{title_}: {one.missing[name]}." for one in mine if name in one.missing})
+    absent = [SUITES[suite] for suite in SUITES if suite not in measures(study, model)]
+    if 0 < len(absent) < len(SUITES):
+        notes.append(f"Not measured: {', '.join(absent)}.")
+    notes += [f"{SUITES[suite]} is not shown: {why}." for suite, why in study.dropped.items()]
+    seeds = {score.seeds for point in points for score in point.scores.values()}
+    if max(seeds, default=1) > 1:
+        spread = {
+            measure: max(s.sd for p in points if (s := p.scores.get(measure)) and s.sd is not None)
+            for measure in measures(study, model)
+            if any((s := p.scores.get(measure)) and s.sd is not None for p in points)
+        }
+        said = ", ".join(f"{title(measure)} {sd:.2f}" for measure, sd in spread.items())
+        notes.append(f"Means over {min(seeds)} – {max(seeds)} seeds; largest standard deviation between them: {said}.")
+    return notes
+
+
+def _sorted(points: Sequence[Point]) -> list[Point]:
+    order = ordered(point.sampler for point in points)
+    return sorted(points, key=lambda point: order.index(point.sampler))

@@ -1,0 +1,231 @@
+"""What the numbers of a study support, in sentences, and what its reader has to know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluate_suite.comparison import verdicts as paired_verdicts
+from evaluate_suite.registry import SUITES, by_suite, registry
+from evaluate_suite.report.figures_runs import colours
+from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
+from evaluate_suite.report.points import (
+    HEADLINES,
+    Z95,
+    Measurements,
+    Point,
+    finals,
+    lower_is_better,
+    measures,
+    rates,
+    references,
+    title,
+)
+from evaluate_suite.report.table_data import minus
+from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.samplers import FULL, label, ordered
+from pipeline_steps.stores.files import read_json
+
+
+# Tasks of the four few-shot suites are in part of the mixture that models are instruction-tuned on before: FLAN 2022
+_SEEN = (
+    "Held-out is not held-out. The mixture on which models are instruction-tuned before the few-shot suites holds the "
+    "training questions of GSM8K and StrategyQA with rationales, and ARC, BoolQ and AI2 science questions; a task "
+    "collection in it holds ASDiv. Test questions of GSM8K and development questions of StrategyQA are not in it, and "
+    "MMLU's are filtered from it. The checkpoint of instruction tuning is chosen by the average of these same suites "
+    "(v1 App. C.7): that is selection on the test."
+)
+_NORMALISED = (
+    "A suite's score is the mean over its tasks, of a task's metrics before that (T5's rule: the halves of MNLI "
+    "count once). Over-scaling is the mean over suites of 100 (score − full) / (larger − full), where full is the "
+    "model of the same size trained on everything and larger the next one; effective model size is the geometric "
+    "mean over suites of the size at which training on everything would do as well."
+)
+_INTERVALS = (
+    "Intervals are 95 %. Those of scores are over examples, and over training seeds where there are two or more."
+)
+_INTERVALS_NORMALISED = (
+    " Those of over-scaling and effective size draw suites anew, and trainings from the standard deviation between "
+    "this study's seeds or, where there is one seed, between trainings of T5 (Raffel et al. 2020, Table 1)."
+)
+_ONE_SEED = (
+    "Every run has one seed. Its intervals do not say what another training seed would give, which can differ by more "
+    "than they are wide, for small models above all."
+)
+_SPELT_OUT = 3
+
+
+def table_rate(study: Measurements, model: str) -> float | None:
+    """The rate that most samplers were trained at, the middle one of several; None if there are no samplers."""
+    counts = Counter(point.rate for point in finals(study, model) if point.sampler != FULL)
+    most = sorted(rate for rate, count in counts.items() if count == max(counts.values()))
+    return most[len(most) // 2] if most else None
+
+
+def verdicts(
+    study: Measurements, outcomes: Outcomes, model: str, rate: float, evaluations: Sequence[str] = ()
+) -> list[str]:
+    """Say who does better than everything, who cannot be told from it, and who does worse; one sentence each.
+
+    The sentences are about over-scaling, else effective model size, else each perplexity that was measured. Perplexities
+    of single trainings whose losses by window are at hand are compared with Random's, window by window.
+
+    Args:
+        study: what was measured.
+        outcomes: of `evaluate_suite.report.outcomes.outcomes`.
+        model: whose runs.
+        rate: at which samplers are compared.
+        evaluations: folders of the units that `winnow evaluate` measured.
+    """
+    points = [point for point in finals(study, model, rate) if point.sampler != FULL]
+    for name in HEADLINES:
+        if any(estimate(point, outcomes, name) for point in points):
+            unit, full = " %" if name == "over_scaling" else "M parameters", full_value(name, model)
+            found = {}
+            for point in points:
+                if known := estimate(point, outcomes, name):
+                    value, low, high = (minus(f"{number:,.1f}") for number in known)
+                    interval = f"(95 % CI {low} to {high})"
+                    found[point.sampler] = _Said(known[1] > full, known[2] < full, -known[0], value + unit, interval)
+            return _sentences(found, HEADLINES[name])
+    sentences, everything = [], references(study).get(model)
+    for measure in filter(lower_is_better, measures(study, model)):
+        losses = window_losses(study, model, rate, measure, evaluations)
+        if "random" in losses and len(losses) > 1:
+            named = {label(name): losses[name] for name in ordered(losses)}
+            sentences += [f"{title(measure)}: {minus(one)}." for one in paired_verdicts(named, label("random"))]
+        elif everything is not None and measure in everything.scores:
+            sentences += _against(points, everything, measure)
+    if everything is None and not sentences:
+        return [f"There is no run of {model} on everything: nothing to compare with."]
+    return sentences
+
+
+def window_losses(
+    study: Measurements, model: str, rate: float, measure: str, evaluations: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the mean loss of each held-out window, float64 [N], by sampler; nothing if one sampler's are not at hand.
+
+    A unit is that of a checkpoint if the perplexity of its losses is, to the last digits, the checkpoint's.
+    """
+    tasks = [task.name for task in by_suite()[measure]] if measure in SUITES else [measure]
+    points = [point for point in finals(study, model, rate) if measure in point.scores]
+    if len(tasks) > 1 or not colours(study) or any(point.scores[measure].seeds > 1 for point in points):
+        return {}
+    found = {}
+    for point in points:
+        name = f"step-{point.step:08d}/{tasks[0].replace('/', '-')}.json"
+        for file in [file for folder in evaluations for file in sorted(Path(folder).rglob(name))]:
+            if file.parent.parent.name != point.sampler:
+                continue
+            try:
+                nll_N = np.array(read_json(str(file))["found"]["nll"])
+            except (StoreDamaged, KeyError, TypeError):
+                continue
+            if np.isclose(np.exp(nll_N.mean()), point.scores[measure].value, rtol=1e-12):
+                found[point.sampler] = nll_N
+    same = len({nll_N.size for nll_N in found.values()}) == 1
+    return found if same and len(found) == len(points) else {}
+
+
+def coverage(study: Measurements) -> str:
+    """Say how many of the paper's tasks stand behind the numbers."""
+    names = {row.task for row in study.rows}
+    scored = [task.name for task in registry().values() if task.scored]
+    measured = sum(name in names for name in scored)
+    return f"{len(registry())} tasks registered, {len(scored)} of them scored, {measured} measured here"
+
+
+def lead(study: Measurements) -> str:
+    """Say in two sentences what was compared."""
+    chosen = ordered(point.sampler for point in finals(study) if point.sampler != FULL)
+    if not chosen:
+        return "Models trained on everything; nothing was selected."
+    amounts = _listed([f"{100 * rate:g}" for rate in rates(study)])
+    trained = [model for model in dict.fromkeys(point.model for point in finals(study)) if rates(study, model)]
+    who = f"{len(chosen)} samplers" if len(chosen) > 1 else label(chosen[0])
+    tokens = sorted({point.encoder_tokens for point in finals(study) if point.model in trained})
+    budget = f"{tokens[0]:,} encoder tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} encoder tokens"
+    return (
+        f"{who} chose {amounts} % of the documents. {_listed(trained)} {'was' if len(trained) == 1 else 'were'} trained "
+        f"on each choice, and on everything, for {budget}."
+    )
+
+
+def methods(study: Measurements) -> list[str]:
+    """Write paragraphs on how the numbers were made, and what they cannot say."""
+    few_shot = {task.name for task in registry().values() if task.protocol == "few_shot"}
+    suites = [measure for measure in measures(study) if measure in SUITES]
+    said = [_NORMALISED] if suites else []
+    said.append(_INTERVALS + (_INTERVALS_NORMALISED if suites else ""))
+    if all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values()):
+        said.append(_ONE_SEED)
+    if any(row.task in few_shot for row in study.rows):
+        said.append(_SEEN)
+    if study.partial:
+        parts = ", ".join(f"{title(suite)} {k} of {n}" for suite, (k, n) in study.partial.items())
+        said.append(f"Incomplete suites, averaged over the tasks that every run has: {parts}. They are not the suite.")
+    return said
+
+
+def facts(study: Measurements) -> dict[str, str]:
+    """Return what a reader would ask for: name -> value."""
+    rows = [row for row in study.rows if row.task != "cost"]
+    runs = {(row.sampler, row.rate, row.model, row.seed) for row in rows}
+    return {
+        "tasks": coverage(study),
+        "runs": f"{len(runs):,} trainings, {len(study.checkpoints):,} checkpoints, {len(rows):,} measurements",
+        "models": ", ".join(sorted({row.model for row in rows})),
+        "samplers": ", ".join(label(name) for name in ordered(row.sampler for row in rows)),
+        "seeds": ", ".join(str(seed) for seed in sorted({row.seed for row in rows})),
+        "measured with": ", ".join(sorted({row.harness_version for row in rows})),
+    }
+
+
+class _Said(NamedTuple):
+    """What is said of a sampler beside everything: whether it is better, whether worse, its place, and its number."""
+
+    better: bool
+    worse: bool
+    place: float
+    number: str
+    interval: str
+
+
+def _against(points: Sequence[Point], everything: Point, measure: str) -> list[str]:
+    """Compare perplexities with everything's, by the interval of a difference of independent numbers."""
+    full, found = everything.scores[measure], {}
+    for point in points:
+        if score := point.scores.get(measure):
+            value, error = score.value - full.value, Z95 * (full.stderr**2 + score.stderr**2) ** 0.5
+            sign = -1 if value < 0 else 1  # the interval is of what "lower" or "higher" says
+            low, high = (minus(f"{sign * value + end:,.2f}") for end in (-error, error))
+            number = f"{abs(value):,.2f} {'lower' if value < 0 else 'higher'}"
+            interval = f"(95 % CI {low} to {high})"
+            found[point.sampler] = _Said(value + error < 0, value - error > 0, value, number, interval)
+    return _sentences(found, title(measure))
+
+
+def _sentences(found: Mapping[str, _Said], name: str) -> list[str]:
+    """Group samplers into better than, like and worse than everything, the best first.
+
+    The first three of a sentence have their intervals; the table has those of all.
+    """
+    groups: dict[str, list[str]] = {"Better than": [], "Cannot be told from": [], "Worse than": []}
+    for sampler in sorted(found, key=lambda one: found[one].place):
+        one = found[sampler]
+        said = groups["Better than" if one.better else "Worse than" if one.worse else "Cannot be told from"]
+        said.append(f"{label(sampler)} {one.number} {one.interval if len(said) < _SPELT_OUT else ''}".strip())
+    return [
+        f"{name}. {words} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
+        for words, said in groups.items()
+        if said
+    ]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,47 @@
+"""Types of flags that several commands have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from pipeline_steps.command_line import named_place, new_place, place
+
+
+CORES = os.cpu_count() or 1
+
+
+def _each(check: Callable[[str], object]) -> Callable[[Any, Any], None]:
+    """Return a validator that checks a text, or each text of a list."""
+
+    def validate(kind: Any, value: Any) -> None:
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if one is not None:
+                check(one)
+
+    return validate
+
+
+def _named(kind: Any, words: Sequence[Token]) -> list[tuple[str, str]]:
+    return [named_place(word.value) for word in words]
+
+
+PLACE = Parameter(validator=_each(place), metavar="PATH")
+"""A file or folder that is opened."""
+MODEL = Parameter(validator=_each(place), metavar="MODEL")
+"""A Hub id, or the folder of a model."""
+CORPUS = Parameter(metavar="PATH")
+"""A file, folder or glob of documents, whose reader looks at the files themselves."""
+NAME = Parameter(metavar="NAME")
+"""A name, such as that of a sampler."""
+NEW_PLACE = Parameter(validator=_each(new_place), metavar="PATH")
+"""A file or folder that is made or continued."""
+SEVERAL = Parameter(consume_multiple=(1, None))
+"""A flag that is followed by one or more values."""
+NamedPlaces = Annotated[list[tuple[str, str]], SEVERAL, Parameter(converter=_named, n_tokens=1)]
+"""Files or folders with names, as in `--scores a=DIR b=DIR`."""
+Forwarded = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+"""Words that are handed on as they are."""

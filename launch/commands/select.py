@@ -1,0 +1,210 @@
+"""`winnow score` and `winnow select`: one scorer over one corpus, and one cut of it as a dataset."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import ArgumentCollection, Group, Parameter
+
+from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE
+from pipeline_steps.errors import WinnowError
+from pipeline_steps.terminal import Terminal
+
+
+# As in pipeline_steps.numerics.priority, which imports NumPy
+Mode = Literal["top", "bottom", "pareto", "random", "ips", "direct", "poisson"]
+Format = Literal["parquet", "jsonl"]
+
+
+def _one_amount(given: ArgumentCollection) -> None:
+    names = [one.tokens[0].keyword or one.name for one in given.filter_by(value_set=True)]
+    if len(names) != 1:
+        found = f"not {' and '.join(names)}" if names else "select needs one of them"
+        raise ValueError(f"give one of --rate, --k and --token-budget: {found}")
+
+
+_AMOUNT = Parameter(group=Group("How much to keep, one of", sort_key=2, validator=_one_amount))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """The flags that `score` and `select` have in common.
+
+    Attributes:
+        corpus: file, folder or glob of .jsonl, .parquet or .warc files, local, s3:// or hf://datasets/...
+        proxy: Hub id or folder of the model that ask-llm or perplexity asks (ask-llm's default is the embedded one,
+            which is for trying out).
+        embedder: of density, semdedup and prototypes: Hub id or folder; the default needs no weights.
+        target: corpus of the text that dsir or quality-classifier is to find more of.
+        limit: the first documents only; -1: all.
+        workers: processes at a time, each with files of its own, and of those that run a model one on each GPU;
+            changes the speed, nothing else.
+    """
+
+    corpus: Annotated[str, CORPUS]
+    proxy: Annotated[str | None, MODEL] = None
+    embedder: Annotated[str, MODEL] = "hashed-ngrams"
+    target: Annotated[str | None, CORPUS] = None
+    limit: int = -1
+    workers: int = CORES
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """The flags that say which documents `select` keeps.
+
+    Attributes:
+        rate: share of the documents to keep.
+        k: documents to keep.
+        token_budget: tokens to keep, of a scorer that counts them.
+        mode: how the score is cut; if not given, as the paper does.
+        seed: of random modes, and among equal scores.
+    """
+
+    rate: Annotated[float | None, _AMOUNT] = None
+    k: Annotated[int | None, _AMOUNT] = None
+    token_budget: Annotated[int | None, _AMOUNT] = None
+    mode: Mode | None = None
+    seed: int = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """The flags that say how `select` writes its dataset.
+
+    Attributes:
+        output: a new folder, local, s3://... or of any fsspec protocol, or hf://datasets/USER/NAME.
+        format: of its files (parquet, unless the output ends in jsonl); of dates, binary and very large numbers only
+            Parquet keeps the types.
+        score_column: where scores go; if not given, the scorer's, e.g. ask_llm.
+        work: local folder of scores and of what is not finished (default: the output's name with .work; of a remote
+            output, here).
+        private: make the Hub's repository private if it is new.
+    """
+
+    output: Annotated[str, NEW_PLACE]
+    format: Format | None = None
+    score_column: Annotated[str | None, NAME] = None
+    work: Annotated[str | None, NEW_PLACE] = None
+    private: bool = False
+
+    def chosen_format(self) -> Format:
+        """Return the format that is given, or the one that the output's name says."""
+        usual: Format = "jsonl" if self.output.rstrip("/").removesuffix(".gz").endswith("jsonl") else "parquet"
+        return self.format or usual
+
+    def work_folder(self) -> str:
+        """Return the folder of what is not finished."""
+        output = self.output.rstrip("/")
+        return self.work or f"{output.rsplit('/', 1)[-1] if '://' in output else output}.work"
+
+
+def score(scoring: Scoring, *, sampler: Annotated[str, NAME], output: Annotated[str, NEW_PLACE]) -> int:
+    """Score every document of a corpus with one scorer, on all cores of this machine.
+
+    The score store is DIR/scores/..., of --output DIR. Kill it at any time; the same command goes on where it was.
+    Several samplers of one corpus may share --output, and with it embeddings, clusters and n-grams.
+
+    Args:
+        sampler: whose scorer is run: a scorer (ask-llm, perplexity, density, semdedup, prototypes, dsir,
+            quality-classifier), random, or one of the paper's with its proxy
+            (ask-llm-{small,base,large,xl,xxl,gemma-7b}, perplexity-{small,base,large,xl,xxl}).
+        output: local folder; continued if it exists.
+
+    Examples:
+      winnow score --corpus crawl/ --sampler ask-llm --proxy google/flan-t5-large --output work
+      winnow score --corpus crawl/ --sampler density --output work
+      winnow score --corpus s3://bucket/crawl --sampler dsir --target wiki/ --output work --workers 16
+    """
+    from launch.plan import store_of
+    from launch.small_studies import SmallStudy, refuse_inside, score_values
+    from pipeline_steps.stores.score_store import ScoreStore
+
+    refuse_inside(scoring.corpus, output)
+    path = f"{output}/{sampler}.yaml"
+    plan = SmallStudy("winnow score", path, score_values(output, sampler, scoring), scoring.workers).run()
+    store = f"{output}/scores/{store_of(plan.study.samplers[0])}"
+    documents = ScoreStore.open(store).documents
+    Terminal().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def select(
+    scoring: Scoring,
+    writing: Writing,
+    cutting: Cutting = Cutting(),
+    *,
+    sampler: Annotated[str | None, NAME] = None,
+    scores: Annotated[str | None, PLACE] = None,
+) -> int:
+    """Score a corpus, keep exactly so many of its documents, and write them as a dataset.
+
+    The documents stay in their order and keep all their columns; datasets.load_dataset reads them. The dataset is
+    complete once its README.md is there, which is written last; a folder on this disk appears as a whole. Kill it at
+    any time; the same command goes on where it was, and the files are the same to the byte for any --workers.
+    Credentials come from the environment (AWS_..., HF_TOKEN or `hf auth login`), never from a path.
+
+    Args:
+        sampler: as of winnow score; says how the score is cut, too.
+        scores: a finished score store of this corpus, instead of scoring.
+
+    Examples:
+      winnow select --corpus crawl/ --sampler ask-llm --proxy google/flan-t5-large --rate 0.2 --output kept
+      winnow select --corpus crawl/ --sampler density --k 100000 --seed 1 --output s3://bucket/kept
+      winnow select --corpus crawl/ --scores work/scores/ask-llm --token-budget 1000000000 --output kept --format jsonl
+      winnow select --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz --sampler random --rate 0.1 \\
+          --output hf://datasets/USER/c4-tenth --private
+    """
+    from launch.plan import Plan
+    from launch.small_studies import SmallStudy, refuse_inside
+    from launch.stages.datasets import Dataset
+
+    start, work = time.monotonic(), writing.work_folder()
+    refuse_inside(scoring.corpus, writing.output, work)
+    values = _values(scoring, writing, cutting, sampler, scores)
+    small = SmallStudy("winnow select", f"{work}/{sampler or 'scores'}.yaml", values, scoring.workers, ("datasets",))
+    stages = Plan.of(small.study()).stages.values()
+    (dataset,) = (stage for stage in stages if isinstance(stage, Dataset))
+    if (record := dataset.published()) is None:
+        small.run()
+        record = dataset.record(work)
+    before, after = record["documents"]
+    Terminal().print(
+        f"{after:,} of {before:,} documents, {time.monotonic() - start:,.1f} s: {writing.output}\n"
+        f"scores   {scores or f'{work}/scores'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _values(
+    scoring: Scoring, writing: Writing, cutting: Cutting, sampler: str | None, scores: str | None
+) -> dict[str, Any]:
+    from launch.datasets.settings import check_scores, usual_mode
+    from launch.small_studies import given_scores_values, score_values
+
+    if sampler is None and scores is None:
+        raise WinnowError("say what chooses: --sampler NAME, or --scores DIR of an existing score store")
+    if scores and sampler:
+        check_scores(scores, sampler)
+    work = writing.work_folder()
+    values = given_scores_values(work, scores, scoring) if scores else score_values(work, sampler or "", scoring)
+    mode = cutting.mode or (usual_mode(scores) if scores else None)
+    dataset = {
+        "output": writing.output.rstrip("/"),
+        "rate": cutting.rate,
+        "k": cutting.k,
+        "token_budget": cutting.token_budget,
+        "mode": mode,
+        "seed": cutting.seed,
+        "format": writing.chosen_format(),
+        "score_column": writing.score_column,
+        "private": writing.private,
+    }
+    return values | {"datasets": [{name: value for name, value in dataset.items() if value is not None}]}

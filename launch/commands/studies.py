@@ -1,0 +1,408 @@
+"""The commands of a study: run, status, plan, report, schema, and the quickstart."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import ArgumentCollection, Group, Parameter, Token
+
+from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, SEVERAL, Forwarded, NamedPlaces
+from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.terminal import Terminal, wide
+
+
+if TYPE_CHECKING:  # names of functions that no command has in its signature
+    from launch.plan import Plan
+
+
+Engine = Literal["local", "slurm", "ray"]
+
+
+def _one_view(given: ArgumentCollection) -> None:
+    if len(given.filter_by(value_set=True)) > 1:
+        raise ValueError("give --watch or --json, not both")
+
+
+_VIEW = Parameter(group=Group("How to show it, one of", sort_key=2, validator=_one_view))
+
+
+def run(
+    study: Annotated[str, PLACE],
+    /,
+    *,
+    only: Annotated[str | None, Parameter(metavar="STAGE")] = None,
+    executor: Engine | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Run every stage of a study that is not done yet.
+
+    Shared work is done once, then each training, each measurement, the report. Killed at any time, the same command
+    goes on. Look with winnow plan before, with winnow status meanwhile.
+
+    Args:
+        study: a YAML file, or the name of one that comes with this package: micro.yaml, paper.yaml, quickstart.yaml.
+        only: one stage, or all that begin so, e.g. scores or runs/t5-small.
+        executor: instead of the study's engine.
+        dry_run: say what would be run, and start nothing.
+
+    Examples:
+      winnow run micro.yaml                              all 22 samplers of the paper in miniature: minutes on 2 cores
+      winnow run study.yaml --only scores                the score stores, once what they stand on is there
+      winnow run study.yaml --executor slurm --dry-run   write every sbatch script, submit nothing
+      winnow run study.yaml --executor ray               on the cluster of RAY_ADDRESS, or one started here
+    """
+    from launch.plan import Plan
+    from launch.progress import StageProgress
+    from launch.runner import run as run_plan
+
+    plan, say = Plan.of(_open(study, executor)), Terminal(stderr=True)
+    if dry_run:
+        return _show_only(plan, only)
+    with StageProgress(say) as progress:
+        lines = run_plan(plan, only, progress, lambda said: say.print(said, style="yellow", soft_wrap=True))
+    for line in lines:
+        Terminal().print(line, highlight=False, soft_wrap=True)
+    if not lines:
+        _show_results(plan, only)
+    return 0
+
+
+def _open(study: str, engine: str | None) -> Any:
+    from launch.study_file import open_study
+
+    found = open_study(study)
+    if engine is None:
+        return found
+    return found.model_copy(update={"engine": found.engine.model_copy(update={"kind": engine})})
+
+
+def _show_only(plan: Plan, only: str | None) -> int:
+    """Print what would be run; on Slurm, write the scripts."""
+    from launch.status import show, tasks_of
+
+    chosen = plan.chosen(only)
+    Terminal().print(show(plan, [task for task in tasks_of(plan) if task.stage in chosen]))
+    if plan.study.engine.kind == "slurm":
+        from launch.engines.slurm import write_scripts
+
+        scripts = write_scripts(plan, chosen)
+        Terminal().print(f"{len(scripts):,} scripts in {plan.output}/slurm")
+    return 0
+
+
+def _show_results(plan: Plan, only: str | None) -> None:
+    """Print the results of a study whose report is there."""
+    from launch.stages.report import Report
+
+    for stage in plan.chosen(only):
+        if isinstance(stage, Report):
+            from evaluate_suite.report import terminal_table
+
+            wide().print(terminal_table(stage.settings(plan.output)))
+            where = f"report   {plan.output}/report.html\nresults  {plan.output}/results.jsonl"
+            Terminal().print(where, highlight=False, soft_wrap=True)
+
+
+def status(
+    study: Annotated[str, PLACE],
+    /,
+    *,
+    watch: Annotated[
+        list[float] | None, _VIEW, Parameter(consume_multiple=(0, 1), metavar="SECONDS", allow_repeating=False)
+    ] = None,
+    json: Annotated[bool, _VIEW] = False,
+) -> int:
+    """Print what each kind of stage is doing, what runs and what has failed, with the end of its log.
+
+    Reads files, so it works from any machine that sees the output folder; where squeue answers, it also notices jobs
+    that ended before they could write any. Exit code: 0 all is done, 1 a task has failed, 3 otherwise.
+
+    Args:
+        study: a YAML file, or the name of one that comes with this package.
+        watch: look again every so often, every 5 seconds if no number follows.
+        json: print one JSON object instead.
+
+    Examples:
+      winnow status study.yaml
+      winnow status study.yaml --watch 30
+    """
+    from rich.live import Live
+
+    from launch.plan import Plan
+    from launch.status import as_json, exit_code, is_stuck, show, tasks_of
+
+    plan = Plan.of(_open(study, None))
+    seconds = None if watch is None else (watch or [5.0])[0]
+    tasks = tasks_of(plan, _lost(plan))
+    if json:
+        sys.stdout.write(json_module.dumps(as_json(tasks), indent=2) + "\n")
+        return exit_code(tasks)
+    with Live(show(plan, tasks), console=wide(), auto_refresh=False) as live:
+        while seconds and exit_code(tasks) != 0 and not is_stuck(tasks):
+            time.sleep(seconds)
+            tasks = tasks_of(plan, _lost(plan))
+            live.update(show(plan, tasks), refresh=True)
+    return exit_code(tasks)
+
+
+def _lost(plan: Plan) -> dict[tuple[str, int], tuple[str, str]]:
+    from launch.engines.slurm import lost
+
+    return lost(plan)
+
+
+def _amount(kind: Any, words: Sequence[Token]) -> int:
+    """Return a whole number that may be written 184e9."""
+    text = words[0].value
+    try:
+        found = int(float(text))
+    except (ValueError, OverflowError):
+        found = 0
+    if not 1 <= found < 1 << 63:
+        raise ValueError(f"{text!r} is not a number of at least 1, such as 184e9")
+    return found
+
+
+Amount = Annotated[int | None, Parameter(converter=_amount)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The flags that say what a plan is for.
+
+    Attributes:
+        accelerator: its name.
+        accelerators: how many.
+        mfu: share of the peak that is reached.
+    """
+
+    accelerator: Annotated[str, NAME] = "H100"
+    accelerators: int = 1
+    mfu: float = 0.3  # follows from speeds in nanoT5's README (T5-Base, A100: 31 %) and NVIDIA NeMo's (220M: 27 %)
+
+    def speed(self) -> float:
+        """Return the operations per second of one accelerator, as reached. Raises InvalidCut for nonsense."""
+        from launch.cost.one_run import reached_speed
+
+        return reached_speed(self.accelerator, self.accelerators, self.mfu)
+
+
+def plan(
+    config: Annotated[str, PLACE],
+    /,
+    *flags: Forwarded,
+    corpus_tokens: Amount = None,
+    documents: Amount = None,
+    hardware: Hardware = Hardware(),
+    json: bool = False,
+) -> int:
+    """Work out a training run or a study without starting it: tokens, operations, hours, memory, storage.
+
+    Speeds are a share of the accelerator's peak; of a study that has begun, those that were measured.
+
+    Args:
+        config: a YAML file of a study, or of the training's flags, which further flags overrule, or the name of one
+            that comes with this package: paper.yaml, t5-small-paper.yaml.
+        corpus_tokens: tokens of the whole corpus (default: its store's, or C4's 184e9).
+        documents: documents of the corpus of a study (default: its store's, or C4's).
+        json: print one JSON object instead.
+
+    Examples:
+      winnow plan paper.yaml --accelerators 64
+      winnow plan t5-large-paper.yaml --accelerator H200 --accelerators 8 --total-tokens 1000000000
+    """
+    from launch.cost.one_run import is_study, plan_run, show_plan
+
+    if is_study(config):
+        return _plan_study(config, flags, (documents, corpus_tokens), hardware, json)
+    found = plan_run(config, list(flags), corpus_tokens, hardware.accelerator, hardware.accelerators, hardware.mfu)
+    if json:
+        Terminal().print_json(json_module.dumps(found))
+    else:
+        show_plan(found, Terminal())
+    return 0
+
+
+def _plan_study(
+    config: str, flags: Sequence[str], size: tuple[int | None, int | None], hardware: Hardware, json: bool
+) -> int:
+    from launch.cost.study_cost import plan_study
+    from launch.cost.tables import show_study_plan
+    from launch.study_file import open_study
+
+    if flags:
+        raise InvalidStudy(f"{config} is a study, which takes no {' '.join(flags)}: change the file")
+    on = {"accelerator": hardware.accelerator, "accelerators": hardware.accelerators, "mfu": hardware.mfu}
+    found = plan_study(open_study(config), hardware.speed(), *size)
+    if json:
+        Terminal().print_json(json_module.dumps(found.as_json() | on))
+    else:
+        show_study_plan(found, hardware.accelerator, hardware.accelerators, hardware.mfu, Terminal())
+    return 0
+
+
+def _hours(kind: Any, words: Sequence[Token]) -> list[tuple[str, float]]:
+    found = []
+    for word in words:
+        name, _, hours = word.value.partition("=")
+        try:
+            value = float(hours if name else "")
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{word.value!r} is not NAME=HOURS, e.g. ask-llm-xl=10.0")
+        found.append((name, value))
+    return found
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ReportFlags:
+    """The flags of `winnow report`.
+
+    Attributes:
+        output: the report.
+        format: markdown: Table 1 and words, for a model card.
+        scores: score stores.
+        lower_is_better: scores that are turned around before scorers are compared; those of PerplexityScorer always
+            are.
+        selections: selections, for their overlap.
+        corpus: corpus of the scores, to show documents of.
+        figures: also write every figure as .svg, .pdf and .png into this folder.
+        partial: average incomplete suites over the tasks all runs have, and say so.
+        scoring_hours: accelerator hours of scoring.
+    """
+
+    output: Annotated[str, NEW_PLACE]
+    format: Literal["html", "markdown"] = "html"
+    scores: Annotated[NamedPlaces, Parameter(metavar="NAME=DIR")] = field(default_factory=list)
+    lower_is_better: Annotated[list[str], SEVERAL, NAME] = field(default_factory=list)
+    selections: Annotated[NamedPlaces, Parameter(metavar="NAME=FILE")] = field(default_factory=list)
+    corpus: Annotated[str | None, CORPUS] = None
+    figures: Annotated[str | None, NEW_PLACE] = None
+    partial: bool = False
+    scoring_hours: Annotated[
+        list[tuple[str, float]], SEVERAL, Parameter(converter=_hours, n_tokens=1, metavar="NAME=HOURS")
+    ] = field(default_factory=list)
+
+
+def report(*runs: Annotated[str, PLACE], flags: ReportFlags) -> int:
+    """Gather the results of training runs and draw what the paper draws.
+
+    Table 1 with confidence intervals, quality against quantity, efficiency, cost, agreement of scorers, documents to
+    read. The run on everything is the sampler "full": over-scaling needs it of this model and of a larger one,
+    effective model size of two sizes. Names of samplers are free; the paper's (random, density, semdedup, prototypes,
+    dsir, quality-classifier, ask-llm-{small,base,large,xl,xxl,gemma-7b}, perplexity-{small,base,large,xl,xxl},
+    perplexity-large-{20k,100k,300k,500k,700k}) are put into families, one figure each.
+
+    Args:
+        runs: files of results, or folders that hold results.jsonl anywhere.
+
+    Examples:
+      winnow report runs/ --output report.html
+      winnow report runs/small runs/large/results.jsonl --output report.html --figures figures \\
+          --scores ask-llm-small=scores/small ask-llm-xl=scores/xl perplexity-large=scores/perplexity \\
+          --selections ask-llm-xl=selections/xl.safetensors random=selections/random.safetensors \\
+          --corpus corpus/ --scoring-hours ask-llm-xl=10.0
+      winnow report runs/ --output card.md --format markdown
+    """
+    from pipeline_steps.engines.models import require
+
+    if not runs:
+        raise InvalidStudy("report needs RUNS: files of results, or their folders (see winnow report --help)")
+    for module, extra in (("scipy", "eval"), ("torch", "score"), ("matplotlib", "report"), ("jinja2", "report")):
+        require(module, extra)
+    from evaluate_suite.report import ReportSettings, write_report
+
+    settings = ReportSettings(
+        runs=list(runs),
+        output=flags.output,
+        format=flags.format,
+        scores=dict(flags.scores),
+        selections=dict(flags.selections),
+        corpus=flags.corpus,
+        figures=flags.figures,
+        partial=flags.partial,
+        scoring_hours=dict(flags.scoring_hours),
+        command=_command(),
+        lower_is_better=flags.lower_is_better,
+    )
+    for line in write_report(settings):
+        Terminal().print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def schema() -> int:
+    """Print the JSON schema of study files, for editors.
+
+    Examples:
+      winnow schema > study.schema.json
+    """
+    from launch.study_file import schema as schema_of_studies  # type: ignore[import-not-found,unused-ignore]
+
+    sys.stdout.write(json_module.dumps(schema_of_studies(), indent=2) + "\n")
+    return 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class QuickstartFlags:
+    """The flags of `winnow quickstart` that decide its numbers.
+
+    Attributes:
+        corpus: file, folder or glob of .jsonl, .parquet or .warc files, local, s3:// or hf://datasets/... (default:
+            the documentation of the installed Python packages).
+        limit: read at most this many documents of --corpus.
+        proxy: Ask-LLM proxy: Hub id or folder of an encoder-decoder (default: the embedded one).
+        embedder: Hub id or folder of a sentence-transformers model; the default needs no weights.
+        rate: fraction of documents to keep.
+        train_tokens: encoder tokens each model is trained for.
+        seed: of sampling, order and masks.
+    """
+
+    corpus: Annotated[str | None, CORPUS] = None
+    limit: int = 40_000
+    proxy: Annotated[str | None, MODEL] = None
+    embedder: Annotated[str, MODEL] = "hashed-ngrams"
+    rate: float = 0.2
+    train_tokens: int = 768_000
+    seed: int = 0
+
+
+def quickstart(
+    *,
+    output: Annotated[str, NEW_PLACE],
+    flags: QuickstartFlags = QuickstartFlags(),
+    workers: int = CORES,
+) -> int:
+    """Score a corpus, select from it, train one tiny T5 on each selection and on everything, and compare them.
+
+    Scores with Ask-LLM and Density, keeps a fraction by random, by Ask-LLM and by Density, and trains every model for
+    the same number of tokens. Kill it at any time; the same command goes on where it was, with the same results.
+
+    Args:
+        output: what the run writes; resumed if it exists.
+        workers: processes at a time; changes the speed, nothing else.
+
+    Examples:
+      winnow quickstart --output runs/quickstart
+      winnow quickstart --output runs/c4 --limit 20000 \\
+          --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz
+      winnow quickstart --output runs/flan --proxy google/flan-t5-small \\
+          --embedder sentence-transformers/sentence-t5-base
+    """
+    from launch.small_studies import SmallStudy, quickstart_values
+
+    small = SmallStudy("winnow quickstart", f"{output}/study.yaml", quickstart_values(output, flags), workers)
+    _show_results(small.run(), None)
+    return 0
+
+
+def _command() -> str:
+    return " ".join(["winnow", *sys.argv[1:]])

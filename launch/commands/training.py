@@ -1,0 +1,140 @@
+"""The commands around training: tokenize, materialise, pretrain, verify-resume, evaluate."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from launch.commands.arguments import CORES, CORPUS, MODEL, NEW_PLACE, PLACE, Forwarded
+from pipeline_steps.terminal import Terminal
+
+
+def tokenize(
+    *,
+    corpus: Annotated[str, CORPUS],
+    tokenizer: Annotated[str, MODEL],
+    output: Annotated[str, NEW_PLACE],
+    append_eos: bool = False,
+    limit: int = -1,
+    workers: int = CORES,
+) -> int:
+    """Tokenise every document of a corpus into a memory-mapped store, from which every selection is replayed.
+
+    Killed and started again, it goes on; the store does not depend on the number of workers. On a cluster, put
+    train.token_store_writer.TokenStoreWriter into a datatrove pipeline instead.
+
+    Args:
+        corpus: file, folder or glob of .jsonl, .parquet or .warc files.
+        tokenizer: Hub id or folder, e.g. google-t5/t5-small.
+        output: the store; continued if it exists.
+        append_eos: end every document in EOS, for causal models.
+        limit: the first documents only; -1: all.
+        workers: processes.
+
+    Examples:
+      winnow tokenize --corpus crawl/ --tokenizer google-t5/t5-small --output tokens
+    """
+    from launch.small_studies import SmallStudy, refuse_inside, spelled
+    from train.token_store import TokenStore
+
+    refuse_inside(corpus, output)
+    values = {"output": output, "corpus": spelled(corpus), "limit": limit, "tokenizer": tokenizer}
+    values["token_store"] = {"append_eos": append_eos}
+    SmallStudy("winnow tokenize", f"{output}/tokenize.yaml", values, workers).run()
+    store = TokenStore.open(output)
+    Terminal().print(f"{store.documents:,} documents, {store.tokens:,} tokens, checksums verified: {output}")
+    return 0
+
+
+def materialise(
+    *, tokens: Annotated[str, PLACE], selection: Annotated[str | None, PLACE] = None, output: Annotated[str, NEW_PLACE]
+) -> int:
+    """Write the tokens of the selected documents as datatrove's .ds files, one per source file.
+
+    winnow pretrain needs none: it replays a selection from the store.
+
+    Args:
+        tokens: token store.
+        selection: file written by Selection.save; all documents if not given.
+        output: a new folder.
+
+    Examples:
+      winnow materialise --tokens tokens --selection kept.safetensors --output ds
+    """
+    from pipeline_steps.stores.selection import Selection
+    from train.token_store import TokenStore
+    from train.token_store import materialise as write
+
+    chosen = Selection.load(selection) if selection else None
+    documents, ids = write(TokenStore.open(tokens), chosen, Path(output))
+    Terminal().print(f"{documents:,} documents, {ids:,} tokens: {output}")
+    return 0
+
+
+def pretrain(*words: Forwarded, list_flags: bool = False) -> int:
+    """Train a model on a selection of a tokenised corpus for a fixed number of tokens.
+
+    Everything before `--` are flags of the training, which --list-flags lists, or --config FILE with those flags:
+    --tokens, --run-dir and --total-tokens are needed. Everything after `--` goes to `accelerate launch`; without it,
+    accelerate's own configuration and defaults decide. Killed at any time and started again, a training continues and
+    ends with the same weights.
+
+    Args:
+        list_flags: print every flag of the training instead.
+
+    Examples:
+      winnow pretrain --config t5-small-paper.yaml --tokens tokens --run-dir run --selection kept.safetensors
+      winnow pretrain --tokens tokens --run-dir run --total-tokens 1048576 -- --num_processes 8 --mixed_precision bf16
+    """
+    from pipeline_steps.engines.models import require
+
+    for module, extra in (("transformers", "train"), ("accelerate", "train"), ("psutil", "train")):
+        require(module, extra)
+    from train.arguments import PretrainArguments, parse
+    from train.signals import run_launcher
+
+    end = words.index("--") if "--" in words else len(words)
+    training, launching = words[:end], words[end + 1 :]
+    given = ["--help"] if list_flags else list(training)
+    arguments = parse(PretrainArguments, given, "winnow pretrain", str(pretrain.__doc__).split("\n")[0])
+    command = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--quiet", *launching]
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    return run_launcher([*command, "-m", "train.pretrain", *training], Path(arguments.run_dir), environment)
+
+
+def verify_resume(
+    *flags: Forwarded,
+    tokens: Annotated[str, PLACE],
+    output: Annotated[str, NEW_PLACE],
+    processes: int = 1,
+    seed: int = 0,
+) -> int:
+    """Train a small model twice, once undisturbed and once killed twice (SIGKILL), and compare both to the bit.
+
+    Compares every loss and weight. Further flags go to the training, e.g. --mixed_precision bf16. On a GPU, sums of
+    gradients may be made in any order: only the samples are then sure to be the same.
+
+    Args:
+        tokens: token store.
+        output: a new folder, for both runs.
+        processes: processes of each run.
+        seed: of the moments of the kills.
+
+    Examples:
+      winnow verify-resume --tokens tokens/ --output proof/ --processes 2
+    """
+    from train.verify_resume import verify_resume as verify
+
+    verdict = verify(tokens, output, processes, list(flags), seed, Terminal(stderr=True))
+    said = f"the same to the bit: {verdict.steps} losses, all weights and optimizer states"
+    Terminal().print(said, style="bold green")
+    return 0
+
+
+def evaluate(*words: Forwarded) -> int:
+    """Measure models: the paper's 111 tasks."""
+    from evaluate_suite.__main__ import main
+
+    return main(list(words))

@@ -1,0 +1,1 @@
+"""What a training or a study takes, before it is started."""

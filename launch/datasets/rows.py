@@ -1,0 +1,148 @@
+"""The chosen rows of a corpus into files, by tasks that share the groups of an unfinished dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.data import Document
+
+from launch.datasets.columns import KEEP, Row, unify
+from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, read_rows
+from launch.datasets.unfinished import Step, Unfinished
+from pipeline_steps.errors import CorpusError
+from pipeline_steps.filters.cuts import FoundCut
+from pipeline_steps.filters.selection_filters import KeptRows
+from pipeline_steps.readers.corpus import ROW, CorpusFiles
+from pipeline_steps.stores.score_store import ScoreStore
+
+
+def rows_left(work: Path) -> list[int]:
+    """Return the groups that `write_rows` has left; task N of `tasks` writes those that are N modulo `tasks`.
+
+    Raises:
+        StoreIncomplete: `begin` has not been there.
+    """
+    return _left(work, "rows")
+
+
+def rewrites_left(work: Path) -> list[int]:
+    """Return the groups that `rewrite` has left, likewise.
+
+    Raises:
+        StoreIncomplete: `begin` has not been there, or rows are left.
+        WinnowError: the corpus is at fault, and the dataset has to be begun again.
+    """
+    return _left(work, "parquet")
+
+
+def write_rows(work: Path, task: int, tasks: int) -> None:
+    """Write a task's share of the rows.
+
+    Raises:
+        WinnowError: the corpus is at fault, and the dataset has to be begun again.
+    """
+    with _share(work, "rows", task, tasks) as (dataset, groups):
+        cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut)
+        is_parquet = dataset.settings.format == "parquet"
+        for group in groups:
+            schema = _source_schema(dataset, group) if is_parquet and dataset.kind == "parquet" else None
+            rows = _rows(dataset, group, cut)
+            dataset.write("rows", group, rows, schema, SCRATCH_LEVEL if is_parquet else LEVEL)
+
+
+def rewrite(work: Path, task: int, tasks: int) -> None:
+    """Write a task's share of the rows again, as Parquet of the schema that all files have in common.
+
+    Raises:
+        StoreIncomplete: rows are left.
+        WinnowError: the corpus is at fault, and the dataset has to be begun again.
+    """
+    with _share(work, "parquet", task, tasks) as (dataset, groups):
+        for group in groups:
+            rows = chain.from_iterable(map(read_rows, dataset.rows[group]))
+            dataset.write("parquet", group, rows, dataset.columns[0], LEVEL)
+
+
+def _left(work: Path, step: Step) -> list[int]:
+    dataset = Unfinished.open(work)
+    with dataset.ended_by_mistakes():
+        return dataset.left(step)
+
+
+@contextmanager
+def _share(work: Path, step: Step, task: int, tasks: int) -> Iterator[tuple[Unfinished, list[int]]]:
+    """Yield a dataset, and the groups that a task has to write."""
+    dataset = Unfinished.open(work)
+    with dataset.ended_by_mistakes():
+        yield dataset, [group for group in dataset.left(step) if group % tasks == task]
+
+
+def _rows(dataset: Unfinished, group: int, cut: FoundCut) -> Iterator[Row]:
+    """Yield the kept rows of a group as they were, with an id and a score."""
+    files = CorpusFiles(dataset.corpus, dataset.kind, dict.fromkeys(dataset.groups[group], 0))
+    listing = dataset.work / "listings" / f"{group:06d}.txt"
+    documents: Any = None
+    for step in files.reader(str(listing), dataset.settings.limit, rows=True):
+        documents = step.run(documents, 0, 1)
+    # Anew for each group: which of several copies is kept depends on what came before
+    kept, source = KeptRows(cut), ""
+    score_N = np.empty(0, dtype=np.float32)
+    for document in documents:
+        if not kept.keeps(document):
+            continue
+        if kept.place[0] != source:
+            source = kept.place[0]
+            score_N = cut.store.read(source, ("score",))["score"]
+        yield _row(document, source, dataset.settings.score_column, float(score_N[kept.place[1]]))
+
+
+def _row(document: Document, source: str, column: str | None, score: float) -> Row:
+    row = document.metadata.get(ROW)
+    if row is None:  # a page of a WARC
+        row = {"text": document.text, **{k: v for k, v in document.metadata.items() if k != "file_path"}}
+    if "id" not in row:
+        row = {"id": document.id, **row}
+    if column is None:
+        return Row(row, source)
+    if column in row:
+        raise CorpusError(
+            f"{document.metadata['file_path']}, document {document.id}, has a column {column!r} already: give "
+            "--score-column another name"
+        )
+    return Row(row | {column: score}, source)
+
+
+def _source_schema(dataset: Unfinished, group: int) -> pa.Schema:
+    """Return the schema that a group of Parquet files has in common, with the columns that are added."""
+    found = dict[str, pa.Schema]()
+    for name in dataset.groups[group]:
+        with fsspec.open(f"{dataset.corpus}/{name}", "rb") as file:
+            found[name] = pq.read_schema(file)
+    schema, mixed = unify(found)
+    for why in mixed.values():
+        raise CorpusError(f"{dataset.corpus}/{why}: {KEEP}")
+    fields, column = list(schema), dataset.settings.score_column
+    if "id" not in schema.names:
+        fields.insert(0, pa.field("id", pa.string()))
+    if column is not None:
+        fields.append(pa.field(column, pa.float32()))
+    metadata = next(iter(found.values())).metadata or {}
+    kept = {key: value for key, value in metadata.items() if key == b"huggingface" and _has_features(value)}
+    return pa.schema(fields, metadata=kept or None)
+
+
+def _has_features(note: bytes) -> bool:
+    """Return whether what datasets has noted in a file can be kept: it holds labels' names."""
+    try:
+        return isinstance(json.loads(note)["info"]["features"], dict)
+    except (KeyError, TypeError, ValueError):
+        return False

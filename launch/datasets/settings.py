@@ -1,0 +1,107 @@
+"""The settings that decide a dataset, and the command that repeats them."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pipeline_steps import samplers
+from pipeline_steps.credentials import refuse_credentials
+from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.filters.cuts import Cut
+from pipeline_steps.numerics.priority import Mode
+from pipeline_steps.readers.corpus import CorpusFiles
+from pipeline_steps.stores.score_store import ScoreStore
+
+
+Format = Literal["parquet", "jsonl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """The settings of a dataset of chosen documents, all of them resolved.
+
+    Attributes:
+        corpus: a path, as `pipeline_steps.readers.corpus.open_corpus` takes it.
+        cut: which documents are kept.
+        output: where the dataset goes.
+        limit: how many documents of the corpus are read, from its beginning; -1 for all.
+        sampler: the name of the sampler that scores the corpus; None if only `scores` says.
+        model: the model that the sampler asks; None if it asks none, or if `scores` are given.
+        embedder: the model of the embeddings that the sampler stands on; None likewise.
+        target: the corpus whose likes the sampler finds; None likewise.
+        scores: the user's own score store, which stands in for scoring.
+        format: of the files.
+        score_column: the column that scores go to; None if the dataset has none.
+        private: whether a repository that has to be made on the Hub is private.
+
+    Raises:
+        WinnowError: a setting holds a credential.
+    """
+
+    corpus: str
+    cut: Cut
+    output: str
+    limit: int = -1
+    sampler: str | None = None
+    model: str | None = None
+    embedder: str | None = None
+    target: str | None = None
+    scores: str | None = None
+    format: Format = "parquet"
+    score_column: str | None = None
+    private: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_credentials(asdict(self), "winnow select")
+
+    def made_from(self, files: CorpusFiles) -> dict[str, Any]:
+        """Return what decides the dataset, as JSON types: two datasets of the same have the same files."""
+        made = asdict(self)
+        del made["output"], made["private"]
+        return made | made.pop("cut") | {"proxy": made.pop("model"), "files": files.listing}
+
+    def command(self, output: str) -> str:
+        """Return the command line that writes this dataset to `output`."""
+        usual = samplers.find(self.sampler).model if self.sampler else None
+        flags = {
+            "corpus": self.corpus,
+            "limit": self.limit if self.limit >= 0 else None,
+            "sampler": self.sampler,
+            "proxy": None if self.model == usual else self.model,
+            "embedder": self.embedder,
+            "target": self.target,
+            "scores": self.scores,
+            **asdict(self.cut),
+            "score_column": self.score_column,
+            "format": self.format,
+            "output": output,
+        }
+        given = ((f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items() if value is not None)
+        return shlex.join(["winnow", "select", *(word for flag in given for word in flag)])
+
+
+def usual_mode(scores: str) -> Mode:
+    """Return how samplers cut scores of this kind; "top" for scores of a scorer that no sampler has."""
+    row = samplers.of_scorer(ScoreStore(scores).made.get("scorer"))
+    return "top" if row is None else row.cut
+
+
+def usual_column(sampler: str | None, scores: str | None) -> str | None:
+    """Return the column that scores go to unless the user names one: the scorer's; None for a draw by chance."""
+    row = samplers.find(sampler or "") if scores is None else samplers.of_scorer(ScoreStore(scores).made.get("scorer"))
+    if row is not None and row.cut == "random":
+        return None
+    return (row and row.metadata_key()) or "score"
+
+
+def check_scores(scores: str, sampler: str) -> None:
+    """Raise StoreMismatch unless a score store holds the scores of a sampler."""
+    found, row = ScoreStore(scores).made, samplers.find(sampler)
+    asked = (found.get("proxy") or {}).get("model", row.model)
+    if found.get("scorer") != row.scorer_name or (row.model and asked != row.model):
+        made = f"{found.get('scorer')} by {asked}" if row.model else found.get("scorer")
+        raise StoreMismatch(
+            f"{scores} holds scores of {made}, not of {sampler}: leave --sampler out, or give its own scores"
+        )

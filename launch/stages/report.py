@@ -1,0 +1,131 @@
+"""The report of a study."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from launch.stages.base import Stage, free
+from launch.stages.corpora import Files, Split, Text
+from launch.stages.runs import Measurement
+from launch.stages.scores import GivenScores, Scores, Selected
+from pipeline_steps.samplers import EMBEDDED
+
+
+_READ_AGAIN = 1_000_000  # documents of a corpus that is read once more, to show some: minutes
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a report shows of a sampler: its scores, and the selection at the smallest rate."""
+
+    sampler: str
+    scores: Scores | GivenScores
+    selection: Selected | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Report(Stage):
+    """Tables, figures and documents to read, in one file.
+
+    Attributes:
+        measured: every measurement.
+        samplers: what is known of each sampler.
+        text: the corpus, to show documents of.
+        study: the study file, as the command names it.
+    """
+
+    kind = "report"
+    measured: tuple[Measurement, ...]
+    samplers: tuple[Reported, ...]
+    text: Text
+    study: str = free("")
+
+    def settings(self, output: str) -> Any:
+        """Return what the report is made of."""
+        from evaluate_suite.report import ReportSettings
+
+        scored = {one.sampler: one.scores for one in self.samplers if not _by_chance(one.scores)}
+        return ReportSettings(
+            runs=[output],
+            output=os.path.join(output, "report.html"),
+            scores={name: scores.folder(output) for name, scores in scored.items()},
+            selections={one.sampler: one.selection.file(output) for one in self.samplers if one.selection},
+            corpus=self._shown(output, [scores.folder(output) for scores in scored.values()]),
+            partial=True,
+            scoring_hours={name: _scoring_seconds(output, scores) / 3600 for name, scores in scored.items()},
+            command=f"winnow run {self.study}",
+            notes=list(self._notes()),
+            facts={"corpus": self._corpus(output)},
+        )
+
+    def _notes(self) -> Iterator[str]:
+        """Yield paragraphs on what a reader of the numbers has to know."""
+        if isinstance(self.text, Split):
+            yield (
+                "Held-out text. In-distribution is a random 5 % of the documents; high quality (HQ) are those of "
+                "another 10 % that pass a fixed rule over words, punctuation and layout "
+                "(pipeline_steps/readers/splits.py), which knows nothing of any scorer. Both are drawn by a hash of a "
+                "document's first 20 words, so copies that open alike are not trained on. Other near-copies may be."
+            )
+        tiny = {one.training.run.model for one in self.measured} & {"t5-tiny", "llama-tiny"}
+        if tiny:
+            yield (
+                f"The models are tiny ({', '.join(sorted(tiny))}) and the training short: which sampler wins here "
+                "says nothing about a large model on a crawl."
+            )
+        if any(isinstance(one.scores, Scores) and one.scores.model == EMBEDDED for one in self.samplers):
+            yield (
+                "The embedded Ask-LLM proxy was trained to prefer prose over damaged prose and over the furniture of "
+                "web pages, on documentation like that of the embedded corpus. What it calls good and what the rule "
+                "for high quality calls good are related by that; its model card says what it cannot do."
+            )
+
+    def _corpus(self, output: str) -> str:
+        from train.token_store import TokenStore
+
+        tokens = TokenStore.open(self.measured[0].training.tokens.folder(output))
+        source = self.text if isinstance(self.text, Files) else self.text.corpus.deal.source
+        path = source.path if source else "the documentation of the installed Python packages"
+        return f"{tokens.documents:,} documents ({tokens.tokens:,} tokens) of {path}"
+
+    def _shown(self, output: str, stores: list[str]) -> str | None:
+        """Return the corpus if its documents can be shown: scores of the first documents only are not the corpus's."""
+        from pipeline_steps import ScoreStore
+
+        whole = isinstance(self.text, Split) or self.text.limit < 0
+        if not stores or not whole or len(ScoreStore.open(stores[0]).scores) > _READ_AGAIN:
+            return None
+        return self.text.path if isinstance(self.text, Files) else self.text.folder(output)
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        from evaluate_suite.report import write_report
+
+        for line in write_report(self.settings(output)):
+            sys.stdout.write(f"{line}\n")
+        return 0
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        Path(output, "report.html").stat()
+
+
+def _by_chance(scores: Scores | GivenScores) -> bool:
+    return isinstance(scores, Scores) and scores.row == "random"
+
+
+def _scoring_seconds(output: str, scores: Stage) -> float:
+    """Return the seconds of a store and of what it alone stands on: not of the corpus, nor of a training."""
+    from launch.records import seconds_of
+
+    wanted = [scores]
+    for stage in wanted:  # grows
+        wanted += [one for one in stage.inputs if one not in wanted and one.kind != "corpus" and not one.launched]
+    return sum(seconds_of(output, stage) for stage in wanted)
