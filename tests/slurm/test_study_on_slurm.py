@@ -14,14 +14,10 @@ import pytest
 from cluster import Cluster, missing
 from conftest import document
 
-from launch.engines.slurm import lost, write_scripts
+from launch.cli import main as winnow
 from launch.plan import Plan
-from launch.progress import StageProgress
 from launch.records import task_state
-from launch.runner import run
 from launch.study_file import open_study
-from pipeline_steps.errors import InvalidStudy
-from pipeline_steps.terminal import Terminal
 
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is one")
@@ -141,22 +137,15 @@ def until(reached, seconds=60):
 
 def states(study, stage):
     """Of each of its tasks."""
-    plan = plan_of(study)
+    plan = Plan.of(open_study(study))
     found = plan.stages[stage]
     return [task_state(plan.output, found, task).state for task in range(found.tasks)]
 
 
-def plan_of(study):
-    return Plan.of(open_study(study))
-
-
-def winnow_run(study, only=None):
-    return run(plan_of(study), only, StageProgress(Terminal()), print)
-
-
-def submit(study, only=None):
+def submit(study, capsys, *more):
     """Job ids by stage, and what was in the queue already."""
-    said = "\n".join(winnow_run(study, only))
+    assert winnow(["run", study, *more]) == 0
+    said = capsys.readouterr().out
     found = re.findall(r"^ *([\d,]+)  (\S+)(  in the queue already|  \(some of it .*)?$", said, flags=re.MULTILINE)
     return {stage: jobs.split(",") for jobs, stage, _ in found}, {
         stage for _, stage, how in found if how and "(" not in how
@@ -173,8 +162,8 @@ def steps():
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
-def test_a_study_that_is_disturbed_in_every_way(cluster, alone):
-    jobs, _ = submit("three.yaml")
+def test_a_study_that_is_disturbed_in_every_way(cluster, alone, capsys):
+    jobs, _ = submit("three.yaml", capsys)
 
     # A task is sent back into the queue by somebody else
     until(lambda: queue().get(jobs["tokens/c4/c4"][0]) == "RUNNING")
@@ -200,7 +189,7 @@ def test_a_study_that_is_disturbed_in_every_way(cluster, alone):
     assert not Path("disturbed/selections/asked/0.3.safetensors").exists()
 
     # Again, with another number of tasks
-    jobs, _ = submit("two.yaml")
+    jobs, _ = submit("two.yaml", capsys)
     assert "tokens/c4/c4" not in jobs
 
     # The time of the training is nearly up: it saves and goes back into the queue; what waits for it waits on
@@ -228,10 +217,10 @@ def assert_same(found, wanted):
     assert (found / "report.html").exists()
 
 
-def test_two_nodes_train_one_model(alone):
+def test_two_nodes_train_one_model(alone, capsys):
     for name in ("tokens", "stages/tokens"):
         shutil.copytree(alone() / name, Path("nodes") / name)
-    jobs, _ = submit("nodes.yaml", RUN)
+    jobs, _ = submit("nodes.yaml", capsys, "--only", RUN)
     until(lambda: not queue(), 90)
     log = Path("nodes", "logs", RUN, f"slurm-{jobs[RUN][0]}_0.log").read_text()
     assert states("nodes.yaml", RUN) == ["done"], log
@@ -242,23 +231,23 @@ def test_two_nodes_train_one_model(alone):
     assert json.loads(Path("nodes", RUN, "environment.json").read_text())["processes"] == 2
 
 
-def test_what_is_in_the_queue_is_not_submitted_again():
-    jobs, there = submit("later.yaml")
+def test_what_is_in_the_queue_is_not_submitted_again(capsys):
+    jobs, there = submit("later.yaml", capsys)
     assert there == set()
     assert set(queue().values()) == {"PENDING"}
     before = queue()
-    again, there = submit("later.yaml")
+    again, there = submit("later.yaml", capsys)
     assert again == jobs
     assert there == jobs.keys()
     assert queue() == before
     slurm("scancel", *jobs["report"])
-    again, there = submit("later.yaml")
+    again, there = submit("later.yaml", capsys)
     assert jobs.keys() - there == {"report"}
     text = Path("later.yaml").read_text()
     (report,) = again["report"]
     try:
         Path("later.yaml").write_text(text.replace("rates: [0.3]", "rates: [0.3, 0.5]"))  # more runs, another report
-        more, there = submit("later.yaml")
+        more, there = submit("later.yaml", capsys)
         assert more.keys() - there == {
             "selections/asked/0.5",
             "runs/t5-tiny/asked-0.5-seed0",
@@ -270,15 +259,15 @@ def test_what_is_in_the_queue_is_not_submitted_again():
         until(lambda: more["report"][0] not in queue())
         Path("later.yaml").write_text(text.replace("tasks: 3", "tasks: 5"))
         before = queue()
-        with pytest.raises(InvalidStudy, match="is in the queue as job") as refused:
-            winnow_run("later.yaml")
-        assert f"scancel {min(jobs[STORE] + jobs['tokens/train'], key=int)}" in str(refused.value)
+        assert winnow(["run", "later.yaml"]) == 2
+        assert "is in the queue as job" in (said := capsys.readouterr().err)
+        assert f"scancel {jobs[STORE][0]}" in said
         assert queue() == before
     finally:
         Path("later.yaml").write_text(text)
 
 
-def test_a_part_of_an_array_is_missing(monkeypatch, tmp_path):
+def test_a_part_of_an_array_is_missing(capsys, monkeypatch, tmp_path):
     path = os.environ["PATH"]
     refusing = tmp_path / "sbatch"  # the second time it is called
     refusing.write_text(
@@ -288,14 +277,13 @@ def test_a_part_of_an_array_is_missing(monkeypatch, tmp_path):
     )
     refusing.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{path}")
-    with pytest.raises(InvalidStudy) as refused:
-        winnow_run("parts.yaml")
-    said = str(refused.value)
+    assert winnow(["run", "parts.yaml"]) == 2
+    said = capsys.readouterr().err
     assert f"refuses {STORE}, part 2 of 2 (Job violates policy)" in said
     assert "before it, 1 in number, stays" in said
     monkeypatch.setenv("PATH", path)
     (first,) = queue()
-    jobs, there = submit("parts.yaml")
+    jobs, there = submit("parts.yaml", capsys)
     assert there == set()
     (second,) = jobs[STORE]
     (cut,) = jobs[SELECTION]
@@ -306,12 +294,12 @@ def test_a_part_of_an_array_is_missing(monkeypatch, tmp_path):
     lines = notes.read_text().splitlines(keepends=True)
     notes.write_text("".join(line for line in lines if "stage" in line))
     before = queue()
-    assert submit("parts.yaml")[1] == jobs.keys()
+    assert submit("parts.yaml", capsys)[1] == jobs.keys()
     assert queue() == before
 
     # One number of an array fails; what waits for the array waits for the others and for one that takes its place
     slurm("scancel", f"{first}_0")
-    again, there = submit("parts.yaml")
+    again, there = submit("parts.yaml", capsys)
     assert there == jobs.keys() - {STORE}
     (third,) = again[STORE]
     assert awaited(cut) == {f"{first}_1", f"{second}_*", f"{third}_*"}
@@ -323,7 +311,7 @@ def test_a_part_of_an_array_is_missing(monkeypatch, tmp_path):
     time.sleep(2)
     assert awaited(cut) == set()
     assert queue()[cut] == "PENDING"  # for its hour
-    assert submit("parts.yaml")[1] == jobs.keys() - {STORE}
+    assert submit("parts.yaml", capsys)[1] == jobs.keys() - {STORE}
 
 
 def awaited(job):
@@ -331,34 +319,32 @@ def awaited(job):
     return set(re.findall(r"afterok:([\d_*]+)", slurm("squeue", "--noheader", f"--jobs={job}", "--format=%E")))
 
 
-def test_a_job_that_ends_before_it_can_say_anything():
-    jobs, _ = submit("broken.yaml", "scores")
+def test_a_job_that_ends_before_it_can_say_anything(capsys):
+    jobs, _ = submit("broken.yaml", capsys, "--only", "scores")
     until(lambda: not queue())
-    (job,) = jobs[STORE]
-    log = Path(f"broken/logs/{STORE}/slurm-{job}_0.log").absolute()
-    assert lost(plan_of("broken.yaml")) == {(STORE, 0): (job, str(log))}
+    assert winnow(["status", "broken.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert f"failed   {STORE}: its job, {jobs[STORE][0]}, was cancelled, or has ended without a word" in said
+    assert "to go on: winnow run broken.yaml" in said
 
 
-def test_a_job_that_is_refused():
-    with pytest.raises(InvalidStudy) as refused:
-        winnow_run("wrong.yaml")
-    said = str(refused.value)
+def test_a_job_that_is_refused(capsys):
+    assert winnow(["run", "wrong.yaml"]) == 2
+    said = capsys.readouterr().err
     assert re.search(rf"sbatch refuses {RUN} \(Invalid partition name specified\): correct engine.training or", said)
     assert re.search(
         r"wrong.yaml; what was submitted before it, \d+ in number, stays in the queue, and the same command", said
     )
     slurm("scancel", "--user=root")
     until(lambda: not queue())
-    with pytest.raises(InvalidStudy, match="stages that are not done"):
-        winnow_run("wrong.yaml", "report")
+    assert winnow(["run", "wrong.yaml", "--only", "report"]) == 2  # needs what is not done
 
 
 def test_every_kind_of_script_of_the_papers_study_is_valid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = plan_of("paper.yaml")
-    write_scripts(plan, plan.stages.values())  # without a network
+    assert winnow(["run", "paper.yaml", "--dry-run"]) == 0  # without a network
     scripts = sorted(tmp_path.rglob("slurm/**/*.sh"))
-    assert len(scripts) == len(plan.stages)
+    assert len(scripts) == len(Plan.of(open_study("paper.yaml")).stages)
     kinds = {}
     for script in scripts:
         lines = [re.sub(r"=/.*|name=.*", "", line) for line in script.read_text().splitlines() if "#SBATCH" in line]
