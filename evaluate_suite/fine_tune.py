@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from pipeline_steps.engines.pretrained import load_tokenizer
-from pipeline_steps.numerics.batches import batches_by_length
 from tqdm import tqdm
 
 from evaluate_suite.averages import task_score
@@ -32,7 +30,7 @@ from evaluate_suite.checkpoint import find_checkpoints
 from evaluate_suite.data import TextExample, data_digest, load_split, read_back, to_text
 from evaluate_suite.metrics import TaskAnswers, compute, invalid_share, majority, standard_error, units
 from evaluate_suite.registry import EvaluationTask, by_suite, training_data
-from pipeline_steps.engines.models import padded
+from pipeline_steps.engines.models import batches_by_length, load_tokenizer, padded
 from pipeline_steps.errors import InvalidCut, WinnowError
 from pipeline_steps.numerics.keys import mix
 from pipeline_steps.terminal import complain

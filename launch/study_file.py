@@ -26,8 +26,8 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from train.plan import PretrainArguments
-from train.token_budget import TokenBudget
+from train.arguments import PretrainArguments
+from train.training_plan import TokenBudget
 
 from evaluate_suite.registry import registry
 from launch.stages.runs import Run

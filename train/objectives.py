@@ -19,9 +19,9 @@ from typing import Protocol
 import numpy as np
 from numba import njit
 
+from pipeline_steps.engines.likelihoods import MEAN_SPAN_LENGTH, NOISE_DENSITY
 from pipeline_steps.errors import InvalidCut, ModelError
 from pipeline_steps.numerics.keys import mix
-from pipeline_steps.numerics.partition_masks import MEAN_SPAN_LENGTH, NOISE_DENSITY
 from train.replay import uniform
 
 

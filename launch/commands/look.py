@@ -40,7 +40,7 @@ def compare(
       winnow compare work/scores/ask-llm work/scores/perplexity --rate 0.1 --json
       winnow compare selections/a.safetensors selections/b.safetensors
     """
-    from launch.one_off import comparing
+    from launch import compare as comparing
 
     if documents < 0:
         raise WinnowError(f"--documents {documents} cannot be shown: give 0 or more")

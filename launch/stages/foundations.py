@@ -69,7 +69,7 @@ class SketchParts(PipelineStage):
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
-        from pipeline_steps.embedding.density_sketch import load_sketch
+        from pipeline_steps.scorers.density import load_sketch
 
         try:
             load_sketch(self.folder(output))  # which drops the partial ones
@@ -96,7 +96,7 @@ class Sketch(Foundation):
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
-        from pipeline_steps.embedding.density_sketch import load_sketch
+        from pipeline_steps.scorers.density import load_sketch
 
         load_sketch(self.folder(output))
 
