@@ -10,9 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr
-from importlib import import_module
-from io import StringIO
 from pathlib import Path
 
 import hub
@@ -23,16 +20,15 @@ import yaml
 from conftest import document
 from dataset_files import files_of, load, made_of, without_output
 from datatrove.pipeline.readers import JsonlReader
+from here import in_this_process
 from scipy.stats import kendalltau
 
 from launch.cli import main
 from launch.compare import overlap, rank_agreement
 from launch.datasets import unfinished
 from launch.datasets.card import size_category
-from launch.one_off import selecting
-from launch.study import local
 from pipeline_steps import Cut, MetadataScorer, ScoreStore, Selection, combine, select
-from pipeline_steps.errors import InvalidCut, WinnowError
+from pipeline_steps.errors import InvalidCut
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -66,18 +62,6 @@ def scores(folder):
 def quick(monkeypatch):
     """No processes: most tests are not about them, and each takes seconds to start."""
     in_this_process(monkeypatch)
-
-
-def in_this_process(monkeypatch):
-    def run_jobs(jobs, parallel, tick, after=None):
-        for job in jobs:
-            with redirect_stderr(StringIO()) as said:
-                if import_module(job.module).main(list(job.arguments)):
-                    raise WinnowError(said.getvalue().splitlines()[-1])
-        tick()
-
-    for module in (selecting, local):
-        monkeypatch.setattr(module, "run_jobs", run_jobs)
 
 
 def run(*words):
@@ -139,7 +123,7 @@ def test_killed_at_any_time_and_with_any_workers_the_bytes_are_the_same(folder, 
     patched = "import sys; from launch.datasets import unfinished; unfinished.GROUP_BYTES = 1; "
     command = [sys.executable, "-c", patched + "from launch.cli import main; sys.exit(main(sys.argv[1:]))"]
     command += map(str, [*words, "--workers", 2, "--output", tmp_path / "killed"])
-    for sign in ("scores", "writing/rows"):
+    for sign in ("scores", "datasets/random/rows"):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         while not (tmp_path / "killed.work" / sign).exists():
             assert process.poll() is None
@@ -150,7 +134,7 @@ def test_killed_at_any_time_and_with_any_workers_the_bytes_are_the_same(folder, 
     assert run(*words[:-1], 0.4, "--output", tmp_path / "killed") == 2
     assert run(*words, "--workers", 3, "--output", tmp_path / "killed") == 0
     assert without_output(files_of(tmp_path / "whole")) == without_output(files_of(tmp_path / "killed"))
-    assert not (tmp_path / "killed.work" / "writing").exists()
+    assert not (tmp_path / "killed.work" / "datasets" / "random").exists()
 
 
 def test_damaged_scores_are_made_again_by_the_same_command(folder, tmp_path, quick, capsys):

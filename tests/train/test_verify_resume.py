@@ -4,7 +4,7 @@ import pytest
 
 from pipeline_steps.errors import InvalidCut, StoreMismatch
 from train import verify_resume
-from train.signals import StageFailed
+from pipeline_steps.errors import StageFailed
 
 
 def test_a_users_own_train_is_not_run(tmp_path, monkeypatch):
