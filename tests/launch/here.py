@@ -1,4 +1,4 @@
-"""An engine that runs every task in this process: most tests are not about processes, and each takes seconds to start."""
+"""An engine that runs every task in this process: most tests are not about processes, which take seconds to start."""
 
 import os
 from contextlib import redirect_stderr
@@ -10,7 +10,7 @@ from launch.engines import NEVER_STARTED
 class Here:
     attended = True
 
-    def __init__(self, plan=None):
+    def __init__(self, *_):
         self._waiting, self._codes = [], {}
 
     def queued(self, stage):

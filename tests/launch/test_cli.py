@@ -12,8 +12,7 @@ import pytest
 
 from launch.cli import app, main
 from launch.commands import select, studies
-from launch.study.reading import shipped
-from launch.study.schema import ENGINES
+from launch.study_file import Engine, open_study, parse_study, shipped
 from pipeline_steps import EMBEDDED_PROXY, __version__
 from pipeline_steps.numerics.priority import MODES
 
@@ -80,14 +79,17 @@ def test_a_mistake_is_one_line_with_what_is_nearest(capsys, words, said):
 
 def test_choices_that_are_written_twice_are_the_same():
     assert get_args(select.Mode) == MODES
-    assert get_args(studies.Engine) == ENGINES
+    assert get_args(studies.Engine) == get_args(Engine.model_fields["kind"].annotation)
     assert ", ".join(shipped()) in studies.run.__doc__
 
 
-def test_quickstart_has_the_defaults_of_its_settings():
-    from launch.stages import Settings
+def test_quickstart_has_the_defaults_of_its_study():
+    from launch.small_studies import quickstart_values
 
-    assert Settings(**vars(studies.QuickstartFlags()) | {"proxy": EMBEDDED_PROXY}) == Settings()
+    packaged, made = open_study("quickstart.yaml"), quickstart_values("o", studies.QuickstartFlags())
+    assert parse_study("s.yaml", json.dumps(made)) == packaged.model_copy(
+        update={"output": "o", "path": "s.yaml", "engine": Engine()}
+    )
 
 
 def test_version_and_help(capsys):

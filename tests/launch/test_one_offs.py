@@ -194,7 +194,7 @@ def test_refused_by_name(folder, scores, tmp_path, quick, capsys, monkeypatch):
     refused("holds scores of AskLLMScorer, not of density", *base, "--rate", 0.2, "--sampler", "density")
     refused("no sampler 'ask-lm'", "select", "--corpus", corpus, "--sampler", "ask-lm", "--k", 1, "--output", "x")
     refused("asked to keep 101", *base[:-1], tmp_path / "b", "--k", 101)
-    refused("keeps none of 100", *base[:-1], tmp_path / "c", "--k", 0)
+    refused("keeps none of", *base[:-1], tmp_path / "c", "--k", 0)
     secret = "s3://key:SECRET@bucket/crawl"
     assert run("select", "--corpus", secret, "--sampler", "random", "--k", 1, "--output", tmp_path / "d") == 2
     assert "SECRET" not in capsys.readouterr().err
