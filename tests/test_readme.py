@@ -78,8 +78,8 @@ def test_the_examples_run_in_order(folder):
 
 
 def test_studies_can_be_read():
-    from launch.study.reading import parse_study
-    from launch.study.stages import devices_of, stages_of
+    from launch.plan import Plan
+    from launch.study_file import parse_study
 
     (study,) = [block for block in blocks("yaml") if "samplers:" in block]
     assert len(parse_study("README.md", study).runs()) == 2 + 4 * 2
@@ -88,8 +88,8 @@ def test_studies_can_be_read():
     engines = re.findall(r"```yaml\n(engine:.*?)```", text, flags=re.DOTALL)
     studies = [parse_study("slurm.md", head + engine) for engine in engines]
     assert [study.engine.kind for study in studies] == ["slurm"] * 3
-    runs = [stages_of(study)["runs/t5-tiny/full-1-seed0"] for study in studies]
-    assert [devices_of(study, run) for study, run in zip(studies, runs, strict=True)] == [1, 8, 16]
+    runs = [Plan.of(study).stages["runs/t5-tiny/full-1-seed0"] for study in studies]
+    assert [run.devices for run in runs] == [1, 8, 16]
 
 
 def test_unrunnable_examples_name_what_exists():

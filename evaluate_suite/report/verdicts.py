@@ -68,11 +68,11 @@ def table_rate(study: Measurements, model: str) -> float | None:
 
 def verdicts(
     study: Measurements, outcomes: Outcomes, model: str, rate: float, evaluations: Sequence[str] = ()
-) -> list[str]:
-    """Say who does better than everything, who cannot be told from it, and who does worse; one sentence each.
+) -> dict[str, list[str]]:
+    """Say who does better than everything, who cannot be told from it, and who does worse: sentences by measure.
 
-    The sentences are about over-scaling, else effective model size, else each perplexity that was measured. Perplexities
-    of single trainings whose losses by window are at hand are compared with Random's, window by window.
+    The sentences are about over-scaling, else effective model size, else each perplexity that was measured. Where
+    the losses of single trainings by window are at hand, they are compared with Random's, window by window.
 
     Args:
         study: what was measured.
@@ -91,18 +91,23 @@ def verdicts(
                     value, low, high = (minus(f"{number:,.1f}") for number in known)
                     interval = f"(95 % CI {low} to {high})"
                     found[point.sampler] = _Said(known[1] > full, known[2] < full, -known[0], value + unit, interval)
-            return _sentences(found, HEADLINES[name])
-    sentences, everything = [], references(study).get(model)
+            return {HEADLINES[name]: _sentences(found)}
+    said, everything = dict[str, list[str]](), references(study).get(model)
     for measure in filter(lower_is_better, measures(study, model)):
         losses = window_losses(study, model, rate, measure, evaluations)
         if "random" in losses and len(losses) > 1:
             named = {label(name): losses[name] for name in ordered(losses)}
-            sentences += [f"{title(measure)}: {minus(one)}." for one in paired_verdicts(named, label("random"))]
+            said[title(measure)] = [f"{one}." for one in paired_verdicts(named, label("random"))]
         elif everything is not None and measure in everything.scores:
-            sentences += _against(points, everything, measure)
-    if everything is None and not sentences:
-        return [f"There is no run of {model} on everything: nothing to compare with."]
-    return sentences
+            said[title(measure)] = _sentences(_against(points, everything, measure))
+    if everything is None and not said:
+        return {model: ["There is no run on everything: nothing to compare with."]}
+    return said
+
+
+def flat(said: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the sentences of `verdicts`, each with its measure."""
+    return [f"{measure}. {sentence}" for measure, sentences in said.items() for sentence in sentences]
 
 
 def window_losses(
@@ -150,18 +155,16 @@ def lead(study: Measurements) -> str:
     who = f"{len(chosen)} samplers" if len(chosen) > 1 else label(chosen[0])
     tokens = sorted({point.encoder_tokens for point in finals(study) if point.model in trained})
     budget = f"{tokens[0]:,} encoder tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} encoder tokens"
-    return (
-        f"{who} chose {amounts} % of the documents. {_listed(trained)} {'was' if len(trained) == 1 else 'were'} trained "
-        f"on each choice, and on everything, for {budget}."
-    )
+    were = f"{_listed(trained)} {'was' if len(trained) == 1 else 'were'}"
+    return f"{who} chose {amounts} % of the documents. {were} trained on each choice, and on everything, for {budget}."
 
 
 def methods(study: Measurements) -> list[str]:
     """Write paragraphs on how the numbers were made, and what they cannot say."""
     few_shot = {task.name for task in registry().values() if task.protocol == "few_shot"}
-    suites = [measure for measure in measures(study) if measure in SUITES]
-    said = [_NORMALISED] if suites else []
-    said.append(_INTERVALS + (_INTERVALS_NORMALISED if suites else ""))
+    normalised = len(references(study)) > 1
+    said = [_NORMALISED] if normalised else []
+    said.append(_INTERVALS + (_INTERVALS_NORMALISED if normalised else ""))
     if all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values()):
         said.append(_ONE_SEED)
     if any(row.task in few_shot for row in study.rows):
@@ -196,7 +199,7 @@ class _Said(NamedTuple):
     interval: str
 
 
-def _against(points: Sequence[Point], everything: Point, measure: str) -> list[str]:
+def _against(points: Sequence[Point], everything: Point, measure: str) -> dict[str, _Said]:
     """Compare perplexities with everything's, by the interval of a difference of independent numbers."""
     full, found = everything.scores[measure], {}
     for point in points:
@@ -207,10 +210,10 @@ def _against(points: Sequence[Point], everything: Point, measure: str) -> list[s
             number = f"{abs(value):,.2f} {'lower' if value < 0 else 'higher'}"
             interval = f"(95 % CI {low} to {high})"
             found[point.sampler] = _Said(value + error < 0, value - error > 0, value, number, interval)
-    return _sentences(found, title(measure))
+    return found
 
 
-def _sentences(found: Mapping[str, _Said], name: str) -> list[str]:
+def _sentences(found: Mapping[str, _Said]) -> list[str]:
     """Group samplers into better than, like and worse than everything, the best first.
 
     The first three of a sentence have their intervals; the table has those of all.
@@ -221,7 +224,7 @@ def _sentences(found: Mapping[str, _Said], name: str) -> list[str]:
         said = groups["Better than" if one.better else "Worse than" if one.worse else "Cannot be told from"]
         said.append(f"{label(sampler)} {one.number} {one.interval if len(said) < _SPELT_OUT else ''}".strip())
     return [
-        f"{name}. {words} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
+        f"{words} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
         for words, said in groups.items()
         if said
     ]

@@ -188,7 +188,7 @@ class Hardware:
 
     def speed(self) -> float:
         """Return the operations per second of one accelerator, as reached. Raises InvalidCut for nonsense."""
-        from launch.cost.one_run import reached_speed
+        from launch.cost.plan import reached_speed
 
         return reached_speed(self.accelerator, self.accelerators, self.mfu)
 
@@ -217,7 +217,8 @@ def plan(
       winnow plan paper.yaml --accelerators 64
       winnow plan t5-large-paper.yaml --accelerator H200 --accelerators 8 --total-tokens 1000000000
     """
-    from launch.cost.one_run import is_study, plan_run, show_plan
+    from launch.cost.plan import is_study, plan_run
+    from launch.cost.tables import show_plan
 
     if is_study(config):
         return _plan_study(config, flags, (documents, corpus_tokens), hardware, json)
@@ -232,7 +233,7 @@ def plan(
 def _plan_study(
     config: str, flags: Sequence[str], size: tuple[int | None, int | None], hardware: Hardware, json: bool
 ) -> int:
-    from launch.cost.study_cost import plan_study
+    from launch.cost.plan import plan_study
     from launch.cost.tables import show_study_plan
     from launch.study_file import open_study
 

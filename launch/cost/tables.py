@@ -1,26 +1,27 @@
-"""A study's plan as text: what there is to do, what it takes, in all, and when scores pay."""
+"""A study's plan, or a training's, as text: what there is to do, what it takes, in all, and when scores pay."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from launch.study.plan import SCORING, StudyPlan
+from launch.cost.plan import SCORING, StageCost, StudyPlan
 
 
 def show_study_plan(plan: StudyPlan, accelerator: str, count: int, mfu: float, console: Console) -> None:
-    """Print it.
+    """Print a study's plan.
 
     Args:
         plan: the plan.
-        accelerator: its name.
-        count: how many there are.
-        mfu: share of their peak that is reckoned with.
-        console: to print to.
+        accelerator: the accelerator's name.
+        count: how many accelerators there are.
+        mfu: the share of their peak that is taken to be reached.
+        console: where to print.
     """
     corpus = plan.corpus
     factors = " x ".join(f"{n} {name}" for name, n in plan.selected.items() if n > 1)
@@ -28,118 +29,135 @@ def show_study_plan(plan: StudyPlan, accelerator: str, count: int, mfu: float, c
     lines = [f"{prod(plan.selected.values()):,} trainings on selections: {factors or 'one of each'}"]
     lines += [f"{plan.everything:,} on everything"]
     lines += [f"{model}: {runs:,} x {plan.tokens[model]:,} tokens" for model, runs in plan.runs.items()]
-    lines += [
-        f"{stores} score stores of {corpus.documents:,} documents, {corpus.tokens:,} tokens ({corpus.known_from})"
-    ]
+    size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens ({corpus.known_from})"
+    lines += [f"{stores} score stores of {size}"]
     lines += [f"speed, where nothing is measured: {accelerator} at {mfu:.0%} of its peak"]
     console.print(f"{plan.study}\n  " + "\n  ".join(lines), highlight=False)
-    console.print(_stages(plan))
-    console.print(_costs(plan, accelerator))
+    console.print(_table("what there is to do", ("stage", "stages", "tasks", "done", "needs"), _to_do(plan)))
+    columns = ("stage", "time", "on", "left", "from", "storage")
+    console.print(_table("what it takes", columns, _prices(plan, accelerator), whole=("stage", "storage")))
     for note in _notes(plan):
         console.print(note, highlight=False)
-    console.print(_totals(plan, accelerator, count))
-    if plan.scorers:
+    columns = ("", "whole", "left", "share", f"days, {count:,} x {accelerator}")
+    console.print(_table("in all", columns, _totals(plan, accelerator, count)))
+    if plan.scorers and plan.runs:
         console.print(_break_even(plan))
         console.print(
-            "time: of scores and what only they need, in all and for each run that uses them. alone: one run pays for "
-            "all of it; all: they pay alike. Above 100 % there is not so much to save.",
+            "time: what the scores and all that only they need take, in all and for each training that uses them. "
+            "alone: one training pays for all of it. all: the trainings pay alike. Above 100 % there is not so much to "
+            "save.",
             highlight=False,
         )
 
 
-def _stages(plan: StudyPlan) -> Table:
-    table = _table("what there is to do")
-    for name in ("stage", "stages", "tasks", "done", "needs"):
-        table.add_column(name, justify="left" if name in ("stage", "needs") else "right", overflow="fold")
+def show_plan(found: dict[str, Any], console: Console) -> None:
+    """Print a training's plan, as `launch.cost.plan.plan_run` returns it."""
+    counted = ("encoder_tokens", "raw_tokens", "target_tokens", "samples", "steps")
+    facts = [(name.replace("_", " "), f"{found[name]:,}") for name in counted]
+    many = f"{found['accelerators']} x {found['accelerator']} at {found['mfu']:.0%} of the peak"
+    facts += [
+        ("floating-point operations", f"{found['flops']:.3g}"),
+        (f"hours on {many}", f"{found['hours']:,.1f}"),
+        ("encoder tokens a second", f"{found['tokens_per_second']:,.0f}"),
+    ]
+    for name, size in found["memory"].items():
+        shown = "activations of one row (estimate)" if name == "activations" else name
+        facts.append((f"memory: {shown}", f"{size / 2**20:,.0f} MiB"))
+    parameters = f"{found['preset']}, {found['parameters'] / 1e6:,.1f}M parameters"
+    console.print(_table(parameters, ("", "whole run"), facts))
+    rates = [f"{rate:.0%}" for rate in found["epochs"]]
+    repeated = [f"{value:.2f}" for value in found["epochs"].values()]
+    console.print(_table(f"repetitions of a corpus of {found['corpus_tokens']:,} tokens", rates, [repeated]))
+
+
+_LEFT = ("", "stage", "needs", "on", "from", "scores")  # columns of words
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Sequence[str] = (), gap: int = 1
+) -> Table:
+    """Return a table in the style of all tables here.
+
+    Args:
+        title: its title.
+        columns: their titles; columns of words are those in `_LEFT`.
+        rows: their cells; a cell after the last column is a style.
+        whole: columns that are never broken into lines.
+        gap: spaces between columns.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
+    for name in columns:
+        side = "left" if name in _LEFT else "right"
+        table.add_column(name, justify=side, no_wrap=name in whole, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*row[: len(columns)], style="".join(row[len(columns) :]))
+    return table
+
+
+def _to_do(plan: StudyPlan) -> Iterator[tuple[str, ...]]:
     for group, members in plan.groups().items():
         tasks, done = sum(one.tasks for one in members), sum(one.done for one in members)
-        needs = ", ".join(plan.needs[group])
-        table.add_row(
-            group, f"{len(members):,}", f"{tasks:,}", f"{done:,}", needs, style="dim" if done == tasks else ""
-        )
-    return table
+        counts = f"{len(members):,}", f"{tasks:,}", f"{done:,}"
+        yield group, *counts, ", ".join(plan.needs[group]), "dim" if done == tasks else ""
 
 
-def _costs(plan: StudyPlan, accelerator: str) -> Table:
-    table = _table("what it takes")
-    for name in ("stage", "time", "on", "left", "from", "storage"):
-        whole = name in ("stage", "storage")
-        table.add_column(name, justify="left" if name in ("stage", "on", "from") else "right", no_wrap=whole)
+def _prices(plan: StudyPlan, accelerator: str) -> Iterator[tuple[str, ...]]:
     for group, members in plan.groups().items():
         known = [one for one in members if one.hours is not None]
-        star = "*" if len(known) < len(members) else ""
         hours = _time(sum(one.hours or 0.0 for one in known)) if known else "-"
         left = _time(sum(one.hours_left or 0.0 for one in known)) if known else "-"
-        table.add_row(
-            group,
-            hours + star,
-            accelerator if any(one.accelerator for one in members) else "core",
-            left,
-            ", ".join(dict.fromkeys(one.origin for one in known)) or "unknown",
-            _bytes(sum(one.bytes or 0.0 for one in members)),
-        )
-    return table
+        device = accelerator if any(one.accelerator for one in members) else "core"
+        origin = ", ".join(dict.fromkeys(one.origin for one in known)) or "unknown"
+        star = "*" if len(known) < len(members) else ""
+        yield group, hours + star, device, left, origin, _bytes(sum(one.bytes or 0.0 for one in members))
 
 
 def _notes(plan: StudyPlan) -> Iterator[str]:
-    """What the numbers leave out, and where they err to which side."""
-    unknown = [one for one in plan.stages if one.hours is None]
-    if unknown:
-        said = {}
-        for group, members in plan.groups().items():
-            names = [one.stage for one in members if one in unknown]
-            if names:
-                said[group] = names[0] if len(names) == 1 else f"{group} ({len(names)} of {len(members)})"
-        yield f"* not counted: {', '.join(said.values())}"
-    if any(one.origin == "measured" for one in plan.stages):
-        yield "measured: hours of what it ran on, whatever that was."
-    if any(one.origin == "FLOPs" for one in plan.stages):
+    """Yield what the numbers leave out, and on which side they err."""
+    unknown = [_unknown(group, members) for group, members in plan.groups().items()]
+    if any(unknown):
+        yield f"* not counted: {', '.join(filter(None, unknown))}"
+    origins = {one.origin for one in plan.stages}
+    if "measured" in origins:
+        yield "measured: hours on what it ran on, whatever that was."
+    if "FLOPs" in origins:
         yield (
             "FLOPs: operations are counted from above: each document as the mean one, cut to what a scorer reads, and "
-            "rows of fine-tuning as full. Of few-shot tasks, tuning on FLAN is counted, the questions are not."
+            "each row of fine-tuning as full. Tuning on FLAN is counted, the questions of few-shot tasks are not."
         )
-    if any(one.origin == "assumed" for one in plan.stages):
+    if "assumed" in origins:
         yield "assumed: as fast as this project's benchmarks on one core; your disks may be slower."
 
 
-def _totals(plan: StudyPlan, accelerator: str, count: int) -> Table:
-    table = _table("in all")
-    for name in ("", "whole", "left", "share", f"days, {count:,} x {accelerator}"):
-        table.add_column(name, justify="right" if name else "left")
-    whole = plan.hours()
-    kinds = {"scoring": SCORING, "training": ("runs",), "measuring": ("measured",)}
-    for name, own in kinds.items():
-        hours = plan.hours(*own)
-        days = f"{plan.hours(*own, left=True) / 24 / count:,.1f}"
+def _unknown(group: str, members: Sequence[StageCost]) -> str:
+    names = [one.stage for one in members if one.hours is None]
+    return "".join(names) if len(names) < 2 else f"{group} ({len(names)} of {len(members)})"
+
+
+def _totals(plan: StudyPlan, accelerator: str, count: int) -> Iterator[tuple[str, ...]]:
+    whole, left = plan.hours(), plan.hours(left=True)
+    for name, kinds in {"scoring": SCORING, "training": ("runs",), "measuring": ("measured",)}.items():
+        hours, own_left = plan.hours(*kinds), plan.hours(*kinds, left=True)
         share = f"{hours / whole:.1%}" if whole else ""
-        table.add_row(f"{accelerator}: {name}", _time(hours), _time(plan.hours(*own, left=True)), share, days)
-    left = plan.hours(left=True)
-    table.add_row(accelerator, _time(whole), _time(left), "", f"{left / 24 / count:,.1f}", style="bold")
-    cores, cores_left = (plan.hours(accelerator=False, left=one) for one in (False, True))
-    table.add_row("core", _time(cores), _time(cores_left))
-    table.add_row("storage", _bytes(sum(one.bytes or 0.0 for one in plan.stages)))
-    return table
+        yield f"{accelerator}: {name}", _time(hours), _time(own_left), share, f"{own_left / 24 / count:,.1f}"
+    yield accelerator, _time(whole), _time(left), "", f"{left / 24 / count:,.1f}", "bold"
+    cores, cores_left = (_time(plan.hours(accelerator=False, left=one)) for one in (False, True))
+    yield "core", cores, cores_left, "", ""
+    yield "storage", _bytes(plan.bytes), "", "", ""
 
 
 def _break_even(plan: StudyPlan) -> Table:
-    table = _table("when scores pay: % of a training to be saved", gap=0)  # fits into 80 columns
     models = list(plan.scorers[0].one)
-    for name in ("scores", "time", "runs", "a run"):
-        table.add_column(name, justify="left" if name == "scores" else "right", no_wrap=True)
-    for model in models:
-        table.add_column(f"{model}\nalone", justify="right", no_wrap=True)
-        table.add_column("\nall", justify="right", no_wrap=True)
+    columns = ["scores", "time", "runs", "a run", *(name for one in models for name in (f"{one}\nalone", "\nall"))]
+    rows = []
     for one in plan.scorers:
         shares = [share for model in models for share in (one.one[model], one.shared[model])]
         a_run = one.hours / one.runs if one.hours is not None and one.runs else None
         whole, each = ("-" if value is None else _time(value) for value in (one.hours, a_run))
         cells = ["-" if share is None else _share(share) for share in shares]
-        table.add_row(one.scores.partition("/")[2], whole, f"{one.runs:,}", each, *cells)
-    return table
-
-
-def _table(title: str, gap: int = 1) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
+        rows.append([one.scores.partition("/")[2], whole, f"{one.runs:,}", each, *cells])
+    title = "when scores pay: % of a training to be saved"
+    return _table(title, columns, rows, whole=columns, gap=0)  # so that two models fit into 80 columns
 
 
 def _time(hours: float) -> str:
@@ -154,7 +172,7 @@ def _share(share: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """At least three, or one after the point."""
+    """Return a number with three digits at least, or with one after the point."""
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}"
 
 

@@ -1,130 +1,356 @@
-"""What each stage of a study takes, by arithmetic: `costs` with the study's own models, corpus and settings."""
+"""What each stage of a study takes, by arithmetic: operations of an accelerator, seconds of a core, bytes on disk.
+
+Speeds of what needs no accelerator are those of this project's own benchmarks on one core. They give no more than the
+order of magnitude for another machine. Models are counted from their configurations, without weights and without the
+Hub. Shapes: N documents, d dimensions, K clusters.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatchmethod
 from typing import Any
 
-from launch.study.costs import (
-    Corpus,
-    Work,
-    ask_llm_flops,
-    perplexity_flops,
-    scoring_work,
-    selecting_work,
-    shared_work,
+from launch.cost.corpus_size import CorpusSize
+from launch.stages.base import Stage, place_of
+from launch.stages.corpora import Corpus, Deal, Split, Text, Tokens
+from launch.stages.foundations import (
+    HASHED_NGRAMS,
+    Assignments,
+    Centroids,
+    Embeddings,
+    Ngrams,
+    QualityModel,
+    Similarities,
+    Sketch,
+    SketchParts,
+    Target,
 )
-from launch.study.schema import MODELS, Sampler, Study
-from launch.study.shapes import encoded_tokens, shape_of
-from launch.study.stages import Stage, splits_of, store_of
-from pipeline_steps.embedding.embeddings import HASHED_NGRAMS, Embedder
+from launch.stages.runs import FewShots, FineTuned, Perplexity, Training, Tuned
+from launch.stages.scores import Checkpoint, GivenScores, Proxy, Scores, Selected
+from launch.study_file import Study
+from pipeline_steps.paper import C4_TOKENS, SKETCH_BYTES
+from pipeline_steps.samplers import find
 
 
-_READ = 512  # tokens that scorers read unless told otherwise: their max_tokens
-_WINDOWS = 256  # of a held-out task: `evaluate_suite.perplexity.HeldOut`
-_VOCABULARY = 32_100  # ids of every published T5: t5/data/utils.py
+C4_GZIP_BYTES = 305e9  # allenai/c4, configuration en: 305 GB, says the data set's card
+PROMPT_TOKENS = 80  # of `ASK_LLM`, estimated: 316 characters, some 4 to a token of T5's vocabulary
+READ_TOKENS = 512  # tokens that scorers read unless a study says otherwise: their max_tokens
+T5_WINDOW = 512  # tokens of a T5's window: `pipeline_steps.engines.likelihoods.T5_WINDOW`
+PER_CENTROID, ITERATIONS, MOST_CLUSTERS = 256, 20, 10_000  # of `pipeline_steps.embedding.kmeans`
+FITTED = 50_000  # documents of each kind that a quality classifier is fitted to, and
+EPOCHS = 5  # how often: `pipeline_steps.scorers.quality_classifier`
+_HELD_OUT_WINDOWS = 256  # of a held-out task: `evaluate_suite.perplexity.HeldOut`
+_IDS, _ROWS = 32_100, 32_128  # ids of every published T5 (t5/data/utils.py), and rows of its embedding (config.json)
+
+# Seconds of one core
+READ = 6e-6  # to read a document; tests/benchmarks/bench_plumbing.py
+PASS = 2e-6  # a scorer's own, for a document, beside its model's; the same
+TOKENISE = 1 / 1.2e6  # for a token: a Unigram of 32,000 pieces in `tokenizers`, as T5's
+NGRAMS = 1 / 50_000  # to cut a document of 300 words into n-grams; bench_ngrams.py
+CLASSIFY = 1 / 60_000  # to do the same, and to classify the document
+HASH_EMBED = 1 / 5_000  # to embed a document of 380 words by hashed n-grams
+SKETCH, LOOK_UP = 2 * 4.2e-6, 2 * 4.4e-6  # to count an embedding, and to look it up, on two cores; bench_density.py
+CUT = 0.5 / 40e6  # to cut a score, for each rate; bench_cut.py
+FLOP = 1 / 80e9  # of float32 matrix products: 2 x 768 x 1,000 in 9.6 us on two cores; bench_density.py
+FLOP64 = 2 * FLOP  # of float64
+
+_SIZES = ("small", "base", "large", "xl")  # Flan-T5 has the shapes of T5 v1.1: google/flan-t5-*/config.json
+_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}  # google/t5-v1_1-xxl
+_GEMMA_7B = {  # google/gemma-7b-it/config.json
+    "model_type": "gemma",
+    "vocab_size": 256_000,
+    "hidden_size": 3072,
+    "intermediate_size": 24_576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+}
+_SENTENCE_T5 = "sentence-transformers/sentence-t5-base"  # the encoder of T5-Base: Ni et al. 2021 (arXiv 2108.08877)
+_ENCODED = {_SENTENCE_T5: 256}  # max_seq_length of its sentence_bert_config.json
+_USUALLY_ENCODED = 512  # tokens that `pipeline_steps.Embedder` reads with a model that states no limit
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a whole stage takes; None where that is not known.
+
+    Attributes:
+        flops: floating-point operations of an accelerator.
+        core_seconds: seconds of a CPU's core.
+        bytes: bytes that stay on disk.
+    """
+
+    flops: float | None = None
+    core_seconds: float | None = None
+    bytes: float | None = None
 
 
 class Works:
-    """What each stage of a study takes, by arithmetic.
+    """What each stage of a study takes.
 
     Args:
         study: the study.
-        corpus: what is selected from.
+        size: how large the corpus is that the study selects from.
     """
 
-    def __init__(self, study: Study, corpus: Corpus) -> None:
-        self.study, self.corpus = study, corpus
-        self._models = {**study.models, **study.references}
-        self._trained: dict[str, tuple[Any, Any]] = {}
-        self._embedder = None if study.embedder == HASHED_NGRAMS else shape_of(study, study.embedder)
-        self._shared = shared_work(corpus, self._dimension(), study.engine.tasks)
-        self._kinds: dict[str, Callable[[Stage], Work]] = {
-            "scores": self._scores,
-            "selections": lambda stage: selecting_work(corpus.documents),
-            "runs": self._run,
-            "measured": self._measured,
-            "embeddings": self._embeddings,
-        }
+    def __init__(self, study: Study, size: CorpusSize) -> None:
+        self._study, self._size, self._documents = study, size, size.documents
+        self._trainings: dict[tuple[str, tuple[int, ...]], tuple[Any, Any]] = {}
 
+    @singledispatchmethod
     def of(self, stage: Stage) -> Work:
-        """Of one stage; of held-out and target text, whose size is not known, nothing."""
-        if stage.name == "ngrams/target" and self.study.target is None:  # part of the corpus, all of which is read
-            return self._shared["ngrams/raw"]
-        kind = stage.name.partition("/")[0]
-        return self._kinds[kind](stage) if kind in self._kinds else self._shared.get(stage.name, Work())
+        """Return what a stage takes, by its class; nothing is known of the classes that are not among those below."""
+        return Work()
 
-    def _dimension(self) -> int | None:
-        if self.study.embedder == HASHED_NGRAMS:
-            return int(Embedder("", model=HASHED_NGRAMS).schema.field("embedding").type.byte_width // 2)
-        shape = self._embedder
-        return None if shape is None else int(shape.hidden_size)
+    def _is_corpus(self, text: Text) -> bool:
+        """Return whether a text is the corpus, the only one whose size is known."""
+        if isinstance(text, Split):
+            return text.name == "train"
+        return (text.path, text.limit) == (self._study.corpus, self._study.limit)
 
-    def _embeddings(self, stage: Stage) -> Work:
-        work = self._shared.get("embeddings", Work())
-        if self.study.embedder == HASHED_NGRAMS:
-            return work
+    # ------------------------------------------------------------------------------------------ corpora, foundations
+
+    @of.register
+    def _deal(self, stage: Deal) -> Work:
+        size = self._size.tokens * C4_GZIP_BYTES / C4_TOKENS
+        return Work(core_seconds=self._documents * READ, bytes=size)
+
+    @of.register
+    def _corpus(self, stage: Corpus) -> Work:
+        return Work(core_seconds=0.0)
+
+    @of.register
+    def _tokens(self, stage: Tokens) -> Work:
+        if not self._is_corpus(stage.text):
+            return Work()
+        seconds = self._documents * READ + self._size.tokens * TOKENISE
+        # uint16 ids, offsets and keys: `train.token_store`
+        return Work(core_seconds=seconds, bytes=2 * self._size.tokens + 16 * self._documents)
+
+    @of.register
+    def _embeddings(self, stage: Embeddings) -> Work:
         from train.costs import encoder_flops
 
-        tokens = self.corpus.read(encoded_tokens(self.study.embedder))
-        flops = _counted(lambda: encoder_flops(self._embedder, tokens))
-        return Work(flops=None if flops is None else self.corpus.documents * flops, bytes=work.bytes)
+        size = self._vectors(_dimension(stage))
+        if stage.embedder == HASHED_NGRAMS:
+            return Work(core_seconds=self._documents * (READ + HASH_EMBED), bytes=size)
+        tokens = self._size.read(_ENCODED.get(stage.embedder, _USUALLY_ENCODED))
+        return Work(flops=self._every(lambda: encoder_flops(shape_of(stage.embedder), tokens)), bytes=size)
 
-    def _scores(self, stage: Stage) -> Work:
-        sampler = _sampler(self.study, stage.name)
-        if sampler is None or sampler.scorer not in MODELS:
-            return scoring_work(sampler.scorer if sampler else "", self.corpus.documents, None)
-        shape, most = shape_of(self.study, sampler.model), sampler.options.get("max_tokens", _READ)
-        if sampler.scorer == "ask-llm":
-            flops = _counted(lambda: ask_llm_flops(shape, self.corpus.read(most), most))
-        else:
-            objective = sampler.options.get("objective", "span_corruption")
-            flops = _counted(lambda: perplexity_flops(shape, self.corpus.read(most), objective))
-        return scoring_work(sampler.scorer, self.corpus.documents, flops)
+    @of.register
+    def _sketch_parts(self, stage: SketchParts) -> Work:
+        return Work(core_seconds=self._documents * SKETCH, bytes=stage.tasks * SKETCH_BYTES)
 
-    def trained(self, model: str) -> tuple[Any, Any]:
-        """Configuration of a model that is trained, and the cost of one training."""
-        if model not in self._trained:
-            from train.arguments import PretrainArguments
-            from train.costs import run_cost
-            from train.model import model_config
+    @of.register
+    def _sketch(self, stage: Sketch) -> Work:
+        return Work(bytes=SKETCH_BYTES)
 
-            arguments = PretrainArguments(tokens="", run_dir="", **self._models[model])
-            cost = run_cost(arguments, self.corpus.tokens)
-            self._trained[model] = model_config(arguments.preset, _VOCABULARY), cost
-        return self._trained[model]
+    @of.register
+    def _centroids(self, stage: Centroids) -> Work:
+        if (d := _dimension(stage.embeddings)) is None:
+            return Work()
+        K = clusters_of(self._documents)
+        fit = ITERATIONS * min(PER_CENTROID * K, self._documents) * K * 2 * d
+        return Work(core_seconds=fit * FLOP, bytes=4 * K * d)
 
-    def _run(self, stage: Stage) -> Work:
-        _, cost = self.trained(stage.made["model"])
+    @of.register
+    def _assignments(self, stage: Assignments) -> Work:
+        d, N = _dimension(stage.centroids.embeddings), self._documents
+        if d is None:
+            return Work()
+        # Assignments of 16 bytes, and the embeddings once more with row, cluster and cosine
+        size = N * (16 + 16) + N * (8 + 2 * d)
+        return Work(core_seconds=N * clusters_of(N) * 2 * d * FLOP, bytes=size)
+
+    @of.register
+    def _similarities(self, stage: Similarities) -> Work:
+        d, N = _dimension(stage.assignments.centroids.embeddings), self._documents
+        if d is None:
+            return Work()
+        pairs = N * (N / clusters_of(N)) / 2  # of clusters of equal size
+        return Work(core_seconds=pairs * 2 * d * FLOP64, bytes=12 * N)
+
+    @of.register
+    def _ngrams(self, stage: Ngrams) -> Work:
+        text = stage.text.text if isinstance(stage.text, Target) else stage.text
+        return Work(core_seconds=self._documents * (READ + NGRAMS)) if self._is_corpus(text) else Work()
+
+    @of.register
+    def _quality(self, stage: QualityModel) -> Work:
+        return Work(core_seconds=2 * FITTED * (READ + EPOCHS * CLASSIFY))
+
+    def _vectors(self, d: int | None) -> float | None:
+        """Return the bytes of a key and a float16 vector for each document."""
+        return None if d is None else self._documents * (8 + 2 * d)
+
+    def _every(self, flops: Callable[[], int]) -> int | None:
+        """Return the operations for all documents; None for a model that is not there, or neither a T5 nor a Llama."""
+        try:
+            return self._documents * flops()
+        except AttributeError:
+            return None
+
+    # -------------------------------------------------------------------------------------------- scores, selections
+
+    @of.register
+    def _scores(self, stage: Scores) -> Work:
+        cost = find(stage.row).cost
+        # Key, score and tokens are 16 bytes in Parquet, as measured; Ask-LLM keeps log P(no) too
+        size = self._documents * (20 if cost == "ask-llm" else 16)
+        if cost in ("ask-llm", "perplexity"):
+            return Work(flops=self._asked(stage, cost), bytes=size)
+        # Similarities and clusters are read beside the documents; only the sketch is asked
+        look_up = LOOK_UP if isinstance(stage.stands_on, Sketch) else 0.0
+        own = {"read": 0.0, "look-up": look_up, "n-grams": NGRAMS, "classify": CLASSIFY}[cost]
+        return Work(core_seconds=self._documents * (READ + PASS + own), bytes=size)
+
+    def _asked(self, stage: Scores, cost: str) -> int | None:
+        most = stage.options.get("max_tokens", READ_TOKENS)
+        shape, tokens = None if stage.model is None else shape_of(stage.model), self._size.read(most)
+        if cost == "ask-llm":
+            return self._every(lambda: ask_llm_flops(shape, tokens, most))
+        return self._every(lambda: perplexity_flops(shape, tokens, stage.options.get("objective", "span_corruption")))
+
+    @of.register
+    def _given_scores(self, stage: GivenScores) -> Work:
+        return Work(core_seconds=0.0)
+
+    @of.register
+    def _selected(self, stage: Selected) -> Work:
+        return Work(core_seconds=self._documents * CUT, bytes=self._documents / 8)
+
+    # --------------------------------------------------------------------------------------- trainings, measurements
+
+    @of.register
+    def _training(self, stage: Training) -> Work:
+        _, cost = self._trained(stage)
         return Work(flops=cost.flops, bytes=cost.checkpoints * cost.checkpoint_bytes)
 
-    def _measured(self, stage: Stage) -> Work:
-        """At most: rows of fine-tuning are taken for full. The questions of few-shot tasks are not counted."""
+    def _trained(self, stage: Training) -> tuple[Any, Any]:
+        """Return the configuration of a training's model, and the training's cost."""
+        from train.arguments import PretrainArguments
+        from train.costs import run_cost
+        from train.model import model_config
+
+        which = stage.run.model, stage.milestones
+        if which not in self._trainings:
+            settings = {**stage.arguments, **stage.others, "milestones": list(stage.milestones)}
+            arguments = PretrainArguments(**{**settings, "tokens": "", "run_dir": ""})
+            cost = run_cost(arguments, self._size.tokens)
+            self._trainings[which] = model_config(arguments.preset, _IDS), cost
+        return self._trainings[which]
+
+    @of.register
+    def _perplexity(self, stage: Perplexity) -> Work:
+        from train.costs import forward_flops
+
+        config, cost = self._trained(stage.training)
+        rows = _HELD_OUT_WINDOWS * len(stage.held_out) * cost.checkpoints
+        row = forward_flops(config, cost.encoder_tokens // cost.samples, cost.target_tokens // cost.samples)
+        return Work(flops=rows * row, bytes=0)
+
+    @of.register
+    def _fine_tuned(self, stage: FineTuned) -> Work:
+        return self._tuning(stage, stage.what)
+
+    @of.register
+    def _few_shots(self, stage: FewShots) -> Work:
+        return self._tuning(stage, "flan") if stage.instruction_tune else Work()
+
+    def _tuning(self, stage: Tuned, suite: str) -> Work:
+        """Return what fine-tuning takes at most: each row is taken for full."""
         from evaluate_suite.fine_tune import LENGTHS
-        from train.costs import forward_flops, training_flops
+        from train.costs import training_flops
         from train.fine_tune import BUDGETS
 
-        _, model, _, what = stage.name.split("/")
-        config, cost = self.trained(model)
-        evaluation = self.study.evaluation
-        if what == "perplexity":
-            length = cost.encoder_tokens // cost.samples
-            rows = _WINDOWS * len(splits_of(self.study)) * cost.checkpoints
-            return Work(flops=rows * forward_flops(config, length, cost.target_tokens // cost.samples), bytes=0)
-        if what == "few-shot" and not evaluation.instruction_tune:
-            return Work()
-        budget, lengths = BUDGETS[evaluation.budget], LENGTHS["flan" if what == "few-shot" else what]
+        config, cost = self._trained(stage.training)
+        budget = BUDGETS[stage.budget]
         rows = budget["steps"] * budget["batch_size"]
-        return Work(flops=rows * training_flops(config, *lengths), bytes=cost.checkpoint_bytes)
+        return Work(flops=rows * training_flops(config, *LENGTHS[suite]), bytes=cost.checkpoint_bytes)
 
 
-def _counted(flops: Callable[[], int]) -> int | None:
-    """Operations, or None of a model that is not there or is neither a T5 nor like a Llama."""
+# --------------------------------------------------------------------------------------------- operations of a document
+
+
+def ask_llm_flops(config: Any, tokens: int, most: int) -> int:
+    """Return the operations for a document of so many tokens, cut so that it and the question are `most` at most."""
+    from train.costs import first_token_flops
+
+    return first_token_flops(config, min(tokens + PROMPT_TOKENS, most))
+
+
+def perplexity_flops(config: Any, tokens: int, objective: str = "span_corruption") -> int:
+    """Return the operations for a document: a T5 passes each window once for each mask.
+
+    See `pipeline_steps.engines.likelihoods`.
+    """
+    import numpy as np
+
+    from pipeline_steps.engines.likelihoods import mask_out, partition_masks
+    from train.costs import forward_flops
+
+    if objective == "causal":
+        return forward_flops(config, tokens, tokens)
+    windows = max(-(-tokens // T5_WINDOW), 1)
+    length = max(tokens // windows, 1)
+    if objective == "prefix_lm":
+        return windows * forward_flops(config, length // 2 + 1, length - length // 2)
+    masks = partition_masks(length, 0)
+    chosen = np.unique(masks)[: 1 if objective == "single_mask" else None]
+    examples = [mask_out(np.arange(length), masks == mask, 0, 0) for mask in chosen]
+    return windows * sum(forward_flops(config, len(inputs), len(targets)) for inputs, targets in examples)
+
+
+def clusters_of(documents: int) -> int:
+    """Return K as `pipeline_steps.embedding.kmeans` chooses it."""
+    return max(1, min(round(documents**0.5), MOST_CLUSTERS))
+
+
+# ---------------------------------------------------------------------------------------------------- shapes of models
+
+
+def shape_of(model: str | Proxy | Checkpoint) -> Any | None:
+    """Return the configuration of a model that scores or embeds; None if neither this package nor the disk has it."""
+    from transformers import AutoConfig
+
+    from pipeline_steps.engines.models import load_config
+    from train.model import model_config
+
+    if isinstance(model, Checkpoint):
+        return model_config(model.training.arguments["preset"], _ROWS)
     try:
-        return flops()
-    except AttributeError:
+        if isinstance(model, Proxy):  # its vocabulary is that of the study's tokenizer, and is taken for T5's
+            settings = {name: value for name, value in model.config.items() if name != "seed"}
+            return AutoConfig.for_model(**{"vocab_size": _ROWS, **settings})
+        if known := _published(model):
+            return AutoConfig.for_model(**known)
+        place = place_of(model)
+        return load_config(place, local_files_only=not os.path.isdir(place))
+    except (OSError, ValueError, TypeError, AttributeError):  # a proxy may say anything, until it is built
         return None
 
 
-def _sampler(study: Study, store: str) -> Sampler | None:
-    return next((one for one in study.samplers if one.scorer and store_of(one) == store), None)
+def _published(model: str) -> dict[str, Any] | None:
+    from train.presets import PRESETS
+
+    t5 = {"model_type": "t5", "vocab_size": _ROWS}
+    family, _, size = model.rpartition("-")
+    if family in ("google/flan-t5", "google/t5-v1_1"):
+        if size == "xxl":
+            return t5 | PRESETS["t5-v1_1-xl"] | _XXL
+        return t5 | PRESETS[f"t5-v1_1-{size}"] if size in _SIZES else None
+    return {_SENTENCE_T5: t5 | PRESETS["t5-base"], "google/gemma-7b-it": _GEMMA_7B}.get(model)
+
+
+def _dimension(stage: Embeddings) -> int | None:
+    """Return d, the dimensions of an embedding; None if the embedder is not known."""
+    if stage.embedder == HASHED_NGRAMS:
+        from pipeline_steps import Embedder
+
+        return int(Embedder("", model=HASHED_NGRAMS).schema.field("embedding").type.byte_width // 2)
+    shape = shape_of(stage.embedder)
+    return None if shape is None else int(shape.hidden_size)
