@@ -113,7 +113,7 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ("[0.2]", "[a]", r"line 5: rates must be a number, not 'a'"),
         ("[0.2]", "[]", r"line 5: rates is empty"),
         ("[0.2]", "0.2", r"line 5: rates must be a list"),
-        ("65536", "65537", r"line 7: models.t5-tiny: 65537 tokens are not a whole number of samples"),
+        ("65536", "127", r"line 7: models.t5-tiny: 127 tokens are less than one sample of 128 positions"),
         ("t5-tiny", "t5-huge", r"line 7: models.t5-huge: no preset 't5-huge'"),
         ("total_tokens", "total_token", r"line 7: no key 'models.t5-tiny.total_token': did you mean total_tokens"),
         ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7: nowhere.yaml cannot be read"),
@@ -184,6 +184,10 @@ def test_files_in_another_encoding(tmp_path):
     (tmp_path / "s.yaml").write_bytes("output: caf\u00e9".encode("latin-1"))
     with pytest.raises(InvalidStudy, match=r"s\.yaml, line 1, cannot be read \(it is not UTF-8\)"):
         open_study(str(tmp_path / "s.yaml"))
+
+
+def test_tokens_are_rounded_to_whole_samples():
+    assert parse_study("s.yaml", SMALL.replace("65536", "65599")).models["t5-tiny"]["total_tokens"] == 65536
 
 
 def test_what_is_merged_is_overruled():
