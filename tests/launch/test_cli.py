@@ -87,9 +87,8 @@ def test_quickstart_has_the_defaults_of_its_study():
     from launch.small_studies import quickstart_values
 
     packaged, made = open_study("quickstart.yaml"), quickstart_values("o", studies.QuickstartFlags())
-    assert parse_study("s.yaml", json.dumps(made)) == packaged.model_copy(
-        update={"output": "o", "path": "s.yaml", "engine": Engine()}
-    )
+    own = {"output", "engine"}
+    assert parse_study("s.yaml", json.dumps(made)).model_dump(exclude=own) == packaged.model_dump(exclude=own)
 
 
 def test_version_and_help(capsys):
