@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import damages
-from prose import write_prose
-from test_study_work import TEXT, make
-
-from launch.cli import main as winnow
 from launch.study.outputs import Outputs, forget_lost
 from launch.study.progress import Watched, fingerprints, tasks_left
 from launch.study.proxies import build_proxy
 from launch.study.schema import PAPER_SAMPLERS
 from launch.study.stages import stages_of
 from launch.study.work import do
+from prose import write_prose
+from test_study_work import TEXT, make
+
+from launch.cli import main as winnow
 from pipeline_steps import ScoreStore
 from pipeline_steps.errors import StoreMismatch, WinnowError
 from pipeline_steps.stores.files import read_json

@@ -5,8 +5,6 @@ import json
 import time
 
 import pytest
-
-from launch.cli import main
 from launch.run_plan import is_study
 from launch.study.costs import (
     C4_DOCUMENTS,
@@ -26,6 +24,8 @@ from launch.study.shapes import shape_of
 from launch.study.stages import stages_of
 from launch.study.status import tasks_of
 from launch.study.work import do
+
+from launch.cli import main
 from pipeline_steps import (
     ASK_LLM,
     AskLLMScorer,

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-
 from launch.study.progress import Watched, fingerprints, is_done, marker, task_state, tasks_left
 from launch.study.ray import levels
 from launch.study.reading import open_study, parse_study

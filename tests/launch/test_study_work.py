@@ -5,8 +5,6 @@ import json
 
 import pytest
 from conftest import document
-from prose import write_prose
-
 from launch.study.access import check_access, left_out, note_files
 from launch.study.commands import claim
 from launch.study.progress import Watched, fingerprints, tasks_left
@@ -14,6 +12,8 @@ from launch.study.reading import parse_study
 from launch.study.reporting import report_arguments
 from launch.study.stages import stages_of, store_of
 from launch.study.work import do
+from prose import write_prose
+
 from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
 from train.token_store import TokenStore
