@@ -20,6 +20,7 @@ from evaluate_suite.report.points import (
     finals,
     lower_is_better,
     measures,
+    models,
     rates,
     references,
     title,
@@ -146,7 +147,7 @@ def lead(study: Measurements) -> str:
     if not chosen:
         return "Models trained on everything; nothing was selected."
     amounts = _listed([f"{100 * rate:g}" for rate in rates(study)])
-    trained = [model for model in dict.fromkeys(point.model for point in finals(study)) if rates(study, model)]
+    trained = [model for model in models(study) if rates(study, model)]
     who = f"{len(chosen)} samplers" if len(chosen) > 1 else label(chosen[0])
     tokens = sorted({point.encoder_tokens for point in finals(study) if point.model in trained})
     budget = f"{tokens[0]:,} encoder tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} encoder tokens"
