@@ -139,12 +139,13 @@ def _of_model(study: Measurements, outcomes: Outcomes, model: str, words: Words)
     terms = [terms_table(outcomes, model, chosen, name) for name in HEADLINES]
     table = main_table(study, outcomes, model, chosen)
     amounts = amounts_table(study, model, chosen, study.scoring_hours)
-    tables = [joined(table, amounts)] if len(measures(study, model)) <= _FEW else [table, amounts]
+    few = len(measures(study, model)) <= _FEW
     others = [main_table(study, outcomes, model, other) for other in rates(study, model) if other != chosen]
     return {
         "name": model,
         "verdicts": {} if rate is None else verdicts(study, outcomes, model, chosen, words.evaluations),
-        "table": [Markup(to_html(one)) for one in tables],
+        "table": Markup(to_html(joined(table, amounts) if few else table)),
+        "amounts": "" if few else Markup(to_html(amounts)),
         "others": [Markup(to_html(one)) for one in others],
         "terms": [Markup(to_html(one)) for one in terms if one.rows],
         "bars": _bars(study, model, chosen),
