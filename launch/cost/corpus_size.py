@@ -104,7 +104,7 @@ def _stored(plan: Plan, tasks: Sequence[TaskStatus]) -> CorpusSize | None:
     return CorpusSize(store.documents, store.tokens, "its token store")
 
 
-# ------------------------------------------------------------------------------------------------------------- counting
+# ------------------------------------------------------------------------------------------------------------ counting
 
 
 @dataclass

@@ -249,7 +249,7 @@ def _shortened(groups: Mapping[str, str]) -> Iterable[str]:
     return dict.fromkeys(group if kinds.count(kind) == 1 else kind for group, kind in groups.items())
 
 
-# ------------------------------------------------------------------------------------------------------ when scores pay
+# ----------------------------------------------------------------------------------------------------- when scores pay
 
 
 def _scorers(plan: Plan, costs: Mapping[str, StageCost]) -> Iterator[BreakEven]:
@@ -303,7 +303,7 @@ def _with_foundations(stage: Stage) -> list[Stage]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------ trainings
+# ----------------------------------------------------------------------------------------------------------- trainings
 
 
 def is_study(config: str) -> bool:

@@ -44,8 +44,8 @@ def show_study_plan(plan: StudyPlan, accelerator: str, count: int, mfu: float, c
         console.print(_break_even(plan))
         console.print(
             "time: what the scores and all that only they need take, in all and for each training that uses them. "
-            "alone: one training pays for all of it. all: the trainings pay alike. Above 100 % there is not so much to "
-            "save.",
+            "alone: one training pays for all of it. all: the trainings pay alike. Above 100 % there is not so much "
+            "to save.",
             highlight=False,
         )
 

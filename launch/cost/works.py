@@ -112,7 +112,7 @@ class Works:
             return text.name == "train"
         return (text.path, text.limit) == (self._study.corpus, self._study.limit)
 
-    # ------------------------------------------------------------------------------------------ corpora, foundations
+    # -------------------------------------------------------------------------------------------- corpora, foundations
 
     @of.register
     def _deal(self, stage: Deal) -> Work:
@@ -194,7 +194,7 @@ class Works:
         except AttributeError:
             return None
 
-    # -------------------------------------------------------------------------------------------- scores, selections
+    # ---------------------------------------------------------------------------------------------- scores, selections
 
     @of.register
     def _scores(self, stage: Scores) -> Work:
@@ -223,7 +223,7 @@ class Works:
     def _selected(self, stage: Selected) -> Work:
         return Work(core_seconds=self._documents * CUT, bytes=self._documents / 8)
 
-    # --------------------------------------------------------------------------------------- trainings, measurements
+    # ----------------------------------------------------------------------------------------- trainings, measurements
 
     @of.register
     def _training(self, stage: Training) -> Work:
@@ -273,7 +273,7 @@ class Works:
         return Work(flops=rows * training_flops(config, *LENGTHS[suite]), bytes=cost.checkpoint_bytes)
 
 
-# --------------------------------------------------------------------------------------------- operations of a document
+# -------------------------------------------------------------------------------------------- operations of a document
 
 
 def ask_llm_flops(config: Any, tokens: int, most: int) -> int:
