@@ -10,18 +10,12 @@ from functools import partial
 
 import pandas
 import pytest
-<<<<<<< HEAD:tests/launch/test_study_plan.py
-from launch.run_plan import is_study
-from launch.study.costs import (
-    C4_DOCUMENTS,
-=======
 
 from launch.cli import main
 from launch.cost import corpus_size
 from launch.cost.corpus_size import C4_DOCUMENTS, CorpusSize, size_of
 from launch.cost.plan import SCORING, breaks_even, is_study, plan_study
 from launch.cost.works import (
->>>>>>> cost:tests/launch/test_plan.py
     PROMPT_TOKENS,
     READ_TOKENS,
     T5_WINDOW,
@@ -31,28 +25,6 @@ from launch.cost.works import (
     perplexity_flops,
     shape_of,
 )
-<<<<<<< HEAD:tests/launch/test_study_plan.py
-from launch.study.plan import SCORING, corpus_of, plan_study
-from launch.study.progress import Watched, fingerprints
-from launch.study.reading import open_study, parse_study
-from launch.study.shapes import shape_of
-from launch.study.stages import stages_of
-from launch.study.status import tasks_of
-from launch.study.work import do
-
-from launch.cli import main
-from pipeline_steps import (
-    ASK_LLM,
-    AskLLMScorer,
-    KMeansFit,
-    PerplexityScorer,
-    QualityClassifierFit,
-    kmeans,
-    likelihoods,
-    quality_classifier,
-)
-from pipeline_steps.errors import InvalidStudy
-=======
 from launch.plan import Plan
 from launch.records import Watched
 from launch.stages.foundations import SketchParts
@@ -64,7 +36,6 @@ from pipeline_steps import ASK_LLM, AskLLMScorer, KMeansFit, PerplexityScorer, Q
 from pipeline_steps.embedding import kmeans
 from pipeline_steps.engines import likelihoods
 from pipeline_steps.errors import CorpusError, InvalidStudy
->>>>>>> cost:tests/launch/test_plan.py
 from pipeline_steps.paper import C4_TOKENS, TRAIN_TOKENS
 from pipeline_steps.samplers import SAMPLERS, Sampler, register
 from pipeline_steps.scorers import quality_classifier

@@ -4,19 +4,11 @@ import json
 
 import pytest
 from conftest import document, forget_s3
-<<<<<<< HEAD
-from launch.study.access import check_access
-from launch.study.reading import parse_study
-from launch.study.stages import stages_of
-
-from launch.cli import main
-=======
 
 from launch.cli import main
 from launch.plan import Plan
 from launch.runner import check_access
 from launch.study_file import parse_study
->>>>>>> teststages
 from pipeline_steps.errors import CorpusError, ModelError
 
 

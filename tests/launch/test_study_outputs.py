@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import damages
-<<<<<<< HEAD
-from launch.study.outputs import Outputs, forget_lost
-from launch.study.progress import Watched, fingerprints, tasks_left
-from launch.study.proxies import build_proxy
-from launch.study.schema import PAPER_SAMPLERS
-from launch.study.stages import stages_of
-from launch.study.work import do
-=======
->>>>>>> teststages
 from prose import write_prose
 from test_study_work import TEXT, make
 
 from launch.cli import main as winnow
-<<<<<<< HEAD
-=======
 from launch.plan import Plan
 from launch.proxies import build_proxy
 from launch.records import Watched, tasks_left
@@ -31,7 +20,6 @@ from launch.stages.base import PipelineStage
 from launch.stages.scores import Proxy
 from launch.study_file import parse_study
 from launch.worker import run_task
->>>>>>> teststages
 from pipeline_steps import ScoreStore
 from pipeline_steps.errors import StoreMismatch, WinnowError
 from pipeline_steps.stores.files import read_json

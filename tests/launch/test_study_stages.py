@@ -3,13 +3,6 @@
 import dataclasses
 
 import pytest
-<<<<<<< HEAD
-from launch.study.progress import Watched, fingerprints, is_done, marker, task_state, tasks_left
-from launch.study.ray import levels
-from launch.study.reading import open_study, parse_study
-from launch.study.stages import devices_of, splits_of, stages_of, store_of
-from launch.study.work import run_of, training_arguments
-=======
 
 from launch.plan import Plan, store_of
 from launch.records import Watched, is_done, record_file, task_state, tasks_left
@@ -17,7 +10,6 @@ from launch.stages.corpora import Files, Tokens
 from launch.stages.runs import Perplexity, Run, Training, _flags
 from launch.study_file import open_study, parse_study
 from pipeline_steps.samplers import find
->>>>>>> teststages
 
 
 SMALL = """\

@@ -5,15 +5,6 @@ import subprocess
 import sys
 
 import pytest
-<<<<<<< HEAD
-from launch.study.progress import Watched, fingerprints, forgive, marker, task_state
-from launch.study.reading import parse_study
-from launch.study.stages import stages_of
-from launch.study.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
-from rich.console import Console
-
-from launch.cli import main
-=======
 from rich.console import Console
 
 from launch.cli import main
@@ -21,7 +12,6 @@ from launch.plan import Plan
 from launch.records import Watched, forgive, record_file, task_state
 from launch.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
 from launch.study_file import parse_study
->>>>>>> teststages
 from pipeline_steps.stores.files import read_json, write_json
 from train.run_directory import sealed_row
 

@@ -5,17 +5,6 @@ import json
 
 import pytest
 from conftest import document
-<<<<<<< HEAD
-from launch.study.access import check_access, left_out, note_files
-from launch.study.commands import claim
-from launch.study.progress import Watched, fingerprints, tasks_left
-from launch.study.reading import parse_study
-from launch.study.reporting import report_arguments
-from launch.study.stages import stages_of, store_of
-from launch.study.work import do
-from prose import write_prose
-
-=======
 from prose import write_prose
 
 from launch.plan import Plan, store_of
@@ -24,7 +13,6 @@ from launch.runner import check_access, claim, left_out, note_files
 from launch.stages.base import PipelineStage
 from launch.study_file import parse_study
 from launch.worker import run_task
->>>>>>> teststages
 from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
 from pipeline_steps.samplers import find
