@@ -16,7 +16,8 @@ from launch.stages.base import Stage
 from launch.stages.runs import Measurement, Training
 from launch.stages.scores import Scores, Selected
 from launch.status import TaskStatus, tasks_of
-from launch.study_file import KEYS, Study, shipped
+from launch.study_file import Study, shipped
+from launch.study_sections import KEYS
 from launch.yaml_places import YamlFile, read_text
 from pipeline_steps.errors import InvalidCut, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS

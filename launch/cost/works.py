@@ -15,13 +15,13 @@ from typing import Any
 
 from launch.cost.corpus_size import CorpusSize
 from launch.stages.base import Stage, place_of
-from launch.stages.corpora import Corpus, Deal, Split, Text, Tokens
+from launch.stages.corpora import Corpus, Deal, Split, Text, TokenStage
 from launch.stages.foundations import (
     HASHED_NGRAMS,
     Assignments,
     Centroids,
     Embeddings,
-    Ngrams,
+    NgramStage,
     QualityModel,
     Similarities,
     Sketch,
@@ -29,7 +29,7 @@ from launch.stages.foundations import (
     Target,
 )
 from launch.stages.runs import FewShots, FineTuned, Perplexity, Training, Tuned
-from launch.stages.scores import Checkpoint, GivenScores, Proxy, Scores, Selected
+from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from pipeline_steps.paper import C4_TOKENS, SKETCH_BYTES
 from pipeline_steps.samplers import find
@@ -124,7 +124,7 @@ class Works:
         return Work(core_seconds=0.0)
 
     @of.register
-    def _tokens(self, stage: Tokens) -> Work:
+    def _tokens(self, stage: TokenStage) -> Work:
         if not self._is_corpus(stage.text):
             return Work()
         seconds = self._documents * READ + self._size.tokens * TOKENISE
@@ -175,7 +175,7 @@ class Works:
         return Work(core_seconds=pairs * 2 * d * FLOP64, bytes=12 * N)
 
     @of.register
-    def _ngrams(self, stage: Ngrams) -> Work:
+    def _ngrams(self, stage: NgramStage) -> Work:
         text = stage.text.text if isinstance(stage.text, Target) else stage.text
         return Work(core_seconds=self._documents * (READ + NGRAMS)) if self._is_corpus(text) else Work()
 
@@ -313,14 +313,14 @@ def clusters_of(documents: int) -> int:
 # ---------------------------------------------------------------------------------------------------- shapes of models
 
 
-def shape_of(model: str | Proxy | Checkpoint) -> Any | None:
+def shape_of(model: str | Proxy | ScoringCheckpoint) -> Any | None:
     """Return the configuration of a model that scores or embeds; None if neither this package nor the disk has it."""
     from transformers import AutoConfig
 
     from pipeline_steps.engines.models import load_config
     from train.model import model_config
 
-    if isinstance(model, Checkpoint):
+    if isinstance(model, ScoringCheckpoint):
         return model_config(model.training.arguments["preset"], _ROWS)
     try:
         if isinstance(model, Proxy):  # its vocabulary is that of the study's tokenizer, and is taken for T5's

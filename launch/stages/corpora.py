@@ -144,7 +144,7 @@ class Corpus(Stage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tokens(PipelineStage):
+class TokenStage(PipelineStage):
     """A text as a token store.
 
     Attributes:
@@ -188,7 +188,7 @@ class Tokens(PipelineStage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OwnTokens(Tokens):
+class OwnTokenStage(TokenStage):
     """A corpus as a token store that is the study's output itself."""
 
     place, home = "tokens", "."
