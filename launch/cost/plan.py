@@ -34,15 +34,8 @@ class StageCost:
     """A stage and its price.
 
     Attributes:
-        stage: the stage's name.
-        kind: the stage's kind.
-        group: what tables show the stage with.
         accelerator: whether hours are those of an accelerator, or of a core.
-        tasks: how many tasks the stage has.
-        done: how many of them are done.
         hours: hours of the whole stage, those that are over included.
-        hours_left: hours of what is not done.
-        origin: where the hours come from.
         flops: operations of the whole stage, by arithmetic.
         bytes: bytes that the stage leaves on disk.
     """
@@ -84,16 +77,12 @@ class StudyPlan:
     """What a study takes.
 
     Attributes:
-        study: the study's file.
         selected: trainings on selections, as factors by name: samplers, rates, models, seeds.
-        everything: trainings on everything.
-        corpus: how large the corpus is.
+        everything: how many trainings are on everything.
         speed: operations per second of one accelerator, as reached.
         runs: how many trainings each model has.
         tokens: encoder positions of one training, by model.
         needs: the groups of stages that a group stands on.
-        stages: every stage and its price.
-        scorers: when each store pays.
     """
 
     study: str
@@ -163,10 +152,10 @@ def plan_study(study: Study, speed: float, documents: int | None = None, tokens:
     costs = {one.stage: one for one in _priced(plan, tasks, Works(study, corpus), speed)}
     runs = study.runs()
     arguments = {**study.models, **study.references}
-    counted = {"samplers": study.samplers, "rates": study.rates, "models": study.models, "seeds": study.seeds}
+    factors = ("samplers", "rates", "models", "seeds")
     return StudyPlan(
         study=study.path,
-        selected={name: len(factor) for name, factor in counted.items()},
+        selected={name: len(getattr(study, name)) for name in factors},
         everything=sum(run.sampler == FULL for run in runs),
         corpus=corpus,
         speed=speed,
