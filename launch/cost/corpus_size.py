@@ -59,12 +59,6 @@ class CorpusSize:
 def size_of(plan: Plan, tasks: Sequence[TaskStatus], documents: int | None, tokens: int | None) -> CorpusSize:
     """Return the size of a study's corpus: as tokenised, as given, C4's, as counted, or the study's limit.
 
-    Args:
-        plan: the study's plan.
-        tasks: the study's tasks.
-        documents: documents as the user has given them.
-        tokens: tokens as the user has given them.
-
     Raises:
         InvalidStudy: nothing says how large a remote corpus is.
         CorpusError: a local corpus cannot be read.
@@ -109,15 +103,7 @@ def _stored(plan: Plan, tasks: Sequence[TaskStatus]) -> CorpusSize | None:
 
 @dataclass
 class _Count:
-    """What has been read of a corpus.
-
-    Attributes:
-        documents: documents that were read.
-        characters: characters of their text.
-        texts: some of the texts.
-        times: how many times larger the corpus is than what was read.
-        known_from: how the corpus was read, in words.
-    """
+    """What has been read of a corpus, which is `times` as large; `texts` are some of its texts."""
 
     documents: int = 0
     characters: int = 0

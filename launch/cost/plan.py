@@ -134,13 +134,7 @@ class StudyPlan:
 
 
 def plan_study(study: Study, speed: float, documents: int | None = None, tokens: int | None = None) -> StudyPlan:
-    """Work out a study without starting it.
-
-    Args:
-        study: the study.
-        speed: operations per second of one accelerator, as reached.
-        documents: documents of the corpus, if the user knows them.
-        tokens: tokens of the corpus, if the user knows them.
+    """Work out a study on accelerators of some speed, without starting it; the user may know the corpus's size.
 
     Raises:
         InvalidStudy: nothing says how large a remote corpus is.
@@ -257,16 +251,11 @@ def _scorers(plan: Plan, costs: Mapping[str, StageCost]) -> Iterator[BreakEven]:
 
 
 def breaks_even(scores: str, hours: float | None, runs: int, training: Mapping[str, float | None]) -> BreakEven:
-    """Return when scores pay, by model: the extended version's Table 2.
+    """Return when scores pay, from accelerator hours of scoring and of one training by model.
 
-    There, T5-XL scores C4 in 10 hours and T5-Large trains in 24; a training stopped at 56 % pays, as 0.56 x 24 + 10 =
-    23.44 < 24. The exact bound is 1 - 10 / 24 = 58.3 %, a saving of 41.7 %, which is what is returned here.
-
-    Args:
-        scores: the name of the store's stage.
-        hours: accelerator hours of scoring.
-        runs: how many trainings share the scores.
-        training: accelerator hours of one training, by model.
+       The extended version's Table 2 is an example: T5-XL scores C4 in 10 hours and T5-Large trains in 24. A training
+    stopped at 56 % pays, as 0.56 x 24 + 10 = 23.44 < 24. The exact bound is 1 - 10 / 24 = 58.3 %, a saving of 41.7 %,
+    which is what is returned here.
     """
     from evaluate_suite.report.outcomes import break_even
 

@@ -14,15 +14,7 @@ from launch.cost.plan import SCORING, StageCost, StudyPlan
 
 
 def show_study_plan(plan: StudyPlan, accelerator: str, count: int, mfu: float, console: Console) -> None:
-    """Print a study's plan.
-
-    Args:
-        plan: the plan.
-        accelerator: the accelerator's name.
-        count: how many accelerators there are.
-        mfu: the share of their peak that is taken to be reached.
-        console: where to print.
-    """
+    """Print a study's plan for so many accelerators, which reach a share `mfu` of their peak."""
     corpus, lines = plan.corpus, []
     factors = " x ".join(f"{n} {name}" for name, n in plan.selected.items() if n > 1)
     stores = sum(one.kind == "scores" for one in plan.stages)
