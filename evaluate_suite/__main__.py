@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import CycloptsError
+from cyclopts import App, CycloptsError
 
 from evaluate_suite.commands import app
 from pipeline_steps.credentials import refuse_credentials_in_command
@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         refuse_credentials_in_command(words)
-        app(words, exit_on_error=False, print_error=False)
+        winnow = App(name="winnow", result_action="return_value")
+        winnow.command(app)
+        winnow(["evaluate", *words], exit_on_error=False, print_error=False)
     except (CycloptsError, WinnowError, OSError) as error:
         complain(error)
         return 2

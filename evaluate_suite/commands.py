@@ -19,11 +19,13 @@ if TYPE_CHECKING:  # names here must not stand in the signature of a command, wh
 
 
 TunedSuite = Literal["glue", "superglue", "cnn_dailymail", "squad"]
-_MANY, _WITH_HYPHENS = Parameter(consume_multiple=True), Parameter(allow_leading_hyphen=True)
+Switch = Annotated[bool, Parameter(show_default=False)]
+_MANY = Parameter(consume_multiple=True, show_default=" ".join)
+_WITH_HYPHENS = Parameter(allow_leading_hyphen=True, show_default=False)
 _COUNTS = ("prompts_shortened", "prompts_cut")  # of interest only where they are not 0
 
 app = App(
-    name="winnow evaluate",
+    name="evaluate",
     help=(
         "Measure models: the paper's 111 tasks.\n\n"
         "Runs are folders of `winnow pretrain`; checkpoints, folders of any T5 and Hub ids will do for fine-tune and "
@@ -35,7 +37,7 @@ app = App(
         "winnow evaluate few-shot --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output r.jsonl"
     ),
     result_action="return_value",
-    default_parameter=Parameter(negative=(), show_default=lambda value: _as_flags(value)),
+    default_parameter=Parameter(negative=()),
     version_flags=(),
 )
 
@@ -75,7 +77,7 @@ class TuningFlags:
     """
 
     data_root: str | None = None
-    every_checkpoint: bool = False
+    every_checkpoint: Switch = False
     budget: Literal["paper", "small", "smoke"] = "paper"
     launch: Annotated[str | None, _WITH_HYPHENS] = None
     tuning: Annotated[list[str], _MANY, _WITH_HYPHENS] = field(default_factory=list)
@@ -93,8 +95,8 @@ class TuningFlags:
 @app.default
 def evaluate(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    list_: Annotated[bool, Parameter(name="--list", help="Print the paper's 111 tasks.")] = False,
-    harness: Annotated[bool, Parameter(help="Print the folder of our lm-eval tasks.")] = False,
+    list_: Annotated[Switch, Parameter(name="--list", help="Print the paper's 111 tasks.")] = False,
+    harness: Annotated[Switch, Parameter(help="Print the folder of our lm-eval tasks.")] = False,
 ) -> None:
     """Print what a flag alone asks for, and refuse words that are no command."""
     if words or not (list_ or harness):
@@ -136,13 +138,7 @@ def show_tasks() -> None:
 
 
 @app.command(name="perplexity")
-def perplexity(
-    run: RunFlags,
-    *,
-    tokens: Annotated[list[str], _MANY],
-    max_windows: int = 256,
-    seed: int = 0,
-) -> None:
+def perplexity(run: RunFlags, *, tokens: Annotated[list[str], _MANY], max_windows: int = 256, seed: int = 0) -> None:
     """Measure perplexity of the training objective on held-out text, with confidence intervals.
 
     Args:
@@ -183,11 +179,11 @@ def few_shot(
     run: RunFlags,
     *,
     tasks: Annotated[list[str], _MANY] = ["mmlu", "bbh", "reasoning", "qa"],  # noqa: B006
-    cot: bool = False,
+    cot: Switch = False,
     limit: int = 0,
     max_input: int = 2048,
-    score_eos: bool = False,
-    instruction_tune: bool = False,
+    score_eos: Switch = False,
+    instruction_tune: Switch = False,
     tuning: TuningFlags = TuningFlags(),  # noqa: B008
 ) -> None:
     """Ask the tasks of MMLU, BBH, reasoning and question answering through lm-eval.
@@ -209,11 +205,6 @@ def few_shot(
     _show(measure.few_shot(**given, tasks=tasks, instruction_tune=instruction_tune), run.output)
 
 
-def _as_flags(default: Any) -> str:
-    """Return how a default is written on a command line; "" for flags that are not given."""
-    return " ".join(default) if isinstance(default, list) else "" if default is False else str(default)
-
-
 def _named(flag: str, words: list[str], what: str) -> list[tuple[str, str]]:
     """Return the names and the places of NAME=PLACE words."""
     if not words:
@@ -223,7 +214,7 @@ def _named(flag: str, words: list[str], what: str) -> list[tuple[str, str]]:
         name, _, places = word.partition("=")
         if not (name and places):
             raise InvalidCut(f"{flag}: {word!r} is not NAME={what}")
-        for place in places.split(","):
+        for place in places.split(",") if "," in what else [places]:
             _usable(flag, place)
         pairs.append((name, places))
     return pairs

@@ -20,9 +20,10 @@ def perplexity_ratio(nll_N: np.ndarray, baseline_N: np.ndarray) -> Estimate:
 def verdict(name: str, nll_N: np.ndarray, baseline: str, baseline_N: np.ndarray) -> str:
     """One sentence about a sampler against a baseline; a difference whose 95 % interval holds 0 is none."""
     ratio = perplexity_ratio(nll_N, baseline_N)
-    interval = f"95 % CI {100 * ratio.low:+.1f} to {100 * ratio.high:+.1f} %"
+    value, low, high = (f"{100 * number:+.1f}".replace("-", "−") for number in (ratio.value, ratio.low, ratio.high))
+    interval = f"95 % CI {low} to {high} %"
     if ratio.low <= 0 <= ratio.high:
-        return f"{name} cannot be told from {baseline} ({100 * ratio.value:+.1f} %, {interval})"
+        return f"{name} cannot be told from {baseline} ({value} %, {interval})"
     direction = "lower" if ratio.value < 0 else "higher"
     return f"{name} is {abs(100 * ratio.value):.1f} % {direction} than {baseline} ({interval})"
 

@@ -144,7 +144,7 @@ def _by_readme(folder: Path, config: str) -> dict[str, list[str]]:
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:
-        metadata = (yaml.safe_load(front[1]) if front else None) or {}
+        metadata = (yaml.load(front[1], yaml.CSafeLoader) if front else None) or {}
     except yaml.YAMLError as error:
         raise CorpusError(f"the metadata of {readme} cannot be read ({error.__class__.__name__}): mend it") from error
     for entry in metadata.get("configs") or []:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -257,16 +256,17 @@ class TaskScores:
         found = dict(gather_object(list(zip(mine, said, strict=True))))
         return [found[number] for number in range(len(inputs))]
 
-    @torch.inference_mode()
     def greedy(self, inputs: Sequence[list[int]], model: Any, accelerator: Any, name: str) -> list[str]:
         """Return what the model says to each input."""
+        import torch
+
         said = [""] * len(inputs)
         most = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ELSEWHERE)
         shown = accelerator.is_main_process and sys.stderr.isatty()
         with tqdm(total=len(inputs), desc=name, unit="example", leave=False, disable=not shown) as bar:
             for batch in batches_by_length([len(ids) for ids in inputs], most):
                 ids = padded([inputs[row] for row in batch], PAD).to(model.device)
-                with accelerator.autocast():
+                with torch.inference_mode(), accelerator.autocast():
                     out = model.generate(
                         input_ids=ids,
                         attention_mask=(ids != PAD).long(),

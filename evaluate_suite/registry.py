@@ -138,7 +138,7 @@ def _files() -> list[Any]:
 
 
 def _read(file: Any, section: str = "tasks") -> list[EvaluationTask]:
-    content = yaml.safe_load(file.read_text())
+    content = yaml.load(file.read_text(), yaml.CSafeLoader)
     lists = {one.name for one in fields(EvaluationTask) if str(one.type).startswith("tuple")}
     tasks = []
     for name, entry in content.get(section, {}).items():

@@ -67,8 +67,8 @@ def add_results(path: str, rows: Iterable[ResultRow]) -> None:
 def mend_results(path: str) -> list[str]:
     """Take the damaged lines out of a file of results, and name each.
 
-    For those who make the missing rows again. The file as it was stays as PATH.damaged, or PATH.damaged-2 and so on
-    beside earlier ones.
+    It is for those who make the missing rows again. The file as it was stays as PATH.damaged, or PATH.damaged-2 and
+    so on beside earlier ones.
     """
     if not Path(path).exists():
         return []

@@ -57,6 +57,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.group_parameters = _GLOBAL
+app.meta.suppress_keyboard_interrupt = False
 _COMMANDS = {
     _STUDIES: {
         "quickstart": ("studies", "score, select, pre-train, evaluate and report on one machine, in minutes"),

@@ -20,10 +20,11 @@ _FULL_SAID = "No space left on device"  # by libraries whose errors have no numb
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers"), "score"),
-    **dict.fromkeys(("accelerate", "psutil", "numba", "tensorboard"), "train"),
+    **dict.fromkeys(("accelerate", "psutil", "tensorboard"), "train"),
     **dict.fromkeys(("jinja2", "matplotlib", "scipy"), "report"),
     **dict.fromkeys(("evaluate", "lm_eval", "rouge_score", "sklearn"), "eval"),
     **dict.fromkeys(("s3fs", "botocore"), "s3"),
+    "numba": "density",
     "faiss": "cluster",
     "fasttext": "fasttext",
     "ray": "ray",

@@ -20,7 +20,7 @@ from launch.runner import run
 from launch.stages.corpora import Files
 from launch.study_file import Study, parse_study, study_text
 from launch.yaml_places import YamlFile, read_text
-from pipeline_steps.errors import CorpusError, WinnowError
+from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from pipeline_steps.samplers import EMBEDDED, Sampler, find
 from pipeline_steps.stores.artefact import json_types, refuse_differences
@@ -56,22 +56,21 @@ class SmallStudy:
             StoreMismatch: the file that is there says something else, or the corpus has changed since.
             InvalidStudy: the values cannot be those of a study.
         """
-        return parse_study(self.path, self._text())
+        text = self._text()
+        try:
+            return parse_study(self.path, text)
+        except InvalidStudy as error:  # whoever gave flags has no file to look into
+            raise InvalidStudy(str(error).removeprefix(self.path).partition(": ")[2] or str(error)) from None
 
     def run(self) -> Plan:
         """Write the study file and do what is left; raises as `study` and `launch.runner.run`."""
         plan = Plan.of(self.study())
-        say = Terminal(stderr=True)
-        with StageProgress(say) as progress:
-            run(
-                plan,
-                None,
-                progress,
-                lambda said: say.print(said, style="yellow", soft_wrap=True),
-                self.command,
-                lambda: write_atomically(self.path, self._text().encode()),
-            )
+        with StageProgress(Terminal(stderr=True)) as progress:
+            run(plan, None, progress, what=self.command, prepare=self._write)
         return plan
+
+    def _write(self) -> None:
+        write_atomically(self.path, self._text().encode())
 
     def _text(self) -> str:
         if self.workers < 1:

@@ -26,8 +26,6 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from train.arguments import PretrainArguments
-from train.training_plan import TokenBudget
 
 from evaluate_suite.registry import registry
 from launch.stages.runs import Run
@@ -37,7 +35,9 @@ from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.readers.special_files import refuse_unusable_name
 from pipeline_steps.samplers import EMBEDDED, FULL, SAMPLERS, Sampler, table
+from train.arguments import PretrainArguments
 from train.presets import preset
+from train.training_plan import TokenBudget
 
 
 # What a study may ask for at most. `winnow status` looks at every task, some 20,000 a second

@@ -131,5 +131,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Public names, for tab completion."""
+    """Return the public names, for tab completion."""
     return sorted([*__all__, "__version__"])

@@ -78,7 +78,7 @@ def _refuse(place: str, why: str) -> NoReturn:
 
 
 def _found(given: Any, place: str, secrets: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Places of credentials, in words such as engine.slurm.env_command, and how each was recognised."""
+    """Yield places of credentials, in words such as engine.slurm.env_command, and how each was recognised."""
     if isinstance(given, os.PathLike):
         given = os.fspath(given)
     if isinstance(given, str):
@@ -99,7 +99,7 @@ def _found(given: Any, place: str, secrets: frozenset[str]) -> Iterator[tuple[st
 
 
 def _why(text: str, secrets: frozenset[str]) -> str:
-    """What kind of credential a text holds; "" if it holds none."""
+    """Return what kind of credential a text holds; "" if it holds none."""
     for form in {text, unquote(text)}:
         if _LOGIN.search(form):
             return "user and password before an @"
@@ -116,7 +116,7 @@ def _why(text: str, secrets: frozenset[str]) -> str:
 
 
 def _secrets_of_environment() -> frozenset[str]:
-    """Values of the environment's secrets, which a shell may have put into an option."""
+    """Return values of the environment's secrets, which a shell may have put into an option."""
     return frozenset(
         value
         for name, value in os.environ.items()

@@ -1,16 +1,4 @@
-"""Every error a user can meet, drawn once.
-
-    WinnowError                  catch this to catch them all
-    ├── CorpusError              a source file is empty, unreadable, or holds a document without text
-    ├── StoreMismatch            an artefact was made from other inputs or with another configuration
-    ├── StoreIncomplete          a score store or token store does not cover what was asked of it
-    ├── StoreDamaged             a file of a store is truncated or holds other bytes than were written
-    ├── MissingScore             a document that is to be filtered has no score, or its text has changed
-    ├── InvalidScore             a scorer returned NaN or infinity
-    ├── InvalidEmbedding         an embedding is NaN, zero or of another dimension
-    ├── InvalidCut               the asked number of documents or tokens cannot be selected
-    ├── InvalidStudy             a study file says something that cannot be run
-    └── ModelError               a model or tokenizer cannot do what the step needs
+"""Every error a user can meet: catch WinnowError to catch them all.
 
 Messages name what was asked, what was found, the file and document, and the next action.
 """

@@ -3,8 +3,8 @@
 import math
 
 from evaluate_suite.registry import registry
+from evaluate_suite.report.points import parameters
 from evaluate_suite.results import ResultRow
-from evaluate_suite.study.points import parameters
 from pipeline_steps.samplers import FAMILIES, FULL
 
 
@@ -73,7 +73,7 @@ def _row(sampler, rate, model, seed, step, task, metric, value):
     error = 0.02 * value if task.direction == "lower" else 0.8
     return ResultRow(
         sampler=sampler,
-        rate=rate * 1.001 if rate < 1 else 1.0,  # whole documents: never exactly the rate that was asked
+        rate=rate,
         model=model,
         seed=seed,
         step=step,

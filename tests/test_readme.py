@@ -69,17 +69,17 @@ def test_the_examples_run_in_order(folder):
     minhashed = subprocess.run(f"zcat {folder}/minhashed/*.gz | wc -l", shell=True, capture_output=True, text=True)
     assert int(d4.stdout) == round(0.5 * round(0.75 * int(minhashed.stdout)))
 
-    (launch,) = [block for block in blocks("bash") if block.startswith("accelerate launch")]
-    words = shlex.split(launch.replace("\\\n", " "))
-    run([sys.executable, "-m", "accelerate.commands.launch", *words[2:]], folder)
+    (pretrain,) = [block for block in blocks("bash") if block.startswith("winnow pretrain")]
+    words = shlex.split(pretrain.replace("\\\n", " "))
+    run([sys.executable, "-m", "launch", *words[1:], "--", "--num_processes", "1"], folder)
     state = json.loads(sorted((folder / "runs/ask-llm/checkpoints").glob("step-*/state.json"))[-1].read_text())
     assert state["encoder_tokens"] == 65536
     assert state["selected_documents"] == 45
 
 
 def test_studies_can_be_read():
-    from launch.study.reading import parse_study
-    from launch.study.stages import devices_of, stages_of
+    from launch.plan import Plan
+    from launch.study_file import parse_study
 
     (study,) = [block for block in blocks("yaml") if "samplers:" in block]
     assert len(parse_study("README.md", study).runs()) == 2 + 4 * 2
@@ -88,8 +88,8 @@ def test_studies_can_be_read():
     engines = re.findall(r"```yaml\n(engine:.*?)```", text, flags=re.DOTALL)
     studies = [parse_study("slurm.md", head + engine) for engine in engines]
     assert [study.engine.kind for study in studies] == ["slurm"] * 3
-    runs = [stages_of(study)["runs/t5-tiny/full-1-seed0"] for study in studies]
-    assert [devices_of(study, run) for study, run in zip(studies, runs, strict=True)] == [1, 8, 16]
+    runs = [Plan.of(study).stages["runs/t5-tiny/full-1-seed0"] for study in studies]
+    assert [run.devices for run in runs] == [1, 8, 16]
 
 
 def test_unrunnable_examples_name_what_exists():

@@ -92,12 +92,12 @@ class PretrainArguments:
 
     @property
     def budget(self) -> TokenBudget:
-        """How long the run is. Raises InvalidCut: it is shorter than one sample."""
+        """The length of the run. Raises InvalidCut: it is shorter than one sample."""
         return TokenBudget(self.total_tokens, self.batch_size, self.input_length)
 
     @property
     def loop(self) -> LoopSettings:
-        """How the loop takes its steps. Raises ModelError: accelerate was launched with an unsupported precision."""
+        """The settings of the loop. Raises ModelError: accelerate was launched with an unsupported precision."""
         same = {one.name: getattr(self, one.name) for one in fields(LoopSettings) if hasattr(self, one.name)}
         return LoopSettings(**same, precision=precision_of(self.mixed_precision))
 

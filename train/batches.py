@@ -40,7 +40,7 @@ def shares(samples: np.ndarray, world: int, rank: int, most: int) -> list[np.nda
 
 
 class Batches:
-    """What a process sees of each step.
+    """The rows that a process sees in each step.
 
     Args:
         plan: the run.

@@ -1,4 +1,4 @@
-"""What a run takes, from its arguments alone: operations, tokens and memory. No store, weights or device are needed.
+"""Operations, tokens and memory of a run, from its arguments alone; no store, weights or device are needed.
 
 A multiply-add is two operations; a training step is three forward passes (Hoffmann et al. 2022, App. F); attention is
 counted in full, embeddings and everything element by element not at all. Shapes: S inputs, T targets, d width.

@@ -22,7 +22,7 @@ Make = Callable[[random.Random, "Pool"], str]
 
 
 def is_permissive(license: str) -> bool:
-    """Whether a distribution's own words allow weights trained on its text to be redistributed."""
+    """Return whether a distribution's own words allow weights trained on its text to be redistributed."""
     return bool(PERMISSIVE.search(license)) and not _COPYLEFT.search(license)
 
 
@@ -44,19 +44,19 @@ class Pool:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences of a text, without line breaks."""
+    """Split a text into sentences without line breaks."""
     return re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
 
 
 def reflow(rng: random.Random, text: str) -> str:
-    """The text as a web page would have it: paragraphs on one line each, sometimes only a part of it."""
+    """Lay a text out as a web page: paragraphs on one line each, sometimes only a part of it."""
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     start = rng.randrange(len(paragraphs)) if rng.random() < 0.3 else 0
     return "\n".join(paragraphs[start:]) or text
 
 
 def good(rng: random.Random, pool: Pool) -> str:
-    """A document as it is, laid out as found or as a web page."""
+    """Return a document, laid out as found or as a web page."""
     text = rng.choice(pool.documents)
     return reflow(rng, text) if rng.random() < 0.7 else text
 
@@ -65,33 +65,33 @@ def good(rng: random.Random, pool: Pool) -> str:
 
 
 def shuffled_words(rng: random.Random, pool: Pool) -> str:
-    """The words of a document in another order."""
+    """Return the words of a document in another order."""
     words = good(rng, pool).split()
     rng.shuffle(words)
     return " ".join(words)
 
 
 def unrelated_sentences(rng: random.Random, pool: Pool) -> str:
-    """Sentences of many documents, as a spun or scraped page strings them together."""
+    """String sentences of many documents together, as a spun or scraped page does."""
     return " ".join(rng.choice(pool.sentences) for _ in range(rng.randint(5, 15)))
 
 
 def fragments(rng: random.Random, pool: Pool) -> str:
-    """Teasers: the beginnings of sentences, cut off."""
+    """Return teasers: the beginnings of sentences, cut off."""
     cut = [" ".join(rng.choice(pool.sentences).split()[: rng.randint(3, 9)]) for _ in range(rng.randint(6, 20))]
     ending = rng.choice(["...", "…", "... Read more", " [more]", "... Continue reading →"])
     return "\n".join(line + ending for line in cut)
 
 
 def garbled(rng: random.Random, pool: Pool) -> str:
-    """Characters lost, doubled and mistaken, as by bad optical recognition or a wrong encoding."""
+    """Replace characters, as bad optical recognition or a wrong encoding does."""
     rate = rng.uniform(0.08, 0.3)
     wrong = rng.choice(["|1lI!;:'`~^*.,-_ ", "Ã©â€™Â¢¤ï¿½", "#@%&$*0OQ", "?�"])
     return "".join(rng.choice(wrong) if rng.random() < rate and c != "\n" else c for c in good(rng, pool))
 
 
 def repeated(rng: random.Random, pool: Pool) -> str:
-    """One phrase over and over."""
+    """Repeat one phrase over and over."""
     phrase = " ".join(rng.choice(pool.sentences).split()[: rng.randint(2, 10)])
     return rng.choice([" ", "\n", ". ", " | "]).join([phrase] * rng.randint(8, 30))
 
@@ -139,13 +139,13 @@ def _title(rng: random.Random, pool: Pool, longest: int = 5) -> str:
 
 
 def menu(rng: random.Random, pool: Pool) -> str:
-    """Navigation: a page's links without the page."""
+    """Return navigation: a page's links without the page."""
     items = [rng.choice(_MENU) if rng.random() < 0.7 else _title(rng, pool, 3) for _ in range(rng.randint(15, 60))]
     return rng.choice(["\n", " | ", " ", " » ", "\n* "]).join(items)
 
 
 def listing(rng: random.Random, pool: Pool) -> str:
-    """Goods with prices, sizes and stock."""
+    """List goods with prices, sizes and stock."""
     rows = []
     for _ in range(rng.randint(6, 20)):
         price = f"{rng.choice('$€£')}{rng.randint(1, 900)}.{rng.choice(['00', '95', '99'])}"
@@ -157,14 +157,14 @@ def listing(rng: random.Random, pool: Pool) -> str:
 
 
 def spam(rng: random.Random, pool: Pool) -> str:
-    """Keywords for search engines."""
+    """Return keywords for search engines."""
     subject = _title(rng, pool, 2).lower()
     words = [subject if rng.random() < 0.4 else rng.choice(_HYPE) for _ in range(rng.randint(30, 90))]
     return rng.choice([" ", ", ", " - "]).join(words)
 
 
 def advert(rng: random.Random, pool: Pool) -> str:
-    """Sentences around a product that say nothing of the world."""
+    """Return sentences around a product that say nothing of the world."""
     thing = _title(rng, pool, 3)
     lines = [
         f"Buy {thing} online now at the {rng.choice(_HYPE)}!",
@@ -179,7 +179,7 @@ def advert(rng: random.Random, pool: Pool) -> str:
 
 
 def comments(rng: random.Random, pool: Pool) -> str:
-    """A thread of remarks."""
+    """Return a thread of remarks."""
     rows = []
     for _ in range(rng.randint(4, 14)):
         said = (
@@ -191,13 +191,13 @@ def comments(rng: random.Random, pool: Pool) -> str:
 
 
 def calendar(rng: random.Random, pool: Pool) -> str:
-    """Dates, places and headings."""
+    """List dates, places and headings."""
     rows = [f"{_date(rng)} {rng.choice(['-', '@', '|', ''])} {_title(rng, pool)}" for _ in range(rng.randint(8, 25))]
     return "\n".join(rows)
 
 
 def numbers(rng: random.Random, pool: Pool) -> str:
-    """A table without its meaning."""
+    """Return a table without its meaning."""
     rows = []
     for _ in range(rng.randint(6, 20)):
         cells = [f"{rng.uniform(0, 999):.{rng.randint(0, 3)}f}" for _ in range(rng.randint(3, 8))]
@@ -206,7 +206,7 @@ def numbers(rng: random.Random, pool: Pool) -> str:
 
 
 def notices(rng: random.Random, pool: Pool) -> str:
-    """What surrounds a page: cookies, rights, errors."""
+    """Return notices that surround a page: cookies, rights, errors."""
     site = _title(rng, pool, 2)
     lines = [
         f"{site} uses cookies to improve your experience. By continuing you accept our use of cookies.",
@@ -221,12 +221,12 @@ def notices(rng: random.Random, pool: Pool) -> str:
 
 
 def dump(rng: random.Random, pool: Pool) -> str:
-    """Parameters and types without explanation, as machines write them."""
+    """Return parameters and types without explanation, as machines write them."""
     return reflow(rng, rng.choice(pool.dumps)) if pool.dumps else numbers(rng, pool)
 
 
 def mixture(rng: random.Random, pool: Pool) -> str:
-    """A page of several kinds, none of them text."""
+    """Return a page of several kinds, none of them text."""
     parts = rng.sample([menu, listing, comments, calendar, notices, spam, advert, fragments], 3)
     return "\n".join("\n".join(make(rng, pool).splitlines()[: rng.randint(3, 9)]) for make in parts)
 
@@ -252,7 +252,7 @@ BAD: tuple[tuple[Make, float], ...] = (
 
 
 def example(rng: random.Random, pool: Pool) -> tuple[str, bool]:
-    """One text and whether it is good.
+    """Draw one text; return it and whether it is good.
 
     Good texts have 60 to 400 words, bad ones 10 to 250: what is worth learning from takes some room, as it does on the
     web, but long junk and short prose are common enough that length alone does not decide.
@@ -270,5 +270,5 @@ def example(rng: random.Random, pool: Pool) -> tuple[str, bool]:
 
 
 def _first_words(text: str, count: int) -> str:
-    """The text up to its `count`-th space: layout stays."""
+    """Return the text up to its `count`-th space; its layout stays."""
     return " ".join(text.split(" ")[:count])

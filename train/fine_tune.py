@@ -43,7 +43,7 @@ _ORDERS = 0xF7  # any constant: orders must not follow other numbers drawn from 
 
 @dataclass(frozen=True)
 class FineTuneArguments:
-    """How a model is fine-tuned; on what is up to the caller."""
+    """The arguments of fine-tuning, but for the data, which the caller chooses."""
 
     model: str = field(metadata={"help": "checkpoint of train.pretrain, or Hub id or folder of a T5"})
     run_dir: str = field(metadata={"help": "everything this run writes; continued if it exists"})
@@ -116,7 +116,7 @@ class FineTunePlan:
 
     @cached_property
     def loop(self) -> LoopSettings:
-        """How the loop takes its steps, which saves a checkpoint with every measurement."""
+        """The settings of the loop, which saves a checkpoint with every measurement."""
         given = self.arguments
         return LoopSettings(
             micro_batch_size=given.micro_batch_size,
@@ -136,13 +136,13 @@ class FineTunePlan:
 
     @property
     def budget(self) -> TokenBudget:
-        """How long the run is; an example counts as one token."""
+        """The length of the run; an example counts as one token."""
         steps, batch = self.arguments.steps or 0, self.arguments.batch_size or 0
         return TokenBudget(steps * batch, batch, 1)
 
     @property
     def extent(self) -> str:
-        """How much the run shows, in words."""
+        """The amount that the run shows, in words."""
         return f"{self.budget.samples:,} examples"
 
     @property

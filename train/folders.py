@@ -187,6 +187,6 @@ class SealedFolder(NamedTuple):
 
 
 def _names(folder: Path) -> set[str]:
-    """Paths of the files in a folder and below, but for hidden ones."""
+    """Return paths of the files in a folder and below, but for hidden ones."""
     found = glob.glob("**", root_dir=folder, recursive=True)
     return {name for name in found if os.path.isfile(os.path.join(folder, name))}

@@ -1,4 +1,4 @@
-"""How the layers of a T5 compute in training: attention without masks, and dropout that belongs to samples.
+"""The layers of a T5 in training: attention without masks, and dropout that belongs to samples.
 
 In pre-training every row of a batch is full, so nothing is masked but the future. transformers' own attention adds a
 bias of zeros to the cross-attention, which costs a pass over the scores and, on a GPU, the fast kernel.

@@ -1,4 +1,4 @@
-"""What a run reports of itself while it trains: sums between two rows of its files, and other trackers."""
+"""The measurements of a run while it trains: sums between two rows of its files, and other trackers."""
 
 from __future__ import annotations
 

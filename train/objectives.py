@@ -1,4 +1,4 @@
-"""What a model learns from a window of raw tokens: T5's span corruption, or for causal models the next token.
+"""The tasks that a model learns from a window of raw tokens: T5's span corruption, or causal models' next token.
 
 Span corruption (Raffel et al. 2020, Sec. 3.1.4 and 3.3; lengths and mask law as in their released code): 15 % of a
 window's tokens, in spans of mean length 3, become the targets. A window of L tokens is divided into K pairs of a kept
@@ -31,7 +31,7 @@ _SAMPLES, _DRAWS = 0x5A, 0xD4  # any constants: masks must not follow other numb
 
 
 class Objective(Protocol):
-    """How windows [B, L] of raw tokens become inputs [B, I] and targets [B, T], all of them full."""
+    """A way from windows [B, L] of raw tokens to inputs [B, I] and targets [B, T], all of them full."""
 
     @property
     def input_length(self) -> int:

@@ -85,8 +85,8 @@ class PretrainPlan:
 
     Attributes:
         arguments: as given.
-        loop: how the loop takes its steps.
-        budget: how long the run is.
+        loop: settings of the loop.
+        budget: length of the run.
         store: the corpus.
         replay: order of the windows.
         objective: how a window becomes a row.
@@ -100,6 +100,8 @@ class PretrainPlan:
     replay: Replay
     objective: Objective
     resolved: dict[str, Any]
+
+    padded = False
 
     @classmethod
     def make(cls, arguments: PretrainArguments) -> PretrainPlan:
@@ -136,18 +138,13 @@ class PretrainPlan:
 
     @property
     def extent(self) -> str:
-        """How much the run shows, in words."""
+        """The amount that the run shows, in words."""
         return f"{self.budget.total_tokens:,} tokens"
 
     @property
     def tokenizer(self) -> Path:
         """The folder of the corpus's tokenizer."""
         return self.store.tokenizer
-
-    @property
-    def padded(self) -> bool:
-        """False: rows are full."""
-        return False
 
     @property
     def grid(self) -> list[int]:

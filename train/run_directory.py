@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def note_preemption(run_dir: Path, signal_number: int | None) -> None:
         write_json(f"{run_dir}/preempted.json", {"signal": signal_number})
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of what computes."""
     return {name: version(name) for name in ("accelerate", "numpy", "torch", "transformers")}

@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -26,20 +26,25 @@ def signal_when_parent_dies(number: int) -> None:
 
 @contextmanager
 def stopping_signals() -> Iterator[list[int]]:
-    """A list that the numbers of stopping signals are put into instead of ending the process."""
-    stopped: list[int] = []
+    """Yield a list that the numbers of stopping signals are put into instead of ending the process."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:  # of a launcher
         signal_when_parent_dies(signal.SIGTERM)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stopped.append(number)
-
-    before = {number: signal.signal(number, note) for number in _STOPPING}
-    try:
+    stopped: list[int] = []
+    with _stopping_handled_by(stopped.append):
         yield stopped
+
+
+@contextmanager
+def _stopping_handled_by(handle: Callable[[int], object]) -> Iterator[None]:
+    def handler(number: int, frame: FrameType | None) -> None:
+        handle(number)
+
+    before = {number: signal.signal(number, handler) for number in _STOPPING}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _as_launcher() -> None:
@@ -53,9 +58,10 @@ def run_launcher(command: Sequence[str], run_dir: Path, environment: Mapping[str
     A signal to stop goes past the launcher, which would kill them half a minute later in the middle of a checkpoint.
 
     Args:
-        command: of the launcher.
-        run_dir: of the run.
-        environment: of the launcher; this process's if None.
+        command: command of the launcher.
+        run_dir: folder of the run.
+        environment: environment of the launcher; this process's if None. Either gets a safe path, by which a user's
+            own train.py in the working directory is never imported.
 
     Returns:
         its exit code; `REQUEUE` if the run was stopped and waits to be continued, which launchers do not tell.
@@ -65,17 +71,14 @@ def run_launcher(command: Sequence[str], run_dir: Path, environment: Mapping[str
     preempted = run_dir / "preempted.json"
     preempted.unlink(missing_ok=True)  # of another start
     # Slurm tells every process that its time is up; a launcher would die of it, those who train listen all the same
+    environment = {**(os.environ if environment is None else environment), "PYTHONSAFEPATH": "1"}
     process = subprocess.Popen(command, env=environment, preexec_fn=_as_launcher)
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int) -> None:
         with suppress(psutil.NoSuchProcess):
             for worker in psutil.Process(process.pid).children(recursive=True):
                 worker.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in _STOPPING}
-    try:
+    with _stopping_handled_by(pass_on):
         code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return REQUEUE if code and preempted.exists() else code

@@ -1,4 +1,4 @@
-"""What the training loop asks of a run, of pre-training or fine-tuning: its length, and what every step sees."""
+"""The interface between the training loop and a run of pre-training or fine-tuning."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TokenBudget:
 
 @dataclass(frozen=True)
 class Amount:
-    """What some samples hold: how many they are, encoder positions and targets that count."""
+    """The size of some samples: their number, encoder positions and targets that count."""
 
     samples: int = 0
     encoder_tokens: int = 0
@@ -93,7 +93,7 @@ class Amount:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """How the loop takes its steps; `train.pretrain --help` explains the fields, which are arguments there."""
+    """The settings of the loop; `train.pretrain --help` explains the fields, which are arguments there."""
 
     micro_batch_size: int
     seed: int
@@ -126,15 +126,15 @@ class TrainingPlan(Protocol):
 
     @property
     def loop(self) -> LoopSettings:
-        """How the loop takes its steps."""
+        """The settings of the loop."""
 
     @property
     def budget(self) -> TokenBudget:
-        """How long the run is."""
+        """The length of the run."""
 
     @property
     def extent(self) -> str:
-        """How much the run shows, in words."""
+        """The amount that the run shows, in words."""
 
     @property
     def run_dir(self) -> Path:
@@ -158,7 +158,7 @@ class TrainingPlan(Protocol):
 
     @property
     def padded(self) -> bool:
-        """Whether rows have padding."""
+        """True if rows have padding."""
 
     def initial_model(self) -> Any:
         """Make the model before the first step."""
@@ -183,7 +183,7 @@ class TrainingPlan(Protocol):
 
 
 class Measurements(Protocol):
-    """What is measured on held-out data at some checkpoints."""
+    """Measurements on held-out data at some checkpoints."""
 
     def __call__(self, model: Any, accelerator: Any) -> list[dict[str, Any]]:
         """Return rows of held_out.jsonl; every process calls it, with the model in evaluation mode."""

@@ -152,7 +152,7 @@ def _holds(line: str | None) -> bool:
 
 
 def _line(path: Path, expected: str) -> tuple[str, float]:
-    """The line of a file, as the file is now, and the time at which the file was changed last."""
+    """Return the line of a file, as the file is now, and the time at which the file was changed last."""
     stat = os.stat(path)
     # The time of change too, not of modification alone: cp -p and touch set that
     identity = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

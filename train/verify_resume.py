@@ -33,7 +33,7 @@ _PATIENCE = 600.0  # seconds for a run of this size
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it.
+    """The outcome of a proof.
 
     Attributes:
         killed_at: last step logged when the processes were killed.
@@ -88,8 +88,8 @@ def verify_resume(tokens: str, folder: str, processes: int, flags: list[str], se
 
 @contextmanager
 def _run(tokens: str, run_dir: Path, processes: int, flags: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A training run, which does not outlive the block."""
-    launcher = [sys.executable]
+    """Start a training run, which does not outlive the block."""
+    launcher = [sys.executable, "-P"]  # a user's own train.py is never run
     if processes > 1:
         launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
         launcher += ["--num_processes", str(processes)]
@@ -99,7 +99,7 @@ def _run(tokens: str, run_dir: Path, processes: int, flags: list[str]) -> Iterat
             [*launcher, "-m", "train.pretrain", *_words(tokens, run_dir), *flags],
             stdout=log,
             stderr=log,
-            env=_environment(processes),
+            env=_environment(processes) | {"PYTHONSAFEPATH": "1"},
         )
     try:
         yield process
@@ -123,7 +123,10 @@ def _words(tokens: str, run_dir: Path) -> list[str]:
 
 
 def _environment(processes: int) -> dict[str, str]:
-    """The same threads in every run: the bits of a sum depend on them. Without a GPU, processes talk over gloo."""
+    """Return an environment of as many threads in every run, for bits of a sum depend on them.
+
+    Without a GPU, processes talk over gloo.
+    """
     import torch
 
     environment = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))} | os.environ
@@ -136,7 +139,7 @@ def _finish(process: subprocess.Popen[bytes], run_dir: Path) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes], run_dir: Path, step: int, saving: bool) -> bool:
-    """Kill all processes of a run after a step, if asked for in the middle of a save; whether it was in one."""
+    """Kill all processes of a run after a step, in the middle of a save if asked; return whether it was in one."""
     until = time.monotonic() + _PATIENCE
     while _last_step(run_dir) < step or (saving and not _half_written(run_dir)):
         if process.poll() is not None or time.monotonic() > until:
@@ -147,7 +150,7 @@ def _kill(process: subprocess.Popen[bytes], run_dir: Path, step: int, saving: bo
 
 
 def _kill_all(process: subprocess.Popen[bytes]) -> None:
-    """The launcher and its workers, which are in sessions of their own and would go on."""
+    """Kill the launcher and its workers, which are in sessions of their own and would go on."""
     with suppress(psutil.NoSuchProcess):
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for member in family:

@@ -1,4 +1,4 @@
-"""Documents to look at: what each scorer likes most and least, what scorers agree on and what not (the paper's App. E).
+"""Documents to look at: what a scorer likes most and least, what scorers agree on and what not (the paper's App. E).
 
 Shapes: N documents, S scorers. Scores are turned so that higher is better.
 """

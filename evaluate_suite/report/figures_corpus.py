@@ -1,5 +1,7 @@
-"""Figures of scorers: ranks on small and large models (the paper's Fig. 6), order of documents (Fig. 7), scores (Fig. 9),
-and what scores cost (the extended version's Table 2)."""
+"""Figures of scorers: how they order documents, what they score, what that costs, and ranks on small and large models.
+
+The paper's Fig. 6, 7 and 9, and the extended version's Table 2.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ _DARK = 0.45  # luminance below which white numbers are read more easily than bl
 
 
 def rank_changes(changes: Mapping[str, float], smaller: str, larger: str) -> Figure:
-    """Draw a bar per scorer: how many ranks it rises from the smaller to the larger model, of `agreement.rank_change`."""
+    """Draw a bar per scorer: how many ranks it rises from the smaller to the larger model (`rank_change`)."""
     names = sorted(changes, key=lambda name: (changes[name], name))
     figure, (axes,) = panels(1, size=(5.6, 1.1 + 0.24 * len(names)))
     values = [changes[name] for name in names]
@@ -127,13 +129,19 @@ def distributions(
     return figure
 
 
-def cost(scoring: Mapping[str, float], training: Mapping[str, float], runs: int = 1) -> Figure:
+def cost(
+    scoring: Mapping[str, float],
+    training: Mapping[str, float],
+    runs: int = 1,
+    colours: Mapping[str, int] | None = None,
+) -> Figure:
     """Draw a panel per model, a line per scorer: time in total against the share of training saved.
 
     Args:
         scoring: accelerator hours of scoring the corpus, by scorer; the most expensive are shown.
         training: accelerator hours of training on everything, by model.
         runs: trainings that share the scores.
+        colours: number of the series of a sampler.
     """
     figure, axes = panels(len(training), 2, (5.2, 3.6))
     names = ordered(sorted(scoring, key=lambda name: -scoring[name])[: len(SERIES)])
@@ -142,10 +150,16 @@ def cost(scoring: Mapping[str, float], training: Mapping[str, float], runs: int 
     for one, (model, hours) in zip(axes, sorted(training.items(), key=lambda item: item[1]), strict=True):
         for number, name in enumerate(names):
             total = [per_hour * total_hours(share, scoring[name], hours, runs) for share in saved]
-            one.plot(100 * saved, total, label=label(name), markevery=5, **series(number))
+            one.plot(100 * saved, total, label=label(name), markevery=5, **series((colours or {}).get(name, number)))
             share = break_even(scoring[name], hours, runs)
             if share <= 1:
-                look = {"marker": "o", "markersize": 10, "fillstyle": "none", "color": INK, "zorder": 5}
+                look: dict[str, Any] = {
+                    "marker": "o",
+                    "markersize": 10,
+                    "fillstyle": "none",
+                    "color": INK,
+                    "zorder": 5,
+                }
                 one.plot([100 * share], [per_hour * hours], **look)
         one.axhline(per_hour * hours, label="everything, without scores", **full_line())
         one.set_ylim(bottom=0)

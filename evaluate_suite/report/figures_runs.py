@@ -22,6 +22,7 @@ from evaluate_suite.report.points import (
 from evaluate_suite.report.style import (
     INK,
     MOST_LINES,
+    PANEL,
     full_line,
     legend,
     numbers,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 REPETITIONS = (1, 2, 4, 8)  # the paper's Fig. 17 - 23
 _TICKS = 5
 _NARROW = 21  # characters of a legend's entry, of which one panel is wide enough for two
-_WIDE = 36  # the same for panels of `efficiency`
+_SHORT, _WIDE = 12, 36  # of a line's name for which a narrower figure will do, and of an entry as above
 _DODGE = 0.8  # percentage points between samplers, so that error bars of the same rate stand side by side
 _LOGARITHMIC = 3.0  # ratio of the largest perplexity to the smallest from which the axis is logarithmic
 Run = list[tuple[Point, float]]  # a run's checkpoints and their values, by step
@@ -142,10 +143,8 @@ def samplers_at_one_rate(
             if found := estimate(last[name], outcomes, measure):
                 value, low, high = found
                 number = names.index(name) - (FULL in names)
-                look = {"color": INK, "marker": "o"} if name == FULL else series(number)
-                one.errorbar(
-                    [value], [row], xerr=_error(value, low, high), elinewidth=1.4, capsize=3, **look | {"ls": "none"}
-                )
+                look = ({"color": INK, "marker": "o"} if name == FULL else series(number)) | {"linestyle": "none"}
+                one.errorbar([value], [row], xerr=_error(value, low, high), elinewidth=1.4, capsize=3, **look)
         _everything_at_its_end(one.axvline, study, outcomes, model, measure)
         one.set_yticks(range(len(names)), [label(name) for name in names])
         one.set_ylim(len(names) - 0.5, -0.5)
@@ -163,11 +162,12 @@ def efficiency(
     lines: Mapping[str, Sequence[str]],
     measure: str,
     heading: str = "",
-) -> Figure:
+    each_rate: bool = False,
+) -> Figure | None:
     """Draw a line per group of samplers: mean over its samplers and over rates, at the steps that all of them share.
 
     A tick on the horizontal line marks where a group is as good as everything is at its end, and the legend the
-    share of the tokens it has saved by then.
+    share of the tokens it has saved by then. None if there is nothing to draw.
 
     Args:
         study: what was measured.
@@ -176,31 +176,27 @@ def efficiency(
         lines: samplers by the name of their group, e.g. of `groups`.
         measure: a suite, a perplexity, or a key of `HEADLINES`.
         heading: of the panel; the title of the measure unless given.
+        each_rate: draw a panel per rate instead of the mean over rates.
     """
-    figure, (axes,) = panels(1, 1, (5.4, 3.4))
     runs = _runs(study, outcomes, model, measure)
-    curves = {name: mean_curve([r for key, r in runs.items() if key[0] in names]) for name, names in lines.items()}
-    handles = _curves(axes, curves, _everything(runs), measure, True)
-    say(axes, heading or title(measure), "encoder tokens", axis(measure))
-    legend(figure, handles, 2 if max(len(handle.get_label()) for handle in handles) < _WIDE else 1)
-    return figure
-
-
-def efficiency_by_rate(
-    study: Measurements, outcomes: Outcomes, model: str, samplers: Sequence[str], measure: str
-) -> Figure | None:
-    """Draw a panel per rate, a line per sampler; None if there is nothing to draw. Arguments as of `efficiency`."""
-    runs = _runs(study, outcomes, model, measure)
-    shown = sorted({rate for name, rate in runs if name in samplers})
+    drawn = {name for names in lines.values() for name in names}
+    shown = sorted({rate for name, rate in runs if name in drawn})
     if not shown:
         return None
-    figure, axes = panels(len(shown), 3)
+    kept = [[rate] for rate in shown] if each_rate else [shown]
+    alone = (4.9, 3.3) if max(map(len, lines)) < _SHORT else (5.4, 3.4)
+    figure, axes = panels(len(kept), 3, PANEL if each_rate else alone)
     handles: list[Any] = []
-    for one, rate in zip(axes, shown, strict=True):
-        curves = {label(name): mean_curve([runs[name, rate]]) if (name, rate) in runs else [] for name in samplers}
-        handles += _curves(one, curves, _everything(runs), measure, False)
-        say(one, f"{title(measure)}, {100 * rate:g} % kept", "encoder tokens", axis(measure))
-    legend(figure, handles, 3)
+    for one, at in zip(axes, kept, strict=True):
+        curves = {
+            line: mean_curve([run for (name, rate), run in runs.items() if name in names and rate in at])
+            for line, names in lines.items()
+        }
+        handles += _curves(one, curves, _everything(runs), measure, not each_rate)
+        rate = f", {100 * at[0]:g} % kept" if each_rate else ""
+        say(one, (heading or title(measure)) + rate, "encoder tokens", axis(measure))
+    narrow = max(len(handle.get_label()) for handle in handles) >= _WIDE
+    legend(figure, handles, 3 if each_rate else 1 if narrow else 2)
     return figure
 
 

@@ -13,7 +13,6 @@ from evaluate_suite.report.figures_corpus import cost, distributions, rank_chang
 from evaluate_suite.report.figures_runs import (
     colours,
     efficiency,
-    efficiency_by_rate,
     groups,
     overview,
     quantity_quality,
@@ -85,20 +84,28 @@ def study_figures(
     """
     for model in models(study):
         names = ordered(point.sampler for point in finals(study, model) if point.sampler != FULL)
-        if len(rates(study, model)) == 1:
-            yield from _quality(study, outcomes, model, "", names)
-        elif names:
-            for family, members in ({"": names} if colours(study) else families(names)).items():
-                yield from _quality(study, outcomes, model, family, members)
-        if names:
-            yield from _efficiency(study, outcomes, model, {"": names} if colours(study) else families(names))
+        by_family = {"": names} if names and colours(study) else families(names)
+        for family, members in {"": names}.items() if len(rates(study, model)) == 1 else by_family.items():
+            yield from _quality(study, outcomes, model, family, members)
+        yield from _efficiency(study, outcomes, model, by_family)
     yield from _ranks(study)
+    yield from _scorers(study, scores, lower, units or {}, kept or {})
+
+
+def _scorers(
+    study: Measurements,
+    scores: Mapping[str, np.ndarray],
+    lower: Collection[str],
+    units: Mapping[str, str],
+    kept: Mapping[str, np.ndarray],
+) -> Iterator[Named]:
+    """Draw what scores cost, how alike they are, and how they are distributed; arguments as of `study_figures`."""
     if study.scoring_hours and study.training_hours:
-        figure = cost(study.scoring_hours, study.training_hours)
+        figure = cost(study.scoring_hours, study.training_hours, colours=colours(study))
         yield Named("cost", "", "cost", "Time against training saved", figure, len(study.training_hours) > 1)
     if len(scores) > 2:
         yield Named("scorers", "", "kendall-tau", "Kendall's tau of every pair", tau_heat_map(scores, lower), True)
-    look = (lower, units, kept, colours(study))
+    look = lower, units, kept, colours(study)
     if 0 < len(scores) <= _ALONE:
         for name in ordered(scores):
             drawn = distributions({name: scores[name]}, *look)
@@ -140,14 +147,18 @@ def _efficiency(
         where = model if len(by_family) == 1 else f"{model}: {title(measure)}"
         about = f"{title(measure)} against tokens: {model}"
         for family, line in lines.items():
-            figure = efficiency(study, outcomes, model, line, measure, family)
             said = ", ".join(filter(None, (about, family, "mean over rates" if several else "")))
-            yield Named("efficiency", where, _slug("efficiency", model, family, measure), said, figure, False)
+            if figure := efficiency(study, outcomes, model, line, measure, family):
+                yield Named("efficiency", where, _slug("efficiency", model, family, measure), said, figure, False)
         for family, names in by_family.items() if several else ():
-            for kind, draw in (("each rate", efficiency_by_rate), ("repetitions", repetitions)):
-                if drawn := draw(study, outcomes, model, names, measure):
+            each = {label(name): [name] for name in names}
+            for kind, figure in (
+                ("each rate", efficiency(study, outcomes, model, each, measure, each_rate=True)),
+                ("repetitions", repetitions(study, outcomes, model, names, measure)),
+            ):
+                if figure:
                     said = ", ".join(filter(None, (about, family, kind)))
-                    yield Named("efficiency", where, _slug(kind, model, family, measure), said, drawn, True)
+                    yield Named("efficiency", where, _slug(kind, model, family, measure), said, figure, True)
 
 
 def _ranks(study: Measurements) -> Iterator[Named]:

@@ -47,7 +47,7 @@ def outcomes(study: Measurements) -> dict[tuple[str, str, float, int], Outcome]:
 
 
 def outcome(study: Measurements, point: Point, noise: Mapping[str, float]) -> Outcome:
-    """Return the outcome of one checkpoint, against the last checkpoints of the models of its family that were trained on everything.
+    """Compare a checkpoint with the last checkpoints of the models of its family that were trained on everything.
 
     Args:
         study: with the references.
@@ -118,7 +118,7 @@ def break_even(scoring: float, training: float, runs: int = 1) -> float:
 
 
 def run_noise(study: Measurements, model: str) -> dict[str, float]:
-    """Return the standard deviation of each suite between trainings: of this study's seeds pooled over runs, else T5's own."""
+    """Return each suite's standard deviation between trainings: of this study's seeds over all runs, else T5's own."""
     variances: dict[str, list[float]] = {}
     for point in finals(study, model):
         for measure, score in point.scores.items():

@@ -27,7 +27,7 @@ from evaluate_suite.report.tables import (
     task_table,
     terms_table,
 )
-from evaluate_suite.report.verdicts import coverage, facts, lead, methods, table_rate, verdicts
+from evaluate_suite.report.verdicts import coverage, facts, flat, lead, methods, table_rate, verdicts
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
@@ -114,7 +114,7 @@ def markdown(study: Measurements, outcomes: Outcomes, words: Words) -> str:
         rate = table_rate(study, model)
         if rate is not None:
             parts.append(to_markdown(main_table(study, outcomes, model, rate)))
-            said = verdicts(study, outcomes, model, rate, words.evaluations)
+            said = flat(verdicts(study, outcomes, model, rate, words.evaluations))
             parts.append("".join(f"- {escaped(sentence)}\n" for sentence in said))
     if _costs(study).rows:
         parts.append(to_markdown(_costs(study)))
@@ -139,12 +139,13 @@ def _of_model(study: Measurements, outcomes: Outcomes, model: str, words: Words)
     terms = [terms_table(outcomes, model, chosen, name) for name in HEADLINES]
     table = main_table(study, outcomes, model, chosen)
     amounts = amounts_table(study, model, chosen, study.scoring_hours)
-    tables = [joined(table, amounts)] if len(measures(study, model)) <= _FEW else [table, amounts]
+    few = len(measures(study, model)) <= _FEW
     others = [main_table(study, outcomes, model, other) for other in rates(study, model) if other != chosen]
     return {
         "name": model,
-        "verdicts": [] if rate is None else verdicts(study, outcomes, model, chosen, words.evaluations),
-        "table": [Markup(to_html(one)) for one in tables],
+        "verdicts": {} if rate is None else verdicts(study, outcomes, model, chosen, words.evaluations),
+        "table": Markup(to_html(joined(table, amounts) if few else table)),
+        "amounts": "" if few else Markup(to_html(amounts)),
         "others": [Markup(to_html(one)) for one in others],
         "terms": [Markup(to_html(one)) for one in terms if one.rows],
         "bars": _bars(study, model, chosen),
@@ -164,12 +165,13 @@ def _bars(study: Measurements, model: str, rate: float) -> list[dict[str, Any]]:
         return []
     most = max(max(map(sum, spent.values())), 1e-9)
     unit, per_hour = time_unit(sum(one) for one in spent.values())
+    short = {"hours": "h", "minutes": "min", "seconds": "s"}
     return [
         {
             "name": label(name),
             "scoring": 100 * spent[name][0] / most,
             "training": 100 * spent[name][1] / most,
-            "text": f"{per_hour * spent[name][0]:,.1f} + {per_hour * spent[name][1]:,.1f} {unit}",
+            "text": f"{per_hour * spent[name][0]:,.1f} + {per_hour * spent[name][1]:,.1f} {short[unit]}",
         }
         for name in ordered(spent)
     ]
@@ -215,7 +217,7 @@ def _agreement(scorers: Scorers) -> str:
 
 
 def _documents(scorers: Scorers) -> list[dict[str, Any]]:
-    """Return a list of lists by scorer, and those of several scorers last; with percentiles by the name that is read."""
+    """Return the lists of documents of each scorer, and those of several scorers last."""
     found = scorers.documents
     heads = titles(*ends(scorers.scores))
     pairs = [

@@ -30,12 +30,12 @@ _DASHES: tuple[Any, ...] = (
     (0, (8, 2)),
 )
 _CSS = {INK: "currentColor", FAINT: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
-_PANEL = (4.6, 3.1)  # inches: at 100 per inch about the width of a phone
+PANEL = (4.6, 3.1)  # inches: at 100 per inch about the width of a phone
 _LEGEND_ROW = 0.22  # inches
 _DPI = 200
 
 
-def panels(count: int, columns: int = 1, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int = 1, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
     """Make a figure of so many panels in rows, and return its axes too."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -118,7 +118,7 @@ def plain_log_ticks(axes: Axes) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """Return inline SVG; ink, rules and series become variables of the page, so that light, dark and print are one file."""
+    """Return inline SVG. Ink, rules and series become variables of the page: light, dark and print are one file."""
     text = _bytes(figure, "svg", description).decode()
     text = re.sub(r"^.*?(?=<svg )", "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -29,6 +29,7 @@ from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
 
+_LARGE = 100.0  # from which two digits after the point are noise
 AMORTISED = 10  # runs that share the scores: the paper trains 5 rates x 2 models on each
 
 
@@ -50,7 +51,7 @@ def main_table(study: Measurements, outcomes: Outcomes, model: str, rate: float)
         for measure in shown:
             found = estimate(point, outcomes, measure)
             exact = measure in HEADLINES and point.sampler == FULL  # by definition
-            digits = 1 if measure in HEADLINES else 2
+            digits = 1 if measure in HEADLINES or (found and found[0] >= _LARGE) else 2
             cells.append(number(found[0], digits, *(() if exact else found[1:])) if found else NOTHING)
         rows.append(cells)
     heading = f"{model}, {100 * rate:g} % of the documents"
@@ -76,14 +77,18 @@ def amounts_table(study: Measurements, model: str, rate: float, scoring: Mapping
         (Column("Tokens selected"), [tokens.get(point.run) for point in points], 0),
         (Column("Tokens trained on"), [point.encoder_tokens for point in points], 0),
         (Column("Epochs"), [point.epoch for point in points], 2),
-        (Column("Scoring", name), [per_hour * scoring.get(p.sampler, 0.0) if scoring else None for p in points], 1),
+        (
+            Column("Scoring", name),
+            [per_hour * scoring[p.sampler] if p.sampler in scoring else None for p in points],
+            1,
+        ),
         (Column("Training", name), [per_hour * hours[p.run] if p.run in hours else None for p in points], 1),
     ]
     known = [one for one in found if any(value is not None for value in one[1])]
     rows = tuple(
         (
             Cell(label(point.sampler), dot=dot_of(study, point.sampler)),
-            *(NOTHING if values[i] is None else number(values[i], digits) for _, values, digits in known),
+            *(NOTHING if (value := values[i]) is None else number(value, digits) for _, values, digits in known),
         )
         for i, point in enumerate(points)
     )
@@ -274,10 +279,10 @@ def _notes(study: Measurements, outcomes: Outcomes, model: str, points: Sequence
     for name, title_ in HEADLINES.items():
         left = {s: why for one in mine if (n := getattr(one, name)) for s, why in n.left_out.items()}
         notes += [f"{title_} leaves out {SUITES[suite]}: {why}." for suite, why in left.items()]
-        if any(suite in SUITES for suite in measures(study, model)):
+        if not all(map(lower_is_better, measures(study, model))):  # perplexities alone want no comparison of sizes
             notes += sorted({f"{title_}: {one.missing[name]}." for one in mine if name in one.missing})
     absent = [SUITES[suite] for suite in SUITES if suite not in measures(study, model)]
-    if 0 < len(absent) < len(SUITES):
+    if absent and not all(map(lower_is_better, measures(study, model))):
         notes.append(f"Not measured: {', '.join(absent)}.")
     notes += [f"{SUITES[suite]} is not shown: {why}." for suite, why in study.dropped.items()]
     seeds = {score.seeds for point in points for score in point.scores.values()}

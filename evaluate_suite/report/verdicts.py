@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from evaluate_suite.report.points import (
     finals,
     lower_is_better,
     measures,
+    models,
     rates,
     references,
     title,
@@ -68,11 +68,11 @@ def table_rate(study: Measurements, model: str) -> float | None:
 
 def verdicts(
     study: Measurements, outcomes: Outcomes, model: str, rate: float, evaluations: Sequence[str] = ()
-) -> list[str]:
-    """Say who does better than everything, who cannot be told from it, and who does worse; one sentence each.
+) -> dict[str, list[str]]:
+    """Say who does better than everything, who cannot be told from it, and who does worse: sentences by measure.
 
-    The sentences are about over-scaling, else effective model size, else each perplexity that was measured. Perplexities
-    of single trainings whose losses by window are at hand are compared with Random's, window by window.
+    The sentences are about over-scaling, else effective model size, else each perplexity that was measured. Where
+    the losses of single trainings by window are at hand, they are compared with Random's, window by window.
 
     Args:
         study: what was measured.
@@ -83,26 +83,27 @@ def verdicts(
     """
     points = [point for point in finals(study, model, rate) if point.sampler != FULL]
     for name in HEADLINES:
-        if any(estimate(point, outcomes, name) for point in points):
-            unit, full = " %" if name == "over_scaling" else "M parameters", full_value(name, model)
-            found = {}
-            for point in points:
-                if known := estimate(point, outcomes, name):
-                    value, low, high = (minus(f"{number:,.1f}") for number in known)
-                    interval = f"(95 % CI {low} to {high})"
-                    found[point.sampler] = _Said(known[1] > full, known[2] < full, -known[0], value + unit, interval)
-            return _sentences(found, HEADLINES[name])
-    sentences, everything = [], references(study).get(model)
+        found = {point.sampler: known for point in points if (known := estimate(point, outcomes, name))}
+        if found:
+            unit = " %" if name == "over_scaling" else "M parameters"
+            words = {sampler: (_shown(known[0], 1) + unit, known[1], known[2]) for sampler, known in found.items()}
+            return {HEADLINES[name]: _sentences(found, full_value(name, model), words, 1)}
+    said, everything = dict[str, list[str]](), references(study).get(model)
     for measure in filter(lower_is_better, measures(study, model)):
         losses = window_losses(study, model, rate, measure, evaluations)
         if "random" in losses and len(losses) > 1:
             named = {label(name): losses[name] for name in ordered(losses)}
-            sentences += [f"{title(measure)}: {minus(one)}." for one in paired_verdicts(named, label("random"))]
+            said[title(measure)] = [f"{one}." for one in paired_verdicts(named, label("random"))]
         elif everything is not None and measure in everything.scores:
-            sentences += _against(points, everything, measure)
-    if everything is None and not sentences:
-        return [f"There is no run of {model} on everything: nothing to compare with."]
-    return sentences
+            said[title(measure)] = _against(points, everything, measure)
+    if everything is None and not said:
+        return {model: ["There is no run on everything: nothing to compare with."]}
+    return said
+
+
+def flat(said: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the sentences of `verdicts`, each with its measure."""
+    return [f"{measure}. {sentence}" for measure, sentences in said.items() for sentence in sentences]
 
 
 def window_losses(
@@ -146,22 +147,20 @@ def lead(study: Measurements) -> str:
     if not chosen:
         return "Models trained on everything; nothing was selected."
     amounts = _listed([f"{100 * rate:g}" for rate in rates(study)])
-    trained = [model for model in dict.fromkeys(point.model for point in finals(study)) if rates(study, model)]
+    trained = [model for model in models(study) if rates(study, model)]
     who = f"{len(chosen)} samplers" if len(chosen) > 1 else label(chosen[0])
     tokens = sorted({point.encoder_tokens for point in finals(study) if point.model in trained})
     budget = f"{tokens[0]:,} encoder tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} encoder tokens"
-    return (
-        f"{who} chose {amounts} % of the documents. {_listed(trained)} {'was' if len(trained) == 1 else 'were'} trained "
-        f"on each choice, and on everything, for {budget}."
-    )
+    were = f"{_listed(trained)} {'was' if len(trained) == 1 else 'were'}"
+    return f"{who} chose {amounts} % of the documents. {were} trained on each choice, and on everything, for {budget}."
 
 
 def methods(study: Measurements) -> list[str]:
     """Write paragraphs on how the numbers were made, and what they cannot say."""
     few_shot = {task.name for task in registry().values() if task.protocol == "few_shot"}
-    suites = [measure for measure in measures(study) if measure in SUITES]
-    said = [_NORMALISED] if suites else []
-    said.append(_INTERVALS + (_INTERVALS_NORMALISED if suites else ""))
+    normalised = len(references(study)) > 1
+    said = [_NORMALISED] if normalised else []
+    said.append(_INTERVALS + (_INTERVALS_NORMALISED if normalised else ""))
     if all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values()):
         said.append(_ONE_SEED)
     if any(row.task in few_shot for row in study.rows):
@@ -186,45 +185,48 @@ def facts(study: Measurements) -> dict[str, str]:
     }
 
 
-class _Said(NamedTuple):
-    """What is said of a sampler beside everything: whether it is better, whether worse, its place, and its number."""
-
-    better: bool
-    worse: bool
-    place: float
-    number: str
-    interval: str
-
-
 def _against(points: Sequence[Point], everything: Point, measure: str) -> list[str]:
     """Compare perplexities with everything's, by the interval of a difference of independent numbers."""
-    full, found = everything.scores[measure], {}
+    full, found, words = everything.scores[measure], {}, {}
     for point in points:
         if score := point.scores.get(measure):
-            value, error = score.value - full.value, Z95 * (full.stderr**2 + score.stderr**2) ** 0.5
-            sign = -1 if value < 0 else 1  # the interval is of what "lower" or "higher" says
-            low, high = (minus(f"{sign * value + end:,.2f}") for end in (-error, error))
-            number = f"{abs(value):,.2f} {'lower' if value < 0 else 'higher'}"
-            interval = f"(95 % CI {low} to {high})"
-            found[point.sampler] = _Said(value + error < 0, value - error > 0, value, number, interval)
-    return _sentences(found, title(measure))
+            gain, error = full.value - score.value, Z95 * (full.stderr**2 + score.stderr**2) ** 0.5
+            found[point.sampler] = gain, gain - error, gain + error
+            number = f"{_shown(abs(gain), 2)} {'lower' if gain > 0 else 'higher'}"  # the interval is of that word
+            words[point.sampler] = number, abs(gain) - error, abs(gain) + error
+    return _sentences(found, 0.0, words, 2)
 
 
-def _sentences(found: Mapping[str, _Said], name: str) -> list[str]:
+def _sentences(
+    found: Mapping[str, tuple[float, float, float]],
+    full: float,
+    words: Mapping[str, tuple[str, float, float]],
+    digits: int,
+) -> list[str]:
     """Group samplers into better than, like and worse than everything, the best first.
 
-    The first three of a sentence have their intervals; the table has those of all.
+    Args:
+        found: value and interval by sampler, higher is better.
+        full: what everything is worth.
+        words: what is said: a number and the ends of its interval, which the first three of a sentence have.
+        digits: of the ends after the point.
     """
     groups: dict[str, list[str]] = {"Better than": [], "Cannot be told from": [], "Worse than": []}
-    for sampler in sorted(found, key=lambda one: found[one].place):
-        one = found[sampler]
-        said = groups["Better than" if one.better else "Worse than" if one.worse else "Cannot be told from"]
-        said.append(f"{label(sampler)} {one.number} {one.interval if len(said) < _SPELT_OUT else ''}".strip())
+    for sampler in sorted(found, key=lambda one: -found[one][0]):
+        _, low, high = found[sampler]
+        said = groups["Better than" if low > full else "Worse than" if high < full else "Cannot be told from"]
+        number, *ends = words[sampler]
+        interval = f" (95 % CI {' to '.join(_shown(end, digits) for end in ends)})" if len(said) < _SPELT_OUT else ""
+        said.append(f"{label(sampler)} {number}{interval}")
     return [
-        f"{name}. {words} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
-        for words, said in groups.items()
+        f"{group} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
+        for group, said in groups.items()
         if said
     ]
+
+
+def _shown(number: float, digits: int) -> str:
+    return minus(f"{number:,.{digits}f}")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -18,10 +18,10 @@ from evaluate_suite.report.figures_corpus import oriented
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
-from evaluate_suite.report.points import Measurements, finals, lower_is_better, read_measurements, result_files
+from evaluate_suite.report.points import Measurements, finals, lower_is_better, models, read_measurements, result_files
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
-from evaluate_suite.report.verdicts import table_rate, verdicts
+from evaluate_suite.report.verdicts import flat, table_rate, verdicts
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.samplers import ordered
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _DOCUMENTS = 10  # of each kind
 _ROWS = 40  # of a table that a terminal shows whole
 _LIBRARIES = ("datatrove", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "matplotlib")
-_SAID = ("proxy", "model", "embedded", "hash", "bandwidth", "prompt")  # of how scores were made
+_SAID = ("proxy", "model", "embedded", "hash")  # of how scores were made
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     words = Words(_facts(settings, stores), settings.notes, settings.evaluations)
     scores = {name: store.scores for name, store in stores.items()}
     units = {name: store.made.get("unit", "score") for name, store in stores.items()}
-    lower = [name for name, store in stores.items() if name in settings.lower_is_better or store.lower_is_better]
+    lower = [name for name, store in stores.items() if _is_lower(settings.lower_is_better, name, store)]
     page, drawn = settings.format == "html", []
     if page or settings.figures:
         drawn = list(study_figures(study, found, scores, lower, units, selections))
@@ -127,17 +127,16 @@ def terminal_table(settings: ReportSettings) -> Table:
     from rich.table import Table
 
     study = settings.measurements
-    models = list(dict.fromkeys(point.model for point in finals(study)))
-    points = finals(study)
+    points, names = finals(study), models(study)
     if len(points) > _ROWS:
-        points = [point for model in models for point in finals(study, model, table_rate(study, model))]
+        points = [point for model in names for point in finals(study, model, table_rate(study, model))]
     order = ordered(point.sampler for point in points)
-    points = sorted(points, key=lambda point: (models.index(point.model), order.index(point.sampler), point.rate))
+    points = sorted(points, key=lambda point: (names.index(point.model), order.index(point.sampler), point.rate))
     documents, hours = study.costs(SELECTED_DOCUMENTS), study.costs(TRAINING_HOURS)
     tasks = list(dict.fromkeys(measure for point in points for measure in point.scores if lower_is_better(measure)))
-    unit, per_hour = time_unit([*hours.values(), *settings.scoring_hours.values()])
+    unit, per_hour = time_unit([*hours.values(), *study.scoring_hours.values()])
     table = Table(title="The same model, the same tokens, other documents", title_justify="left")
-    for name in ["sampler"] + ["model"] * (len(models) > 1):
+    for name in ["sampler"] + ["model"] * (len(names) > 1):
         table.add_column(name, no_wrap=True)
     perplexities = [f"{task.replace('_', '-').removesuffix('-perplexity')} ppl" for task in tasks]
     for name in ["rate", "documents", "tokens", "epochs", *perplexities, f"scoring {unit}", f"training {unit}"]:
@@ -146,21 +145,27 @@ def terminal_table(settings: ReportSettings) -> Table:
         scores = [point.scores.get(task) for task in tasks]
         table.add_row(
             point.sampler,
-            *([point.model] if len(models) > 1 else []),
+            *([point.model] if len(names) > 1 else []),
             f"{point.rate:g}",
             f"{documents[point.run]:,.0f}" if point.run in documents else "–",
             f"{point.encoder_tokens:,}",
             f"{point.epoch:.2f}",
             *[f"{s.value:.1f} [{s.low:.1f}, {s.high:.1f}]" if s else "–" for s in scores],
-            f"{per_hour * study.scoring_hours.get(point.sampler, 0.0):.1f}",
+            f"{per_hour * study.scoring_hours[point.sampler]:.1f}" if point.sampler in study.scoring_hours else "–",
             f"{per_hour * hours[point.run]:.1f}" if point.run in hours else "–",
         )
     found, said = outcomes(study), []
-    for model in models:
+    for model in names:
         if (rate := table_rate(study, model)) is not None:
-            said += verdicts(study, found, model, rate, settings.evaluations)
+            said += [f"{model}, {100 * rate:g} %"] if len(names) > 1 else []
+            said += flat(verdicts(study, found, model, rate, settings.evaluations))
     table.caption, table.caption_justify = "\n".join(said), "left"
     return table
+
+
+def _is_lower(given: Sequence[str], name: str, store: ScoreStore) -> bool:
+    """Return whether low scores are good. Where any name is given, that decides for stores that do not say."""
+    return name in given or (not given or "lower_is_better" in store.made) and store.lower_is_better
 
 
 def _open_stores(settings: ReportSettings) -> dict[str, ScoreStore]:

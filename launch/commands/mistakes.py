@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from cyclopts import (
@@ -45,7 +46,7 @@ def _said(error: CycloptsError) -> str:
         return (
             f"{_name(error.argument.name)}: {error.exception_message}" if error.argument else error.exception_message
         )
-    return str(error)
+    return re.sub(r"\[([\w-]+)\](?= from )", r"\1", str(error))  # a key of a file: rate, not [rate]
 
 
 def _unknown_flag(error: UnknownOptionError, command: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import ArgumentCollection, Group, Parameter
 
 from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE
-from pipeline_steps.errors import WinnowError
+from pipeline_steps.errors import InvalidCut, WinnowError
 from pipeline_steps.terminal import Terminal
 
 
@@ -19,7 +19,7 @@ Format = Literal["parquet", "jsonl"]
 
 
 def _one_amount(given: ArgumentCollection) -> None:
-    names = [one.tokens[0].keyword or one.name for one in given.filter_by(value_set=True)]
+    names = [one.name for one in given.filter_by(value_set=True)]
     if len(names) != 1:
         found = f"not {' and '.join(names)}" if names else "select needs one of them"
         raise ValueError(f"give one of --rate, --k and --token-budget: {found}")
@@ -125,9 +125,9 @@ def score(scoring: Scoring, *, sampler: Annotated[str, NAME], output: Annotated[
     from launch.small_studies import SmallStudy, refuse_inside, score_values
     from pipeline_steps.stores.score_store import ScoreStore
 
+    values = score_values(output, sampler, scoring)
     refuse_inside(scoring.corpus, output)
-    path = f"{output}/{sampler}.yaml"
-    plan = SmallStudy("winnow score", path, score_values(output, sampler, scoring), scoring.workers).run()
+    plan = SmallStudy("winnow score", f"{output}/{sampler}.yaml", values, scoring.workers).run()
     store = f"{output}/scores/{store_of(plan.study.samplers[0])}"
     documents = ScoreStore.open(store).documents
     Terminal().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
@@ -165,8 +165,8 @@ def select(
     from launch.stages.datasets import Dataset
 
     start, work = time.monotonic(), writing.work_folder()
-    refuse_inside(scoring.corpus, writing.output, work)
     values = _values(scoring, writing, cutting, sampler, scores)
+    refuse_inside(scoring.corpus, writing.output, work)
     small = SmallStudy("winnow select", f"{work}/{sampler or 'scores'}.yaml", values, scoring.workers, ("datasets",))
     stages = Plan.of(small.study()).stages.values()
     (dataset,) = (stage for stage in stages if isinstance(stage, Dataset))
@@ -188,6 +188,7 @@ def _values(
 ) -> dict[str, Any]:
     from launch.datasets.settings import check_scores, usual_mode
     from launch.small_studies import given_scores_values, score_values
+    from pipeline_steps.filters.cuts import Cut
 
     if sampler is None and scores is None:
         raise WinnowError("say what chooses: --sampler NAME, or --scores DIR of an existing score store")
@@ -196,6 +197,9 @@ def _values(
     work = writing.work_folder()
     values = given_scores_values(work, scores, scoring) if scores else score_values(work, sampler or "", scoring)
     mode = cutting.mode or (usual_mode(scores) if scores else None)
+    Cut(mode or "top", cutting.k, cutting.rate, cutting.token_budget, cutting.seed)  # refuses what no corpus can give
+    if cutting.k == 0:
+        raise InvalidCut("--k 0 keeps none of the documents: give a larger amount")
     dataset = {
         "output": writing.output.rstrip("/"),
         "rate": cutting.rate,

@@ -41,6 +41,7 @@ from train.folders import whole_folder
 
 CARD, RECORD, SELECTION = "README.md", "winnow.json", "selection.safetensors"
 _OLD_CARD = f"{CARD}.damaged"
+_NOTHING_SAYS = "nothing says how the dataset was made, so delete its folder and give the same command again"
 _HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:/([^@]*))?$")
 
 
@@ -56,7 +57,7 @@ class RemoteFolder:
 
     path: str
     reads_back: ClassVar[bool] = True
-    passed_over: ClassVar[set[str]] = set()
+    passed_over: ClassVar[set[str]] = {""}  # what stands for an empty folder in an object store
 
     def record(self) -> dict[str, Any] | None:
         """Return what a dataset that is there, or was begun, says of itself; None if nothing is there.
@@ -71,7 +72,7 @@ class RemoteFolder:
             except FileNotFoundError:
                 names = set()
             if RECORD in names:
-                return self._read()
+                return read_json(f"{self.path}/{RECORD}", _NOTHING_SAYS)
             if names - self.passed_over:
                 raise StoreMismatch(
                     f"{self.path} holds other files, which winnow select did not write: give another --output"
@@ -89,6 +90,8 @@ class RemoteFolder:
         """
         listed = {name: listed for name, listed in record["files"].items() if name != CARD}
         with self._opened() as (fs, root):
+            if not self.reads_back:
+                fs.find(root)  # one listing, which the file system remembers
             return damaged(self.path, listed, self.reads_back) + ([] if _is_card(fs, f"{root}/{CARD}") else [CARD])
 
     def put(self, files: Mapping[str, Path], record: Mapping[str, Any]) -> None:
@@ -104,15 +107,6 @@ class RemoteFolder:
         """Return the names of files to put, in their order: the record, the lacking ones, the card."""
         missing = {RECORD, *self.lacking(record)} & files.keys()
         return sorted(missing, key=lambda name: (name != RECORD, name == CARD, name))
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            return read_json(f"{self.path}/{RECORD}")
-        except StoreDamaged as error:
-            raise StoreDamaged(
-                f"{self.path}/{RECORD} is damaged, or an earlier version wrote it, so nothing says how {self.path} "
-                "was made: delete that folder and give the same command again"
-            ) from error
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, str]]:
@@ -162,7 +156,7 @@ class HubDataset(RemoteFolder):
 
     private: bool = False
     reads_back: ClassVar[bool] = False
-    passed_over: ClassVar[set[str]] = {".gitattributes"}
+    passed_over: ClassVar[set[str]] = {"", ".gitattributes"}
 
     def record(self) -> dict[str, Any] | None:
         """See RemoteFolder."""
@@ -237,8 +231,7 @@ def publish(work: Path) -> dict[str, Any]:
         StoreDamaged: a file is not what was written; `begin` drops it.
         WinnowError: the corpus does not hold what the cut keeps, or the destination cannot be used.
     """
-    dataset = Unfinished.open(work)
-    with dataset.ended_by_mistakes():
+    with Unfinished.opened(work) as dataset:
         parts = dataset.files
     settings, suffix, files, listed = dataset.settings, SUFFIX[dataset.settings.format], {}, {}
     for number, (path, part) in enumerate(parts.items()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from datatrove.data import Document
 
 from launch.datasets.columns import KEEP, Row, unify
 from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, read_rows
-from launch.datasets.unfinished import Step, Unfinished
+from launch.datasets.unfinished import Unfinished
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.filters.cuts import FoundCut
 from pipeline_steps.filters.selection_filters import KeptRows
@@ -26,64 +25,48 @@ from pipeline_steps.stores.score_store import ScoreStore
 
 
 def rows_left(work: Path) -> list[int]:
-    """Return the groups that `write_rows` has left; task N of `tasks` writes those that are N modulo `tasks`.
+    """Return the groups that `write_rows` has left: task N of `tasks` writes those that are N modulo `tasks`.
 
     Raises:
-        StoreIncomplete: `begin` has not been there.
+        StoreIncomplete: nothing was begun.
     """
-    return _left(work, "rows")
+    with Unfinished.opened(work) as dataset:
+        return dataset.left("rows")
 
 
 def rewrites_left(work: Path) -> list[int]:
     """Return the groups that `rewrite` has left, likewise.
 
     Raises:
-        StoreIncomplete: `begin` has not been there, or rows are left.
+        StoreIncomplete: nothing was begun, or rows are left.
         WinnowError: the corpus is at fault, and the dataset has to be begun again.
     """
-    return _left(work, "parquet")
+    with Unfinished.opened(work) as dataset:
+        return dataset.left("parquet")
 
 
 def write_rows(work: Path, task: int, tasks: int) -> None:
-    """Write a task's share of the rows.
-
-    Raises:
-        WinnowError: the corpus is at fault, and the dataset has to be begun again.
-    """
-    with _share(work, "rows", task, tasks) as (dataset, groups):
+    """Write a task's share of the rows. Raises what `rewrites_left` raises."""
+    with Unfinished.opened(work) as dataset:
         cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut)
         is_parquet = dataset.settings.format == "parquet"
-        for group in groups:
-            schema = _source_schema(dataset, group) if is_parquet and dataset.kind == "parquet" else None
-            rows = _rows(dataset, group, cut)
-            dataset.write("rows", group, rows, schema, SCRATCH_LEVEL if is_parquet else LEVEL)
+        for group in dataset.left("rows"):
+            if group % tasks == task:
+                schema = _source_schema(dataset, group) if is_parquet and dataset.kind == "parquet" else None
+                rows = _rows(dataset, group, cut)
+                dataset.write("rows", group, rows, schema, SCRATCH_LEVEL if is_parquet else LEVEL)
 
 
 def rewrite(work: Path, task: int, tasks: int) -> None:
     """Write a task's share of the rows again, as Parquet of the schema that all files have in common.
 
-    Raises:
-        StoreIncomplete: rows are left.
-        WinnowError: the corpus is at fault, and the dataset has to be begun again.
+    Rows that are Parquet of that schema already, or JSON lines in the end, stay. Raises what `rewrites_left` raises.
     """
-    with _share(work, "parquet", task, tasks) as (dataset, groups):
-        for group in groups:
-            rows = chain.from_iterable(map(read_rows, dataset.rows[group]))
-            dataset.write("parquet", group, rows, dataset.columns[0], LEVEL)
-
-
-def _left(work: Path, step: Step) -> list[int]:
-    dataset = Unfinished.open(work)
-    with dataset.ended_by_mistakes():
-        return dataset.left(step)
-
-
-@contextmanager
-def _share(work: Path, step: Step, task: int, tasks: int) -> Iterator[tuple[Unfinished, list[int]]]:
-    """Yield a dataset, and the groups that a task has to write."""
-    dataset = Unfinished.open(work)
-    with dataset.ended_by_mistakes():
-        yield dataset, [group for group in dataset.left(step) if group % tasks == task]
+    with Unfinished.opened(work) as dataset:
+        for group in dataset.left("parquet"):
+            if group % tasks == task:
+                rows = chain.from_iterable(map(read_rows, dataset.rows[group]))
+                dataset.write("parquet", group, rows, dataset.columns[0], LEVEL)
 
 
 def _rows(dataset: Unfinished, group: int, cut: FoundCut) -> Iterator[Row]:

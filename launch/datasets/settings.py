@@ -60,7 +60,8 @@ class DatasetSettings:
         """Return what decides the dataset, as JSON types: two datasets of the same have the same files."""
         made = asdict(self)
         del made["output"], made["private"]
-        return made | made.pop("cut") | {"proxy": made.pop("model"), "files": files.listing}
+        made |= {"files": files.listing, "proxy": made.pop("model"), **made.pop("cut")}
+        return made
 
     def command(self, output: str) -> str:
         """Return the command line that writes this dataset to `output`."""

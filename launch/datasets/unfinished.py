@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 from datatrove.utils.logging import logger
@@ -78,6 +78,22 @@ class Unfinished:
             raise StoreIncomplete(f"no dataset was begun in {work}: give the same command again") from None
         settings = made.pop("settings")
         return cls(work, DatasetSettings(**settings | {"cut": Cut(**settings["cut"])}), **made)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, work: Path) -> Iterator[Unfinished]:
+        """Yield what `open` returns; if the input is at fault, remove the plan: it will be mended, or settings change.
+
+        Raises what `open` raises.
+        """
+        dataset = cls.open(work)
+        try:
+            yield dataset
+        except StoreIncomplete:
+            raise
+        except WinnowError:
+            (work / "plan.json").unlink(missing_ok=True)
+            raise
 
     def save(self) -> None:
         """Write the plan."""
@@ -142,20 +158,9 @@ class Unfinished:
         groups = [rewritten.get(group, parts) for group, parts in enumerate(self.rows)]
         return {path: part for parts in groups for path, part in parts.items()}
 
-    @contextmanager
-    def ended_by_mistakes(self) -> Iterator[None]:
-        """Remove the plan if the input is at fault: the input will be mended, or other settings be given."""
-        try:
-            yield
-        except StoreIncomplete:
-            raise
-        except WinnowError:
-            (self.work / "plan.json").unlink(missing_ok=True)
-            raise
-
     def drop_damaged(self) -> None:
         """Forget the groups whose files are not what was written."""
-        for record in sorted(self.work.glob("*/*.json")):
+        for record in sorted(one for step in get_args(Step) for one in (self.work / step).glob("*.json")):
             try:
                 parts = read_json(str(record))["parts"]
                 lost = damaged(record.parent, {part["name"]: part["entry"] for part in parts})
@@ -177,8 +182,13 @@ class Unfinished:
         return {record.with_name(part.name): part for part in parts}
 
 
-def check_begun(settings: DatasetSettings, work: Path) -> Unfinished | None:
+def check_begun(settings: DatasetSettings, work: Path, files: CorpusFiles | None = None) -> Unfinished | None:
     """Return the dataset that was begun in a folder; what stands there without a plan is removed.
+
+    Args:
+        settings: of the dataset.
+        work: the folder.
+        files: of the corpus, if they have been listed already.
 
     Raises:
         StoreMismatch: other settings were begun there, or the corpus has changed since.
@@ -188,7 +198,7 @@ def check_begun(settings: DatasetSettings, work: Path) -> Unfinished | None:
     except (StoreIncomplete, StoreDamaged):
         shutil.rmtree(work, ignore_errors=True)
         return None
-    made_from = settings.made_from(list_corpus(settings.corpus))
+    made_from = settings.made_from(files or list_corpus(settings.corpus))
     refuse_changed_files(begun.made_from, made_from, str(work))
     refuse_differences(begun.made_from, made_from, f"{work}, which is unfinished,")
     return begun
@@ -206,7 +216,8 @@ def begin(settings: DatasetSettings, scores: str, work: Path) -> None:
         InvalidCut: the cut keeps nothing, or asks for more than there is.
         StoreMismatch: another dataset was begun in `work`, or the corpus or the scores have changed since.
     """
-    begun, files, store = check_begun(settings, work), list_corpus(settings.corpus), ScoreStore.open(scores)
+    files = list_corpus(settings.corpus)
+    begun, store = check_begun(settings, work, files), ScoreStore.open(scores)
     chosen = select(store, settings.cut)
     if not chosen.documents:
         raise InvalidCut(f"this cut keeps none of {chosen.mask.size:,} documents: give a larger amount")

@@ -39,6 +39,7 @@ class Local:
     """
 
     attended = True
+    notes = ()
 
     def __init__(self, workers: int) -> None:
         self._workers = workers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from typing_extensions import override
 from launch.stages.base import Stage
 from launch.stages.corpora import Files
 from launch.stages.scores import GivenScores, Scores
-from pipeline_steps.errors import StoreIncomplete
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete
+from pipeline_steps.stores.artefact import json_types
 from pipeline_steps.stores.files import read_json, write_json
 
 
@@ -53,15 +55,19 @@ class DatasetStage(Stage):
         """Return the file that says that the dataset was published; its unfinished files are gone then."""
         return Path(output, "datasets", f"{self.called}.json")
 
+    def is_published(self, output: str) -> bool:
+        """Return whether the receipt is that of this dataset."""
+        with suppress(FileNotFoundError, StoreDamaged):
+            return bool(read_json(str(self.receipt(output)))["settings"] == json_types(asdict(self.settings)))
+        return False
+
     def left(self, output: str) -> Any:
         """Return what is left to be done, nothing if the step is done. Raises StoreIncomplete if it was not begun."""
         raise NotImplementedError
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
-        if self.receipt(output).exists():
-            return
-        if self.left(output):
+        if not self.is_published(output) and self.left(output):
             raise StoreIncomplete(f"{self.work(output)} has lost files: they are written again")
 
 
@@ -158,7 +164,8 @@ class Dataset(DatasetStage):
         from launch.datasets.publish import publish
 
         record = publish(self.work(output))
-        write_json(str(self.receipt(output)), {name: record[name] for name in ("documents", "tokens")})
+        counted = {name: record[name] for name in ("documents", "tokens")}
+        write_json(str(self.receipt(output)), {"settings": json_types(asdict(self.settings)), **counted})
         return 0
 
     @override
@@ -186,7 +193,6 @@ def dataset_of(
     from launch.datasets.settings import DatasetSettings, usual_column
     from pipeline_steps.filters.cuts import Cut
 
-    amount = asked.rate or asked.k or asked.token_budget
     embeds = sampler.stands_on in ("density", "clusters", "similarities") and not sampler.scores
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
@@ -203,7 +209,9 @@ def dataset_of(
         score_column=asked.score_column or usual_column(sampler.row, sampler.scores or None),
         private=asked.private,
     )
-    of: dict[str, Any] = {"called": f"{sampler.name}-{amount:g}", "settings": settings}
+    before = [one for one in study.datasets[: study.datasets.index(asked)] if one.sampler == asked.sampler]
+    called = f"{sampler.name}-{len(before) + 1}" if before else sampler.name
+    of: dict[str, Any] = {"called": called, "settings": settings}
     tasks = study.engine.tasks
     cut = DatasetCut(scores=scores, text=text, **of)
     rows = DatasetRows(cut=cut, tasks=tasks, **of)

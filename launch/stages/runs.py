@@ -84,6 +84,14 @@ class Training(Stage):
     def group(self) -> str:
         return f"runs/{self.run.model}"
 
+    @property
+    @override
+    def note(self) -> str:
+        from train.arguments import PretrainArguments
+
+        said = PretrainArguments(tokens="", run_dir="", **self.arguments).budget.rounding
+        return f"{self.run.model}: {said}" if said else ""
+
     def settings(self, output: str) -> dict[str, Any]:
         """Return the arguments of train.pretrain, with the study's folders."""
         own = {**self.arguments, **self.others, "seed": self.run.seed, "milestones": list(self.milestones)}

@@ -73,13 +73,13 @@ class Embedder(DocumentColumns):
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Columns of the store after `key`."""
+        """The columns of the store after `key`."""
         known = self.model == HASHED_NGRAMS
         dimension = _HASHED_DIMENSION if known else self._encoder().encode(self._encoder().tokenize(["a"])).shape[1]
         return pa.schema([pa.field("embedding", vectors(dimension))])
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the vectors."""
+        """Return what decides the vectors."""
         if self.model == HASHED_NGRAMS:
             return {"embedder": HASHED_NGRAMS, "dimension": _HASHED_DIMENSION, "unit_norm": True}
         return {
@@ -95,7 +95,7 @@ class Embedder(DocumentColumns):
         return None if self.model == HASHED_NGRAMS else self._encoder().tokenize([doc.text for doc in docs])
 
     def compute(self, docs: list[Document], prepared: Any) -> Columns:
-        """Embeddings of one window."""
+        """Return the embeddings of one window."""
         if prepared is None:
             found = embed_ngrams([doc.text for doc in docs], _HASHED_DIMENSION)
         else:
@@ -118,17 +118,14 @@ class Embedder(DocumentColumns):
 
 
 def made_by(store: SourceStore) -> dict[str, Any]:
-    """What decides the embeddings of a store: the model, not the windows it was run in."""
+    """Return what decides the embeddings of a store: the model, not the windows it was run in."""
     return {name: value for name, value in store.made.items() if name != "window_size"}
 
 
 def sample_embeddings(store: SourceStore, count: int, seed: int) -> np.ndarray:
-    """About `count` embeddings, float16 [count, D], by hashes of their keys: the same for any number of tasks.
+    """Return about `count` embeddings, float16 [count, D], by hashes of their keys: the same for any number of tasks.
 
     They come from the beginnings of up to 64 files of the store, a share from each.
-
-    Raises:
-        StoreIncomplete: the store is empty or not finished.
     """
     sources = sorted(store.sources, key=lambda source: document_key(str(seed), source))[:_SAMPLED_SOURCES]
     known = sum(store.sources[source] for source in sources)
@@ -164,16 +161,11 @@ class Readable(Protocol):
     path: str
 
     def read(self, source: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns of a source in document order."""
+        """Return columns of a source in document order."""
 
 
 class RowsByDocument:
-    """Columns of a store for the documents of a pipeline, one source file at a time.
-
-    Args:
-        store: the store.
-        columns: which of its columns.
-    """
+    """Columns of a store for the documents of a pipeline, one source file at a time."""
 
     def __init__(self, store: Readable, columns: Sequence[str]) -> None:
         self._store, self._names = store, list(columns)
@@ -183,11 +175,7 @@ class RowsByDocument:
         self._columns: dict[str, np.ndarray] = {}
 
     def of(self, docs: Sequence[Document]) -> dict[str, np.ndarray]:
-        """Rows of documents of one source, in their order.
-
-        Raises:
-            MissingScore: a document is not in the store, or its text has changed since.
-        """
+        """Return the rows of documents of one source. Raises MissingScore if one is not in the store as it is now."""
         source = docs[0].metadata["file_path"]
         if source != self._source:
             self._columns = self._store.read(source, ["key", *self._names])
@@ -206,7 +194,7 @@ class RowsByDocument:
         return {name: column[rows] for name, column in self._columns.items()}
 
     def _neighbouring(self, keys: list[int]) -> list[int]:
-        """The run of rows with these keys, as a whole source has it; [] if there is none.
+        """Return the run of rows with these keys, as a whole source has it; [] if there is none.
 
         It tells copies apart, which are the same document by key, but may have different values.
         """

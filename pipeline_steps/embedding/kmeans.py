@@ -105,12 +105,7 @@ class KMeansFit(NoCredentials, PipelineStep):
 
 
 def load_centroids(folder: str) -> Tensors:
-    """Return `centroids`, float16 [K, D], and their header.
-
-    Raises:
-        StoreIncomplete: there are none.
-        StoreDamaged: they are not what was written.
-    """
+    """Return `centroids`, float16 [K, D], and their header. Raises StoreIncomplete if there are none."""
     missing = f"{folder} holds no centroids: run KMeansFit first"
     return load_tensors(f"{folder.rstrip('/')}/centroids.safetensors", missing)
 
@@ -118,13 +113,9 @@ def load_centroids(folder: str) -> Tensors:
 class KMeansAssign(NoCredentials, PipelineStep):
     """Assigns every embedding to the centroid of largest cosine. Takes and gives no documents.
 
-    Assignments are exact: they do not depend on tasks, batches or threads. Writes a store `assignments` (columns
-    `cluster`, uint32, and `cosine`, float32, to the centroid), and under `members` the embeddings by cluster, once
-    more as large as the embedding store, for SemDeDupSimilarities.
-
-    Args:
-        embeddings: folder of the embedding store.
-        clusters: folder KMeansFit wrote to.
+    Assignments are exact: they do not depend on tasks, batches or threads. They are a store `assignments` (columns
+    `cluster`, uint32, and `cosine`, float32, to the centroid) in KMeansFit's folder, beside it under `members` the
+    embeddings by cluster, once more as large as the embedding store, for SemDeDupSimilarities.
     """
 
     type = "🫧 - CLUSTERS"
@@ -188,20 +179,14 @@ def buckets(clusters: int) -> int:
 
 
 def load_members(clusters: str, bucket: int, of: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return what KMeansAssign knows of the members of some clusters that come from one source file.
+    """Return `row` in the source (int64), `cluster`, `cosine`, `key` and `embedding` of some clusters' members.
 
-    Args:
-        clusters: folder KMeansAssign wrote to.
-        bucket: which clusters, 0 to `buckets` - 1.
-        of: what they must have been made from: `source`, digest of its `keys`, digest of the `centroids`.
-
-    Returns:
-        `row` in the source (int64), `cluster`, `cosine`, `key` and `embedding` of each.
+    They are the members in bucket 0 to `buckets` - 1 that come from one source file. `of` says what they must have
+    been made from: `source`, the digest of its `keys`, the digest of the `centroids`.
 
     Raises:
         StoreIncomplete: they are lost.
         StoreMismatch: they are of other documents or centroids.
-        StoreDamaged: they are not what was written.
     """
     name = _members_file(clusters, bucket, of["source"])
     found = load_tensors(name, f"{name} is lost: run KMeansAssign again")

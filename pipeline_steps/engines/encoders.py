@@ -44,7 +44,7 @@ _BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}  # padding included
 
 
 def plain_backend(tokenizer: Any) -> Any:
-    """The `tokenizers.Tokenizer` of a fast tokenizer, to which every text is text: no truncation, no padding."""
+    """Return the `tokenizers.Tokenizer` of a fast tokenizer, to which all text is text, never cut or padded."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -59,9 +59,6 @@ class PlainEncoder:
     words, one after another. Nearly all words of a text have been met before, so their ids are looked up. A text with
     characters that could act across a space (combining marks, controls) goes through the tokenizer whole, as do all
     texts of a tokenizer that does not split there.
-
-    Args:
-        tokenizer: a fast transformers tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -74,11 +71,11 @@ class PlainEncoder:
         self._by_word = self._splits_at_space()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text."""
+        """Return the ids of one text."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
+        """Return the ids of each text, int32."""
         if not self._by_word:
             return self._whole(texts)
         whole = [row for row, text in enumerate(texts) if _acts_across_spaces().search(text)]
@@ -95,7 +92,7 @@ class PlainEncoder:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def _look_up(self, words: list[list[str]]) -> list[np.ndarray]:
-        """Ids of texts, given their words; words that are new are learnt. Several threads may be here at once."""
+        """Return the ids of texts, given their words, and learn new words. Several threads may be here at once."""
         if self._characters > _REMEMBERED:
             self._known, self._characters = {}, 0
         known, end, encoded = self._known, 0, []
@@ -112,7 +109,7 @@ class PlainEncoder:
         return encoded
 
     def _each(self, words: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each word. Several to a call, which would otherwise take longer than their ids."""
+        """Return the ids of each word. Several go to a call, which would otherwise take longer than their ids."""
         groups = [words[start : start + _GROUP] for start in range(0, len(words), _GROUP)]
         found = []
         for group, ids in zip(groups, self._whole([" ".join(group) for group in groups]), strict=True):
@@ -130,7 +127,7 @@ class PlainEncoder:
 
 
 def _places(ids: list[bytes]) -> Iterator[int]:
-    """Where `_NEW` is."""
+    """Yield the places of `_NEW`."""
     place = -1
     with suppress(ValueError):
         while True:
@@ -140,7 +137,7 @@ def _places(ids: list[bytes]) -> Iterator[int]:
 
 @cache
 def _acts_across_spaces() -> re.Pattern[str]:
-    """Finds a character that a tokenizer's normalisation might join to, or part from, what is beyond a space.
+    """Return the pattern of characters that normalisation might join to, or part from, what is beyond a space.
 
     Harmless are letters, numbers, punctuation and symbols whose compatibility form (NFKC) holds neither space nor
     leading mark, and white space. U+2581 stands for a space in T5's pieces.
@@ -168,12 +165,7 @@ def _harmless(character: str) -> bool:
 
 
 class SentenceEncoder:
-    """A sentence-transformers model: texts to token ids, token ids to vectors.
-
-    Args:
-        model: the SentenceTransformer.
-        max_tokens: of a text, special tokens included; the rest is cut off.
-    """
+    """A sentence-transformers model: texts to at most `max_tokens` token ids, token ids to vectors."""
 
     def __init__(self, model: Any, max_tokens: int) -> None:
         self._first, *self._rest = list(model)
@@ -186,14 +178,14 @@ class SentenceEncoder:
             self._t5, self._plain = PackedT5Encoder(transformer), PlainEncoder(self._tokenizer)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text, cut, with the special tokens of the model."""
+        """Return the ids of each text, cut, with the special tokens of the model."""
         if self._t5 is None:
             return self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
         eos, room = [self._tokenizer.eos_token_id], self._max_tokens - 1
         return [np.concatenate([ids[:room], eos], dtype=np.int32) for ids in self._plain.encode_batch(texts)]
 
     def encode(self, inputs: Sequence[TokenIds]) -> np.ndarray:
-        """float32 [N, D], in the order of the inputs."""
+        """Return a vector of each input, float32 [N, D]."""
         import torch
 
         parts, order = [], []
@@ -224,11 +216,10 @@ class SentenceEncoder:
 
 @lru_cache(maxsize=2)
 def load_sentence_encoder(model: str, revision: str | None, dtype: str, max_tokens: int | None) -> SentenceEncoder:
-    """The model on this process's device; loaded once per process.
+    """Load the model on this process's device, once per process.
 
-    Raises:
-        ModelError: sentence-transformers is not installed, the model cannot be had or has no fast tokenizer, or it was
-            not made for as many tokens.
+    Raises ModelError if sentence-transformers is not installed, or the model cannot be had, has no fast tokenizer, or
+    was not made for as many tokens.
     """
     require("sentence_transformers", "embed")
     import torch

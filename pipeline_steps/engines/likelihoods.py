@@ -49,7 +49,7 @@ _LOGITS = {"cpu": 2**25, "cuda": 2**28}  # logits that exist at a time, in float
 
 
 def partition_masks(tokens: int, key: int) -> Array:
-    """int64 [n]: the mask, 0 to K - 1, that hides each token. Spans of one mask are at least a token apart.
+    """Return the mask, 0 to K - 1, that hides each token: int64 [n]. Spans of one mask are at least a token apart.
 
     Documents of less than 20 tokens have fewer spans than K, and fewer masks. No mask hides a whole document, except
     of one token: nothing would be given.
@@ -65,7 +65,7 @@ def partition_masks(tokens: int, key: int) -> Array:
 
 
 def most_spans(tokens: int) -> int:
-    """The most spans that one mask of a document of n tokens can have: sentinels that the tokenizer must have."""
+    """Return the most spans that one mask of n tokens can have: sentinels that the tokenizer must have."""
     return -(-_spans(tokens) // MASKS)
 
 
@@ -74,7 +74,7 @@ def _spans(tokens: int) -> int:
 
 
 def _deal(spans: int, key: int) -> Array:
-    """The mask of each span: rounds of all K masks in random order, no mask twice in a row."""
+    """Return the mask of each span: rounds of all K masks in random order, no mask twice in a row."""
     rounds = -(-spans // MASKS)
     order = np.argsort(_draws(rounds * MASKS, key, _DEALS).reshape(rounds, MASKS), axis=1, kind="stable")
     for this in range(1, rounds):
@@ -84,20 +84,16 @@ def _deal(spans: int, key: int) -> Array:
 
 
 def _draws(count: int, key: int, kind: int) -> Array:
-    """uint64 [count]; keys that follow each other, such as a document's windows have, share nothing."""
+    """Draw uint64 [count]; keys that follow each other, such as a document's windows have, share nothing."""
     base = mix(np.array([key % 2**64], dtype=np.uint64), kind)
     with np.errstate(over="ignore"):
         return mix(base + np.arange(count, dtype=np.uint64), kind)
 
 
 def mask_out(ids: Array, hidden: Array, first_sentinel: int, eos: int) -> InputAndTarget:
-    """One T5 example: hidden spans become sentinels, counted downwards; the target is each sentinel and its span.
+    """Turn the hidden spans (bool [n]) of token ids into sentinels, counted downwards from `first_sentinel`.
 
-    Args:
-        ids: int [n], token ids of a document.
-        hidden: bool [n], the tokens to predict.
-        first_sentinel: id of `<extra_id_0>`.
-        eos: id that ends both.
+    The target is each sentinel and its span; `eos` ends the input and the target.
     """
     starts = hidden & ~np.concatenate([[False], hidden[:-1]])
     sentinels = first_sentinel + 1 - np.cumsum(starts)
@@ -129,7 +125,7 @@ class T5Likelihood:
         self.first_sentinel = _first_sentinel(tokenizer, most_spans(T5_WINDOW), name)
 
     def examples(self, ids: Sequence[int], objective: Objective, key: int) -> list[InputAndTarget]:
-        """What is asked of the model about one document."""
+        """Return what is asked of the model about one document."""
         found = []
         for start, window in _windows(ids, T5_WINDOW):
             text = self._as_text[window]
@@ -143,7 +139,7 @@ class T5Likelihood:
         return found
 
     def nll(self, examples: Sequence[InputAndTarget]) -> np.ndarray:
-        """Sum over the target's tokens, nats: float64 [E]."""
+        """Return the sum over each target's tokens, in nats: float64 [E]."""
         import torch
 
         found = np.empty(len(examples))
@@ -164,7 +160,7 @@ class T5Likelihood:
         return found
 
     def _nll_of_decoded(self, decoded_BTD: Any, label_BT: Any) -> Any:
-        """Per row, float64 [B]; the head takes few tokens at a time, as its logits are many times their size."""
+        """Return a sum per row, float64 [B]; the head takes few tokens at a time, as its logits are large."""
         import torch
 
         real_BT = label_BT >= 0
@@ -191,14 +187,14 @@ class CausalLikelihood:
         self._recurrent: bool = model._is_stateful  # whose cache does not take several tokens at a time
 
     def examples(self, ids: Sequence[int], objective: Objective, key: int) -> list[InputAndTarget]:
-        """What is asked of the model about one document: given tokens, and the tokens that follow each of them."""
+        """Return the given tokens of one document, and the tokens that follow each of them."""
         windows = [window for _, window in _windows(ids, self.window - (self.bos is not None))]
         if self.bos is None:
             return [(window[:-1], window[1:]) for window in windows if len(window) > 1]
         return [([self.bos, *window[:-1]], window) for window in windows]
 
     def nll(self, examples: Sequence[InputAndTarget]) -> np.ndarray:
-        """Sum over the target's tokens, nats: float64 [E]."""
+        """Return the sum over each target's tokens, in nats: float64 [E]."""
         import torch
 
         found = np.empty(len(examples))
@@ -212,7 +208,7 @@ class CausalLikelihood:
         return found
 
     def _nll_in_steps(self, input_BS: Any, label_BS: Any) -> Any:
-        """Per row, float64 [B]; where the logits would be too many, some tokens at a time after those before them.
+        """Return a sum per row, float64 [B]; where logits would be too many, go on from a cache in steps.
 
         The model makes its own logits, as some cap or scale what comes from the head.
         """
@@ -237,10 +233,9 @@ class CausalLikelihood:
 def load_likelihood(
     model: str, revision: str | None = None, dtype: str = "auto", causal: bool = False
 ) -> T5Likelihood | CausalLikelihood:
-    """The model on this process's device; loaded once per process and never pickled into an executor.
+    """Load the model on this process's device, once per process; it is never pickled into an executor.
 
-    Raises:
-        ModelError: the model cannot be had, does not fit the objective, or its tokenizer has no fast form.
+    Raises ModelError if the model cannot be had, does not fit the objective, or its tokenizer has no fast form.
     """
     require("torch", "score")
     require("transformers", "score")
@@ -260,7 +255,7 @@ def load_likelihood(
 
 
 def _first_sentinel(tokenizer: Any, count: int, name: str) -> int:
-    """Id of `<extra_id_0>`; raises ModelError unless `count` sentinels count downwards from it."""
+    """Return the id of `<extra_id_0>`; raises ModelError unless `count` sentinels count downwards from it."""
     ids = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(count)])
     if ids[0] in (None, tokenizer.unk_token_id) or ids != list(range(ids[0], ids[0] - count, -1)):
         raise ModelError(
@@ -271,7 +266,7 @@ def _first_sentinel(tokenizer: Any, count: int, name: str) -> int:
 
 
 def _windows(ids: Sequence[int], longest: int) -> Iterator[tuple[int, list[int]]]:
-    """Where each begins, and its ids: as few as can be, of equal lengths; a short rest would have little context."""
+    """Yield where each window begins, and its ids: as few as can be, of equal lengths."""
     count = -(-len(ids) // longest)
     for number in range(count):
         start, end = (len(ids) * edge // count for edge in (number, number + 1))
@@ -279,7 +274,7 @@ def _windows(ids: Sequence[int], longest: int) -> Iterator[tuple[int, list[int]]
 
 
 def _nll(logits_PV: Any, label_P: Any) -> Any:
-    """Float64 [P], nats, 0 where the label is -100; softmax in float32."""
+    """Return float64 [P], nats, 0 where the label is -100; softmax in float32."""
     from torch.nn import functional as F
 
     return F.cross_entropy(logits_PV.float(), label_P, ignore_index=-100, reduction="none").double()

@@ -91,7 +91,7 @@ def _folder_digest(folder: str) -> str:
 
 
 def library_versions(*packages: str) -> dict[str, str]:
-    """Installed versions, for fingerprints."""
+    """Return installed versions, for fingerprints."""
     return {package: version(package) for package in packages}
 
 
@@ -107,7 +107,7 @@ def vllm_version() -> str:
 
 
 def pick_device() -> torch.device:
-    """This process's CUDA device, or the CPU.
+    """Return this process's CUDA device, or the CPU.
 
     Slurm and Ray give each task its own CUDA_VISIBLE_DEVICES. Among the workers of one LocalPipelineExecutor,
     which share all devices, the worker's own number decides: consecutive, so free of collisions. Workers that share
@@ -137,7 +137,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    """Rows of token ids as one int64 tensor, filled up on the right."""
+    """Return rows of token ids as one int64 tensor, filled up on the right."""
     import torch
 
     tensor = torch.full((len(rows), max(map(len, rows))), fill, dtype=torch.long)
@@ -147,7 +147,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
 
 
 def own_threads() -> int:
-    """OMP_NUM_THREADS if it is set; one in a worker of a pool, which shares the cores; else one per core."""
+    """Return OMP_NUM_THREADS if it is set; one in a worker of a pool, which shares the cores; else one per core."""
     import multiprocess
 
     if asked := os.environ.get("OMP_NUM_THREADS", ""):
@@ -158,7 +158,7 @@ def own_threads() -> int:
 
 
 def batches_by_length(lengths: Sequence[int], padded_tokens: int) -> list[list[int]]:
-    """Row numbers by falling length, cut into batches of at most `padded_tokens`, padding included.
+    """Return row numbers by falling length, cut into batches of at most `padded_tokens`, padding included.
 
     A row longer than that is a batch of its own. Sort within a window only: then what is batched together, hence
     every last bit of a result, does not depend on the number of tasks.
@@ -172,14 +172,14 @@ def batches_by_length(lengths: Sequence[int], padded_tokens: int) -> list[list[i
 
 
 def load_config(model: str, revision: str | None = None, **options: Any) -> Any:
-    """Return a model's configuration. Raises ModelError: see `_load`."""
+    """Return a model's configuration. This and the loaders below raise ModelError: see `_load`."""
     from transformers import AutoConfig
 
     return _load(AutoConfig.from_pretrained, "configuration", model, revision, **options)
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> Any:
-    """Return a model's fast tokenizer. Raises ModelError: see `_load`, or there is none."""
+    """Return a model's fast tokenizer."""
     from transformers import AutoTokenizer
 
     tokenizer = _load(AutoTokenizer.from_pretrained, "tokenizer", model, revision)
@@ -189,22 +189,14 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
 
 
 def load_weights(family: Any, model: str, revision: str | None = None, **options: Any) -> Any:
-    """Return a model of one of transformers' auto classes, its weights read from safetensors.
-
-    Raises:
-        ModelError: see `_load`.
-    """
+    """Return a model of one of transformers' auto classes, its weights read from safetensors."""
     if os.path.isdir(model):
         check_folder(model)
     return _load(family.from_pretrained, "weights", model, revision, use_safetensors=True, **options)
 
 
 def load_sentence_transformer(model: str, revision: str | None, **options: Any) -> Any:
-    """Return a SentenceTransformer; of one on the Hub, only what can hold neither code nor pickles is downloaded.
-
-    Raises:
-        ModelError: see `_load`, or one of its modules is not the library's own.
-    """
+    """Return a SentenceTransformer; of one on the Hub, only what can hold neither code nor pickles is downloaded."""
     from huggingface_hub import snapshot_download
     from sentence_transformers import SentenceTransformer
 
@@ -217,12 +209,7 @@ def load_sentence_transformer(model: str, revision: str | None, **options: Any) 
 
 
 def check_folder(folder: str, name: str = "") -> None:
-    """Raise ModelError if a folder's model needs code of its own, or has weights that only a pickle holds.
-
-    Args:
-        folder: the model, its modules in folders of their own included.
-        name: what messages call it; "" for the folder itself.
-    """
+    """Raise ModelError if a folder's model, `name` to the user, needs code of its own or has only pickled weights."""
     name = name or folder
     refuse_own_code(name, f"{folder}/config.json")
     for place, kind in _modules(name, folder):
@@ -261,7 +248,7 @@ def _is_known(model_type: Any) -> bool:
 
 
 def _modules(name: str, folder: str) -> Iterator[tuple[Path, str]]:
-    """Folder and class of each module of a sentence-transformers model; none of other models."""
+    """Yield folder and class of each module of a sentence-transformers model; none of other models."""
     listing = Path(folder, "modules.json")
     if not listing.is_file():
         return
@@ -295,11 +282,7 @@ def _read(path: Path) -> Any:
 
 
 def _load(load: Callable[..., Any], what: str, model: str, revision: str | None, **options: Any) -> Any:
-    """Call a loader of transformers' with remote code off.
-
-    Raises:
-        ModelError: the model needs code of its own, has no such files, or they cannot be read.
-    """
+    """Call a loader with remote code off; whatever fails is a ModelError that says what of which model."""
     try:
         return load(model, revision=revision, trust_remote_code=False, **options)
     except Exception as error:  # damaged files raise whatever their parsers do

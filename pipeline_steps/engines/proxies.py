@@ -38,20 +38,12 @@ _BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
 
 @dataclass(frozen=True)
 class Prompt:
-    """A yes/no question around a document.
+    """A yes/no question around a document; each answer is one token of the proxy's tokenizer."""
 
-    Attributes:
-        name: for humans.
-        prefix: text before the document.
-        suffix: text after it.
-        yes: the answer whose log-probability is the score; one token of the proxy's tokenizer.
-        no: the other answer; one token.
-    """
-
-    name: str
-    prefix: str
-    suffix: str
-    yes: str = "yes"
+    name: str  # for humans
+    prefix: str  # text before the document
+    suffix: str  # text after it
+    yes: str = "yes"  # the answer whose log-probability is the score
     no: str = "no"
 
 
@@ -102,7 +94,7 @@ class CausalEngine:
         self.model = model
 
     def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
-        """float32 [N, A]: log P(token) over the full vocabulary, softmax in float32."""
+        """Return float32 [N, A]: log P(token) over the full vocabulary, softmax in float32."""
         import torch
 
         found = np.empty((len(inputs), len(token_ids)), dtype=np.float32)
@@ -112,7 +104,7 @@ class CausalEngine:
         return found
 
     def _last_logits(self, inputs: Sequence[TokenIds]) -> Any:
-        """Logits [N, vocabulary] after the last token; padding goes to the left, so that all end together."""
+        """Return logits [N, vocabulary] after the last token; padding goes to the left, so that all end together."""
         import torch
 
         longest, device = max(map(len, inputs)), self.model.device
@@ -135,34 +127,22 @@ class NextTokenEngine(Protocol):
     """What computes log-probabilities: `PackedT5`, `CausalEngine` or `VLLMEngine`."""
 
     def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
-        """float32 [N, len(token_ids)] of N inputs: log P(token) of the next token, over the full vocabulary."""
+        """Return float32 [N, len(token_ids)] of N inputs: log P(token) of the next token, over the full vocabulary."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """N texts with a question around each, as token ids.
-
-    Attributes:
-        inputs: of each, its ids.
-        tokens: uint32 [N], tokens of the whole text, before truncation and without the question.
-        yes: ids of the first token of the answer "yes"; their probabilities add up.
-        no: the same of "no".
-    """
+    """N texts with a question around each, as token ids."""
 
     inputs: Sequence[TokenIds]
-    tokens: np.ndarray
-    yes: list[int]
+    tokens: np.ndarray  # uint32 [N], tokens of the whole text, before truncation and without the question
+    yes: list[int]  # ids of the first token of the answer "yes"; their probabilities add up
     no: list[int]
 
 
 @dataclass(frozen=True)
 class YesNo:
-    """What a proxy says of N texts, in their order.
-
-    Attributes:
-        log_yes: float32 [N], log P(yes) over the full vocabulary.
-        log_no: float32 [N], log P(no).
-    """
+    """What a proxy says of N texts: float32 [N] each, over the full vocabulary."""
 
     log_yes: np.ndarray
     log_no: np.ndarray
@@ -194,7 +174,7 @@ class Seq2SeqProxy:
         return Questions(inputs, tokens, [yes], [no])
 
     def answer(self, questions: Questions) -> YesNo:
-        """Log-probabilities of the two answers as the first decoded token."""
+        """Return the log-probabilities of the two answers as the first decoded token."""
         pair = self._engine.log_probabilities(questions.inputs, questions.yes + questions.no)
         return YesNo(pair[:, 0], pair[:, 1])
 
@@ -243,7 +223,7 @@ class CausalProxy:
         return Questions([e.ids for e in assembled], tokens, self._answer_ids(prompt.yes), self._answer_ids(prompt.no))
 
     def answer(self, questions: Questions) -> YesNo:
-        """Log-probabilities of the two answers as the next token."""
+        """Return the log-probabilities of the two answers as the next token."""
         of_each = self._engine.log_probabilities(questions.inputs, questions.yes + questions.no)
         yes, no = np.split(of_each, [len(questions.yes)], axis=1)
         return YesNo(np.logaddexp.reduce(yes, axis=1), np.logaddexp.reduce(no, axis=1))
@@ -259,7 +239,7 @@ class CausalProxy:
         return before, after
 
     def _defuse(self, text: str) -> str:
-        """A web page that spells out the template's marks must not end the user's turn."""
+        """Defuse marks of the template: a page that spells them out must not end the user's turn."""
         for mark in self._marks:
             text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
         return text
@@ -280,11 +260,10 @@ Proxy = Seq2SeqProxy | CausalProxy
 
 @lru_cache(maxsize=2)
 def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> Proxy:
-    """The proxy on this process's device; loaded once per process and never pickled into an executor.
+    """Load the proxy on this process's device, once per process; it is never pickled into an executor.
 
-    Raises:
-        ModelError: the model cannot be had, is an encoder-decoder of another family than T5, would be decoded
-            wrongly by this version of transformers, its tokenizer has no fast form, or it is no T5 for FLOAT8.
+    Raises ModelError if the model cannot be had, is an encoder-decoder of another family than T5 or no T5 for FLOAT8,
+    would be decoded wrongly by this version of transformers, or its tokenizer has no fast form.
     """
     require("torch", "score")
     config, tokenizer, name = _config_and_tokenizer(model, revision)
@@ -307,13 +286,10 @@ def load_proxy(model: str, revision: str | None = None, dtype: str = "auto") -> 
 
 @lru_cache(maxsize=1)
 def serve_proxy(model: str, revision: str | None, dtype: str, max_tokens: int, options: str) -> CausalProxy:
-    """A decoder-only proxy behind a vLLM server that this process starts once, and stops when it ends.
+    """Start a decoder-only proxy behind a vLLM server, once per process; it stops when this process ends.
 
-    `options` are flags of `vllm serve` as JSON.
-
-    Raises:
-        ModelError: the model is an encoder-decoder, which vLLM does not serve, or its tokenizer has no fast form, or
-            vLLM is not installed.
+    `options` are flags of `vllm serve` as JSON. Raises ModelError if vLLM is not installed, the model is an
+    encoder-decoder, which vLLM does not serve, or its tokenizer has no fast form.
     """
     config, tokenizer, name = _config_and_tokenizer(model, revision)
     if config.is_encoder_decoder:
@@ -332,7 +308,7 @@ def _config_and_tokenizer(model: str, revision: str | None) -> tuple[Any, Any, s
 
 
 def _cut(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:
-    """The text of the first tokens."""
+    """Return the text of the first tokens."""
     return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
 

@@ -44,12 +44,10 @@ class _EncoderLayer:
 
 
 class PackedT5Encoder:
-    """Outputs of a T5's encoder.
+    """The encoder of transformers' T5 (v1.0 or v1.1 layout) in float32 or bfloat16.
 
-    Args:
-        model: transformers' T5ForConditionalGeneration or T5EncoderModel (v1.0 or v1.1 layout) in float32 or bfloat16.
-            Its weights are shared or, where the CPU's matrix products want another layout, copied.
-        float8: matrix products in e4m3, see `_float8_linear`; the model must be in bfloat16.
+    Weights are shared or, where the CPU's matrix products want another layout, copied. With `float8`, matrix products
+    of a model in bfloat16 are in e4m3, see `_float8_linear`.
     """
 
     def __init__(self, model: Any, float8: bool = False) -> None:
@@ -66,9 +64,9 @@ class PackedT5Encoder:
         self._bias_1HLL = torch.empty((1, self._heads, 0, 0))
 
     def encode(self, inputs: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
-        """Encoder outputs [N, L, D], zero beyond each text, and where the texts are: bool [N, L].
+        """Return encoder outputs [N, L, D], zero beyond each text, and where the texts are: bool [N, L].
 
-        The inputs come by falling length. Under `torch.inference_mode()`.
+        The inputs come by falling length. Call it under `torch.inference_mode()`.
         """
         lengths = [len(ids) for ids in inputs]
         if lengths[0] > self._bias_1HLL.shape[-1]:
@@ -79,7 +77,7 @@ class PackedT5Encoder:
         return encoded_NLD, torch.arange(lengths[0], device=self.device) < length_N[:, None]
 
     def _encode_in_parts(self, inputs: Sequence[TokenIds]) -> Iterator[Tensor]:
-        """Encoder outputs [T, D] of texts that are sorted by length."""
+        """Yield encoder outputs [T, D] of texts that are sorted by length."""
         for part in batches_by_length([len(ids) for ids in inputs], _ENCODER_TOKENS[self.device.type]):
             ids_T = torch.from_numpy(np.concatenate([inputs[row] for row in part])).to(self.device)
             yield self._encode(ids_T, [len(inputs[row]) for row in part])
@@ -94,7 +92,7 @@ class PackedT5Encoder:
         return self.norm(x_TD, self._last_norm)
 
     def _attend(self, qkv_T3HK: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
-        """Self-attention within each text, [T, H * K]; `groups` are (length, texts of this length) in order."""
+        """Return self-attention within each text, [T, H * K]; `groups` are (length, texts of this length) in order."""
         attended, start = [], 0
         attend = self._attend_on_cpu if self.device.type == "cpu" else self._attend_on_gpu
         for length, count in groups:
@@ -109,7 +107,7 @@ class PackedT5Encoder:
         return out_NHLK.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def _attend_on_cpu(self, qkv_3NHLK: Tensor, bias_1HLL: Tensor) -> Tensor:
-        """Text by text into one scratch matrix: 2.5 times as fast as torch's fused attention in bfloat16."""
+        """Attend text by text in one scratch matrix: 2.5 times as fast as torch's fused attention in bfloat16."""
         _, texts, heads, length, width = qkv_3NHLK.shape
         out_NLHK = torch.empty((texts, length, heads, width), dtype=self.dtype)
         score_HLL = torch.empty((heads, length, length), dtype=self.dtype)
@@ -122,11 +120,11 @@ class PackedT5Encoder:
         return out_NLHK.view(texts * length, -1)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """T5's layer norm, computed in x's precision and returned in the model's."""
+        """Return T5's layer norm, computed in x's precision and returned in the model's."""
         return F.rms_norm(x, (x.shape[-1],), weight, self._eps).to(self.dtype)
 
     def activate(self, x: Tensor) -> Tensor:
-        """The feed-forward layer's activation, gated or not."""
+        """Apply the feed-forward layer's activation, gated or not."""
         if not self._gated:
             return self._activation(x)
         gate, linear = x.chunk(2, dim=-1)
@@ -144,7 +142,7 @@ class PackedT5Encoder:
         )
 
     def up(self, dense: Any) -> Tensor:
-        """The feed-forward layer's first weights, [F, D] or, gated, [2 F, D]."""
+        """Return the feed-forward layer's first weights, [F, D] or, gated, [2 F, D]."""
         return torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if self._gated else dense.wi.weight
 
 
@@ -185,7 +183,7 @@ def _float8_linear(weight: Tensor) -> Linear:
 
 
 def _float8_scale(rows: Tensor) -> Tensor:
-    """float32 [rows, 1] that brings every row into e4m3's range."""
+    """Return the float32 [rows, 1] that brings every row into e4m3's range."""
     largest = torch.finfo(torch.float8_e4m3fn).max
     return (rows.abs().amax(dim=1, keepdim=True).float() / largest).clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -206,12 +204,7 @@ class _DecoderLayer:
 
 
 class PackedT5:
-    """Log-probabilities of a T5's first decoded token.
-
-    Args:
-        model: transformers' T5ForConditionalGeneration (v1.0 or v1.1 layout) in float32 or bfloat16. Its weights are
-            shared or, where the CPU's matrix products want another layout, copied.
-        float8: the encoder's matrix products in e4m3, see `_float8_linear`; the model must be in bfloat16.
+    """Log-probabilities of a T5's first decoded token; model and `float8` are as in PackedT5Encoder.
 
     Raises:
         ModelError: see `_scales_output`.
@@ -230,7 +223,7 @@ class PackedT5:
         self._head = linear(model.lm_head.weight)
 
     def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
-        """float32 [N, len(token_ids)]: log P(token) over the full vocabulary, of N inputs that end in EOS.
+        """Return float32 [N, len(token_ids)]: log P(token) over the full vocabulary, of N inputs that end in EOS.
 
         Inputs are batched by length. A result does not depend on the order of the inputs, and on the others beyond
         rounding (1e-5 in float32) only.
@@ -243,10 +236,8 @@ class PackedT5:
                 found[rows] = torch.log_softmax(logits.float(), dim=-1)[:, token_ids].cpu().numpy()
         return found
 
-    # -- decoder -----------------------------------------------------------------------------------------------
-
     def _decode(self, encoded_NLD: Tensor, beyond_N1L: Tensor) -> Tensor:
-        """Logits [N, vocabulary] of the first decoded token."""
+        """Return logits [N, vocabulary] of the first decoded token."""
         texts = len(encoded_NLD)
         x_ND = self._start.expand(texts, -1).clone()
         for layer in self._decoder:
@@ -262,10 +253,8 @@ class PackedT5:
         return self.head(self.encoder.norm(x_ND, self._decoder_norm))
 
     def head(self, decoded: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of decoder outputs [..., D] after the last norm."""
+        """Return logits [..., vocabulary] of decoder outputs [..., D] after the last norm."""
         return self._head((decoded * self._head_scale).to(self.dtype))
-
-    # -- weights -----------------------------------------------------------------------------------------------
 
     def _decoder_layer(self, block: Any) -> _DecoderLayer:
         own, cross, feed_forward = block.layer[0].SelfAttention, block.layer[1].EncDecAttention, block.layer[2]
@@ -286,7 +275,7 @@ class PackedT5:
 
 
 def _scales_output(model: Any) -> bool:
-    """Whether the decoder's output is scaled by d_model ** -0.5: with a tied head (T5 v1.0) only.
+    """Return whether the decoder's output is scaled by d_model ** -0.5: with a tied head (T5 v1.0) only.
 
     Raises:
         ModelError: transformers would scale for a head of its own, or not for a tied one; both give wrong scores in

@@ -53,7 +53,7 @@ class VLLMEngine:
         self._server = self._wait_for(_start(model, max_tokens + 1, flags))
 
     def log_probabilities(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> np.ndarray:
-        """float32 [N, A]: log P(token) over the full vocabulary."""
+        """Return float32 [N, A]: log P(token) over the full vocabulary."""
         return np.array(self._wait_for(self._ask_all(inputs, token_ids)), dtype=np.float32).reshape(len(inputs), -1)
 
     async def _ask_all(self, inputs: Sequence[TokenIds], token_ids: Sequence[int]) -> list[list[float]]:

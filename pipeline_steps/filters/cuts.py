@@ -106,7 +106,7 @@ class FoundCut:
         self._starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
 
     def keeps(self, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """Keys (uint64 [N]) of a source's documents, and whether each is kept (bool [N])."""
+        """Return the keys (uint64 [N]) of a source's documents, and whether each is kept (bool [N])."""
         columns = self.store.read(source, tuple(dict.fromkeys(("key", *priority_columns(self.cut.mode)))))
         code, key = priority_code(self.cut.mode, columns, self.cut.seed), columns["key"]
         stratum = self.labels.strata(source) if self.labels is not None else 0
@@ -146,7 +146,7 @@ class FoundCut:
             row += size
 
     def _amounts(self) -> list[int]:
-        """What to keep of each stratum, or of the whole corpus."""
+        """Return what to keep of each stratum, or of the whole corpus."""
         sizes = self.labels.counts if self.labels is not None else {"": self.store.documents}
         if self.cut.token_budget is not None:
             return [self.cut.token_budget] * len(sizes)
@@ -170,7 +170,7 @@ class FoundCut:
 
 
 def select(store: ScoreStore, cut: Cut, labels: LabelStore | None = None) -> Selection:
-    """The documents a cut keeps, as a bitmap in corpus order. Raises what FoundCut raises."""
+    """Return the documents that a cut keeps, as a bitmap in corpus order. Raises what FoundCut raises."""
     found = FoundCut(store, cut, labels)
     parts = [found.keeps(source)[1] for source in store.sources]
     made: dict[str, Any] = {**asdict(cut), "scores": store.made, "scores_fingerprint": store.fingerprint}
@@ -180,7 +180,7 @@ def select(store: ScoreStore, cut: Cut, labels: LabelStore | None = None) -> Sel
 
 
 def cascade(corpus: ScoreStore, first: Selection, second: Selection) -> Selection:
-    """What is left of `corpus` when `second` was made from scores of only what `first` keeps of it.
+    """Return what is left of `corpus` when `second` was made from scores of only what `first` keeps of it.
 
     Raises:
         StoreMismatch: `first` is not of this corpus, or `second` not of what `first` keeps.
@@ -207,7 +207,7 @@ def _read_published(path: str) -> dict[str, Any] | None:
 
 
 def _publish(path: str, found: dict[str, Any]) -> None:
-    """Whoever comes first; all come to the same."""
+    """Write a found cut; all who find it come to the same."""
     try:
         write_json(path, found)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -58,6 +58,14 @@ class ScoreSelector(NoCredentials, PipelineStep):
                     FoundCut(store, self.cut, labels or None)
         if data:
             yield from data
+
+
+class CutOptions(TypedDict, total=False):
+    """Arguments that every filter passes on to CutFilter."""
+
+    labels: str | None
+    exclusion_writer: DiskWriter | None
+    partial: bool
 
 
 class CutFilter(NoCredentials, BaseFilter):
@@ -172,7 +180,7 @@ class TopKFilter(CutFilter):
         order: "top" keeps the largest scores, "bottom" the smallest; "pareto", for log-odds as the quality classifier
             gives, the largest with noise added: GPT-3's way of keeping some of the low.
         seed: of the noise, and decides among equal scores.
-        labels, exclusion_writer, partial: as in CutFilter.
+        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
     """
 
     name = "🔝 Top-k"
@@ -186,13 +194,11 @@ class TopKFilter(CutFilter):
         token_budget: int | None = None,
         order: Literal["top", "bottom", "pareto"] = "top",
         seed: int = 0,
-        labels: str | None = None,
-        exclusion_writer: DiskWriter | None = None,
-        partial: bool = False,
+        **options: Unpack[CutOptions],
     ) -> None:
         if order not in ("top", "bottom", "pareto"):
             raise InvalidCut(f"no order {order!r}: choose top, bottom or pareto")
-        super().__init__(scores, Cut(order, k, rate, token_budget, seed), labels, exclusion_writer, partial)
+        super().__init__(scores, Cut(order, k, rate, token_budget, seed), **options)
 
 
 class IPSFilter(CutFilter):
@@ -207,7 +213,7 @@ class IPSFilter(CutFilter):
             "direct" in proportion to exp(score), for log weights; "poisson" decides about each document by itself,
             with probability min(1, c / exp(score)), and meets the amount in expectation (Thm. A.2's estimator).
         seed: another seed, another sample; one seed gives nested samples across rates.
-        labels, exclusion_writer, partial: as in CutFilter.
+        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
     """
 
     name = "🎲 Inverse propensity sampling"
@@ -221,14 +227,12 @@ class IPSFilter(CutFilter):
         token_budget: int | None = None,
         method: Literal["inverse", "direct", "poisson"] = "inverse",
         seed: int = 0,
-        labels: str | None = None,
-        exclusion_writer: DiskWriter | None = None,
-        partial: bool = False,
+        **options: Unpack[CutOptions],
     ) -> None:
         if method not in ("inverse", "direct", "poisson"):
             raise InvalidCut(f"no method {method!r}: choose inverse, direct or poisson")
         mode: Mode = "ips" if method == "inverse" else method
-        super().__init__(scores, Cut(mode, k, rate, token_budget, seed), labels, exclusion_writer, partial)
+        super().__init__(scores, Cut(mode, k, rate, token_budget, seed), **options)
 
 
 class RandomFilter(CutFilter):
@@ -238,7 +242,7 @@ class RandomFilter(CutFilter):
         scores: folder of any score store of the corpus; only its keys are used.
         k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         seed: another seed, another sample; one seed gives nested samples across rates.
-        labels, exclusion_writer, partial: as in CutFilter.
+        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
     """
 
     name = "🎲 Random"
@@ -251,11 +255,9 @@ class RandomFilter(CutFilter):
         rate: float | None = None,
         token_budget: int | None = None,
         seed: int = 0,
-        labels: str | None = None,
-        exclusion_writer: DiskWriter | None = None,
-        partial: bool = False,
+        **options: Unpack[CutOptions],
     ) -> None:
-        super().__init__(scores, Cut("random", k, rate, token_budget, seed), labels, exclusion_writer, partial)
+        super().__init__(scores, Cut("random", k, rate, token_budget, seed), **options)
 
 
 class KeptRows:
@@ -315,7 +317,7 @@ class KeptRows:
         self._next, self._rows_of = 0, None
 
     def _search(self, doc: Document, key: int) -> int:
-        """The first row of this document that has not been asked for."""
+        """Return the first row of this document that has not been asked for."""
         if self._rows_of is None:
             self._rows_of = {}
             for row in range(len(self._keys) - 1, -1, -1):

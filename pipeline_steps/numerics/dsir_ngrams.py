@@ -54,12 +54,9 @@ def _rotated(x: np.uint32, bits: int) -> np.uint32:
 
 @njit(cache=True)
 def sha256(block: Array, message: Array, state: Array) -> None:
-    """Digests of one block of every lane.
+    """Write into `state`, uint32 [8, LANES], the digests of padded messages of a block each, uint8 [LANES, 64].
 
-    Args:
-        block: uint8 [LANES, 64], the padded messages.
-        message: uint32 [64, LANES], overwritten.
-        state: uint32 [8, LANES], overwritten with the digests.
+    `message`, uint32 [64, LANES], is overwritten too.
     """
     word = block.view(np.uint32)
     for t in range(16):
@@ -95,11 +92,7 @@ assert MARGIN >= BLOCK
 
 
 class DSIRNgrams:
-    """The tokens, n-grams and buckets of the data-selection package, of lower-cased texts.
-
-    Args:
-        buckets: B, at most 2**18.
-    """
+    """The tokens, n-grams and up to 2**18 buckets of the data-selection package, of lower-cased texts."""
 
     def __init__(self, buckets: int) -> None:
         if not 0 < buckets <= _SLOTS:
@@ -113,7 +106,7 @@ class DSIRNgrams:
         self._bucket_bits = np.uint64((1 << (buckets - 1).bit_length()) - 1)
 
     def __call__(self, texts: Sequence[str]) -> Ngrams:
-        """N-grams of texts. A text's n-grams do not depend on the other texts."""
+        """Return the n-grams of texts. A text's n-grams do not depend on the other texts."""
         return ngrams_of(texts, self._bucket)
 
     def _bucket(self, tokens: Tokens) -> Array:
@@ -131,7 +124,7 @@ class DSIRNgrams:
 
 @njit(cache=True)
 def _look_up(key: Array, known: Array, bucket_bits: np.uint64) -> tuple[Array, Array]:
-    """Buckets, int32 [G], and which of them are not known, int32."""
+    """Return buckets, int32 [G], and which of them are not known, int32."""
     bucket, new, count = np.empty(key.size, dtype=np.int32), np.empty(key.size, dtype=np.int32), 0
     for row in range(key.size):
         entry = known[key[row] & np.uint64(_SLOTS - 1)]
@@ -148,7 +141,7 @@ def _learn(key: Array, bucket: Array, known: Array, bucket_bits: np.uint64) -> N
 
 @njit(cache=True)
 def _hash(words: Array, edges: Array, ngram: Array, digits: Array, buckets: np.uint64) -> Array:
-    """Buckets of n-grams, int32; _LONG for those of more than a block."""
+    """Return buckets of n-grams, int32; _LONG for those of more than a block."""
     block, rows = np.zeros((LANES, BLOCK), dtype=np.uint8), np.empty(LANES, dtype=np.int32)
     scratch, digest = np.empty((64, LANES), dtype=np.uint32), np.empty((8, LANES), dtype=np.uint32)
     total = np.empty(LANES, dtype=np.uint64)

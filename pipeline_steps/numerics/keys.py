@@ -20,17 +20,17 @@ _BLOCK = 1 << 14  # 128 kB of values: in-place passes over them stay in the seco
 
 
 def document_key(id: str, text: str) -> int:
-    """The 64-bit identity of a document: xxh3 of its id and text."""
+    """Return the 64-bit identity of a document: xxh3 of its id and text."""
     return xxhash.xxh3_64_intdigest(f"{id}\x00{text}".encode("utf-8", "surrogatepass"))
 
 
 def keys_digest(key_N: Array) -> str:
-    """A hex digest of document keys in corpus order: equal exactly if the documents and their order are."""
+    """Return a hex digest of document keys in corpus order: equal exactly if the documents and their order are."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(key_N, dtype="<u8").tobytes())
 
 
 def mix(value_N: Array, seed: int) -> Array:
-    """Splitmix64 of uint64 values of any shape, a different bijection for every seed (0 <= seed < 2**64)."""
+    """Return splitmix64 of uint64 values of any shape, a different bijection for every seed (0 <= seed < 2**64)."""
     shape, value_N = value_N.shape, value_N.reshape(-1)
     mixed = np.empty(value_N.size, dtype=np.uint64)
     scratch = np.empty(min(_BLOCK, value_N.size), dtype=np.uint64)
@@ -49,5 +49,5 @@ def mix(value_N: Array, seed: int) -> Array:
 
 
 def uniform(value_N: Array, seed: int) -> Array:
-    """Uniform float64 in the open interval (0, 1), 53 random bits each."""
+    """Return uniform float64 in the open interval (0, 1), 53 random bits each."""
     return ((mix(value_N, seed) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

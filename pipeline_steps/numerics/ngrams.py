@@ -34,17 +34,11 @@ _SHUFFLE = 0x5F  # any constant: the order of the texts
 
 @dataclass(frozen=True)
 class Ngrams:
-    """N-grams of N texts.
+    """N-grams of N texts."""
 
-    Attributes:
-        bucket: int32 [G], 0 to buckets - 1.
-        text: int32 [G], the text each belongs to; does not decrease.
-        tokens: int64 [N], tokens of each text.
-    """
-
-    bucket: Array
-    text: Array
-    tokens: Array
+    bucket: Array  # int32 [G], 0 to buckets - 1
+    text: Array  # int32 [G], the text each belongs to; does not decrease
+    tokens: Array  # int64 [N], tokens of each text
 
     def sums(self, weight_B: Array) -> Array:
         """Return the sum of the weights of each text's n-grams: float64 [N]."""
@@ -53,25 +47,17 @@ class Ngrams:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of some texts, and their n-grams.
+    """Tokens of some texts, and their n-grams."""
 
-    Attributes:
-        words: uint8, the tokens' bytes with one space after each, and MARGIN more.
-        edges: int32 [T, 2], where each token starts and ends in `words`.
-        text: int32 [T], the text each is of.
-        key: uint64 [G], hashes of the n-grams.
-        ngram: int32 [G], what each is: twice its last token, less 1 if that is the second of two.
-    """
-
-    words: Array
-    edges: Array
-    text: Array
-    key: Array
-    ngram: Array
+    words: Array  # uint8, the tokens' bytes with one space after each, and MARGIN more
+    edges: Array  # int32 [T, 2], where each token starts and ends in `words`
+    text: Array  # int32 [T], the text each is of
+    key: Array  # uint64 [G], hashes of the n-grams
+    ngram: Array  # int32 [G], what each is: twice its last token, less 1 if that is the second of two
 
 
 def hashed_ngrams(texts: Sequence[str], buckets: int) -> Ngrams:
-    """Unigrams and bigrams of lower-cased texts. A text's n-grams do not depend on the other texts."""
+    """Return unigrams and bigrams of lower-cased texts. A text's n-grams do not depend on the other texts."""
 
     def bucket_of(tokens: Tokens) -> Array:
         # The high half times the number of buckets, as Lemire's multiply-shift: no slow division
@@ -81,7 +67,7 @@ def hashed_ngrams(texts: Sequence[str], buckets: int) -> Ngrams:
 
 
 def ngrams_of(texts: Sequence[str], bucket_of: Callable[[Tokens], Array]) -> Ngrams:
-    """Unigrams and bigrams of lower-cased texts, in buckets that a function gives for those of some texts."""
+    """Return unigrams and bigrams of lower-cased texts, in buckets that a function gives for those of some texts."""
     ends = np.cumsum([0, *map(len, texts)])
     none = np.empty(0, dtype=np.int32)
     bucket, owner, count = [none], [none], [none.astype(np.int64)]
@@ -97,7 +83,7 @@ def ngrams_of(texts: Sequence[str], bucket_of: Callable[[Tokens], Array]) -> Ngr
 
 
 def tokenise(texts: Sequence[str]) -> Tokens:
-    """Tokens and n-grams of lower-cased texts."""
+    """Return the tokens and n-grams of lower-cased texts."""
     encoded = [text.lower().encode("utf-8", "surrogatepass") for text in texts]
     ends = np.cumsum([len(text) + 1 for text in encoded])
     data = np.frombuffer(b" ".join([*encoded, b""]), dtype=np.uint8)
@@ -107,7 +93,7 @@ def tokenise(texts: Sequence[str]) -> Tokens:
 
 @cache
 def _kinds() -> Array:
-    """uint8 of every code point: space, word character, other."""
+    """Return the kind of every code point, uint8: space, word character, other."""
     kinds = np.full(0x110000, _OTHER, dtype=np.uint8)
     characters = "".join(map(chr, range(kinds.size)))
     for pattern, kind in ((r"\w+", _WORD), (r"\s+", _SPACE)):
@@ -118,7 +104,7 @@ def _kinds() -> Array:
 
 @njit(cache=True)
 def _scan(data: Array, ends: Array, kinds: Array) -> tuple[Array, Array, Array, Array]:
-    """`Tokens.words`, `edges`, a hash of every token, uint64 [T], and `text`.
+    """Return `Tokens.words`, `edges`, a hash of every token, uint64 [T], and `text`.
 
     Branches only at characters beyond ASCII: where the next word ends cannot be foretold.
     """
@@ -160,7 +146,7 @@ def _code_point(data: Array, at: int) -> int:
 
 @njit(cache=True)
 def _hash_ngrams(hashes: Array, text: Array) -> tuple[Array, Array]:
-    """`Tokens.key` and `ngram`."""
+    """Return `Tokens.key` and `ngram`."""
     key, ngram = np.empty(2 * text.size, dtype=np.uint64), np.empty(2 * text.size, dtype=np.int32)
     count = 0
     for token in range(text.size):
@@ -174,25 +160,20 @@ def _hash_ngrams(hashes: Array, text: Array) -> tuple[Array, Array]:
 
 @njit(cache=True)
 def _scrambled(value: np.uint64) -> np.uint64:
-    """A bijection that brings the high bits down and the low bits up."""
+    """Apply a bijection that brings the high bits down and the low bits up."""
     value = (value ^ (value >> np.uint64(32))) * _FACTOR
     return value ^ (value >> np.uint64(29))
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """Weights of a trained model.
+    """Weights of a trained model."""
 
-    Attributes:
-        weight: float32 [B].
-        bias: log-odds, or the score, of a text without n-grams.
-    """
-
-    weight: Array
-    bias: float
+    weight: Array  # float32 [B]
+    bias: float  # log-odds, or the score, of a text without n-grams
 
     def predict(self, ngrams: Ngrams) -> Array:
-        """Log-odds, or scores: float64 [N]."""
+        """Return log-odds, or scores: float64 [N]."""
         return self.bias + ngrams.sums(self.weight) * _scale(ngrams)
 
 

@@ -39,12 +39,12 @@ _TIED = np.dtype([("stratum", np.int64), ("code", np.uint32), ("row", np.int64),
 
 
 def priority_columns(mode: Mode) -> tuple[str, ...]:
-    """The columns a priority is made of."""
+    """Return the columns that a priority is made of."""
     return {"top": ("score",), "bottom": ("score",), "random": ("key",)}.get(mode, ("score", "key"))
 
 
 def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Array:
-    """Priorities as uint32 [N]: larger codes are kept first.
+    """Return priorities as uint32 [N]: larger codes are kept first.
 
     top, bottom: the score, or its negative (Alg. 1).
     pareto: for scores that are log-odds of being wanted: their probability plus Pareto noise. GPT-3 kept documents
@@ -73,30 +73,24 @@ def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Ar
 
 
 def order_code(value_N: Array) -> Array:
-    """uint32 [N] that sort as the float32 of the values do; both zeros are one."""
+    """Return uint32 [N] that sort as the float32 of the values do; both zeros are one."""
     bits_N = (value_N.astype(np.float32, copy=False) + np.float32(0)).view(np.uint32)
     negative_N = (bits_N.view(np.int32) >> 31).view(np.uint32)  # all ones, or zero
     return bits_N ^ (negative_N | np.uint32(1 << 31))
 
 
 def tie_hash(key_N: Array, seed: int) -> Array:
-    """uint64 [N]: the order among equal priorities."""
+    """Return uint64 [N]: the order among equal priorities."""
     return mix(key_N, seed ^ _TIES)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The last document kept, in the order (code falling, tie falling, row rising).
+    """The last document kept, in the order (code falling, tie falling, row rising)."""
 
-    Attributes:
-        code: uint32, `priority_code`.
-        tie: uint64, `tie_hash`; 0 where every document of this code is kept.
-        row: place in the corpus; -1 where none of this code and tie is kept.
-    """
-
-    code: int
-    tie: int
-    row: int
+    code: int  # uint32, `priority_code`
+    tie: int  # uint64, `tie_hash`; 0 where every document of this code is kept
+    row: int  # place in the corpus; -1 where none of this code and tie is kept
 
 
 KEEP_ALL = Threshold(0, 0, _MOST_ROWS)
@@ -105,7 +99,7 @@ KEEP_ALL = Threshold(0, 0, _MOST_ROWS)
 def find_thresholds(
     read: Read, mode: Mode, amount_S: Sequence[int], seed: int = 0, weight: str | None = None
 ) -> list[Threshold]:
-    """For each stratum, the longest run of documents in order of priority whose weights sum to at most the amount.
+    """Find each stratum's longest run, in order of priority, whose weights sum to at most the amount.
 
     A radix select over (code, tie): every pass counts one more digit of the documents in question and settles all
     but one of its values; as soon as the documents in question are few, they are sorted. Usually two passes, at
@@ -126,15 +120,10 @@ def find_thresholds(
 def keeps(
     thresholds: Sequence[Threshold], code_N: Array, key_N: Array, first_row: int, seed: int, stratum: Array | int = 0
 ) -> Array:
-    """Bool [N]: which documents are kept, of N that follow each other in the corpus from `first_row` on.
+    """Return which of N documents are kept (bool [N]) that follow each other in the corpus from `first_row` on.
 
-    Args:
-        thresholds: of each stratum, as `find_thresholds` gives them.
-        code_N: uint32, `priority_code`.
-        key_N: uint64, document keys.
-        first_row: place of the first in the corpus.
-        seed: the one the thresholds were found with.
-        stratum: of each document (int [N]), or of all.
+    `code_N` are their `priority_code`, and the seed is the one that the thresholds of each stratum were found with;
+    `stratum` is that of each document, int [N], or of all.
     """
     code_S = np.array([threshold.code for threshold in thresholds], dtype=np.uint32)
     tie_S = np.array([threshold.tie for threshold in thresholds], dtype=np.uint64)
@@ -227,7 +216,7 @@ class _Search:
         return _Rows(pick[among], _of(stratum, among), code[among], tie[among])
 
     def _equal_codes(self) -> tuple[Array, Array]:
-        """Of each stratum the documents of the one code that fits in part, [M] of _TIED, and the amount left [S]."""
+        """Return each stratum's documents of the one code that fits in part, [M] of _TIED, and the amount left [S]."""
         found = [np.empty(0, _TIED)]
         for start, columns in self._chunks() if not self.whole_S.all() else ():
             rows = self._in_question(columns)
@@ -281,7 +270,7 @@ def _of(stratum: Array | int, pick: Array) -> Array | int:
 
 
 def _same_start(word_N: Array, settled: Array, bits: int) -> Array:
-    """Whether the first `bits` bits are the same: bool [N]."""
+    """Return whether the first `bits` bits are the same: bool [N]."""
     width = word_N.dtype.itemsize * 8
     if bits == 0:
         return np.ones(word_N.size, dtype=bool)
@@ -290,7 +279,7 @@ def _same_start(word_N: Array, settled: Array, bits: int) -> Array:
 
 
 def _poisson_thresholds(read: Read, amount_S: Sequence[int], weight: str | None) -> list[Threshold]:
-    """Where min(1, c * exp(-score)), summed over the documents in units of the weight, is the amount.
+    """Find where min(1, c * exp(-score)), summed over the documents in units of the weight, is the amount.
 
     The sum is concave and piecewise linear in c, so Newton's method from below meets the solution exactly. It takes
     a pass for every step in which new documents saturate: some ten, a hundred where scores span hundreds of nats.
@@ -316,7 +305,7 @@ def _poisson_thresholds(read: Read, amount_S: Sequence[int], weight: str | None)
 
 
 def _log_sums(score_N: Array, units_N: Array, without_N: Array, stratum: Array | int, strata: int) -> Array:
-    """Per stratum, the log of the sum of units * exp(-score), float64 [S]; no score is too small or large for it."""
+    """Return each stratum's log of the sum of units * exp(-score), float64 [S], however small or large the scores."""
     with np.errstate(divide="ignore"):
         log_N = np.where(without_N, -np.inf, np.log(units_N) - score_N)
         highest = np.full(strata, -np.inf)
@@ -329,7 +318,7 @@ def _log_sums(score_N: Array, units_N: Array, without_N: Array, stratum: Array |
 
 
 def _sums(value_N: Array, stratum: Array | int, strata: int) -> Array:
-    """Sum per stratum, float64 [S]."""
+    """Return the sum per stratum, float64 [S]."""
     if isinstance(stratum, int):
         return np.array([value_N.sum(dtype=np.float64)])
     return np.bincount(stratum, value_N, minlength=strata)

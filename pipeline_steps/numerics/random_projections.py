@@ -35,32 +35,23 @@ _WIDEST = 2.0**25  # norm, in steps of the grid, at which all sums fit: 2**25 sq
 
 @dataclass(frozen=True)
 class Projections:
-    """Directions and cells of R x M hash functions, drawn from a seed.
+    """Directions and cells of R x M hash functions, drawn from a seed."""
 
-    Attributes:
-        unit: steps of the grid per unit of the embedding.
-        first: int32 [n], D1's signs.
-        second: int32 [C * M, n], D2's.
-        offset: int32 [C * M, n], added to a projection before it is cut into cells.
-        factor: uint32 [C * M, n], odd; what a cell is multiplied with where cells of one row are put together.
-        bits: a cell is 2**bits steps of a projection; 31 leaves its sign.
-    """
-
-    unit: np.float32
-    first: Array
-    second: Array
-    offset: Array
-    factor: Array
-    bits: int
+    unit: np.float32  # steps of the grid per unit of the embedding
+    first: Array  # int32 [n], D1's signs
+    second: Array  # int32 [C * M, n], D2's
+    offset: Array  # int32 [C * M, n], added to a projection before it is cut into cells
+    factor: Array  # uint32 [C * M, n], odd; what a cell is multiplied with where cells of one row are put together
+    bits: int  # a cell is 2**bits steps of a projection; 31 leaves its sign
 
 
 def padded(dimension: int) -> int:
-    """n: the dimension of the transform."""
+    """Return n, the dimension of the transform."""
     return max(_LEAST, 1 << (dimension - 1).bit_length())
 
 
 def draw(dimension: int, rows: int, concatenated: int, width: float | None, seed: int) -> Projections:
-    """Hash functions with cells of `width`, in units of distance; None leaves the signs of the projections."""
+    """Return hash functions with cells of `width`, in units of distance; None leaves the signs of the projections."""
     n = padded(dimension)
     blocks = -(-rows // n) * concatenated
     shift = _shift(n)
@@ -76,7 +67,7 @@ def draw(dimension: int, rows: int, concatenated: int, width: float | None, seed
 
 
 def largest_coordinate(projections: Projections, dimension: int) -> float:
-    """What every coordinate must be smaller than."""
+    """Return what every coordinate must be smaller than."""
     n = projections.first.size
     return _WIDEST * (_LEAST / n) ** 0.5 / float(projections.unit) / dimension**0.5
 
@@ -96,13 +87,13 @@ def write_codes(
 
 
 def _shift(n: int) -> int:
-    """What a round is scaled down by: the root of n, or of n / 2."""
+    """Return the shift by which a round is scaled down: the root of n, or of n / 2."""
     return (n.bit_length() - 1) // 2
 
 
 @njit(forceinline=True)
 def _butterflies(v: Array, start: np.uint64, count: np.uint64, apart: np.uint64) -> None:
-    """Two levels of the transform on `count` numbers and the three times as many that lie `apart`.
+    """Do two levels of the transform on `count` numbers and the three times as many that lie `apart`.
 
     `apart` is a constant to the compiler, which spares tests for overlap.
     """
@@ -114,7 +105,7 @@ def _butterflies(v: Array, start: np.uint64, count: np.uint64, apart: np.uint64)
 
 @njit(forceinline=True)
 def _signed_butterflies(to: Array, of: Array, sign: Array, row: int) -> None:
-    """The same on four neighbouring rows of another array, after each has got its sign.
+    """Do the same on four neighbouring rows of another array, after each has got its sign.
 
     Four rows at a time, here and below: of fewer, the compiler makes loops that 16 lanes are too short for.
     """
@@ -128,7 +119,7 @@ def _signed_butterflies(to: Array, of: Array, sign: Array, row: int) -> None:
 
 @njit(forceinline=True)
 def _transform(v: Array, of: Array, sign: Array) -> None:
-    """Signs, then the Walsh-Hadamard transform along the first axis of int32 [n, lanes], laid out flat, into `v`.
+    """Apply signs, then the Walsh-Hadamard transform along the first axis of int32 [n, lanes], flat, into `v`.
 
     n is at least 1024. The first six levels stay within 64 rows, which the first-level cache holds.
     """
@@ -161,7 +152,7 @@ def _scale_down(v: Array, shift: int) -> None:
 
 @njit(forceinline=True)
 def _load(v: Array, bits_ND: Array, first: int, unit: np.float32, scratch: Array, grid: Array) -> None:
-    """Up to 16 embeddings, rounded to the grid and transposed; beyond the last, and from D to n, zeros.
+    """Load up to 16 embeddings, rounded to the grid and transposed; beyond the last, and from D to n, zeros.
 
     float16 is widened by hand: subnormal numbers must not depend on whether this thread flushes them.
     `scratch` and `grid` are int32 [D].
@@ -200,7 +191,7 @@ def _add_cells(hashed: Array, v: Array, offset: Array, factor: Array, bits: np.i
 
 @njit(forceinline=True)
 def _scramble(hashed: Array, buckets: int) -> None:
-    """Murmur3's finaliser, then a bucket by Lemire's multiply-shift."""
+    """Apply Murmur3's finaliser, then a bucket by Lemire's multiply-shift."""
     for i in range(hashed.size):
         h = hashed[i]
         h = np.uint32(h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
@@ -213,7 +204,7 @@ def _scramble(hashed: Array, buckets: int) -> None:
 
 @njit(forceinline=True)
 def _store(code_RN: Array, first: int, hashed: Array) -> None:
-    """Columns `first` to `first` + 16, transposed back; the array has whole fours of rows."""
+    """Write columns `first` to `first` + 16, transposed back; the array has whole fours of rows."""
     step = _U(_LANES)
     for row in range(0, code_RN.shape[0], 4):
         a, b, c, d = code_RN[row], code_RN[row + 1], code_RN[row + 2], code_RN[row + 3]

@@ -40,22 +40,13 @@ _GROUPS = 10  # parts of the rows whose means differ by the standard error
 
 @dataclass(frozen=True)
 class SketchHash:
-    """R hash functions, drawn from a seed.
+    """R hash functions, drawn from a seed."""
 
-    Attributes:
-        dimension: D of the embeddings.
-        concatenated: m; many = sharp kernel.
-        width: w of the p-stable hash, in units of distance, small = sharp kernel; None for the angular hash.
-        rows: R.
-        buckets: B.
-        seed: of the draw.
-    """
-
-    dimension: int
-    concatenated: int
-    width: float | None = None
-    rows: int = SKETCH_ROWS
-    buckets: int = SKETCH_BUCKETS
+    dimension: int  # D of the embeddings
+    concatenated: int  # m; many = sharp kernel
+    width: float | None = None  # w of the p-stable hash, in units of distance, small = sharp; None: the angular hash
+    rows: int = SKETCH_ROWS  # R
+    buckets: int = SKETCH_BUCKETS  # B
     seed: int = 0
 
     @cached_property
@@ -64,12 +55,12 @@ class SketchHash:
         return draw(self.dimension, self.rows, self.concatenated, self.width, self.seed)
 
     def codes(self, embedding_ND: Array) -> Array:
-        """Bucket of every embedding in every row, [R, N]."""
+        """Return the bucket of every embedding in every row, [R, N]."""
         slabs = [code_SRW[0, : self.rows, :size].copy() for code_SRW, size in _coded(self, embedding_ND, 1, _SLAB)]
         return np.concatenate(slabs, axis=1) if slabs else np.empty((self.rows, 0), np.uint16)
 
     def collision(self, distance: float) -> float:
-        """The kernel p^m: what a document at this distance adds to the density.
+        """Return the kernel p^m: what a document at this distance adds to the density.
 
         For the angular kernel the distance is that of unit vectors, 2 sin(t / 2).
         """
@@ -84,16 +75,12 @@ class SketchHash:
 
 
 def empty_counts(hash: SketchHash) -> Array:
-    """The sketch of no documents, int32 [R, B]."""
+    """Return the sketch of no documents, int32 [R, B]."""
     return np.zeros((hash.rows, hash.buckets), dtype=np.int32)
 
 
 def add(counts_RB: Array, hash: SketchHash, embedding_ND: Array, threads: int = 1) -> None:
-    """Count embeddings into a sketch, in place.
-
-    Raises:
-        InvalidEmbedding: an embedding is not finite, zero, too long or of another dimension.
-    """
+    """Count embeddings into a sketch, in place. Raises InvalidEmbedding, as `density` does."""
     parts = np.linspace(0, hash.rows, threads + 1, dtype=int)
     with ThreadPoolExecutor(threads) as pool:
         for code_SRW, size in _coded(hash, embedding_ND, threads):
@@ -104,13 +91,13 @@ def add(counts_RB: Array, hash: SketchHash, embedding_ND: Array, threads: int = 
 def density(
     counts_RB: Array, documents: int, hash: SketchHash, embedding_ND: Array, threads: int = 1
 ) -> tuple[Array, Array]:
-    """Kernel sum over all sketched documents at each embedding, and its standard error; float64 [N] each.
+    """Return the kernel sum over all sketched documents at each embedding and its standard error, float64 [N].
 
     The mean count C, less what folding into B buckets adds by chance: (C - N / B) / (1 - 1 / B). A sketched document
     counts itself, so the sum is at least 1; the estimate is cut off there.
 
     Raises:
-        InvalidEmbedding: see `add`.
+        InvalidEmbedding: an embedding is not finite, zero, too long or of another dimension.
     """
     edges = np.linspace(0, hash.rows, min(_GROUPS, hash.rows) + 1, dtype=int)
     means = [np.empty((len(edges) - 1, 0))]
@@ -126,7 +113,7 @@ def density(
 
 
 def suggest_hash(hash: SketchHash, embedding_ND: Array, documents: int) -> SketchHash:
-    """The hash with the bandwidth that suits a corpus: another `width`, or for the angular kernel `concatenated`.
+    """Return the hash whose bandwidth suits a corpus: with another `width`, or for the angular kernel `concatenated`.
 
     The kernel sum of a corpus all of whose documents were as far off as `far_distance`, `documents` * p^m, is brought
     to max(3, 10 e): what has nothing in common with a document weighs a little more than the document itself, and
@@ -148,7 +135,7 @@ def suggest_hash(hash: SketchHash, embedding_ND: Array, documents: int) -> Sketc
 
 
 def far_distance(embedding_ND: Array) -> float:
-    """The distance that nine in ten pairs of a sample (N of the order of 1,000) stay below.
+    """Return the distance that nine in ten pairs of a sample (N of the order of 1,000) stay below.
 
     Not a smaller share: a cluster that holds most of the corpus would take its own width for the corpus's, and come
     out as thin as the rest.
@@ -160,7 +147,7 @@ def far_distance(embedding_ND: Array) -> float:
 
 
 def _coded(hash: SketchHash, embedding_ND: Array, threads: int, tile: int = _TILE) -> Iterator[tuple[Array, int]]:
-    """Codes of some embeddings at a time, [S, R', W], and how many they are; the array is used again."""
+    """Yield codes of some embeddings at a time, [S, R', W], and how many they are; the array is used again."""
     if embedding_ND.ndim != 2 or embedding_ND.shape[1] != hash.dimension:
         raise InvalidEmbedding(
             f"embeddings are of shape {embedding_ND.shape}, the sketch is of dimension {hash.dimension}"
@@ -204,7 +191,7 @@ def _count(counts_RB: Array, code_SRW: Array, size: int) -> None:
 
 @njit(nogil=True, cache=True)
 def _look_up(counts_RB: Array, code_SRW: Array, size: int) -> Array:
-    """Sum over rows, int64 [N]."""
+    """Return sums over rows, int64 [N]."""
     found = np.zeros(size, dtype=np.int64)
     for row in range(counts_RB.shape[0]):
         counts = counts_RB[row]

@@ -19,31 +19,18 @@ _LOW_BITS = 16
 
 @dataclass(frozen=True)
 class Summary:
-    """Of N scores.
+    """The distribution of N scores."""
 
-    Attributes:
-        documents: N.
-        mean: arithmetic mean.
-        deviation: population standard deviation.
-        quantiles: for each fraction asked for, the smallest score that at least this fraction of documents reach.
-        edges: float64 [B + 1], of equal bins from the lowest to the highest score.
-        counts: int64 [B], documents in each.
-    """
-
-    documents: int
+    documents: int  # N
     mean: float
-    deviation: float
-    quantiles: dict[float, float]
-    edges: Array
-    counts: Array
+    deviation: float  # of the population
+    quantiles: dict[float, float]  # the smallest score that at least a fraction of the documents reach
+    edges: Array  # float64 [B + 1], of equal bins from the lowest to the highest score
+    counts: Array  # int64 [B], documents in each bin
 
 
 def summarise(read: Callable[[], Iterator[Array]], fractions: Sequence[float], bins: int = 24) -> Summary:
-    """Summarise float32 scores that `read` gives in pieces, as often as it is called.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Summarise float32 scores that `read` gives in pieces, as often as it is called, in constant memory."""
     high, total, squares, low_score, high_score = np.zeros(1 << 16, dtype=np.int64), 0.0, 0.0, np.inf, -np.inf
     for score_N in read():
         if score_N.size:
@@ -76,19 +63,19 @@ def summarise(read: Callable[[], Iterator[Array]], fractions: Sequence[float], b
 
 
 def _score(code: int) -> float:
-    """The float32 that `order_code` makes this code of."""
+    """Return the float32 that `order_code` makes this code of."""
     bits = code ^ (1 << 31) if code >> 31 else code ^ 0xFFFFFFFF
     return float(np.uint32(bits).view(np.float32))
 
 
 def entropy(count_K: Array) -> float:
-    """Entropy in nats of documents over clusters."""
+    """Return the entropy, in nats, of documents over clusters."""
     share = count_K[count_K > 0] / count_K.sum()
     return float(-(share * np.log(share)).sum())
 
 
 def attainable_entropy(available_K: Array, documents: int) -> float:
-    """The largest entropy of so many documents out of the clusters: as even as the small ones allow."""
+    """Return the largest entropy of so many documents out of the clusters: as even as the small ones allow."""
     sizes = np.sort(available_K[available_K > 0]).astype(float)
     if documents >= sizes.sum():
         return entropy(sizes)
@@ -100,7 +87,7 @@ def attainable_entropy(available_K: Array, documents: int) -> float:
 
 
 def discrepancy(code_RN: Array, one_N: Array, other_N: Array) -> float:
-    """Kernel distance (maximum mean discrepancy) of two weightings of the same points, 0 where they agree.
+    """Return the kernel distance (maximum mean discrepancy) of two weightings of the same points, 0 where they agree.
 
     The kernel is that of the codes' hash (Gretton et al., JMLR 2012): two points are as alike as they share buckets.
     Weights are scaled to sum 1, so what folding into buckets adds cancels out.
@@ -111,18 +98,19 @@ def discrepancy(code_RN: Array, one_N: Array, other_N: Array) -> float:
 
 
 def auc(score_N: Array, positive_N: Array) -> float:
-    """Probability that a positive scores above a negative; ties count half."""
-    _, place, count = np.unique(score_N, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    """Return the probability that a positive scores above a negative; ties count half."""
     positives = int(positive_N.sum())
     negatives = positive_N.size - positives
-    return float((rank[positive_N.astype(bool)].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(
+        (_ranks(score_N)[positive_N.astype(bool)].sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    )
 
 
 def spearman(a_N: Array, b_N: Array) -> float:
-    """Rank correlation; ties share their mean rank."""
-    ranks = []
-    for values in (a_N, b_N):
-        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(count) - (count - 1) / 2)[place])
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    """Return the rank correlation; ties share their mean rank."""
+    return float(np.corrcoef(_ranks(a_N), _ranks(b_N))[0, 1])
+
+
+def _ranks(value_N: Array) -> Array:
+    _, place, count = np.unique(value_N, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]

@@ -30,7 +30,7 @@ _TILE = 2048  # embeddings compared at a time: 80 MB of similarities to 10,000 c
 
 
 def word_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hash of every word of every text, in order, and the text it stands in (uint64 [T], int64 [T]).
+    """Return the hash of every word of every text, in order, and the text it stands in (uint64 [T], int64 [T]).
 
     Words are runs of letters and digits of the lower-cased text; bytes above 127 count as letters.
     """
@@ -51,7 +51,7 @@ def word_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def embed_ngrams(texts: Sequence[str], dimension: int = 256, seed: int = 0) -> np.ndarray:
-    """Float32 [N, D], rows of unit length; texts without words are all the first unit vector."""
+    """Return vectors of unit length, float32 [N, D]; texts without words are all the first unit vector."""
     word_T, text_T = word_hashes(texts)
     with np.errstate(over="ignore"):
         pair_T = mix(word_T[:-1], 1) + word_T[1:]
@@ -77,7 +77,7 @@ def embed_ngrams(texts: Sequence[str], dimension: int = 256, seed: int = 0) -> n
 
 
 def nearest_centroids(embedding_ND: Array, centroid_KD: Array) -> tuple[Array, Array]:
-    """Centroid of largest cosine to each unit vector, int32 [N], and that cosine, float32 [N]; of equals the first.
+    """Return the centroid of largest cosine to each unit vector, int32 [N], and that cosine, float32 [N].
 
     Both arguments are float16. float32 finds the candidates, float64 decides between those that rounding could have
     exchanged.
@@ -108,14 +108,14 @@ def _nearest(part: Array, centroids: Array, direction_KD: Array) -> Array:
 
 
 def cosines(one_ND: Array, other_ND: Array) -> Array:
-    """Cosine of each pair of vectors (float16), float32 [N]."""
+    """Return the cosine of each pair of vectors (float16), float32 [N]."""
     one, other = one_ND.astype(np.float64), other_ND.astype(np.float64)
     norms = np.sqrt((one**2).sum(axis=1)) * np.sqrt((other**2).sum(axis=1))
     return ((one * other).sum(axis=1) / norms).astype(np.float32)
 
 
 def similarity_to_preferred(embedding_ND: Array) -> Array:
-    """Largest cosine of each vector to any before it, float32 [N]; -1 for the first.
+    """Return the largest cosine of each vector to any before it, float32 [N]; -1 for the first.
 
     The vectors (float16) are in order of preference, the one to keep first.
     """

@@ -29,24 +29,16 @@ _TRIPLE_QUOTED = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'', re.DOTALL)
 
 @dataclass(frozen=True)
 class Package:
-    """A top-level package or module.
+    """A top-level package or module, and the distribution that has installed it."""
 
-    Attributes:
-        name: as imported.
-        path: its folder or file.
-        distribution: what was installed, e.g. "scikit-learn", or "python" for the standard library.
-        version: of the distribution.
-        license: what the distribution says of itself.
-    """
-
-    name: str
-    path: Path
-    distribution: str
+    name: str  # as imported
+    path: Path  # its folder or file
+    distribution: str  # e.g. "scikit-learn", or "python" for the standard library
     version: str
-    license: str
+    license: str  # as the distribution states it
 
     def files(self) -> list[Path]:
-        """Python sources, sorted, without tests: those document nothing, and mostly repeat each other."""
+        """Return Python sources, sorted, without tests: those document nothing, and mostly repeat each other."""
         if self.path.is_file():
             return [self.path]
         found = sorted(self.path.rglob("*.py"), key=lambda file: file.relative_to(self.path).as_posix())
@@ -112,7 +104,7 @@ class InstalledDocsReader(BaseReader):
 
 
 def documentation(file: Path, min_words: int) -> list[tuple[str, str, int, str]]:
-    """(qualified name, kind, line, text) of every documentation string of a file, in order of line.
+    """Return (qualified name, kind, line, text) of every documentation string of a file, in order of line.
 
     A name that is defined more than once gets "#2", "#3" and so on.
 
@@ -152,7 +144,7 @@ def _walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.Module | ast.Cl
 
 @lru_cache(maxsize=1)
 def installed_packages() -> list[Package]:
-    """Top-level packages and modules of the standard library and of this environment, sorted by name."""
+    """Return the packages and modules of the standard library and of this environment, sorted by name."""
     version = ".".join(map(str, sys.version_info[:3]))
     found: dict[str, Package] = {}
     for path in _top_level(Path(sysconfig.get_path("stdlib"))):
@@ -173,7 +165,7 @@ def _top_level(folder: Path) -> list[Path]:
 
 
 def _files_of(distribution: Distribution) -> list[Path]:
-    """Top-level folders and modules that a distribution has installed beside its metadata."""
+    """Return the top-level folders and modules that a distribution has installed beside its metadata."""
     names = {Path(str(file)).parts[0] for file in distribution.files or () if str(file).endswith(".py")}
     root = Path(str(distribution.locate_file("")))
     paths = [root / name for name in sorted(names) if name not in ("..", "tests", "test")]

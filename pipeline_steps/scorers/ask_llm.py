@@ -80,7 +80,7 @@ class AskLLMScorer(BaseScorer):
         self.vllm = vllm
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         return {
             "scorer": "AskLLMScorer",
             "unit": "log P(yes), nats",

@@ -44,7 +44,6 @@ class DocumentColumns(NoCredentials, PipelineStep):
         window_size: documents computed and committed together; what a killed task can lose.
 
     Attributes:
-        kind: what the store is, e.g. "scores".
         corpus: the reader of the documents, where several tasks run behind a step that hides it; or a name of the
             corpus as it is now, where nodes see other times of the same files.
     """
@@ -63,18 +62,18 @@ class DocumentColumns(NoCredentials, PipelineStep):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides the values, as JSON types; a store made with another one is refused."""
+        """Return everything that decides the values, as JSON types; a store made with another one is refused."""
 
     def made(self) -> dict[str, Any]:
         """Return the configuration that the store records."""
         return self.fingerprint() | {"window_size": self.window_size}
 
     def prepare(self, docs: list[Document]) -> Any:
-        """What can be done ahead for one window, in a thread, while another is computed: tokenising. Default: None."""
+        """Prepare a window in a thread, while the one before is computed: tokenise it. Default: nothing."""
 
     @abstractmethod
     def compute(self, docs: list[Document], prepared: Any) -> Columns:
-        """The columns of one window of documents, in order, without `key`; `prepared` is what `prepare` returned."""
+        """Return the columns of a window of documents, without `key`; `prepared` is what `prepare` returned."""
 
     def annotate(self, docs: list[Document], columns: Columns) -> None:
         """Put values into the documents' metadata. Default: nothing."""
@@ -131,7 +130,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
     def _windows_ahead(
         self, store: SourceStore, source: str, docs: Iterator[Document], sealed: Columns | None
     ) -> Iterator[_Window]:
-        """Windows of a source; while one is being computed, the next is read and prepared in a thread."""
+        """Yield the windows of a source; while one is computed, the next is read and prepared in a thread."""
         pending: deque[_Window] = deque()
         start = 0
         with ThreadPoolExecutor(1) as pool:
@@ -240,7 +239,7 @@ class BaseScorer(DocumentColumns):
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the store after `key`."""
+        """The columns of the store after `key`."""
         return pa.schema([*SCORE_FIELDS, *self.extra_fields])
 
     def made(self) -> dict[str, Any]:

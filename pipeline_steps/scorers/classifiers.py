@@ -63,7 +63,7 @@ class ClassifierHeadScorer(BaseScorer):
         self.max_tokens, self.dtype = max_tokens, dtype
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         return {
             "scorer": "ClassifierHeadScorer",
             "unit": "the regression's" if self.label is None else f"log-odds of {self.label}, nats",
@@ -115,11 +115,7 @@ class ClassifierHeadScorer(BaseScorer):
 
 @lru_cache(maxsize=2)
 def load_head(model: str, revision: str | None = None, dtype: str = "auto") -> tuple[Any, Any]:
-    """Model and tokenizer on this process's device; loaded once per process.
-
-    Raises:
-        ModelError: the model cannot be had, or its tokenizer has no fast form.
-    """
+    """Load model and tokenizer on this process's device, once per process. Raises ModelError if that fails."""
     require("torch", "score")
     require("transformers", "score")
     model_identity(model, revision)  # a clear error before a long one
@@ -157,7 +153,7 @@ class FastTextScorer(BaseScorer):
         self.model, self.label = str(model), _LABEL + label.removeprefix(_LABEL)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         _, digest = load_fasttext(self.model)
         return {
             "scorer": "FastTextScorer",
@@ -166,7 +162,7 @@ class FastTextScorer(BaseScorer):
         }
 
     def score_batch(self, docs: list[Document]) -> Columns:
-        """Log-odds and words of one window."""
+        """Return the log-odds and words of one window."""
         model, _ = load_fasttext(self.model)
         if self.label not in model.get_labels():
             found = ", ".join(label.removeprefix(_LABEL) for label in model.get_labels())
@@ -186,7 +182,7 @@ class FastTextScorer(BaseScorer):
 
 @lru_cache(maxsize=2)
 def load_fasttext(model: str) -> tuple[Any, str]:
-    """The model, and the digest of its file; loaded once per process."""
+    """Return the model and the digest of its file, loaded once per process."""
     require("fasttext", "fasttext")
     import fasttext
     from datatrove.io import cached_asset_path_or_download

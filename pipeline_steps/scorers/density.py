@@ -113,10 +113,7 @@ class DensitySketch(NoCredentials, PipelineStep):
         partials.write(rank, world_size, {"counts": counts}, header)
 
     def _hash(self, store: SourceStore) -> dict[str, Any]:
-        """The hash functions: those of `like`, or what a sample of the embeddings suggests.
-
-        Whichever task comes first publishes them for the others; all would find the same.
-        """
+        """Return the hash functions, of `like` or suggested by a sample; the first task publishes them for all."""
         like = None if self.like is None else load_sketch(self.like).header["hash"]
         asked = {name: getattr(self, name) for name in _SETTINGS} | {"embeddings": store.fingerprint, "like": like}
         with suppress(FileNotFoundError, StoreDamaged):
@@ -147,8 +144,7 @@ class DensityMerge(NoCredentials, PipelineStep):
     """Adds the partial sketches up (one task). Takes and gives no documents.
 
     Args:
-        embeddings: folder of the embedding store the sketch is of.
-        sketch: folder DensitySketch wrote to.
+        embeddings, sketch: as in DensitySketch.
 
     Raises:
         StoreIncomplete: a task of DensitySketch has not finished.
@@ -219,12 +215,7 @@ def combine_sketches(target: str, add: Sequence[str], subtract: Sequence[str] = 
 
 
 def load_sketch(folder: str) -> Tensors:
-    """Return a merged sketch: `counts`, int32 [R, B], and its header.
-
-    Raises:
-        StoreIncomplete: there is none.
-        StoreDamaged: it is not what was written.
-    """
+    """Return a merged sketch: `counts`, int32 [R, B], and its header. Raises StoreIncomplete if there is none."""
     missing = f"{folder} holds no sketch: run DensitySketch and DensityMerge first"
     return load_tensors(f"{folder.rstrip('/')}/sketch.safetensors", missing)
 
@@ -234,7 +225,7 @@ def _keys(store: SourceStore) -> dict[str, str]:
 
 
 def _merge(sketches: Iterable[tuple[str, Tensors]]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The sum of named sketches of different sources, and its header."""
+    """Return the sum of named sketches of different sources, and its header."""
     total, merged, first = np.empty(0, dtype=np.int32), dict[str, Any](), ""
     for name, (tensors, header, _) in sketches:
         if not merged:
@@ -285,7 +276,7 @@ class DensityScorer(BaseScorer):
         self._warned = False
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         sketch, _ = self._sketch
         header = sketch.header
         if (found := made_by(SourceStore(self.embeddings))) != header["embedded"]:
@@ -294,7 +285,7 @@ class DensityScorer(BaseScorer):
         return {"scorer": "DensityScorer", "unit": "log kernel sum", "sketch": sketch.digest, **about}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """Log densities of one window, which is of one source."""
+        """Return the log densities of one window, which is of one source."""
         from pipeline_steps.numerics.sketch import density
 
         sketch, hash = self._sketch

@@ -137,13 +137,13 @@ class DSIRScorer(BaseScorer):
         self.model = str(model).rstrip("/")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         model, _ = self._fitted
         unit = "log importance weight, nats"
         return {"scorer": "DSIRScorer", "unit": unit, **model.header, "model": model.digest}
 
     def score_batch(self, docs: list[Document]) -> Columns:
-        """Log weights and tokens of one window."""
+        """Return the log weights and tokens of one window."""
         model, featurise = self._fitted
         ngrams = featurise([doc.text for doc in docs])
         return {"score": ngrams.sums(model.tensors["log_ratio"]), "tokens": ngrams.tokens}
@@ -156,7 +156,7 @@ class DSIRScorer(BaseScorer):
 
 
 def _total(folder: str) -> tuple[np.ndarray, int]:
-    """Counts of n-grams, int64 [B], and number of documents, over all parts."""
+    """Return the counts of n-grams, int64 [B], and the number of documents, over all parts."""
     parts = [part for _, part in Partials(folder).read()]
     counts = np.sum([part.tensors["counts"] for part in parts], axis=0)
     return counts, sum(part.header["documents"] for part in parts)

@@ -39,11 +39,11 @@ class MetadataScorer(BaseScorer):
         self.lower_is_better = bool(lower_is_better)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         return {"scorer": "MetadataScorer", "key": self.key}
 
     def annotate(self, docs: list[Document], columns: Columns) -> None:
-        """Nothing: the number is there, and the store's float32 would round it."""
+        """Change nothing: the number is there, and the store's float32 would round it."""
 
     def check(self, docs: list[Document], columns: Columns) -> None:
         """Refuse numbers that are not those in the store: a document's key does not cover them."""
@@ -55,7 +55,7 @@ class MetadataScorer(BaseScorer):
             )
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """The numbers of one window."""
+        """Return the numbers of one window."""
         for doc in docs:
             value = doc.metadata.get(self.key)
             if isinstance(value, bool) or not isinstance(value, Real):
@@ -90,11 +90,11 @@ class MetadataLabels(DocumentColumns):
         self.default = default
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the labels."""
+        """Return what decides the labels."""
         return {"labels": self.key, "default": self.default}
 
     def compute(self, docs: list[Document], prepared: None) -> Columns:
-        """The labels of one window."""
+        """Return the labels of one window."""
         return {"label": np.array([self._label(doc) for doc in docs], dtype=object)}
 
     def check(self, docs: list[Document], columns: Columns) -> None:
@@ -121,7 +121,7 @@ class LabelStore(SourceStore):
 
     @classmethod
     def open(cls, path: str) -> LabelStore:
-        """A finished store. Raises StoreIncomplete if it is half written, StoreMismatch if it holds no labels."""
+        """Return a finished store. Raises StoreIncomplete if it is half written, StoreMismatch if it has no labels."""
         store = cls(str(path))
         if store.kind != "labels":
             raise StoreMismatch(f"{path} holds {store.kind}, not labels")
@@ -130,7 +130,7 @@ class LabelStore(SourceStore):
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Documents of each label, sorted by label. Raises InvalidCut if there are more labels than a cut can have."""
+        """The number of documents of each label, sorted by label. Raises InvalidCut if a cut cannot have as many."""
         counts: dict[str, int] = {}
         for source in self.sources:
             values, index = self.categories(source, "label")
@@ -141,7 +141,7 @@ class LabelStore(SourceStore):
         return dict(sorted(counts.items()))
 
     def strata(self, source: str) -> np.ndarray:
-        """Of each document of a source, the place of its label in `counts`: intp [N]."""
+        """Return the place in `counts` of the label of each document of a source: intp [N]."""
         values, index = self.categories(source, "label")
         return np.array([self._places[value] for value in values], dtype=np.intp)[index]
 

@@ -83,7 +83,7 @@ class PerplexityScorer(BaseScorer):
         self.dtype = dtype
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         return {
             "scorer": "PerplexityScorer",
             "unit": "mean negative log-likelihood, nats a token",

@@ -33,13 +33,13 @@ class PrototypesScorer(BaseScorer):
         self.clusters = str(clusters).rstrip("/")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         store = SourceStore(f"{self.clusters}/assignments")
         about = {"unit": "1 - cosine", "assignments": store.fingerprint, "clusters": store.made}
         return {"scorer": "PrototypesScorer", **about}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """Distances of one window, which is of one source."""
+        """Return the distances of one window, which is of one source."""
         return (1 - self._rows.of(docs)["cosine"]).tolist()
 
     @cached_property

@@ -149,7 +149,7 @@ class QualityClassifierScorer(BaseScorer):
         self.model = str(model).rstrip("/")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         _, about = self._fitted
         return {"scorer": "QualityClassifierScorer", **about}
 
@@ -159,7 +159,7 @@ class QualityClassifierScorer(BaseScorer):
         return super().made() | {"lower_is_better": about.get("lower_is_better", False)}
 
     def score_batch(self, docs: list[Document]) -> Columns:
-        """Scores and WordPunct tokens of one window."""
+        """Return the scores and WordPunct tokens of one window."""
         model, _ = self._fitted
         ngrams = _features(docs)
         return {"score": model.predict(ngrams), "tokens": ngrams.tokens}

@@ -73,7 +73,7 @@ class SemDeDupSimilarities(NoCredentials, PipelineStep):
             self.stat_update("compared", value=len(similarity), unit="bucket")
 
     def _similarities(self, parts: list[dict[str, np.ndarray]]) -> np.ndarray:
-        """Float32 [members], in the order of the parts."""
+        """Return the similarities in the order of the parts: float32 [members]."""
         member = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         preference = member["cosine"] if self.keep == "hard" else -member["cosine"]
         order = np.lexsort((member["key"], preference, member["cluster"]))
@@ -132,13 +132,13 @@ class SemDeDupScorer(BaseScorer):
         self.clusters, self.keep = str(clusters).rstrip("/"), keep
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return what decides the scores."""
         store = SourceStore(f"{self.clusters}/assignments")
         about = {"unit": "cosine", "keep": self.keep, "assignments": store.fingerprint}
         return {"scorer": "SemDeDupScorer", **about, "clusters": store.made}
 
     def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """Similarities of one window, which is of one source."""
+        """Return the similarities of one window, which is of one source."""
         return self._rows.of(docs)["similarity"].tolist()
 
     @cached_property

@@ -36,6 +36,7 @@ from pipeline_steps.stores.files import (
     canonical,
     create,
     digest,
+    names_in,
     open_folder,
     read_json,
     seal,
@@ -65,11 +66,7 @@ def refuse_differences(found: Mapping[str, Any], wanted: Mapping[str, Any], wher
 
 
 def claim(path: str, made: Mapping[str, Any], where: str) -> None:
-    """Write a file of settings, or check that the one that is there has the same: whoever comes first decides.
-
-    Raises:
-        StoreMismatch: it has others; names each with both values, and what they are of, `where`.
-    """
+    """Write a file of settings; if there is one with others, raise StoreMismatch naming each, with both values."""
     wanted: dict[str, Any] = json_types(made)
     if not create(path, seal(wanted)):
         refuse_differences(read_json(path, DELETE), wanted, where)
@@ -99,13 +96,9 @@ class Artefact:
 
         Args:
             kind: what the artefact is, e.g. "scores".
-            made: every setting that decides its content, as JSON types.
+            made: every setting that decides its content. StoreMismatch names those that differ, with both values.
             inputs: fingerprint of everything it is made from. None if that is unknown, which only a run of one task
                 may say: such a run is one of its own, and none goes on with it.
-
-        Raises:
-            StoreMismatch: naming every setting that differs, with both values.
-            StoreDamaged: artefact.json is not what was written.
         """
         made = json_types(made)
         self._refuse_old_format()
@@ -127,8 +120,7 @@ class Artefact:
     def announce(self) -> None:
         """Make this run the one whose manifest is the answer; called before anything else is written.
 
-        Raises:
-            StoreMismatch: a run over other input was announced since `begin`.
+        It raises StoreMismatch if a run over other input was announced since `begin`.
         """
         if not self._announced:
             name = f"{self.path}/announced/{self._number + 1:06d}.json"
@@ -137,13 +129,10 @@ class Artefact:
         self._announced = True
 
     def publish(self, source: str, blob: bytes, is_kept: Callable[[], bool]) -> None:
-        """Put a part where it belongs.
+        """Put the bytes of a source's part where they belong.
 
-        Args:
-            source: what the part is of.
-            blob: its bytes.
-            is_kept: asked if a part is there already: whether that one stays. It does if it is whole and made of the
-                same: a model's last bits differ between two devices, and the first to come decides.
+        If a part is there already, `is_kept` says whether that one stays. It does if it is whole and made of the same:
+        a model's last bits differ between two devices, and the first to come decides.
         """
         self.announce()
         if not create(self.part(source), blob) and not is_kept():
@@ -152,10 +141,7 @@ class Artefact:
     def finish(self, rank: int, tasks: int, entries: Entries) -> None:
         """Record what a task covers; whoever finds the records of all tasks of its run publishes the manifest.
 
-        Args:
-            rank: of the task.
-            tasks: in the run.
-            entries: what is known of each source this task has covered, as JSON types; it stands in the manifest.
+        The manifest holds the tasks' `entries`: what is known of each source they have covered, as JSON types.
 
         Raises:
             CorpusError: two tasks covered different documents of one source.
@@ -191,18 +177,12 @@ class Artefact:
 
     @cached_property
     def kind(self) -> str:
-        """The kind of what is in the folder. Raises what `made` raises."""
+        """The kind of what is in the folder."""
         return str(self._about()["kind"])
 
     @cached_property
     def made(self) -> dict[str, Any]:
-        """The settings it was made with.
-
-        Raises:
-            StoreIncomplete: there is no artefact.
-            StoreMismatch: a later or earlier version of this package wrote it.
-            StoreDamaged: artefact.json is not what was written.
-        """
+        """The settings it was made with."""
         return dict(self._about()["made"])
 
     @cached_property
@@ -351,11 +331,7 @@ class Artefact:
         return f"{part_name(source)}{self.suffix}"
 
     def _names(self, folder: str) -> set[str]:
-        try:
-            found = self.fs.ls(f"{self.root}/{folder}", detail=False)
-        except FileNotFoundError:
-            return set()
-        names = (name.rstrip("/").rsplit("/", 1)[-1] for name in found)
+        names = names_in(self.fs, f"{self.root}/{folder}")
         return {name for name in names if not name.startswith(".") and not name.endswith(".claims")}
 
     def _remove(self, name: str) -> None:

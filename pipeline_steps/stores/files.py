@@ -116,11 +116,11 @@ def _put_if_absent(fs: Any, target: str, blob: bytes) -> bool:
 
 
 def _create_by_claims(fs: Any, path: str, target: str, blob: bytes) -> bool:
-    """Nobody puts without having seen its own claim alone, and a claim goes only after its target is there."""
+    """Create a file after a look that no other writer has a claim; a claim goes only after its target is there."""
     claims, own = f"{target}.claims", uuid.uuid4().hex
 
     def refuse_others() -> None:
-        if _names(fs, claims) not in ([], [own]) and not fs.exists(target):
+        if names_in(fs, claims) not in ([], [own]) and not fs.exists(target):
             raise StoreMismatch(
                 f"another writer is creating {path}, or was killed while it did: wait for it, then delete "
                 f"{path}.claims and run again"
@@ -144,7 +144,8 @@ def _create_by_claims(fs: Any, path: str, target: str, blob: bytes) -> bool:
             fs.rmdir(claims)
 
 
-def _names(fs: Any, folder: str) -> list[str]:
+def names_in(fs: Any, folder: str) -> list[str]:
+    """Return the names of what is in a folder, sorted; none if there is no folder."""
     try:
         return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(folder, detail=False))
     except FileNotFoundError:
@@ -243,17 +244,11 @@ def read_json(path: str, remedy: str = AGAIN) -> dict[str, Any]:
 
 
 class Tensors(NamedTuple):
-    """The content of a file written by `save_tensors`.
-
-    Attributes:
-        tensors: the arrays by name.
-        header: the JSON value they were saved with.
-        digest: of the file's bytes: what identifies it as an input of another artefact.
-    """
+    """The content of a file written by `save_tensors`."""
 
     tensors: dict[str, np.ndarray]
     header: dict[str, Any]
-    digest: str
+    digest: str  # of the file's bytes: what identifies it as an input of another artefact
 
 
 def save_tensors(path: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> str:

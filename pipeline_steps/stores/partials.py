@@ -13,11 +13,7 @@ from pipeline_steps.stores.files import AGAIN, Tensors, load_tensors, save_tenso
 
 
 class Partials(Artefact):
-    """A folder of files of tensors to be added up. Those of a run with another number of tasks are not kept.
-
-    Args:
-        path: the folder, any fsspec path.
-    """
+    """A folder of files of tensors to be added up. Those of a run with another number of tasks are not kept."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, ".safetensors", disposable=True)
@@ -29,12 +25,7 @@ class Partials(Artefact):
         self.finish(rank, tasks, {name: {"digest": save_tensors(self.part(name), tensors, header)}})
 
     def read(self) -> Iterator[tuple[str, Tensors]]:
-        """Yield the path and content of each part of the last finished run.
-
-        Raises:
-            StoreIncomplete: no run over all its tasks has finished.
-            StoreDamaged: a part is not what was written.
-        """
+        """Yield the path and content of each part of the last finished run. Raises what `manifest` raises."""
         for name, entry in self.manifest.items():
             path = self.part(name)
             part = load_tensors(path)
@@ -43,11 +34,7 @@ class Partials(Artefact):
             yield path, part
 
     def check_inputs(self, inputs: dict[str, Any], step: str) -> None:
-        """Raise StoreMismatch unless the last run was made from these inputs; `step` is what makes it again.
-
-        Raises:
-            StoreIncomplete: there was no run.
-        """
+        """Raise StoreMismatch unless the last run was made from these inputs; `step` is what makes it again."""
         _ = self.made
         if self.inputs != inputs:
             raise StoreMismatch(f"{self.path} was made from other inputs than there are now: run {step} again")

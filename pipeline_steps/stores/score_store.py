@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,19 +23,25 @@ class ScoreStore(SourceStore):
     The parts are plain Parquet (`<path>/parts/*.parquet`): pandas, polars and duckdb read them as they are.
     """
 
+    _partial = False
+
+    @cached_property
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """The entry of each source, or, of a store that was opened as `partial`, of each finished source."""
+        return self.sealed() if self._partial else super().manifest
+
     @classmethod
     def open(cls, path: str, partial: bool = False) -> ScoreStore:
-        """A finished store; with `partial`, the sources that a running or stopped job has finished so far.
+        """Return a finished store; with `partial`, the sources that a running or stopped job has finished so far.
 
         Raises:
             StoreIncomplete: it is not a store, is half written, or holds nothing.
             StoreMismatch: it holds something else, or files that its last finished run did not read.
         """
         store = cls(str(path))
+        store._partial = partial
         if store.kind != "scores":
             raise StoreMismatch(f"{path} holds {store.kind}, not scores")
-        if partial:
-            store.manifest = store.sealed()
         if not store.manifest:
             raise StoreIncomplete(
                 f"{path} is empty: {'no source is finished' if partial else 'no documents were read'}"
@@ -44,17 +50,17 @@ class ScoreStore(SourceStore):
 
     @property
     def scores(self) -> np.ndarray:
-        """float32 [N]."""
+        """Return the scores: float32 [N]."""
         return self.column("score")
 
     @property
     def keys(self) -> np.ndarray:
-        """uint64 [N], `document_key` of each document."""
+        """Return the `document_key` of each document: uint64 [N]."""
         return self.column("key")
 
     @property
     def tokens(self) -> np.ndarray:
-        """uint32 [N]; 0 where the scorer counts none."""
+        """Return the tokens of each document, 0 where the scorer counts none: uint32 [N]."""
         return self.column("tokens")
 
     @property
@@ -72,7 +78,7 @@ class ScoreStore(SourceStore):
         return bool(self.made["lower_is_better"])
 
     def to_arrow(self) -> pa.Table:
-        """All columns of the corpus as one table, with each document's `source`; `.to_pandas()` makes a DataFrame."""
+        """Return all columns as one table, with each document's `source`; `.to_pandas()` makes a DataFrame."""
         parts = []
         for index, source in enumerate(self.sources):
             columns = self.read(source)
@@ -177,7 +183,7 @@ def combine(
 
 
 def _rank(sorted_N: np.ndarray, score_N: np.ndarray, weight: float) -> np.ndarray:
-    """Mean rank of each score among all, between 0 and 1, times |weight|; from the other end if it is negative."""
+    """Return each score's mean rank, 0 to 1, times |weight|; from the other end if that is negative."""
     twice = np.searchsorted(sorted_N, score_N, "left") + np.searchsorted(sorted_N, score_N, "right") - 1
     rank = twice / max(2 * (sorted_N.size - 1), 1)
     return abs(weight) * (rank if weight > 0 else 1 - rank)

@@ -31,7 +31,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeErr
 
 
 def encode(schema: pa.Schema, columns: Mapping[str, np.ndarray], header: Any) -> bytes:
-    """The bytes of a sealed file; `header` is any JSON value, carried in the file's metadata."""
+    """Return the bytes of a sealed file; `header` is any JSON value, carried in the file's metadata."""
     arrays = [_to_arrow(columns[field.name], field.type) for field in schema]
     digests = {field.name: Digest() for field in schema}
     for field, array in zip(schema, arrays, strict=True):
@@ -50,17 +50,9 @@ def encode(schema: pa.Schema, columns: Mapping[str, np.ndarray], header: Any) ->
 
 
 class SealedFile:
-    """An open sealed file.
+    """An open sealed file, at a path on an fsspec filesystem.
 
-    Args:
-        fs: fsspec filesystem of the file.
-        path: path on it.
-
-    Attributes:
-        path: path on its filesystem.
-        header: the JSON value it was written with.
-        rows: how many.
-        digests: hex digest of each column.
+    `header` is the JSON value it was written with, `digests` are those of its columns.
 
     Raises:
         FileNotFoundError: there is none.
@@ -91,7 +83,7 @@ class SealedFile:
         self._file.close()
 
     def read(self, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Whole columns as numpy arrays; strings as objects."""
+        """Return whole columns as numpy arrays; strings as objects."""
         names = list(self.digests) if columns is None else list(columns)
         with self._intact():
             table = self._parquet.read(columns=names, use_threads=False)
@@ -103,7 +95,7 @@ class SealedFile:
             return {name: _to_numpy(table.column(name)) for name in names}
 
     def categories(self, name: str) -> tuple[list[str], np.ndarray]:
-        """A column of strings as its different values and, for each row, the index of its own (int32 [N])."""
+        """Return a column of strings as its different values and, for each row, the index of its own (int32 [N])."""
         with self._intact():
             column = self._parquet.read(columns=[name], use_threads=False).column(name).combine_chunks()
             digest = Digest()
@@ -113,7 +105,7 @@ class SealedFile:
             return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
     def batches(self, columns: Sequence[str], size: int) -> Iterator[dict[str, np.ndarray]]:
-        """The same, at most `size` rows at a time; damage may show only at the end."""
+        """Yield columns, at most `size` rows at a time; damage may show only at the end."""
         digests = {name: Digest() for name in columns}
         with self._intact():
             for batch in self._parquet.iter_batches(size, columns=list(columns), use_threads=False):
@@ -163,7 +155,7 @@ class Digest:
 
 
 def vectors(dimension: int) -> pa.DataType:
-    """The type of a column of float16 vectors: their bytes, little-endian.
+    """Return the type of a column of float16 vectors: their bytes, little-endian.
 
     Arrow reads lists of numbers element by element, four to nine times as slowly. `np.frombuffer(b"".join(column),
     "<f2").reshape(-1, dimension)` reads one without this package.

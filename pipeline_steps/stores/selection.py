@@ -25,21 +25,15 @@ _SAMPLE = 20_000  # documents of the selection, and of the corpus, that are comp
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Documents kept, in corpus order (source files sorted by name, documents as they stand in them).
+    """Documents kept, in corpus order (source files sorted by name, documents as they stand in them)."""
 
-    Attributes:
-        mask: bool [N]; True where the document is kept.
-        corpus_digest: `keys_digest` of all N document keys in corpus order.
-        cut: how it was made, as JSON types.
-    """
-
-    mask: np.ndarray
-    corpus_digest: str
-    cut: dict[str, Any]
+    mask: np.ndarray  # bool [N]; True where the document is kept
+    corpus_digest: str  # `keys_digest` of all N document keys in corpus order
+    cut: dict[str, Any]  # how it was made, as JSON types
 
     @property
     def documents(self) -> int:
-        """How many documents are kept."""
+        """Return how many documents are kept."""
         return int(self.mask.sum())
 
     def save(self, path: str) -> None:
@@ -49,13 +43,7 @@ class Selection:
 
     @classmethod
     def load(cls, path: str) -> Selection:
-        """Read a file written by `save`.
-
-        Raises:
-            StoreIncomplete: there is no such file.
-            StoreDamaged: the file is not what was written.
-            StoreMismatch: the file holds something else.
-        """
+        """Read a file written by `save`. Raises StoreIncomplete, StoreDamaged or StoreMismatch if it is not that."""
         missing = f"there is no {path}: write it with select(store, cut).save({path!r})"
         tensors, header, _ = load_tensors(path, missing)
         if "bitmap" not in tensors:
@@ -74,27 +62,16 @@ class Selection:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of one selection.
+    """What one selection covers, and how good it is: the two axes of the paper's trade-off (Fig. 2)."""
 
-    Attributes:
-        documents: how many it keeps.
-        clusters: how many clusters it keeps any of.
-        entropy: of its documents over the clusters, in nats.
-        attainable: the largest entropy of so many documents of this corpus.
-        to_corpus: kernel discrepancy to the corpus; low = a fair sample.
-        to_uniform: kernel discrepancy to the corpus weighted by 1 / density; low = even over what there is.
-        quality: mean score of the documents kept; None without quality scores.
-        corpus_quality: the same of all documents.
-    """
-
-    documents: int
-    clusters: int
-    entropy: float
-    attainable: float
-    to_corpus: float
-    to_uniform: float
-    quality: float | None = None
-    corpus_quality: float | None = None
+    documents: int  # how many it keeps
+    clusters: int  # how many clusters it keeps any of
+    entropy: float  # of its documents over the clusters, in nats
+    attainable: float  # the largest entropy of so many documents of this corpus
+    to_corpus: float  # kernel discrepancy to the corpus; low = a fair sample
+    to_uniform: float  # kernel discrepancy to the corpus weighted by 1 / density; low = even over what there is
+    quality: float | None = None  # mean score of the documents kept; None without quality scores
+    corpus_quality: float | None = None  # mean score of all documents
 
 
 def coverage(
@@ -118,9 +95,9 @@ def coverage(
     from pipeline_steps.numerics.sketch import SketchHash
 
     assignments, densities = SourceStore(f"{clusters}/assignments"), ScoreStore.open(density)
-    vectors = SourceStore(embeddings)
+    vectors, good = SourceStore(embeddings), None if quality is None else ScoreStore.open(quality)
     selection.check_corpus(assignments.corpus_digest, clusters)
-    for other in (densities, vectors):
+    for other in filter(None, (densities, vectors, good)):
         assignments.check_same_corpus(other)
     if densities.made.get("scorer") != "DensityScorer":
         raise StoreMismatch(f"{density} was made by {densities.made.get('scorer')}, not by DensityScorer")
@@ -132,7 +109,7 @@ def coverage(
     code_RN = SketchHash(**densities.made["hash"]).codes(_read_rows(vectors, rows))
     among_kept, among_all = np.isin(rows, kept).astype(float), np.isin(rows, every).astype(float)
     even = among_all * np.exp(-densities.scores[rows].astype(float))
-    scores = None if quality is None else _scores(quality, assignments)
+    scores = None if good is None else good.scores
     return Coverage(
         documents=selection.documents,
         clusters=int((kept_K > 0).sum()),
@@ -145,18 +122,12 @@ def coverage(
     )
 
 
-def _scores(quality: str, assignments: SourceStore) -> np.ndarray:
-    store = ScoreStore.open(quality)
-    assignments.check_same_corpus(store)
-    return store.scores
-
-
 def _sample(rows: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(rows[np.argsort(mix(rows.astype(np.uint64), seed))[:_SAMPLE]])
 
 
 def _read_rows(store: SourceStore, rows: np.ndarray) -> np.ndarray:
-    """Embeddings of some rows, in corpus order."""
+    """Return the embeddings of some rows, in corpus order."""
     parts, start = [], 0
     for source, size in store.sources.items():
         own = rows[slice(*np.searchsorted(rows, [start, start + size]))]

@@ -62,10 +62,8 @@ class SourceStore(Artefact):
     def seal(self, source: str, columns: Columns) -> None:
         """Publish all rows of a finished source and drop its windows.
 
-        A part that somebody else has published meanwhile stays: a model's last bits differ between two devices.
-
-        Raises:
-            StoreMismatch: that part is of other documents.
+        A part that somebody else has published meanwhile stays, unless it is of other documents (StoreMismatch): a
+        model's last bits differ between two devices.
         """
         path = self.part(source)
 
@@ -120,12 +118,12 @@ class SourceStore(Artefact):
 
     @property
     def sources(self) -> dict[str, int]:
-        """Documents of each source, sorted by name: corpus order."""
+        """Return the documents of each source, sorted by name: corpus order."""
         return {source: entry["documents"] for source, entry in self.manifest.items()}
 
     @property
     def documents(self) -> int:
-        """How many rows all sources have."""
+        """Return how many rows all sources have."""
         return sum(self.sources.values())
 
     def read(self, source: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluate_suite.study.documents import KINDS, candidates, percentiles, pick
+from evaluate_suite.report.documents import KINDS, candidates, ends, percentiles, pick, titles
 from pipeline_steps.errors import InvalidCut, StoreMismatch
 
 
@@ -35,15 +35,15 @@ def test_percentiles_are_shares_of_the_others_and_do_not_depend_on_the_unit():
 
 def test_planted_documents_are_found():
     found = pick(planted(), texts(), 3, "small", "large")
-    assert [found[kind][0].id for kind in KINDS] == ["id-7", "id-8", "id-9", "id-10"]
-    assert all(len(found[kind]) == 3 for kind in KINDS)
-    assert found["agreed_high"][0].percentiles == {"small": 100.0, "large": 100.0, "other": 100.0}
-    gaps = [d.percentiles["large"] - d.percentiles["small"] for d in found["larger_only"]]
+    assert [found[kind, ""][0].id for kind in KINDS] == ["id-7", "id-8", "id-9", "id-10"]
+    assert all(len(found[kind, ""]) == 3 for kind in KINDS)
+    assert found["agreed_high", ""][0].percentiles == {"small": 100.0, "large": 100.0, "other": 100.0}
+    gaps = [d.percentiles["large"] - d.percentiles["small"] for d in found["larger_only", ""]]
     assert gaps == sorted(gaps, reverse=True)
 
 
 def test_without_two_sizes_there_is_only_agreement():
-    assert set(candidates(percentiles(planted()), 3)) == {"agreed_high", "agreed_low"}
+    assert set(candidates(percentiles(planted()), 3)) == {("agreed_high", ""), ("agreed_low", "")}
 
 
 def test_copies_are_shown_once_and_hidden_documents_never():
@@ -77,5 +77,24 @@ def test_another_corpus_is_refused():
 def test_a_set_smaller_than_the_lists():
     scores = {"small": np.array([0.0, 1.0]), "large": np.array([1.0, 0.0])}
     found = pick(scores, texts(2), 10, "small", "large")
-    assert [d.id for d in found["larger_only"]] == ["id-0"]
-    assert [d.id for d in found["smaller_only"]] == ["id-1"]
+    assert [d.id for d in found["larger_only", ""]] == ["id-0"]
+    assert [d.id for d in found["smaller_only", ""]] == ["id-1"]
+
+
+def test_each_scorer_has_its_own_lists_with_its_scores():
+    found = pick(planted(), texts(), 3, each=True)
+    assert list(found)[:2] == [("highest", "small"), ("lowest", "small")]
+    best, worst = found["highest", "large"], found["lowest", "large"]
+    assert [best[0].id, worst[0].id] == ["id-7", "id-8"]
+    assert [best[0].score, worst[0].score] == [2.0, -2.0]
+    assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+    assert found["agreed_high", ""][0].score is None
+    alone = pick({"small": planted()["small"]}, texts(), 3, each=True)
+    assert list(alone) == [("highest", "small"), ("lowest", "small")]
+
+
+def test_scorers_that_are_set_against_each_other():
+    assert ends(["random", "ask-llm-xl", "ask-llm-small", "ask-llm-base"]) == ("ask-llm-small", "ask-llm-xl")
+    assert ends(["ask-llm", "density"]) == ("ask-llm", "density")
+    assert ends(["ask-llm", "density", "dsir"]) == ("", "")
+    assert titles("ask-llm", "density")["larger_only"] == "Density likes them, Ask-LLM does not"

@@ -4,19 +4,19 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from datatrove.pipeline.readers import JsonlReader
-from test_perplexity import made  # noqa: F401  a run with two checkpoints
-from training_runs import ENVIRONMENT
+from test_fine_tune import launched  # noqa: F401  fine-tuning in this process
+from test_perplexity import made, train  # noqa: F401  a run with two checkpoints
 
-from evaluate_suite import few_shot
+from evaluate_suite import few_shot, measure
 from evaluate_suite.__main__ import main
 from evaluate_suite.checkpoint import cost_rows, find_checkpoints
+from evaluate_suite.fine_tuning_runs import FineTuning
 from evaluate_suite.results import read_results
 from pipeline_steps import EMBEDDED_PROXY
+from pipeline_steps.errors import WinnowError
 from train.run_directory import sealed_row
 from train.token_store_writer import TokenStoreWriter
 
@@ -39,8 +39,10 @@ def test_perplexity_by_source(made, run, tmp_path, capsys):  # noqa: F811
     assert {row.task for row in rows} == {"c4", "high_quality", "high_quality/tokens", "high_quality/other"}
     seconds = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     costs = read_results(str(tmp_path / "costs.jsonl"))
-    assert max(row.value for row in costs) == pytest.approx(sum(seconds) / 3600)
-    assert {(row.task, row.metric) for row in costs} == {("cost", "training_accelerator_hours")}
+    hours = [row.value for row in costs if row.metric == "training_accelerator_hours"]
+    assert max(hours) == pytest.approx(sum(seconds) / 3600)
+    amounts = {"selected_documents", "selected_tokens"}
+    assert {(row.task, row.metric) for row in costs} == {("cost", m) for m in ("training_accelerator_hours", *amounts)}
     assert {row.n for row in rows if row.task == "high_quality"} == {8}
     last = {row.task: row.value for row in rows if row.step == 4}
     sources = last["high_quality/tokens"], last["high_quality/other"]
@@ -72,19 +74,19 @@ def test_few_shot_adds_rows(run, data_root, tmp_path, capsys):
     assert "did you mean anatomy" in capsys.readouterr().err
 
 
-DYING = """
-import os, signal, sys
-from evaluate_suite import few_shot
-inner = few_shot.measure_few_shot
-def measure(task, *rest):
-    if task.name == "arc_challenge":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return inner(task, *rest)
-few_shot.measure_few_shot = measure
-from evaluate_suite import few_shot
-from evaluate_suite.__main__ import main
-main(sys.argv[1:])
-"""
+def killed_at(name, argv):
+    """Give a command in a fork of this process, which kills itself where it would measure a task; the exit code."""
+    child = os.fork()
+    if not child:
+        inner = few_shot.measure_few_shot
+        few_shot.measure_few_shot = lambda task, *rest: (
+            os.kill(os.getpid(), signal.SIGKILL) if task.name == name else inner(task, *rest)
+        )
+        try:
+            main(argv)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_killed_and_given_again(run, data_root, tmp_path, monkeypatch):
@@ -94,8 +96,7 @@ def test_killed_and_given_again(run, data_root, tmp_path, monkeypatch):
         output = ["--data-root", str(data_root), "--output", str(tmp_path / name / "results.jsonl")]
         return ["few-shot", "--runs", f"random={run}", "--tasks", "qa", *output]
 
-    dead = subprocess.run([sys.executable, "-c", DYING, *argv("killed")], capture_output=True, env=ENVIRONMENT)
-    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    assert killed_at("arc_challenge", argv("killed")) == -signal.SIGKILL
     units = sorted(path.stem for path in (tmp_path / "killed").rglob("step-*/*.json"))
     assert units == ["arc_easy", "qa_boolq", "unifiedqa"]
     assert main(argv("undisturbed")) == 0
@@ -107,8 +108,11 @@ def test_killed_and_given_again(run, data_root, tmp_path, monkeypatch):
     assert (tmp_path / "killed/results.jsonl").read_bytes() == (tmp_path / "undisturbed/results.jsonl").read_bytes()
 
 
-def test_fine_tuned_and_instruction_tuned(run, data_root, tmp_path, monkeypatch):
-    """accelerate is really launched, twice; a second time nothing is."""
+@pytest.mark.parametrize("where", ["here", pytest.param("under accelerate", marks=pytest.mark.slow)])
+def test_fine_tuned_and_instruction_tuned(where, run, data_root, tmp_path, monkeypatch, request):
+    """Fine-tuning is launched twice; a second time nothing is."""
+    if where == "here":
+        request.getfixturevalue("launched")
     output, few = tmp_path / "results.jsonl", "--tasks qa --instruction-tune".split()
     common = ["--runs", f"random={run}", "--data-root", str(data_root), "--output", str(output), "--budget", "smoke"]
     more = ["--tuning", "--steps", "4", "--eval_every", "2"]
@@ -122,11 +126,34 @@ def test_fine_tuned_and_instruction_tuned(run, data_root, tmp_path, monkeypatch)
     assert all(row.step == 4 for row in rows)  # of pre-training
     before = output.read_bytes()
     monkeypatch.setattr("evaluate_suite.encoder_decoder_lm.EncoderDecoderLM.__init__", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("evaluate_suite.fine_tuning_runs.run_launcher", lambda *_: 1 / 0)
     assert main(flan) == 0
     assert output.read_bytes() == before
     cached = sorted(path.parent.name for path in (tmp_path / "evaluation").rglob("flan/measured/*/arc_easy.json"))
     assert cached == ["step-00000002", "step-00000004"]
     assert json.loads((tmp_path / "evaluation/random/step-00000004/flan/resolved.json").read_text())["suite"] == "flan"
+
+
+def test_no_credential_gets_into_a_file(run, tmp_path):
+    """Also where a study's worker measures in its own process, without a command line."""
+    secret, output = "hf_" + "a" * 34, tmp_path / "r.jsonl"
+    with pytest.raises(WinnowError, match="holds a credential") as refused:
+        measure.fine_tune({"a": str(run)}, ["squad"], str(output), how=FineTuning(flags=["--report_to", secret]))
+    with pytest.raises(WinnowError, match="holds a credential"):
+        measure.few_shot({"a": f"https://user:{secret}@host/run"}, ["anatomy"], str(output))
+    assert secret not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_one_sampler_may_be_several(run, made, tmp_path):  # noqa: F811
+    """Pairs, as `--runs random=A random=B` gives them: rows of two seeds do not hide each other."""
+    train(made / "tokens", tmp_path / "other", seed=5)
+    runs = [("random", str(run)), ("random", str(tmp_path / "other"))]
+    rows = measure.perplexity(runs, {"c4": str(made / "tokens")}, str(tmp_path / "r.jsonl"), max_windows=2)
+    assert {(row.seed, row.step) for row in read_results(str(tmp_path / "r.jsonl"))} == {
+        (row.seed, row.step) for row in rows
+    }
+    assert len(rows) == 4
 
 
 def test_what_is_not_there_is_said(run, tmp_path, capsys):
@@ -139,13 +166,14 @@ def test_what_is_not_there_is_said(run, tmp_path, capsys):
     for given, said in (
         (["--tasks", "glue"], "cola is not asked with exemplars: winnow evaluate fine-tune"),
         (["--limit", "-1"], "limit -1 must be at least 0"),
-        (["--output", "s3://bucket/r.jsonl"], "is not a local file"),
-        (["--output", str(tmp_path)], "error: "),
     ):
         assert main([*argv, "--runs", f"a={run}", *given]) == 2
         assert said in capsys.readouterr().err
+    for output, said in (("s3://bucket/r.jsonl", "is not a local file"), (str(tmp_path), "error: ")):
+        assert main(["few-shot", "--runs", f"a={run}", "--tasks", "anatomy", "--output", output]) == 2
+        assert said in capsys.readouterr().err
     (tmp_path / "foreign.jsonl").write_text('{"other": 1}\n')
-    assert main([*argv, "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
+    assert main(["few-shot", "--runs", f"a={run}", "--output", str(tmp_path / "foreign.jsonl")]) == 2
     assert "foreign.jsonl, line 1, has no digest" in capsys.readouterr().err
     for given, said in (
         (["--runs", str(run)], "is not NAME=DIR"),

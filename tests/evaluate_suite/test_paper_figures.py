@@ -9,23 +9,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from synthetic_study import EVERY_SAMPLER, costs, factor, rows
 
-from evaluate_suite.figures import style
-from evaluate_suite.figures.cost import cost
-from evaluate_suite.figures.efficiency import (
+from evaluate_suite.report import style
+from evaluate_suite.report.figures_corpus import cost, distributions, oriented, rank_changes, tau_heat_map
+from evaluate_suite.report.figures_runs import (
     alive_curve,
     efficiency,
-    efficiency_by_rate,
     groups,
     mean_curve,
     overview,
+    quantity_quality,
     repetitions,
     saved,
 )
-from evaluate_suite.figures.quality import quantity_quality
-from evaluate_suite.figures.scorers import distributions, oriented, rank_changes, tau_heat_map
-from evaluate_suite.study.gallery import SECTIONS, study_figures
-from evaluate_suite.study.outcomes import outcomes
-from evaluate_suite.study.points import make_study, measures
+from evaluate_suite.report.gallery import SECTIONS, study_figures
+from evaluate_suite.report.outcomes import outcomes
+from evaluate_suite.report.points import measurements_of, measures
 from pipeline_steps.samplers import FAMILIES, families
 
 
@@ -38,7 +36,7 @@ def study(request):
     tasks = ("c4", "squad", "gsm8k", "svamp", "asdiv", "strategyqa")
     models = ("t5-small", "t5-large") if request.param == SMALL else ("t5-small",)  # half the time
     made = rows(request.param, models=models, tasks=tasks, steps=(250_000, 500_000, 750_000, 1_000_000))
-    return make_study([*made, *costs(HOURS, {"t5-small": 9.3, "t5-large": 24.0})])
+    return measurements_of([*made, *costs(HOURS, {"t5-small": 9.3, "t5-large": 24.0})])
 
 
 def scores(names, n=2000):
@@ -104,10 +102,10 @@ def test_a_line_a_sampler_and_everything_as_a_horizontal_one(study):
 
 
 def test_planted_savings_are_marked():
-    study = make_study(
+    study = measurements_of(
         rows(("ask-llm-xl",), (0.6,), ("t5-large",), tasks=("c4",), steps=tuple(range(10**5, 10**6 + 1, 10**5)))
     )
-    figure = efficiency(study, outcomes(study), "t5-large", groups(["ask-llm-xl"]), ["c4_perplexity"])
+    figure = efficiency(study, outcomes(study), "t5-large", groups(["ask-llm-xl"]), "c4_perplexity")
     (said,) = [t.get_text() for t in figure.legends[0].get_texts() if "saved" in t.get_text()]
     # A run is worth size x (step / last)^1.5: it is worth everything where that is 1 / factor
     planted = 1 - factor("ask-llm-xl", 0.6) ** (-1 / 1.5)
@@ -123,7 +121,7 @@ def test_saved_is_measured_against_the_end_of_everything():
 
 
 def test_means_are_over_shared_steps_and_over_what_is_left():
-    study = make_study(
+    study = measurements_of(
         rows(("random",), (0.1, 0.8), ("t5-small",), tasks=("c4",), steps=(200_000, 600_000, 1_000_000))
     )
     runs = {}
@@ -140,12 +138,12 @@ def test_means_are_over_shared_steps_and_over_what_is_left():
 
 
 def test_rates_left_are_printed():
-    study = make_study(rows(("random", "density"), models=("t5-small",), tasks=("c4",)))
+    study = measurements_of(rows(("random", "density"), models=("t5-small",), tasks=("c4",)))
     figure = repetitions(study, outcomes(study), "t5-small", ["random", "density"], "c4_perplexity")
     said = [label.get_text() for label in figure.axes[2].get_xticklabels()]
     assert [text.split("n = ")[1] for text in said] == ["4", "3", "2", "1", "1"]
     assert repetitions(study, outcomes(study), "t5-small", ["dsir"], "c4_perplexity") is None
-    assert efficiency_by_rate(study, outcomes(study), "t5-small", ["dsir"], "c4_perplexity") is None
+    assert efficiency(study, outcomes(study), "t5-small", groups(["dsir"]), "c4_perplexity", each_rate=True) is None
 
 
 def test_lines_of_a_figure_can_be_told_apart():

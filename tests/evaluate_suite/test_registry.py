@@ -78,4 +78,4 @@ def test_the_list_shows_them_all(capsys):
     assert main(["list"]) == 0
     assert capsys.readouterr().out == shown
     assert main([]) == 2
-    assert "say --list" in capsys.readouterr().err
+    assert "give one of list" in capsys.readouterr().err

@@ -1,65 +1,134 @@
-"""The report must show what it is given, safely, with nothing from the network."""
+"""The report of a small study, from its files alone: everything a quickstart shows, safely, with nothing from the
+network."""
 
+import json
 import re
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datatrove.pipeline.readers import JsonlReader
+from rich.console import Console
 
-from evaluate_suite.bootstrap import Estimate
-from evaluate_suite.report import Example, Report, SamplerResult, ScoreView, overlap, render, terminal_table
+from evaluate_suite.bootstrap import perplexity_interval
+from evaluate_suite.report import ReportSettings, terminal_table, write_report
+from evaluate_suite.report.points import finals
+from evaluate_suite.report.verdicts import window_losses
 from evaluate_suite.results import ResultRow, read_results, write_results
+from evaluate_suite.units import unit_file
+from pipeline_steps import Cut, ScoreStore, select
+from pipeline_steps.scorers.base import BaseScorer
+from pipeline_steps.stores.files import write_json
 
 
-SAMPLERS = ("full", "random", "ask-llm", "density")
+SAMPLERS = ("full", "random", "density", "ask-llm")
+TASKS = ("in_distribution", "high_quality")
+STEPS = (100, 200, 300, 400, 500)
+DOCUMENTS = 400
+EVIL = "<script>alert('x')</script> & <b>bold</b>"
+TEXTS = (EVIL, "two\nlines of text " * 200, "日本語 \x1b[31m text")
 
 
-def synthetic_report():
-    rng = np.random.default_rng(0)
-    selections = {name: rng.random(1000) < 0.2 for name in SAMPLERS[1:]}
-    results = [
-        SamplerResult(
-            sampler=name,
-            documents=1000 if name == "full" else int(selections[name].sum()),
-            tokens=250_000,
-            encoder_tokens=2_048_000,
-            epochs=0.5 + number,
-            perplexity={t: Estimate(200.0 + number, 5, 190.0, 211.0) for t in ("in_distribution", "high_quality")},
-            scoring_seconds=30.0 * (number > 1),
-            training_seconds=50.0,
-        )
-        for number, name in enumerate(SAMPLERS)
-    ]
-    curve = {name: [(4e5 * i, 900 / i + 20 * n) for i in range(1, 6)] for n, name in enumerate(SAMPLERS)}
-    texts = ["<script>alert('x')</script> & <b>bold</b>", "two\nlines of text " * 200, "日本語 \x1b[31m text"]
-    examples = [Example(-0.5 - i, f"id-{i}", "some/file.py", text) for i, text in enumerate(texts)]
-    views = [
-        ScoreView(name, "nats", "high = good", sampler, rng.normal(size=1000), selections[sampler], examples, examples)
-        for name, sampler in (("Ask-LLM", "ask-llm"), ("Density", "density"))
-    ]
-    return Report(
-        corpus="1,000 documents",
-        tasks={"in_distribution": "like the corpus", "high_quality": "written prose"},
-        results=results,
-        curves={"in_distribution": curve, "high_quality": curve},
-        verdicts={"in_distribution": ["full is 3 % lower"], "high_quality": ["no difference"]},
-        views=views,
-        selections=selections,
+class HashScorer(BaseScorer):
+    """Numbers that have nothing to do with the text."""
+
+    def __init__(self, scores, seed, lower_is_better=False):
+        super().__init__(scores, "hash")
+        self.seed, self.lower_is_better = seed, lower_is_better
+
+    def fingerprint(self):
+        return {"scorer": "HashScorer", "unit": "nats", "seed": self.seed}
+
+    def score_batch(self, docs):
+        numbers = [int(doc.id) for doc in docs]
+        return [9.0 - n if n < len(TEXTS) else float(np.random.default_rng([self.seed, n]).normal()) for n in numbers]
+
+
+def losses(sampler, task, step):
+    """Windows that are hard for all, and a sampler's own part: Ask-LLM is better than Random, Density is not."""
+    hard = np.random.default_rng(0).normal(5.5, 0.5, 128)
+    own = {"full": 0.05, "random": 0.0, "density": 0.0, "ask-llm": -0.03}[sampler]
+    noise = np.random.default_rng([SAMPLERS.index(sampler), TASKS.index(task), step]).normal(0, 0.01, 128)
+    return hard + own + noise + 100 / step
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "corpus").mkdir()
+    texts = [TEXTS[n] if n < len(TEXTS) else f"document {n} of these" for n in range(DOCUMENTS)]
+    lines = [json.dumps({"id": str(n), "text": text, "metadata": {"source": "a.py"}}) for n, text in enumerate(texts)]
+    (folder / "corpus" / "a.jsonl").write_text("\n".join(lines))
+    for seed, (name, lower) in enumerate({"ask-llm": False, "density": True}.items()):
+        list(HashScorer(str(folder / name), seed, lower).run(JsonlReader(str(folder / "corpus")).run()))
+    for name, mode in {"random": "random", "ask-llm": "top", "density": "ips"}.items():
+        store = ScoreStore.open(str(folder / ("ask-llm" if name == "random" else name)))
+        select(store, Cut(mode, rate=0.2)).save(str(folder / f"{name}.safetensors"))
+    results, paid = [], []
+    for sampler in SAMPLERS:
+        rate = 1.0 if sampler == "full" else 0.2
+        for step in STEPS:
+            for task in TASKS:
+                nll_N = losses(sampler, task, step)
+                unit = unit_file(
+                    folder / "evaluation" / "t5-tiny" / f"{sampler}-seed0", sampler, f"step-{step:08d}", task
+                )
+                write_json(str(unit), {"made": {}, "found": {"nll": nll_N.tolist()}})
+                found = perplexity_interval(nll_N)
+                of = ResultRow(
+                    sampler,
+                    rate,
+                    "t5-tiny",
+                    0,
+                    step,
+                    4096 * step,
+                    0.5 / rate,
+                    task,
+                    "perplexity",
+                    0,
+                    0,
+                    0,
+                    0,
+                    128,
+                    0,
+                    "v",
+                )
+                results.append(
+                    replace(of, value=found.value, stderr=found.stderr, ci95_low=found.low, ci95_high=found.high)
+                )
+            costs = {
+                "training_accelerator_hours": 0.01,
+                "selected_documents": DOCUMENTS * rate,
+                "selected_tokens": 9e3,
+            }
+            paid += [replace(of, task="cost", metric=metric, value=value) for metric, value in costs.items()]
+    write_results(str(folder / "results.jsonl"), results)
+    write_results(str(folder / "costs.jsonl"), paid)
+    return ReportSettings(
+        runs=[str(folder)],
+        output=str(folder / "report.html"),
+        scores={name: str(folder / name) for name in ("ask-llm", "density")},
+        selections={name: str(folder / f"{name}.safetensors") for name in SAMPLERS[1:]},
+        corpus=str(folder / "corpus"),
+        scoring_hours={"ask-llm": 0.02, "density": 0.001},
+        command="winnow quickstart",
         notes=["Made of synthetic numbers."],
-        facts={"command": "winnow quickstart", "versions": "all <of> them"},
+        facts={"corpus": "400 documents of nothing", "model": "all <of> them"},
     )
 
 
 @pytest.fixture(scope="module")
-def page():
-    return render(synthetic_report())
+def page(study):
+    assert list(write_report(study)) == [f"report   {study.output}"]
+    return Path(study.output).read_text()
 
 
 def test_documents_are_shown_as_text_never_as_markup(page):
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the one that sorts
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
 
 
@@ -71,39 +140,102 @@ def test_nothing_is_loaded(page):
 
 
 def test_every_number_of_the_table_is_there(page):
-    for expected in ("2,048,000", "200.0", "190.0 – 211.0", "0.50", "3.50", "full is 3 % lower"):
-        assert expected in page
+    full = perplexity_interval(losses("full", "in_distribution", 500))
+    for expected in (
+        f">{full.value:.1f}<small>{full.low:,.1f} to",
+        "2,048,000",
+        "9,000",
+        "0.50",
+        "2.50",
+        ">400<",
+        ">80<",
+    ):
+        assert expected in page, expected
+    head = re.search(r"<thead>.*?</thead>", page)[0]
+    for column in (
+        "Documents",
+        "Tokens selected",
+        "Tokens trained on",
+        "Epochs",
+        "Scoring, seconds",
+        "Training, seconds",
+    ):
+        assert column in head
+    assert ">72.0<" in page  # seconds of scoring with Ask-LLM
+    assert "400 documents of nothing. 3 samplers chose 20 % of the documents. t5-tiny was trained on each" in page
+    assert "Made of synthetic numbers." in page
+    assert "all &lt;of&gt; them" in page
 
 
-def test_figures_take_the_pages_colours(page):
+def test_samplers_are_compared_window_by_window(study, page):
+    """The hard windows spread perplexities by 4 %; pairs differ by 0.1 %."""
+    assert re.search(
+        r"(?s)In-distribution perplexity</p>.*?Ask-LLM is 3\.\d % lower than Random \(95 % CI −3\.\d to −2\.\d %\)",
+        page,
+    )
+    assert re.search(r"(?s)In-distribution perplexity</p>.*?Density cannot be told from Random", page)
+    assert re.search(r"(?s)High-quality perplexity</p>.*?Full data is 5\.\d % higher than Random", page)
+    assert "less" not in re.search(r'<ul class="verdicts">.*?</ul>', page, flags=re.DOTALL)[0]
+    found = window_losses(study.measurements, "t5-tiny", 0.2, "hq_perplexity", study.evaluations)
+    assert set(found) == set(SAMPLERS)
+    assert np.array_equal(found["random"], losses("random", "high_quality", 500))
+    assert window_losses(study.measurements, "t5-tiny", 0.2, "hq_perplexity", ["nowhere"]) == {}
+
+
+def test_without_the_losses_perplexities_are_compared_with_everything(study, tmp_path):
+    card = replace(study, evaluation=str(tmp_path), output=str(tmp_path / "card.md"), format="markdown")
+    list(write_report(card))
+    text = Path(card.output).read_text()
+    assert re.search(r"perplexity. Cannot be told from everything, 3 of 3: Ask-LLM \d+\.\d\d lower", text)
+
+
+def test_figures_take_the_pages_colours_and_none_is_nearly_empty(page):
     figures = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
-    assert len(figures) == 4
+    titles = [re.search('aria-label="([^"]+)"', figure)[1] for figure in figures]
+    assert len(figures) == len(set(titles)) == 7  # two of perplexity, two of learning, costs, two of scores
     for figure in figures:
         assert not re.search(r"#(?:010203|040506|0a0b0\d)", figure)
         assert "var(--series-" in figure
         assert 'role="img" aria-label="' in figure
-    ids = re.findall(r'<svg[^>]*>|id="([^"]+)"', page)
-    assert ids
+    assert not any("each rate" in title or "repetitions" in title or "mean over rates" in title for title in titles)
+    assert "111 tasks registered" not in page.partition("</header>")[0]
 
 
-def test_the_same_report_has_the_same_bytes(page):
-    assert render(synthetic_report()) == page
+def test_scores_are_shown_with_what_is_kept_and_with_documents(page):
+    assert "in colour: what the sampler keeps" in page
+    assert ">−nats<" in page  # density: low is good
+    assert page.count("Liked most") == page.count("Liked least") == 2
+    assert "Ask-LLM likes them, Density does not" in page
+    assert page.count("<details><summary>") == 80  # ten of each: two kinds of each scorer, four of both
+    assert "Kendall's tau-b" in page or "Kendall&#39;s tau-b" in page
+    assert page.count("· a.py") == 80
 
 
-def test_overlap_is_the_share_of_the_row():
-    masks = {"a": np.array([1, 1, 1, 1, 0], bool), "b": np.array([1, 0, 0, 0, 1], bool)}
-    assert overlap(masks) == {"a": {"a": 1.0, "b": 0.25}, "b": {"a": 0.5, "b": 1.0}}
+def test_overlap_is_shaded(page):
+    assert re.search(r'<td data-value="100" style="--tint: 45%">100\.0</td>', page)
 
 
-def test_terminal_table_has_a_row_per_sampler():
-    from rich.console import Console
+def test_the_same_report_has_the_same_bytes(study, page, tmp_path):
+    list(write_report(replace(study, output=str(tmp_path / "again.html"))))
+    assert (tmp_path / "again.html").read_text() == page
 
-    console = Console(width=160)
+
+def test_terminal_table_has_a_row_per_sampler(study):
+    console = Console(width=180)
     with console.capture() as captured:
-        console.print(terminal_table(synthetic_report()))
+        console.print(terminal_table(study))
     text = captured.get()
     for sampler in SAMPLERS:
-        assert re.search(rf"{sampler}\W.*2,048,000.*190.0, 211.0", text)
+        found = perplexity_interval(losses(sampler, "in_distribution", 500))
+        assert re.search(rf"{sampler}\W.*2,048,000.*{found.low:.1f}, {found.high:.1f}", text)
+    assert "Ask-LLM is 3." in text
+    assert "in-distribution ppl" in text
+
+
+def test_direction_comes_from_the_store(study, page):
+    assert {point.sampler for point in finals(study.measurements)} == set(SAMPLERS)
+    assert ScoreStore.open(study.scores["density"]).lower_is_better
+    assert "Scores are turned so that higher is better" in page
 
 
 def test_opens_in_a_browser_without_a_word(page):

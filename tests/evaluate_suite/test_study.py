@@ -7,19 +7,19 @@ import pytest
 from scipy.stats import spearmanr
 from synthetic_study import EVERY_SAMPLER, RATES, costs, factor, rows
 
-from evaluate_suite.results import write_results
-from evaluate_suite.study.outcomes import outcomes, run_noise
-from evaluate_suite.study.points import (
+from evaluate_suite.checkpoint import Checkpoint
+from evaluate_suite.report.outcomes import outcomes, run_noise
+from evaluate_suite.report.points import (
     finals,
     lower_is_better,
-    make_study,
+    measurements_of,
     measures,
     models,
-    nominal_rate,
     parameters,
-    read_study,
+    read_measurements,
     references,
 )
+from evaluate_suite.results import write_results
 from pipeline_steps.errors import StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FAMILIES, families, label, ordered
 
@@ -29,7 +29,7 @@ FEW = ("random", "ask-llm-xl", "mine")
 
 @pytest.fixture(scope="module")
 def study():
-    return make_study(rows(FEW, steps=(500_000, 1_000_000)))
+    return measurements_of(rows(FEW, steps=(500_000, 1_000_000)))
 
 
 def test_the_paper_has_22_samplers_in_four_families():
@@ -50,8 +50,31 @@ def test_sizes_are_those_of_the_models():
     assert parameters("t5-v1_1-small") > parameters("t5-small")  # its output layer is not tied
 
 
-def test_rates_of_whole_documents_are_the_rates_that_were_asked_for():
-    assert [nominal_rate(rate) for rate in (0.1002, 0.197, 0.99, 0.3333, 0.05)] == [0.1, 0.2, 1.0, 0.333, 0.05]
+def test_rates_that_are_near_stay_apart_and_seeds_of_one_rate_come_together():
+    study = measurements_of(
+        rows(FEW[:1], (0.195, 0.2), ("t5-small",), (), tasks=("c4",), steps=(1_000_000,), seeds=(0, 1), jitter=0.5)
+    )
+    points = finals(study, "t5-small")
+    assert {(point.sampler, point.rate) for point in points} == {("random", 0.195), ("random", 0.2), ("full", 1.0)}
+    assert {point.scores["c4_perplexity"].seeds for point in points} == {2}
+
+
+def state(cut, selected=45, corpus=230):
+    return {"selected_documents": selected, "corpus_documents": corpus, "seed": 0, "step": 4, "cut": cut}
+
+
+@pytest.mark.parametrize(
+    ("cut", "rate"),
+    [
+        ({"mode": "top", "rate": 0.195, "k": None, "token_budget": None}, 0.195),
+        ({"mode": "top", "rate": None, "k": 45, "token_budget": None}, 45 / 230),
+        ({"mode": "top", "rate": None, "k": None, "token_budget": 10_000}, 45 / 230),
+        (None, 45 / 230),
+    ],
+)
+def test_rows_carry_the_rate_that_was_asked_for_or_the_share_that_was_kept(cut, rate):
+    checkpoint = Checkpoint("random", "run/checkpoints/step-4", "t5-tiny", state(cut), "", "step-4")
+    assert checkpoint.row("c4", "perplexity", (1.0, 0.1, 2), 0, "v").rate == rate
 
 
 def test_every_run_ends_in_one_checkpoint_with_ten_suites(study):
@@ -81,7 +104,7 @@ def test_planted_effective_sizes_come_out(study):
 
 
 def test_normalised_numbers_of_another_architecture_are_not_mixed_in(study):
-    other = make_study(rows(FEW[:1], (0.4,), ("t5-v1_1-small",), ("t5-xl",), steps=(1_000_000,)))
+    other = measurements_of(rows(FEW[:1], (0.4,), ("t5-v1_1-small",), ("t5-xl",), steps=(1_000_000,)))
     found = outcomes(other)["t5-v1_1-small", "random", 0.4, 1_000_000]
     assert found.over_scaling is None
     assert found.effective_size is None
@@ -90,11 +113,11 @@ def test_normalised_numbers_of_another_architecture_are_not_mixed_in(study):
 def test_an_incomplete_suite_is_refused_and_partial_ones_average_what_all_have():
     few = [row for row in rows(FEW, (0.4,), steps=(1_000_000,)) if row.task != "mrpc"]
     with pytest.raises(StoreIncomplete, match=r"GLUE: 8 of 9 .*mrpc.*--partial"):
-        make_study(few)
+        measurements_of(few)
     few = [row for row in few if not (row.task == "rte" and row.sampler == "random")]
-    partial = make_study(few, partial=True)
+    partial = measurements_of(few, partial=True)
     assert partial.partial == {"glue": (7, 9)}  # mrpc is nowhere, rte not everywhere
-    without = make_study([row for row in few if row.task != "rte"], partial=True)
+    without = measurements_of([row for row in few if row.task != "rte"], partial=True)
     assert [point.scores["glue"].value for point in finals(partial)] == [
         point.scores["glue"].value for point in finals(without)
     ]
@@ -104,19 +127,19 @@ def test_suites_that_no_task_of_all_runs_stands_for_are_dropped_and_said():
     few = rows(FEW[:2], (0.4,), tasks=("gsm8k", "svamp", "c4"), steps=(1_000_000,))
     few = [row for row in few if not (row.task == "gsm8k" and row.sampler == "random")]
     few = [row for row in few if not (row.task == "svamp" and row.sampler != "random")]
-    partial = make_study(few, partial=True)
+    partial = measurements_of(few, partial=True)
     assert "reasoning" in partial.dropped
     assert measures(partial) == ["c4_perplexity"]
 
 
 def test_seeds_are_averaged_and_their_spread_is_known():
-    study = make_study(rows(FEW, (0.4,), tasks=("c4", "squad"), steps=(1_000_000,), seeds=(0, 1, 2), jitter=0.5))
+    study = measurements_of(rows(FEW, (0.4,), tasks=("c4", "squad"), steps=(1_000_000,), seeds=(0, 1, 2), jitter=0.5))
     for point in finals(study):
         score = point.scores["squad"]
         assert score.seeds == 3
         assert score.sd > 0
         assert score.low < score.value < score.high
-    one = make_study(rows(FEW, (0.4,), tasks=("c4", "squad"), steps=(1_000_000,)))
+    one = measurements_of(rows(FEW, (0.4,), tasks=("c4", "squad"), steps=(1_000_000,)))
     assert finals(one)[0].scores["squad"].sd is None
     assert run_noise(one, "t5-small")["squad"] == 0.343  # T5's own, from ten trainings
     assert run_noise(study, "t5-small")["squad"] == pytest.approx(
@@ -125,14 +148,14 @@ def test_seeds_are_averaged_and_their_spread_is_known():
 
 
 def test_the_error_of_a_suite_is_that_of_a_mean_of_independent_tasks():
-    point = finals(make_study(rows(FEW[:1], (0.4,), ("t5-small",), (), steps=(1_000_000,))))[0]
+    point = finals(measurements_of(rows(FEW[:1], (0.4,), ("t5-small",), (), steps=(1_000_000,))))[0]
     assert point.scores["mmlu"].stderr == pytest.approx(0.8 / 57**0.5)
     assert point.scores["squad"].stderr == pytest.approx(0.8)  # its two metrics are of the same answers
 
 
 def test_perplexity_of_unregistered_text_is_a_measure():
     extra = [replace(row, task="in_distribution") for row in rows(FEW, (0.4,), tasks=("c4",))]
-    study = make_study(extra)
+    study = measurements_of(extra)
     assert measures(study) == ["in_distribution"]
     assert lower_is_better("in_distribution")
     assert not study.partial
@@ -141,7 +164,7 @@ def test_perplexity_of_unregistered_text_is_a_measure():
 def test_hours_are_those_of_the_last_step():
     paid = costs({"ask-llm-xl": 10.0}, {"t5-large": 24.0})
     early = [replace(row, step=5, value=row.value / 2) for row in paid]
-    study = make_study(rows(FEW, (0.4,), steps=(1_000_000,)) + paid + early)
+    study = measurements_of(rows(FEW, (0.4,), steps=(1_000_000,)) + paid + early)
     assert study.scoring_hours == {"ask-llm-xl": 10.0}
     assert study.training_hours == {"t5-large": 24.0}
 
@@ -151,19 +174,19 @@ def test_results_are_read_from_files_and_folders_and_said_to_be_missing(tmp_path
     for number in range(2):
         (tmp_path / f"run-{number}").mkdir()
         write_results(str(tmp_path / f"run-{number}" / "results.jsonl"), made[number::2])
-    study = read_study([str(tmp_path)])
+    study = read_measurements([str(tmp_path)])
     assert study.rows == tuple(sorted(made))
-    assert read_study([str(tmp_path), str(tmp_path / "run-0" / "results.jsonl")]).rows == study.rows
+    assert read_measurements([str(tmp_path), str(tmp_path / "run-0" / "results.jsonl")]).rows == study.rows
     (tmp_path / "empty").mkdir()
     for nothing in ("empty", "nowhere"):
         with pytest.raises(StoreIncomplete, match=nothing):
-            read_study([str(tmp_path / nothing)])
+            read_measurements([str(tmp_path / nothing)])
     write_results(str(tmp_path / "other.jsonl"), [replace(made[0], value=1.0)])
     with pytest.raises(StoreMismatch, match=r"other\.jsonl: leave one"):
-        read_study([str(tmp_path), str(tmp_path / "other.jsonl")])
+        read_measurements([str(tmp_path), str(tmp_path / "other.jsonl")])
     (tmp_path / "text.jsonl").write_text("{}\n")
     with pytest.raises(StoreMismatch, match=r"text\.jsonl, line 1, has no digest"):
-        read_study([str(tmp_path / "text.jsonl")])
+        read_measurements([str(tmp_path / "text.jsonl")])
 
 
 # The extended version's table for T5-Large, millions: sizes it reports, and sizes that straight lines in log
@@ -184,7 +207,7 @@ def test_the_papers_sizes_come_back_in_the_papers_order(monkeypatch):
     own = parameters("t5-large")
     worth = {name: lines / 800 for name, (_, lines) in REPORTED.items()}
     monkeypatch.setattr("synthetic_study.factor", lambda sampler, rate: worth[sampler])
-    study = make_study(rows([n for n in REPORTED if n != "full"], (0.6,), ("t5-large",), steps=(1_000_000,)))
+    study = measurements_of(rows([n for n in REPORTED if n != "full"], (0.6,), ("t5-large",), steps=(1_000_000,)))
     found = {key[1]: outcome for key, outcome in outcomes(study).items() if key[0] == "t5-large"}
     sizes = {name: outcome.effective_size.value / own * 800 for name, outcome in found.items()}
     assert sizes == pytest.approx({name: lines for name, (_, lines) in REPORTED.items()}, rel=0.03)
@@ -199,6 +222,6 @@ def test_costs_lie_beside_the_results(tmp_path):
     write_results(str(results), rows(["random"], (0.2,), tasks={"c4"}))
     write_results(str(beside), costs({}, {"t5-small": 9.3}))
     for path in (results, results.parent):
-        assert read_study([str(path)]).training_hours == {"t5-small": 9.3}
+        assert read_measurements([str(path)]).training_hours == {"t5-small": 9.3}
     beside.unlink()
-    assert read_study([str(results)]).training_hours == {}
+    assert read_measurements([str(results)]).training_hours == {}

@@ -11,12 +11,12 @@ import pytest
 from synthetic_study import costs, rows
 from test_tables import check_well_formed
 
-from evaluate_suite.study.documents import pick
-from evaluate_suite.study.gallery import study_figures
-from evaluate_suite.study.outcomes import outcomes
-from evaluate_suite.study.page import Scorers, markdown, render
-from evaluate_suite.study.points import make_study
-from evaluate_suite.study.verdicts import coverage, methods, table_rate, verdicts
+from evaluate_suite.report.documents import pick
+from evaluate_suite.report.gallery import study_figures
+from evaluate_suite.report.outcomes import outcomes
+from evaluate_suite.report.page import Scorers, Words, markdown, render
+from evaluate_suite.report.points import measurements_of
+from evaluate_suite.report.verdicts import coverage, flat, methods, table_rate, verdicts
 
 
 EVIL = "<script>alert('x')</script>"
@@ -26,7 +26,7 @@ NAMES = ("random", "ask-llm-small", "ask-llm-xl", EVIL)
 @pytest.fixture(scope="module")
 def study():
     made = rows(NAMES, (0.2, 0.4), steps=(500_000, 1_000_000))
-    return make_study([*made, *costs({"ask-llm-xl": 10.0}, {"t5-large": 24.0})])
+    return measurements_of([*made, *costs({"ask-llm-xl": 10.0}, {"t5-large": 24.0})])
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def page(study):
     scores = {name: rng.random(300).astype(np.float32) for name in NAMES}
     texts = ((row, f"id-{row}", f"{EVIL} & <b>{row}</b>") for row in range(300))
     documents = pick(scores, texts, 4, "ask-llm-small", "ask-llm-xl")
-    scorers = Scorers(scores, [EVIL], {name: rng.random(300) < 0.3 for name in NAMES}, documents)
+    scorers = Scorers(scores, [EVIL], {}, {name: rng.random(300) < 0.3 for name in NAMES}, documents)
     few = [*rows(NAMES, (0.4,), tasks=("c4",), steps=(1_000_000,)), *costs({"ask-llm-xl": 10.0}, {"t5-large": 24.0})]
-    drawn = make_study(few)  # a figure takes a tenth of a second
+    drawn = measurements_of(few)  # a figure takes a tenth of a second
     figures = list(study_figures(drawn, outcomes(drawn), scores, [EVIL]))
-    return render(study, outcomes(study), figures, scorers, {"command": EVIL})
+    return render(study, outcomes(study), figures, scorers, Words({"command": EVIL}))
 
 
 def test_the_page_is_well_formed_and_shows_markup_as_text(page):
@@ -75,38 +75,38 @@ def test_ids_are_given_once_and_figures_are_drawn(page):
 
 def test_the_same_study_has_the_same_bytes(study):
     found = outcomes(study)
-    texts = {render(study, found, [], Scorers(), {}) for _ in range(2)}
+    texts = {render(study, found, [], Scorers(), Words()) for _ in range(2)}
     assert len(texts) == 1
     assert '<h2 id="documents">' not in texts.pop()
 
 
 def test_verdicts_say_what_the_intervals_say(study):
-    said = verdicts(study, outcomes(study), "t5-small", 0.4)
+    said = flat(verdicts(study, outcomes(study), "t5-small", 0.4))
     assert re.search(r"Worse than everything, 2 of 4: .*Random −\d+\.\d % \(95 % CI −\d+\.\d to −\d+\.\d\)", said[-1])
     assert said[0].startswith("Over-scaling. Better than everything, 2 of 4: Ask-LLM (XL) ")
     assert table_rate(study, "t5-small") == 0.4
 
 
 def test_without_references_perplexities_are_compared():
-    study = make_study(rows(NAMES[:2], (0.4,), ("t5-small",), (), tasks=("c4",), steps=(1_000_000,)))
-    (said,) = verdicts(study, outcomes(study), "t5-small", 0.4)
+    study = measurements_of(rows(NAMES[:2], (0.4,), ("t5-small",), (), tasks=("c4",), steps=(1_000_000,)))
+    (said,) = flat(verdicts(study, outcomes(study), "t5-small", 0.4))
     assert said.startswith("C4 perplexity. Cannot be told from everything, 2 of 2: ")  # errors of 2 % each
-    lonely = make_study([row for row in study.rows if row.sampler != "full"])
-    assert "nothing to compare" in verdicts(lonely, outcomes(lonely), "t5-small", 0.4)[0]
-    assert render(lonely, outcomes(lonely), [], Scorers(), {})
-    alone = make_study([row for row in study.rows if row.sampler == "full"])
-    assert render(alone, outcomes(alone), [], Scorers(), {})
+    lonely = measurements_of([row for row in study.rows if row.sampler != "full"])
+    assert "nothing to compare" in flat(verdicts(lonely, outcomes(lonely), "t5-small", 0.4))[0]
+    assert render(lonely, outcomes(lonely), [], Scorers(), Words())
+    alone = measurements_of([row for row in study.rows if row.sampler == "full"])
+    assert render(alone, outcomes(alone), [], Scorers(), Words())
 
 
 def test_a_partial_study_says_what_it_has():
-    study = make_study(rows(NAMES[:2], (0.4,), tasks=("c4", "gsm8k"), steps=(1_000_000,)), partial=True)
+    study = measurements_of(rows(NAMES[:2], (0.4,), tasks=("c4", "gsm8k"), steps=(1_000_000,)), partial=True)
     assert coverage(study).endswith("2 measured here")
     assert any("Reasoning 1 of 4" in paragraph for paragraph in methods(study))
-    assert "Reasoning (1/4)" in markdown(study, outcomes(study), {})
+    assert "Reasoning (1/4)" in markdown(study, outcomes(study), Words())
 
 
 def test_markdown_has_the_table_the_verdicts_and_the_methods(study):
-    text = markdown(study, outcomes(study), {"command": "winnow report runs"})
+    text = markdown(study, outcomes(study), Words({"command": "winnow report runs"}))
     assert text.count("**t5-small, 40 % of the documents**") == 1
     assert "**t5-large, 40 % of the documents**" in text
     assert "t5-xl, 40 %" not in text  # a reference

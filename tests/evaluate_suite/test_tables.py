@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from synthetic_study import costs, rows
 
-from evaluate_suite.figures.cost import break_even, total_hours
-from evaluate_suite.study.outcomes import outcomes
-from evaluate_suite.study.points import make_study
-from evaluate_suite.study.table_data import Cell, Column, Table, mark_best, number, to_html, to_markdown
-from evaluate_suite.study.tables import (
+from evaluate_suite.report.outcomes import break_even, outcomes, total_hours
+from evaluate_suite.report.points import measurements_of
+from evaluate_suite.report.table_data import Cell, Column, Table, mark_best, number, to_html, to_markdown
+from evaluate_suite.report.tables import (
     cost_table,
     main_table,
     overlap_table,
@@ -30,7 +29,7 @@ TRAINING = {"t5-large": 24.0, "t5-small": 9.3}  # the extended version's Table 2
 
 @pytest.fixture(scope="module")
 def study():
-    return make_study(rows(FEW, (0.2, 0.4), steps=(1_000_000,)) + costs(SCORING, TRAINING))
+    return measurements_of(rows(FEW, (0.2, 0.4), steps=(1_000_000,)) + costs(SCORING, TRAINING))
 
 
 def column(table, header):
@@ -52,18 +51,18 @@ def test_table_1_names_the_best_and_what_a_hundred_percent_is(study):
 
 
 def test_what_is_left_out_or_not_measured_is_a_footnote():
-    study = make_study(rows(FEW[:2], (0.4,), tasks=("c4", "squad", "cnn_dailymail"), steps=(1_000_000,)))
+    study = measurements_of(rows(FEW[:2], (0.4,), tasks=("c4", "squad", "cnn_dailymail"), steps=(1_000_000,)))
     table = main_table(study, outcomes(study), "t5-xl", 0.4)
     assert any("Not measured: High-quality perplexity, GLUE" in note for note in table.notes)
     same = [r for r in rows(FEW[:2], (0.4,), tasks=("c4", "squad"), references=("t5-base",), steps=(1_000_000,))]
     flat = [r if r.task == "c4" else type(r)(**(vars(r) | {"value": 50.0})) for r in same]
-    flat = make_study(flat)
+    flat = measurements_of(flat)
     assert any("leaves out SQuAD: " in n for n in main_table(flat, outcomes(flat), "t5-small", 0.4).notes)
 
 
 def test_a_run_with_fewer_suites_says_so():
     made = [r for r in rows(FEW[:2], (0.4,), steps=(1_000_000,)) if not (r.sampler == "random" and r.task == "squad")]
-    study = make_study(made)
+    study = measurements_of(made)
     names = [row[0].text for row in main_table(study, outcomes(study), "t5-small", 0.4).rows]
     assert "Random (9 of 10 suites)" in names
     assert "Density" in names
@@ -71,7 +70,7 @@ def test_a_run_with_fewer_suites_says_so():
 
 def test_partial_suites_are_marked_in_the_header():
     made = [row for row in rows(FEW[:2], (0.4,), steps=(1_000_000,)) if row.task != "mrpc"]
-    study = make_study(made, partial=True)
+    study = measurements_of(made, partial=True)
     assert any(
         one.header == "GLUE (8/9)" for one in main_table(study, outcomes(study), "t5-small", 0.4).columns
     )  # fmt: skip
@@ -103,7 +102,7 @@ def test_ranks_change_where_the_order_does():
     turned = [
         type(r)(**(vars(r) | {"value": 100 - r.value if r.model == "t5-large" else r.value})) for r in made
     ]  # fmt: skip
-    study = make_study([row for row in turned if row.task == "squad"])
+    study = measurements_of([row for row in turned if row.task == "squad"])
     changes = rank_changes(study, "t5-small", "t5-large")
     assert changes == {"random": 2, "density": 0, "ask-llm-xl": -2}
     assert rank_table(changes, "t5-small", "t5-large").rows[0][0].text == "Random"

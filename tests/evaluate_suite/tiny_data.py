@@ -88,6 +88,11 @@ ARC = [
 ]
 
 
+def questions(name):
+    """How many questions a task of MMLU has: one of the 57 has more, for tests that look closer."""
+    return ROWS if name == "anatomy" else 2
+
+
 def write_jsonl(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -119,7 +124,7 @@ def write_fine_tuning(root):
 
 def write_few_shot(root):
     for task in by_suite()["mmlu"]:
-        rows = [FEW_SHOT["mmlu"](n) for n in range(ROWS + 5)]
+        rows = [FEW_SHOT["mmlu"](n) for n in range(questions(task.name) + 5)]
         write_configuration(root / task.dataset, task.config, {"dev": rows[:5], "test": rows[5:]})
     for task in by_suite()["bbh"]:
         for part in task.parts or (task.config,):

@@ -27,9 +27,11 @@ _SET_DUMPABLE = 4  # linux/prctl.h
 # Imported once, before anything is forked: each takes from a tenth of a second to several
 _HEAVY = """
 multiprocessing.popen_fork multiprocessing.connection
-launch.cli launch.tokenize launch.stages launch.one_off.selecting launch.one_off.scoring launch.datasets
-launch.compare launch.study.work launch.study.pipelines launch.study.plan launch.study_report
-launch.study.plan_tables launch.coverage launch.executor datasets trafilatura warcio.archiveiterator cchardet magic
+launch.cli launch.commands.studies launch.commands.select launch.commands.look launch.commands.training
+launch.commands.config_file launch.small_studies launch.runner launch.worker launch.engines.local launch.pipelines
+launch.datasets.rows launch.datasets.publish launch.compare launch.inspect launch.neighbours launch.coverage
+launch.cost.plan launch.cost.tables evaluate_suite.__main__ evaluate_suite.report
+datasets trafilatura warcio.archiveiterator cchardet magic
 pyarrow.parquet pyarrow.compute pandas transformers.models.auto.tokenization_auto tokenizers numba scipy.stats
 train.token_store train.replay train.costs datatrove.pipeline.readers datatrove.utils.stats torch transformers
 pipeline_steps.filters.cuts pipeline_steps.filters.selection_filters train.token_store_writer train.pretrain

@@ -46,19 +46,10 @@ def _dataset(folder: Path) -> Any:
 
 def _study_mark(folder: Path) -> Any:
     """A mark that is damaged is not believed: its task is done again."""
-    from launch.study.progress import _read
+    from launch.records import _read
 
     (mark,) = (folder / "out.work" / "stages").glob("**/*.json")
     if (found := _read(mark)) is None:
-        raise StoreDamaged(f"{mark} is not believed")
-    return found
-
-
-def _quickstart_mark(folder: Path) -> Any:
-    from launch.quickstart import _spent
-
-    mark = folder / "quickstart.json"
-    if not (found := _spent(str(mark)))["done"]:
         raise StoreDamaged(f"{mark} is not believed")
     return found
 
@@ -68,5 +59,4 @@ COMMAND_KINDS = [
     Kind("dataset's data", "out/data/*", _dataset, _select),
     Kind("dataset's selection", "out/selection.safetensors", _dataset, _select),
     Kind("study's mark", "out.work/stages/**/*.json", _study_mark),
-    Kind("quickstart's mark", "quickstart.json", _quickstart_mark),
 ]

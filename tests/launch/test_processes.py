@@ -1,4 +1,4 @@
-"""Processes of a stage: they end with the one who started them, and share devices without meeting on one."""
+"""Processes of this machine: they end with the one who started them, and share devices without meeting on one."""
 
 import os
 import re
@@ -6,37 +6,83 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 import pytest
 
-from launch.processes import Job, run_jobs, visible_devices
+from launch.engines import NEVER_STARTED, Task
+from launch.engines.local import Local
+from launch.processes import visible_devices
+from launch.stages.base import Stage
 
 
-CODE = """
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Work(Stage):
+    """A stage of which engines know only the name and the devices."""
+
+    kind = "work"
+    called: str
+
+    @property
+    def name(self):
+        return self.called
+
+
+def task(name, code, folder, devices=0):
+    return Task(Work(called=name, devices=devices), 0, (sys.executable, "-c", code), str(folder / name))
+
+
+def run_all(engine, needs, *, seconds=60):
+    """Submit tasks, each after others by name, and return the exit codes of all by name."""
+    handles, codes, end = {}, {}, time.monotonic() + seconds
+    for one, after in needs.items():
+        (handles[one.stage.name],) = engine.submit([one], [handles[name] for name in after])
+    names = {handle: name for name, handle in handles.items()}
+    try:
+        while len(codes) < len(needs):
+            assert time.monotonic() < end
+            codes |= {names[handle]: code for handle, code in engine.poll().items()}
+            time.sleep(0.02)
+    finally:
+        engine.close()
+    return codes
+
+
+RUNS = """
 import os, signal, sys
 from pathlib import Path
-from launch.processes import Job, run_jobs
+from launch.engines import Task
+from launch.engines.local import Local
+from launch.plan import Plan
+from launch.progress import Stages, StageProgress
+from launch.runner import attend
+from launch.study_file import parse_study
+from rich.console import Console
+import launch.runner
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+command, folder, hook = sys.argv[1:]
+text = "output: {0}/out\\ncorpus: {0}/c.jsonl\\ntoken_store: {{append_eos: false}}\\n".format(folder)
+plan = Plan.of(parse_study("s.yaml", text))
+stages = list(plan.stages.values())
+launch.runner.command = lambda *_: [sys.executable, "-c", command]
+if hook:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
 try:
-    run_jobs([Job("http.server", ("0",), Path(sys.argv[1]))], 1, lambda: None)
+    attend(plan, stages, Local(1), Stages(plan.output, stages, StageProgress(Console(quiet=True))))
 except KeyboardInterrupt:
     print("interrupted")
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-"""
-WORK = """
-import os, time
-print("from", time.time(), "on", os.environ.get("CUDA_VISIBLE_DEVICES"))
-time.sleep(0.5)
-print("to", time.time())
 """
 
 
 def test_ctrl_c_while_a_process_is_being_started_is_not_lost(tmp_path):
     """Python drops exceptions that are raised in its hooks around fork."""
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path / "log")], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", RUNS, "import time; time.sleep(60)", str(tmp_path), "at a fork"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stdout == "interrupted\n", done.stderr
     assert done.stderr == ""
@@ -48,26 +94,15 @@ signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(7
 print("ready", flush=True)
 time.sleep(60)
 """
-STOPS = """
-import sys
-from pathlib import Path
-from launch.processes import Job, run_jobs
-try:
-    run_jobs([Job("saves", (), Path(sys.argv[1]))], 1, lambda: None)
-except KeyboardInterrupt:
-    print("interrupted")
-"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_who_is_asked_to_stop_lets_its_processes_save(tmp_path, number):
-    (tmp_path / "saves.py").write_text(SAVES)
-    log = tmp_path / "log"
+    log = tmp_path / "out" / "logs" / "tokens" / "task-0.log"
     process = subprocess.Popen(
-        [sys.executable, "-c", STOPS, str(log)],
+        [sys.executable, "-c", RUNS, SAVES, str(tmp_path), ""],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not log.exists() or "ready" not in log.read_text():
@@ -78,12 +113,34 @@ def test_who_is_asked_to_stop_lets_its_processes_save(tmp_path, number):
     assert "saved" in log.read_text()
 
 
+def test_processes_end_with_the_one_who_started_them(tmp_path):
+    log = tmp_path / "out" / "logs" / "tokens" / "task-0.log"
+    says = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", RUNS, says, str(tmp_path), ""])
+    while not log.exists() or not log.read_text().endswith("\n"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while os.path.exists(f"/proc/{int(log.read_text())}"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+WORK = """
+import os, time
+print("from", time.time(), "on", os.environ.get("CUDA_VISIBLE_DEVICES"))
+time.sleep(0.5)
+print("to", time.time())
+"""
+
+
 def test_a_device_is_never_shared(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "work.py").write_text(WORK)
     wanted = {"one": 1, "more": 1, "all": 8, "late": 1, "none": 0}
-    run_jobs([Job("work", (), tmp_path / name, devices=devices) for name, devices in wanted.items()], 4, lambda: None)
+    codes = run_all(Local(4), {task(name, WORK, tmp_path, devices): () for name, devices in wanted.items()})
+    assert codes == dict.fromkeys(wanted, 0)
     found = {}
     for name in wanted:
         start, devices, end = re.fullmatch(r"from (\S+) on (\S+)\nto (\S+)\n", (tmp_path / name).read_text()).groups()
@@ -94,6 +151,56 @@ def test_a_device_is_never_shared(tmp_path, monkeypatch):
     assert max(found["one"][1], found["more"][1]) <= found["all"][0]
     assert found["all"][1] <= found["late"][0]  # what is held back for one is not given to a later one
     assert found["none"][0] < found["all"][0]  # who needs none does not wait
+
+
+def test_a_task_that_wants_more_devices_than_are_free_holds_those_that_are(tmp_path, monkeypatch):
+    """Or small ones, of which one always waits, would starve it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    waits = "import pathlib, sys, time\nwhile not pathlib.Path('{}').exists(): time.sleep(0.02)"
+    go = tmp_path / "go"
+    engine, noop = Local(9), "pass"
+    tasks = [task("long", waits.format(go), tmp_path, 1), task("large", noop, tmp_path, 3)]
+    tasks += [task(f"small-{number}", noop, tmp_path, 1) for number in range(3)]
+    for one in tasks:
+        engine.submit([one], [])
+    ended = []
+    for _ in range(10):
+        ended += engine.poll()
+        time.sleep(0.05)
+    assert ended == []  # two devices are free, and held
+    go.write_text("")
+    while len(ended) < len(tasks):
+        ended += engine.poll()
+        time.sleep(0.02)
+    engine.close()
+    assert [handle.partition("#")[0] for handle in ended[:2]] == ["long", "large"]
+
+
+def test_what_stands_on_a_failed_task_never_starts_and_all_else_goes_on(tmp_path):
+    noop = "print('ran')"
+    fails = task("fails", "import sys; sys.exit(7)", tmp_path)
+    killed = task("killed", "import os; os.kill(os.getpid(), 9)", tmp_path)
+    near, far, both = (task(name, noop, tmp_path) for name in ("near", "far", "both"))
+    well, after, last = (task(name, noop, tmp_path) for name in ("well", "after", "last"))
+    needs = {fails: (), killed: (), well: (), near: ["fails"], far: ["near"], both: ["well", "killed"]}
+    codes = run_all(Local(1), needs | {after: ["well"], last: ["well", "after"]})
+    assert codes == {"fails": 7, "killed": -9, "well": 0, "after": 0, "last": 0} | dict.fromkeys(
+        ("near", "far", "both"), NEVER_STARTED
+    )
+    assert [name for name in ("near", "far", "both") if (tmp_path / name).exists()] == []
+    assert [(tmp_path / name).read_text() for name in ("well", "after", "last")] == ["ran\n"] * 3
+
+
+def test_no_more_processes_than_workers_and_none_before_what_it_needs(tmp_path):
+    needs = {task(name, WORK, tmp_path): () for name in "abc"} | {task("d", WORK, tmp_path): ["a"]}
+    assert set(run_all(Local(2), needs).values()) == {0}
+    times = {
+        name: [float(one) for one in re.findall(r"(?:from|to) (\S+)", (tmp_path / name).read_text())]
+        for name in "abcd"
+    }
+    for start, _ in times.values():
+        assert sum(other[0] <= start < other[1] for other in times.values()) <= 2
+    assert times["a"][1] <= times["d"][0]
 
 
 def test_devices_that_are_hidden(monkeypatch):

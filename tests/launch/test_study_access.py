@@ -6,9 +6,9 @@ import pytest
 from conftest import document, forget_s3
 
 from launch.cli import main
-from launch.study.access import check_access
-from launch.study.reading import parse_study
-from launch.study.stages import stages_of
+from launch.plan import Plan
+from launch.runner import check_access
+from launch.study_file import parse_study
 from pipeline_steps.errors import CorpusError, ModelError
 
 
@@ -30,8 +30,8 @@ def text(tmp_path):
 
 
 def check(text, *, without=()):
-    study = parse_study("s.yaml", text)
-    check_access(study, [name for name in stages_of(study) if name not in without])
+    plan = Plan.of(parse_study("s.yaml", text))
+    check_access(plan, [stage for stage in plan.stages.values() if stage.name not in without])
 
 
 @pytest.fixture

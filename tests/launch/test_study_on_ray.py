@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from conftest import document
-
 from launch.study.progress import fingerprints, marker
 from launch.study.ray import _absent
 from launch.study.reading import open_study, parse_study

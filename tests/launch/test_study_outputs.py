@@ -12,12 +12,14 @@ from prose import write_prose
 from test_study_work import TEXT, make
 
 from launch.cli import main as winnow
-from launch.study.outputs import Outputs, forget_lost
-from launch.study.progress import Watched, fingerprints, tasks_left
-from launch.study.proxies import build_proxy
-from launch.study.schema import PAPER_SAMPLERS
-from launch.study.stages import stages_of
-from launch.study.work import do
+from launch.plan import Plan
+from launch.proxies import build_proxy
+from launch.records import Watched, tasks_left
+from launch.runner import forget_lost
+from launch.stages.base import PipelineStage
+from launch.stages.scores import Proxy
+from launch.study_file import parse_study
+from launch.worker import run_task
 from pipeline_steps import ScoreStore
 from pipeline_steps.errors import StoreMismatch, WinnowError
 from pipeline_steps.stores.files import read_json
@@ -29,35 +31,33 @@ CONFIG = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers"
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """A study whose pipelines and proxy have all run."""
+    """The plan of a study whose pipelines and proxy have all run."""
     folder = tmp_path_factory.mktemp("outputs")
-    study = make(folder)
-    targeted = [dataclasses.replace(PAPER_SAMPLERS[name]) for name in ("dsir", "quality-classifier")]
-    study = dataclasses.replace(
-        study, samplers=(*study.samplers, *targeted), target=study.corpus, proxies={"tiny": CONFIG}
-    )
-    run_pipelines(study)
-    return study
+    corpus = make(folder).corpus
+    more = f"held_out: {{c4: {corpus}}}\ntarget: {corpus}\nproxies: {{tiny: {CONFIG}}}"
+    text = TEXT.format(folder=folder, held_out=more).replace("[random", "[dsir, quality-classifier, random")
+    text = text.replace("scorer: ask-llm, model: embedded", "scorer: perplexity, model: tiny")
+    plan = Plan.of(parse_study("s.yaml", text))
+    run_pipelines(plan)
+    return plan
 
 
-def run_pipelines(study):
+def run_pipelines(plan):
     """Every task that is left of the stages that need no training."""
-    stages = stages_of(study)
-    made = fingerprints(stages)
-    for name, stage in stages.items():
-        if stage.kind in ("pipeline", "proxy"):
-            for task in tasks_left(study, stage, made[name]):
-                assert do(study, name, task) == 0
+    for name, stage in plan.stages.items():
+        if isinstance(stage, PipelineStage | Proxy):
+            for task in tasks_left(plan.output, stage):
+                assert run_task(plan, name, task) == 0
 
 
-def lost(study, wanted=()):
+def lost(plan, wanted=()):
     """Names of the stages that are to be done again."""
-    stages = stages_of(study)
-    return [one.partition(" is done again: ")[0] for one in forget_lost(study, stages, fingerprints(stages), wanted)]
+    found = forget_lost(plan, [plan.stages[name] for name in wanted])
+    return [one.partition(" is done again: ")[0] for one in found]
 
 
-def files_of(study):
-    folder = Path(study.output)
+def files_of(plan):
+    folder = Path(plan.output)
     kinds = ("scores/*/parts/*", "selections/**/*.safetensors", "clusters/**/*.safetensors", "density/*.safetensors")
     return {file: file.read_bytes() for kind in kinds for file in sorted(folder.glob(kind))}
 
@@ -107,12 +107,12 @@ def test_what_is_deleted_is_made_again_and_nothing_else(scored, stages, pattern)
 )
 def test_no_damage_is_silent(scored, stage, pattern):
     scores = ScoreStore.open(f"{scored.output}/scores/density").scores
-    outputs, wanted = Outputs(scored), stages_of(scored)[stage]
+    wanted = scored.stages[stage]
     file = sorted(Path(scored.output).glob(pattern))[0]
     named = 0
     for _ in damages(file):
         try:
-            outputs.check(wanted, whole=True)
+            wanted.check_output(scored.output, whole=True)
         except WinnowError as error:
             named += scored.output in str(error)
         else:  # Parquet has bytes that mean nothing
@@ -124,6 +124,8 @@ def test_no_damage_is_silent(scored, stage, pattern):
 
 def test_what_is_about_to_be_read_is_verified_first(scored):
     """A damaged score is no reason to do anything, until a selection is to be made from it."""
+    unreported = {name: stage for name, stage in scored.stages.items() if name != "report"}  # which reads all scores
+    scored = dataclasses.replace(scored, stages=unreported)
     before = files_of(scored)
     part = sorted(Path(scored.output).glob("scores/density/parts/*"))[0]
     blob = bytearray(before[part])
@@ -209,10 +211,9 @@ def test_a_second_run_forgets_nothing_of_a_living_one(tmp_path, capsys):
     """What the living one has not yet written looks as if it were lost."""
     study = make(tmp_path)
     (tmp_path / "s.yaml").write_text(TEXT.format(folder=tmp_path, held_out=f"held_out: {{c4: {study.corpus}}}"))
-    stages = stages_of(study)
-    made = fingerprints(stages)
-    for task in range(stages["tokens/train"].tasks):
-        Watched(study, stages["tokens/train"], task, made["tokens/train"], "").done()  # and no tokens are there
+    tokens = Plan.of(study).stages["tokens/train"]
+    for task in range(tokens.tasks):
+        Watched(study.output, tokens, task, "").done()  # and no tokens are there
     before = {file: file.read_bytes() for file in (tmp_path / "out" / "stages").rglob("*.json")}
     for engine in ("local", "ray", "slurm"):
         with locked(tmp_path / "out", "winnow run"):
@@ -223,8 +224,7 @@ def test_a_second_run_forgets_nothing_of_a_living_one(tmp_path, capsys):
 
 def test_a_damaged_marker_is_not_believed(scored):
     path = Path(scored.output) / "stages" / "embeddings" / "0-of-2.json"
-    stages = stages_of(scored)
-    made, wanted = fingerprints(stages)["embeddings"], read_json(str(path))
-    assert tasks_left(scored, stages["embeddings"], made) == []
+    embeddings, wanted = scored.stages["embeddings"], read_json(str(path))
+    assert tasks_left(scored.output, embeddings) == []
     for _ in damages(path):
-        assert tasks_left(scored, stages["embeddings"], made) == [0] or read_json(str(path)) == wanted  # a blank
+        assert tasks_left(scored.output, embeddings) == [0] or read_json(str(path)) == wanted  # a blank

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from launch.study.progress import Watched, fingerprints, is_done, marker, task_state, tasks_left
-from launch.study.ray import levels
-from launch.study.reading import open_study, parse_study
-from launch.study.stages import devices_of, splits_of, stages_of, store_of
-from launch.study.work import run_of, training_arguments
+from launch.plan import Plan, store_of
+from launch.records import Watched, is_done, record_file, task_state, tasks_left
+from launch.stages.corpora import Files, Tokens
+from launch.stages.runs import Perplexity, Run, Training, _flags
+from launch.study_file import open_study, parse_study
+from pipeline_steps.samplers import find
 
 
 SMALL = """\
@@ -27,19 +28,54 @@ def small(tmp_path):
     return parse_study("s.yaml", SMALL.format(output=tmp_path))
 
 
+def stages_of(study):
+    return Plan.of(study).stages
+
+
+def fingerprints(study):
+    return {name: stage.made for name, stage in stages_of(study).items()}
+
+
+def store(sampler):
+    return f"scores/{store_of(sampler)}"
+
+
+def changed(sampler, **change):
+    """Return the sampler as the study file would have it with another scorer's row."""
+    if "scorer" in change:
+        row = find(change["scorer"])
+        change |= {"row": row.name, "scorer": row.scorer, "stands_on": row.stands_on, "cost": row.cost}
+    return dataclasses.replace(sampler, **change)
+
+
 @pytest.mark.parametrize("name", ["paper.yaml", None])
 def test_every_stage_comes_after_what_it_needs(name, small):
-    study = open_study(name) if name else small
-    stages = stages_of(study)
+    stages = stages_of(open_study(name) if name else small)
     seen = set()
-    for stage in stages.values():
-        assert set(stage.needs) <= seen, stage.name
+    for key, stage in stages.items():
+        assert key == stage.name
+        assert {one.name for one in stage.inputs} <= seen, stage.name
+        for one in stage.inputs:  # equal stages are one, also for who looks for their tasks
+            found = stages[one.name]
+            assert (found, found.tasks, found.devices) == (one, one.tasks, one.devices)
         seen.add(stage.name)
-    flat = [stage.name for level in levels(stages) for stage in level]
-    assert sorted(flat) == sorted(stages)
-    for level in levels(stages):
-        together = {stage.name for stage in level}
-        assert all(not set(stage.needs) & together for stage in level)
+    assert len({stage.made for stage in stages.values()}) == len(stages)
+
+
+def test_two_equal_stages_are_one():
+    def tokens(**change):
+        return Tokens(**{"text": Files("c/", "train"), "tokenizer": "embedded"} | change)
+
+    assert tokens() == tokens()
+    assert hash(tokens()) == hash(tokens())
+    assert tokens() == tokens(tasks=9, devices=1)  # which decide nothing
+    for other in (tokens(tokenizer="t5"), tokens(text=Files("c/", "train", 5)), tokens(append_eos=True)):
+        assert tokens() != other
+        assert tokens().made != other.made
+    run = Run("full", 1.0, "t5-tiny", 0)
+    training = Training(run=run, tokens=tokens(), arguments={"preset": "t5-tiny"})
+    twice = Perplexity(training=training, held_out=(("c4", (tokens(), tokens(tasks=4))),))
+    assert twice.inputs == (training, tokens())  # each once, in the order of the fields
 
 
 def test_the_papers_study_shares_its_work():
@@ -51,24 +87,24 @@ def test_the_papers_study_shares_its_work():
     assert kinds.count("selections") == 22 * 5
     assert kinds.count("embeddings") == 1
     assert kinds.count("measured") == 222 * (1 + 4 + 1)
-    assert len(stages["report"].needs) == kinds.count("measured")
-    trained = stages["scores/perplexity-large-20k"].needs
-    assert trained == ("runs/t5-large/full-1-seed0",)
+    assert len([one for one in stages["report"].inputs if one.kind == "measured"]) == kinds.count("measured")
+    trained = stages["scores/perplexity-large-20k"].inputs
+    assert [stage.name for stage in trained] == ["runs/t5-large/full-1-seed0"]
 
 
 def test_stores_are_shared_by_scorer_and_proxy_and_chance_has_its_own(small):
-    twice = dataclasses.replace(small.samplers[1], name="dense", mode="top")
-    study = dataclasses.replace(small, samplers=(*small.samplers, twice))
-    by_name = {sampler.name: store_of(sampler) for sampler in study.samplers}
+    twice = changed(small.samplers[1], name="dense", cut="top")
+    study = small.model_copy(update={"samplers": [*small.samplers, twice]})
+    by_name = {sampler.name: store(sampler) for sampler in study.samplers}
     assert by_name == {
         "random": "scores/keys",
         "density": "scores/density",
-        "mine": store_of(small.samplers[2]),
+        "mine": store(small.samplers[2]),
         "dense": "scores/density",
     }
     assert set(by_name.values()) <= stages_of(study).keys()
     assert by_name["mine"].startswith("scores/perplexity-t5-tiny-4-")
-    asked = dataclasses.replace(twice, scorer="ask-llm", model="embedded")
+    asked = changed(twice, scorer="ask-llm", model="embedded")
     for change, name in {
         ("embedded", ()): "scores/ask-llm",
         ("google/flan-t5-xl", ()): "scores/ask-llm-xl",
@@ -76,22 +112,22 @@ def test_stores_are_shared_by_scorer_and_proxy_and_chance_has_its_own(small):
         ("/a/model", ()): "scores/ask-llm-model-",
     }.items():
         model, options = change
-        assert store_of(dataclasses.replace(asked, model=model, options=dict(options))).startswith(name)
+        assert store(dataclasses.replace(asked, model=model, options=dict(options))).startswith(name)
     one, other = (dataclasses.replace(asked, model=f"/{folder}/model") for folder in "ab")
-    assert store_of(one) != store_of(other)
+    assert store(one) != store(other)
 
 
 def test_what_is_added_to_a_study_leaves_what_is_done_alone(small):
-    before = fingerprints(stages_of(small))
+    before = fingerprints(small)
     for change in (
-        {"rates": (0.5, 0.1, 0.2)},
-        {"samplers": (*small.samplers[::-1], dataclasses.replace(small.samplers[1], name="new", mode="top"))},
-        {"samplers": (dataclasses.replace(small.samplers[1], name="new", mode="top"), *small.samplers)},
-        {"seeds": (0, 7)},
+        {"rates": [0.5, 0.1, 0.2]},
+        {"samplers": [*small.samplers[::-1], changed(small.samplers[1], name="new", cut="top")]},
+        {"samplers": [changed(small.samplers[1], name="new", cut="top"), *small.samplers]},
+        {"seeds": [0, 7]},
         {"models": {**small.models, "t5-small": small.references["t5-small"]}, "references": {}},
         {"models": {name: {**given, "micro_batch_size": 2} for name, given in small.models.items()}},
     ):
-        after = fingerprints(stages_of(dataclasses.replace(small, **change)))
+        after = fingerprints(small.model_copy(update=change))
         assert {name for name in before if after.get(name) != before[name]} <= {"report"}, change
 
 
@@ -105,6 +141,10 @@ def test_a_limit_is_of_the_whole_corpus():
 
 
 def test_held_out_text_is_the_corpus_own_or_given(small):
+    def splits_of(study):
+        (held_out, *_) = [one.held_out for one in stages_of(study).values() if isinstance(one, Perplexity)]
+        return {task: [one.name for one in tokens] for task, tokens in held_out}
+
     assert splits_of(small) == {
         "in_distribution": ["tokens/in_distribution"],
         "high_quality": ["tokens/high_quality"],
@@ -115,59 +155,59 @@ def test_held_out_text_is_the_corpus_own_or_given(small):
 
 
 def test_a_fingerprint_follows_what_decides_and_nothing_else(small):
-    before = fingerprints(stages_of(small))
-    more_tasks = dataclasses.replace(small, engine=dataclasses.replace(small.engine, tasks=7, workers=3))
-    assert fingerprints(stages_of(more_tasks)) == before
-    other = dataclasses.replace(small, embedder="some/model")
-    after = fingerprints(stages_of(other))
+    before = fingerprints(small)
+    engine = small.engine.model_copy(update={"tasks": 7, "workers": 3})
+    assert fingerprints(small.model_copy(update={"engine": engine})) == before
+    other = small.model_copy(update={"embedder": "some/model"})
+    after = fingerprints(other)
     changed = {name for name in before if before[name] != after[name]}
     assert {"embeddings", "scores/density", "selections/density/0.2", "runs/t5-tiny/density-0.2-seed0"} <= changed
     assert {
         "corpus",
         "tokens/train",
         "runs/t5-tiny/full-1-seed0",
-        store_of(small.samplers[2]),
+        store(small.samplers[2]),
         "selections/random/0.2",
     } & changed == set()
 
 
 def test_the_precision_of_the_launcher_decides(small):
     name = "runs/t5-tiny/full-1-seed0"
-    before = fingerprints(stages_of(small))[name]
+    before = fingerprints(small)[name]
     for launch, same in (
         ("--num_processes 2", True),
         ("--mixed_precision no", True),
         ("--mixed_precision=bf16", False),
     ):
-        engine = dataclasses.replace(small.engine, launch=launch)
-        assert (fingerprints(stages_of(dataclasses.replace(small, engine=engine)))[name] == before) is same
+        engine = small.engine.model_copy(update={"launch": launch})
+        assert (fingerprints(small.model_copy(update={"engine": engine}))[name] == before) is same
 
 
 def test_a_task_is_done_once_and_of_this_study_alone(small):
-    stages = stages_of(small)
-    stage, made = stages["corpus/deal"], fingerprints(stages)["corpus/deal"]
-    assert tasks_left(small, stage, made) == list(range(8))
-    work = Watched(small, stage, 3, made, "a.log")
-    assert task_state(small, stage, 3, made).state == "running"
+    output, stage = small.output, stages_of(small)["corpus/deal"]
+    stage = dataclasses.replace(stage, tasks=8)
+    assert tasks_left(output, stage) == list(range(8))
+    work = Watched(output, stage, 3, "a.log")
+    assert task_state(output, stage, 3).state == "running"
     work.stop("it failed")
-    assert (task_state(small, stage, 3, made).state, tasks_left(small, stage, made)) == ("failed", list(range(8)))
-    Watched(small, stage, 3, made, "a.log").done()
-    assert task_state(small, stage, 3, made).state == "done"
-    assert tasks_left(small, stage, made) == [0, 1, 2, 4, 5, 6, 7]
-    assert not is_done(small, stage, 3, "another")
-    marker(small, stage, 3).write_text("")  # what a full disk leaves
-    assert not is_done(small, stage, 3, made)
+    assert (task_state(output, stage, 3).state, tasks_left(output, stage)) == ("failed", list(range(8)))
+    Watched(output, stage, 3, "a.log").done()
+    assert task_state(output, stage, 3).state == "done"
+    assert tasks_left(output, stage) == [0, 1, 2, 4, 5, 6, 7]
+    assert not is_done(output, dataclasses.replace(stage, limit=9), 3)  # another study's
+    record_file(output, stage, 3).write_text("")  # what a full disk leaves
+    assert not is_done(output, stage, 3)
 
 
 def test_commands_of_runs(small):
     stages = stages_of(small)
-    full = training_arguments(small, stages["runs/t5-tiny/full-1-seed0"])
+    full = _flags(stages["runs/t5-tiny/full-1-seed0"].settings(small.output))
     assert full[full.index("--milestones") + 1 :][:2] == ["2", "4"]  # a sampler scores with step 4
     assert not any(word.startswith("--selection") for word in full)
-    selected = training_arguments(small, stages["runs/t5-tiny/density-0.5-seed0"])
+    selected = _flags(stages["runs/t5-tiny/density-0.5-seed0"].settings(small.output))
     assert f"--selection={small.output}/selections/density/0.5.safetensors" in selected
     assert "--preset=t5-tiny" in selected
-    assert {run_of(stage) for stage in stages.values() if stage.kind == "training"} == set(small.runs())
+    assert {stage.run for stage in stages.values() if isinstance(stage, Training)} == set(small.runs())
 
 
 def test_devices_that_a_task_runs_on():
@@ -180,7 +220,7 @@ def test_devices_that_a_task_runs_on():
         "engine: {launch: --multi_gpu --num_processes=4}\n",
     )
     stages, run = stages_of(study), "t5-tiny/random-0.2-seed0"
-    served, asked = (store_of(sampler) for sampler in study.samplers[1:3])
+    served, asked = (store(sampler) for sampler in study.samplers[1:3])
     for name, devices in {
         "tokens/train": 0,
         "embeddings": 0,  # hashed n-grams ask no model
@@ -193,6 +233,7 @@ def test_devices_that_a_task_runs_on():
         f"measured/{run}/glue": 4,
         "report": 0,
     }.items():
-        assert devices_of(study, stages[name]) == devices, name
-    tuned = dataclasses.replace(study, evaluation=dataclasses.replace(study.evaluation, instruction_tune=True))
-    assert devices_of(tuned, stages_of(tuned)[f"measured/{run}/few-shot"]) == 4
+        assert stages[name].devices == devices, name
+    evaluation = study.evaluation.model_copy(update={"instruction_tune": True})
+    tuned = stages_of(study.model_copy(update={"evaluation": evaluation}))
+    assert tuned[f"measured/{run}/few-shot"].devices == 4

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from launch.cli import main
-from launch.study.progress import Watched, fingerprints, forgive, marker, task_state
-from launch.study.reading import parse_study
-from launch.study.stages import stages_of
-from launch.study.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
+from launch.plan import Plan
+from launch.records import Watched, forgive, record_file, task_state
+from launch.status import as_json, exit_code, seconds_left_by_kind, show, tasks_of
+from launch.study_file import parse_study
 from pipeline_steps.stores.files import read_json, write_json
 from train.run_directory import sealed_row
 
@@ -27,128 +27,118 @@ engine: {{tasks: 4}}
 
 
 @pytest.fixture
-def study(tmp_path):
-    return parse_study("s.yaml", TEXT.format(folder=tmp_path))
+def plan(tmp_path):
+    return Plan.of(parse_study("s.yaml", TEXT.format(folder=tmp_path)))
 
 
-def work(study, name, task=0, log=""):
-    stages = stages_of(study)
-    return Watched(study, stages[name], task, fingerprints(stages)[name], log)
+def work(plan, name, task=0, log=""):
+    return Watched(plan.output, plan.stages[name], task, log)
 
 
-def state(study, name, task=0):
-    stages = stages_of(study)
-    return task_state(study, stages[name], task, fingerprints(stages)[name])
+def state(plan, name, task=0):
+    return task_state(plan.output, plan.stages[name], task)
 
 
-def tasks(study):
-    stages = stages_of(study)
-    return tasks_of(study, stages, fingerprints(stages))
+def record_of(plan, name, task=0):
+    return record_file(plan.output, plan.stages[name], task)
 
 
-def shown(study):
+def shown(plan):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(show(study, tasks(study)))
+    console.print(show(plan, tasks_of(plan)))
     return console.export_text()
 
 
-def test_nothing_has_begun(study):
-    assert exit_code(tasks(study)) == 3
-    assert "0 of" in shown(study)
-    assert seconds_left_by_kind(tasks(study)) == {}
+def test_nothing_has_begun(plan):
+    assert exit_code(tasks_of(plan)) == 3
+    assert "0 of" in shown(plan)
+    assert seconds_left_by_kind(tasks_of(plan)) == {}
 
 
-def test_what_has_failed_is_shown_with_the_end_of_its_log_and_how_to_go_on(study, tmp_path):
+def test_what_has_failed_is_shown_with_the_end_of_its_log_and_how_to_go_on(plan, tmp_path):
     log = tmp_path / "log"
     log.write_text("".join(f"line {number}\n" for number in range(99)))
-    work(study, "scores/density", 2, str(log)).stop("CorpusError: nothing is there")
-    assert exit_code(tasks(study)) == 1
-    text = shown(study)
+    work(plan, "scores/density", 2, str(log)).stop("CorpusError: nothing is there")
+    assert exit_code(tasks_of(plan)) == 1
+    text = shown(plan)
     assert "scores/density, task 2 of 4: CorpusError: nothing is there" in text
     assert "line 98" in text
     assert "line 90" not in text
     assert text.rstrip().endswith("to go on: winnow run s.yaml")  # what needs it as well
-    assert as_json(tasks(study))["failed"] == [
+    assert as_json(tasks_of(plan))["failed"] == [
         {"stage": "scores/density", "task": 2, "error": "CorpusError: nothing is there", "log": str(log)}
     ]
 
 
-def test_a_task_that_was_killed_is_seen_at_once_and_can_be_begun_again(study):
+def test_a_task_that_was_killed_is_seen_at_once_and_can_be_begun_again(plan):
     """Its own words cannot tell."""
     code = (
         "import os, sys; sys.path[:0] = ['tests/launch']\n"
-        "from launch.study.progress import Watched, fingerprints\n"
-        "from launch.study.reading import parse_study\n"
-        "from launch.study.stages import stages_of\n"
-        f"study = parse_study('s.yaml', {TEXT.format(folder=study.output[:-4])!r})\n"
-        "stages = stages_of(study)\n"
-        "Watched(study, stages['density/merge'], 0, fingerprints(stages)['density/merge'], '')\n"
+        "from launch.plan import Plan\n"
+        "from launch.records import Watched\n"
+        "from launch.study_file import parse_study\n"
+        f"plan = Plan.of(parse_study('s.yaml', {TEXT.format(folder=plan.output[:-4])!r}))\n"
+        "Watched(plan.output, plan.stages['density/merge'], 0, '')\n"
         "os.kill(os.getpid(), 9)\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    found = state(study, "density/merge")
+    found = state(plan, "density/merge")
     assert (found.state, found.error) == ("failed", "it was killed")
-    stages = stages_of(study)
-    forgive(study, stages["density/merge"], fingerprints(stages)["density/merge"])
-    assert state(study, "density/merge").state == "waiting"
+    forgive(plan.output, plan.stages["density/merge"])
+    assert state(plan, "density/merge").state == "waiting"
 
 
-def test_seconds_of_all_attempts_add_up(study):
-    stages = stages_of(study)
-    begun = marker(study, stages["density/merge"], 0).with_suffix(".begun")
-    work(study, "density/merge").stop()
+def test_seconds_of_all_attempts_add_up(plan):
+    begun = record_of(plan, "density/merge").with_suffix(".begun")
+    work(plan, "density/merge").stop()
     record = read_json(str(begun))
     write_json(str(begun), record | {"seconds": 100.0})
-    again = work(study, "density/merge")
-    assert state(study, "density/merge").seconds >= 100
+    again = work(plan, "density/merge")
+    assert state(plan, "density/merge").seconds >= 100
     again.done()
-    assert state(study, "density/merge").seconds >= 100
+    assert state(plan, "density/merge").seconds >= 100
     assert not begun.exists()
 
 
-def test_work_that_is_found_to_be_done_keeps_its_cost(study):
+def test_work_that_is_found_to_be_done_keeps_its_cost(plan):
     """A stage whose fingerprint changes, though nothing of its outcome does, ends in a moment."""
-    stages = stages_of(study)
-    path = marker(study, stages["density/merge"], 0)
+    path = record_of(plan, "density/merge")
     path.parent.mkdir(parents=True)
     write_json(str(path), {"fingerprint": "another", "seconds": 3600.0})
-    work(study, "density/merge").done()
-    assert state(study, "density/merge").seconds == 3600
+    work(plan, "density/merge").done()
+    assert state(plan, "density/merge").seconds == 3600
 
 
-def test_time_left_follows_the_tasks_that_are_done(study):
-    stages = stages_of(study)
-    made = fingerprints(stages)
+def test_time_left_follows_the_tasks_that_are_done(plan):
     for task in (0, 1):
-        work(study, "embeddings", task).done()
-        path = marker(study, stages["embeddings"], task)
-        write_json(str(path), {"fingerprint": made["embeddings"], "seconds": 60.0})
-    work(study, "embeddings", 2)
-    left = seconds_left_by_kind(tasks(study))["embeddings"]
+        work(plan, "embeddings", task).done()
+        path = record_of(plan, "embeddings", task)
+        write_json(str(path), {"fingerprint": plan.stages["embeddings"].made, "seconds": 60.0})
+    work(plan, "embeddings", 2)
+    left = seconds_left_by_kind(tasks_of(plan))["embeddings"]
     assert left == pytest.approx(120, abs=2)  # one runs, one waits, one at a time
 
 
-def test_a_training_tells_its_own_speed(study, tmp_path):
+def test_a_training_tells_its_own_speed(plan, tmp_path):
     name = "runs/t5-tiny/full-1-seed0"
-    work(study, name)
+    work(plan, name)
     folder = tmp_path / "out" / name
     folder.mkdir(parents=True)
     rows = [{"encoder_tokens": 1}, {"encoder_tokens": 2048, "tokens_per_second": 777.0}]
     (folder / "metrics.jsonl").write_text("".join(map(sealed_row, rows)))
-    text = shown(study)
+    text = shown(plan)
     assert "25%, 777 tokens/s" in text
     (folder / "metrics.jsonl").write_text('{"encoder_tokens": 1')  # being written
-    assert "running" in shown(study)
+    assert "running" in shown(plan)
 
 
-def test_exit_codes_of_the_command(tmp_path, study, capsys):
+def test_exit_codes_of_the_command(tmp_path, plan, capsys):
     file = tmp_path / "s.yaml"
     file.write_text(TEXT.format(folder=tmp_path))
     assert main(["status", str(file)]) == 3
-    stages = stages_of(study)
-    for name, stage in stages.items():
+    for name, stage in plan.stages.items():
         for task in range(stage.tasks):
-            work(study, name, task).done()
+            work(plan, name, task).done()
     assert main(["status", str(file)]) == 0
     capsys.readouterr()
     assert main(["status", str(file), "--json"]) == 0
@@ -157,12 +147,12 @@ def test_exit_codes_of_the_command(tmp_path, study, capsys):
     assert main(["status", str(tmp_path / "nothing.yaml")]) == 2
 
 
-def test_an_id_that_another_process_has_by_now(study):
-    begun = marker(study, stages_of(study)["scores/density"], 0).with_suffix(".begun")
-    watched = work(study, "scores/density", 0)
-    assert [task.found.state for task in tasks(study) if task.stage.name == "scores/density"][0] == "running"
+def test_an_id_that_another_process_has_by_now(plan):
+    begun = record_of(plan, "scores/density").with_suffix(".begun")
+    watched = work(plan, "scores/density", 0)
+    assert [task.found.state for task in tasks_of(plan) if task.stage.name == "scores/density"][0] == "running"
     record = read_json(str(begun))
     watched.stop()
     write_json(str(begun), record | {"pid": 1})
-    (found, *_) = [task.found for task in tasks(study) if task.stage.name == "scores/density"]
+    (found, *_) = [task.found for task in tasks_of(plan) if task.stage.name == "scores/density"]
     assert (found.state, found.error) == ("failed", "it was killed")

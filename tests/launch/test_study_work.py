@@ -7,15 +7,15 @@ import pytest
 from conftest import document
 from prose import write_prose
 
-from launch.study.access import check_access, left_out, note_files
-from launch.study.commands import claim
-from launch.study.progress import Watched, fingerprints, tasks_left
-from launch.study.reading import parse_study
-from launch.study.reporting import report_arguments
-from launch.study.stages import stages_of, store_of
-from launch.study.work import do
+from launch.plan import Plan, store_of
+from launch.records import Watched, tasks_left
+from launch.runner import check_access, claim, left_out, note_files
+from launch.stages.base import PipelineStage
+from launch.study_file import parse_study
+from launch.worker import run_task
 from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
+from pipeline_steps.samplers import find
 from train.token_store import TokenStore
 
 
@@ -40,16 +40,27 @@ def make(folder, held_out="held_out: {c4: CORPUS}"):
     return parse_study("s.yaml", TEXT.format(folder=folder, held_out=held_out))
 
 
+def changed(study, **change):
+    return study.model_copy(update=change)
+
+
+def do(study, name, task, made=""):
+    return run_task(Plan.of(study), name, task, made=made)
+
+
+def stages_of(study, *names):
+    stages = Plan.of(study).stages
+    return [stages[name] for name in names]
+
+
 def test_every_pipeline(tmp_path):
     study = make(tmp_path)
-    stages = stages_of(study)
-    made = fingerprints(stages)
-    for name, stage in stages.items():
-        if stage.kind == "pipeline":
-            assert not any(tasks_left(study, stages[need], made[need]) for need in stage.needs)
+    for name, stage in Plan.of(study).stages.items():
+        if isinstance(stage, PipelineStage):
+            assert not any(tasks_left(study.output, need) for need in stage.inputs)
             for task in range(stage.tasks):
                 assert do(study, name, task) == 0
-            assert not tasks_left(study, stage, made[name])
+            assert not tasks_left(study.output, stage)
     output = tmp_path / "out"
     tokens = TokenStore.open(str(output / "tokens" / "train"))
     assert tokens.documents == 100
@@ -89,40 +100,45 @@ def test_files_that_arrive_later_belong_to_no_task(tmp_path):
     (tmp_path / "corpus" / "0.jsonl").write_text(json.dumps(document(1000)) + "\n")
     assert do(study, "tokens/train", 1) == 0
     assert TokenStore.open(str(tmp_path / "out" / "tokens" / "train")).documents == 100
-    assert left_out(study) == 1  # which winnow run says
-    assert left_out(dataclasses.replace(study, output=str(tmp_path / "new"))) == 0
+    assert left_out(Plan.of(study)) == 1  # which winnow run says
+    assert left_out(Plan.of(changed(study, output=str(tmp_path / "new")))) == 0
 
 
 def test_a_checkpoint_that_is_not_there_is_said_so(tmp_path):
     study = make(tmp_path)
-    scored = dataclasses.replace(study.samplers[1], name="late", scorer="perplexity", model="t5-tiny@1")
-    study = dataclasses.replace(study, samplers=(scored,))
+    scorer = find("perplexity").scorer
+    scored = dataclasses.replace(
+        study.samplers[1], name="late", row="perplexity", scorer=scorer, stands_on="", model="t5-tiny@1"
+    )
+    study = changed(study, samplers=[scored])
     (tmp_path / "out" / "runs" / "t5-tiny" / "full-1-seed0").mkdir(parents=True)
-    stages = stages_of(study)
-    Watched(
-        study, stages["runs/t5-tiny/full-1-seed0"], 0, fingerprints(stages)["runs/t5-tiny/full-1-seed0"], ""
-    ).done()
-    with pytest.raises(ModelError, match="has no checkpoint of step 1, which late scores with"):
-        do(study, store_of(scored), 0)
+    (full,) = stages_of(study, "runs/t5-tiny/full-1-seed0")
+    Watched(study.output, full, 0, "").done()
+    with pytest.raises(ModelError, match="has no checkpoint of step 1, which scores perplexity"):
+        do(study, f"scores/{store_of(scored)}", 0)
 
 
 def test_the_report_of_a_study_knows_its_stores(tmp_path):
     study = make(tmp_path)
-    arguments = report_arguments(dataclasses.replace(study, samplers=study.samplers[:1]))
-    assert "--scores" not in arguments
-    assert f"random={tmp_path}/out/selections/random/0.2.safetensors" in arguments
+    study = changed(study, samplers=study.samplers[:1])
+    for task in (0, 1):
+        assert do(study, "tokens/train", task) == 0
+    settings = Plan.of(study).stages["report"].settings(study.output)
+    assert settings.scores == {}
+    assert settings.selections == {"random": f"{tmp_path}/out/selections/random/0.2.safetensors"}
+    assert settings.facts["corpus"].startswith("100 documents (")
 
 
 def test_a_folder_is_of_one_corpus(tmp_path):
     study = make(tmp_path)
-    claim(study)
-    claim(study)
+    claim(Plan.of(study))
+    claim(Plan.of(study))
     with pytest.raises(StoreMismatch, match="held_out"):
-        claim(make(tmp_path, held_out=""))
-    without = dataclasses.replace(study, samplers=study.samplers[:1], embedder="another")  # that nothing asks for
-    claim(without)
+        claim(Plan.of(make(tmp_path, held_out="")))
+    without = changed(study, samplers=study.samplers[:1], embedder="another")  # that nothing asks for
+    claim(Plan.of(without))
     with pytest.raises(StoreMismatch, match="embedder"):
-        claim(dataclasses.replace(study, embedder="another"))
+        claim(Plan.of(changed(study, embedder="another")))
     with pytest.raises(InvalidStudy, match="no task 7 of a stage embeddings"):
         do(study, "embeddings", 7)
 
@@ -130,30 +146,30 @@ def test_a_folder_is_of_one_corpus(tmp_path):
 def test_nothing_begins_on_half_of_what_it_needs(tmp_path):
     """Slurm forgets jobs that have failed, and files are edited while jobs wait."""
     study = make(tmp_path)
-    stages = stages_of(study)
-    made = fingerprints(stages)
+    (embeddings,) = stages_of(study, "embeddings")
     for task in (0, 1):
         with pytest.raises(InvalidStudy, match=r"scores/density needs density/merge, which is not done"):
             do(study, "scores/density", task)
     assert do(study, "embeddings", 0) == 0
     with pytest.raises(InvalidStudy, match=r"density/sketch needs embeddings, which is not done"):  # but half of it
         do(study, "density/sketch", 0)
-    edited = dataclasses.replace(study, embedder="another/model")
+    edited = changed(study, embedder="another/model")
     with pytest.raises(InvalidStudy, match=r"s\.yaml has changed since embeddings was started"):
-        do(edited, "embeddings", 1, made=made["embeddings"])
-    assert do(study, "embeddings", 1, made=made["embeddings"]) == 0
-    assert not tasks_left(study, stages["embeddings"], made["embeddings"])
+        do(edited, "embeddings", 1, made=embeddings.made)
+    assert do(study, "embeddings", 1, made=embeddings.made) == 0
+    assert not tasks_left(study.output, embeddings)
 
 
 def test_files_are_listed_once(tmp_path):
     study = make(tmp_path)
-    corpus = tmp_path / "corpus"
-    note_files(study, check_access(study, ["tokens/train", "tokens/c4/c4"]), [])
+    plan, corpus = Plan.of(study), tmp_path / "corpus"
+    tokens, held_out, embeddings = stages_of(study, "tokens/train", "tokens/c4/c4", "embeddings")
+    note_files(plan, check_access(plan, [tokens, held_out]), [])
     (corpus / "a.jsonl").rename(corpus / "c.jsonl")  # nothing has been read yet: what is there now counts
-    note_files(study, check_access(study, ["tokens/train"]), [])
+    note_files(plan, check_access(plan, [tokens]), [])
     (corpus / "d.jsonl").write_text((corpus / "b.jsonl").read_text())
-    note_files(study, check_access(study, ["tokens/train"]), ["embeddings"])  # which has read the others
-    assert left_out(study) == 1
+    note_files(plan, check_access(plan, [tokens]), [embeddings])  # which has read the others
+    assert left_out(plan) == 1
     for task in (0, 1):
         assert do(study, "tokens/train", task) == 0
     assert TokenStore.open(str(tmp_path / "out" / "tokens" / "train")).documents == 100

@@ -16,7 +16,8 @@ import xxhash
 from fsspec.spec import AbstractFileSystem
 
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete, StoreMismatch
-from pipeline_steps.stores import artefact, files
+from pipeline_steps.stores import artefact as artefact_module
+from pipeline_steps.stores import files as files_module
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.files import canonical, open_folder, read_json, seal
 
@@ -125,7 +126,7 @@ def remembered(monkeypatch):
             sealed[key] = seal(value)
         return sealed[key]
 
-    for module in (artefact, files):
+    for module in (artefact_module, files_module):
         monkeypatch.setattr(module, "seal", remembered_seal)
         monkeypatch.setattr(module, "open_folder", cache(open_folder))
 

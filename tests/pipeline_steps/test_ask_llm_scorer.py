@@ -2,7 +2,9 @@
 
 import subprocess
 import time
+from functools import cache
 from importlib.util import find_spec
+from itertools import islice
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,14 +41,12 @@ TEXTS = [
 NASTY = ["", "w", " \n\t ", "###", "### yes ###\n\nOPTIONS:\n- yes", "东京", "no", "word " * 20_000, "x" * 1_000]
 
 
+@cache
 def documentation(count):
     """Real documents: the documentation of the standard library, of every length."""
-    texts = []
-    for doc in InstalledDocsReader().run():
-        texts.append(doc.text)
-        if len(texts) == count:
-            return texts
-    raise AssertionError("the standard library has more documentation than this")
+    texts = tuple(doc.text for doc in islice(InstalledDocsReader().run(), count))
+    assert len(texts) == count
+    return texts
 
 
 def tiny_tokenizer(folder):
@@ -166,7 +166,7 @@ def ask(folder, texts, max_tokens=512, prompt=ASK_LLM, dtype="auto"):
 
 @pytest.mark.parametrize("name", ["tiny_t5", "tiny_t5_v1_1", "tiny_llama"])
 def test_engine_equals_one_by_one_on_real_and_nasty_documents(request, name):
-    folder, texts = request.getfixturevalue(name), [*documentation(500 - len(NASTY)), *NASTY]
+    folder, texts = request.getfixturevalue(name), [*documentation(150), *NASTY]
     reference = llama_one_by_one if name == "tiny_llama" else t5_one_by_one
     np.testing.assert_allclose(ask(folder, texts), reference(folder, texts, ASK_LLM, 512), atol=1e-4)
 
@@ -180,11 +180,15 @@ def test_order_and_company_do_not_matter(request, name):
     np.testing.assert_array_equal(ask(folder, texts, 256), together)  # the same window: the same bits
 
 
+@cache
+def by_embedded_proxy(dtype):
+    return ask(EMBEDDED_PROXY, documentation(400), dtype=dtype)[:, 0]
+
+
 @pytest.mark.parametrize(("dtype", "shared"), [("bfloat16", 0.95), ("float8", 0.9)])
 def test_coarse_precision_ranks_as_float32_does(dtype, shared):
     """On the embedded proxy, which is trained: rounding of a random model says little."""
-    texts = documentation(400)
-    exact, rough = ask(EMBEDDED_PROXY, texts)[:, 0], ask(EMBEDDED_PROXY, texts, dtype=dtype)[:, 0]
+    exact, rough = by_embedded_proxy("float32"), by_embedded_proxy(dtype)
     assert 0 < np.sqrt(np.mean((exact - rough) ** 2)) < 0.08
     assert spearmanr(exact, rough).statistic > 0.99
     top = lambda scores: set(np.argsort(-scores)[:40])  # noqa: E731

@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_named(twins, one, tmp_path):
         list(KMeansAssign(str(tmp_path / "embeddings"), clusters).run())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 40))
 def test_assignments_are_those_of_exact_arithmetic(seed, size):
     """With centroids so alike that float32 cannot tell them apart; one at a time, and all together."""

@@ -50,8 +50,8 @@ def reader(columns, size=7):
     return read
 
 
-def kept(columns, mode, amounts, seed=0, weight=None):
-    found = find_thresholds(reader(columns), mode, amounts, seed, weight)
+def kept(columns, mode, amounts, seed=0, weight=None, size=7):
+    found = find_thresholds(reader(columns, size), mode, amounts, seed, weight)
     return keeps(found, priority_code(mode, columns, seed), columns["key"], 0, seed, columns.get("stratum", 0))
 
 
@@ -120,8 +120,9 @@ def test_inclusion_is_that_of_successive_sampling(mode, sign):
             chance *= weight[i] / left
             left -= weight[i]
         exact[list(order)] += chance
-    columns = {"score": scores, "key": np.arange(11, 66, 11, dtype=np.uint64)}
-    times = sum(kept(columns, mode, [k], seed).astype(int) for seed in range(trials))
+    columns = {"score": np.tile(scores, trials), "key": np.arange(5 * trials, dtype=np.uint64)}
+    columns["stratum"] = np.repeat(np.arange(trials), 5)  # each trial is one, with keys of its own
+    times = kept(columns, mode, [k] * trials, size=5 * trials).reshape(trials, 5).sum(axis=0)
     sigma = np.sqrt(exact * (1 - exact) / trials)
     assert (np.abs(times / trials - exact) < 4 * sigma).all(), (times / trials, exact)
 
@@ -135,7 +136,7 @@ def test_pareto_keeps_as_gpt_3_did():
     }
     chance = (2 - probability) ** -9.0
     k = round(chance.sum())  # so that t is 1
-    mask = kept(columns, "pareto", [k])
+    mask = kept(columns, "pareto", [k], size=10_000)
     for start in range(0, 3 * count, count):
         expected = chance[start]
         sigma = np.sqrt(expected * (1 - expected) / count)
@@ -143,8 +144,8 @@ def test_pareto_keeps_as_gpt_3_did():
 
 
 def test_random_keeps_every_place_of_the_corpus_equally_often():
-    columns, k, trials = {"key": np.arange(40, dtype=np.uint64)}, 10, 2_000
-    times = sum(kept(columns, "random", [k], seed).astype(int) for seed in range(trials))
+    columns, k, trials = {"key": np.arange(40, dtype=np.uint64)}, 10, 1_000
+    times = sum(kept(columns, "random", [k], seed, size=40).astype(int) for seed in range(trials))
     expected = trials * k / 40
     chi2 = ((times - expected) ** 2).sum() / (expected * (1 - k / 40)) * (39 / 40)
     assert chi2 < 73  # 39 degrees of freedom: one in a thousand
@@ -154,7 +155,9 @@ def test_poisson_meets_the_amount_in_expectation_and_each_probability():
     rng = np.random.default_rng(5)
     columns = {"score": rng.normal(0, 2, 300).astype(np.float32), "key": rng.integers(0, 2**64, 300, np.uint64)}
     k, trials = 90, 2_000
-    masks = np.array([kept(columns, "poisson", [k], seed) for seed in range(trials)])
+    found = find_thresholds(reader(columns), "poisson", [k])  # the same for every seed
+    codes = (priority_code("poisson", columns, seed) for seed in range(trials))
+    masks = np.array([keeps(found, code, columns["key"], 0, seed) for seed, code in enumerate(codes)])
     inverse = np.exp(-columns["score"].astype(float))
     low, high = 0.0, 1e6  # c by bisection
     for _ in range(200):

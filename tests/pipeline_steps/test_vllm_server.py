@@ -1,11 +1,12 @@
 """The vLLM server that is really started: for this process alone, and without a model's own code."""
 
 import gzip
-import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from stand_in_vllm import install, notes
 from test_ask_llm_scorer import tiny_llama  # noqa: F401
 
 from pipeline_steps import ScoreStore
+from pipeline_steps.engines.proxies import serve_proxy
 from pipeline_steps.engines.vllm_server import check_options
 from pipeline_steps.errors import ModelError
 
@@ -28,30 +30,12 @@ if __name__ == "__main__":
     scorer = AskLLMScorer(output + "/scores", model, vllm={"tensor-parallel-size": 1, "enforce-eager": True})
     LocalPipelineExecutor([JsonlReader(corpus), scorer], tasks=1, logging_dir=output + "/logs").run()
 """
-STRANGER = """
-import sys, http.client
-from pipeline_steps.engines.proxies import serve_proxy
-
-proxy = serve_proxy(sys.argv[1], None, "auto", 64, "{}")
-print(proxy._engine.log_probabilities([[1, 2], [3]], [5, 7]).tolist())
-server = proxy._engine._server
-for headers in ({}, {"Authorization": "Bearer wrong"}):
-    connection = http.client.HTTPConnection("127.0.0.1", server._port)
-    connection.request("GET", "/v1/models", headers=headers)
-    print(connection.getresponse().status)
-"""
 
 
 @pytest.fixture
 def environment(tmp_path):
     proxy = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # where nobody listens
     return install(tmp_path / "vllm") | proxy
-
-
-def python(code, environment, *words):
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 def test_a_pipeline_starts_a_server_for_itself_alone(environment, tiny_llama, corpus, tmp_path):  # noqa: F811
@@ -93,15 +77,22 @@ def test_a_pipeline_starts_a_server_for_itself_alone(environment, tiny_llama, co
         time.sleep(0.5)
 
 
-def test_a_stranger_is_refused_and_each_server_has_its_key(environment, tiny_llama, tmp_path):  # noqa: F811
+def test_a_stranger_is_refused_and_each_server_has_its_key(environment, tiny_llama, tmp_path, monkeypatch):  # noqa: F811
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(tmp_path / "vllm" / "site"))
     for _ in range(2):
-        done = python(STRANGER, environment, tiny_llama)
-        assert done.returncode == 0, done.stderr
-        answers, *statuses = done.stdout.splitlines()
-        assert statuses == ["401", "401"]
-        np.testing.assert_allclose(json.loads(answers), np.log([[2e-3, 1e-3]] * 2), rtol=1e-6)
-    keys = [note["environment"]["VLLM_API_KEY"] for note in notes(tmp_path / "vllm") if "argv" in note]
-    assert len(set(keys)) == 2
+        engine = serve_proxy.__wrapped__(tiny_llama, None, "auto", 64, "{}")._engine
+        answers = engine.log_probabilities([[1, 2], [3]], [5, 7])
+        np.testing.assert_allclose(answers, np.log([[2e-3, 1e-3]] * 2), rtol=1e-6)
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            connection = HTTPConnection("127.0.0.1", engine._server._port)
+            connection.request("GET", "/v1/models", headers=headers)
+            assert connection.getresponse().status == 401
+    started = [note for note in notes(tmp_path / "vllm") if "argv" in note]
+    for note in started:
+        os.kill(note["pid"], signal.SIGKILL)
+    assert len({note["environment"]["VLLM_API_KEY"] for note in started}) == 2
 
 
 @pytest.mark.parametrize(

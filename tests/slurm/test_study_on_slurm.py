@@ -15,9 +15,9 @@ from cluster import Cluster, missing
 from conftest import document
 
 from launch.cli import main as winnow
-from launch.study.progress import fingerprints, task_state
-from launch.study.reading import open_study
-from launch.study.stages import stages_of
+from launch.plan import Plan
+from launch.records import task_state
+from launch.study_file import open_study
 
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is one")
@@ -36,7 +36,7 @@ engine:
   kind: slurm
   tasks: TASKS
   slurm: {partition: gpu, cpus_per_task: 32, gpus_per_task: 1, workers: 1}
-  cpu: {partition: main, cpus_per_task: 32, workers: -1}
+  cpu: {partition: main, cpus_per_task: 32, workers: 0}
 """
 TWO_NODES = """\
 engine:
@@ -47,7 +47,7 @@ engine:
     --multi_gpu --num_machines $SLURM_NNODES --machine_rank $SLURM_NODEID --num_processes $NUM_PROCESSES
     --main_process_ip $MASTER_ADDR --main_process_port $MASTER_PORT --rdzv_backend static
 """
-RUN = "runs/t5-tiny/full-1-seed0"
+STORE, SELECTION, RUN = "scores/ask-llm", "selections/asked/0.3", "runs/t5-tiny/full-1-seed0"
 MEASURED = "measured/t5-tiny/full-1-seed0/perplexity"
 
 
@@ -95,10 +95,10 @@ def folder(tmp_path_factory):
 def alone(folder):
     """The folder that one process, which does one task after the other, fills meanwhile."""
     code = (
-        "import sys; from launch.study.reading import open_study; from launch.study.stages import stages_of\n"
-        "from launch.study.work import do\n"
-        "study = open_study('alone.yaml')\n"
-        "sys.exit(any([do(study, s.name, t) for s in stages_of(study).values() for t in range(s.tasks)]))"
+        "import sys; from launch.plan import Plan; from launch.study_file import open_study\n"
+        "from launch.worker import run_task\n"
+        "plan = Plan.of(open_study('alone.yaml'))\n"
+        "sys.exit(any([run_task(plan, s.name, t) for s in plan.stages.values() for t in range(s.tasks)]))"
     )
     with open(folder / "alone.log", "w") as log:
         process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=log, stderr=log)
@@ -137,10 +137,9 @@ def until(reached, seconds=60):
 
 def states(study, stage):
     """Of each of its tasks."""
-    study = open_study(study)
-    found = stages_of(study)
-    made = fingerprints(found)
-    return [task_state(study, found[stage], task, made[stage]).state for task in range(found[stage].tasks)]
+    plan = Plan.of(open_study(study))
+    found = plan.stages[stage]
+    return [task_state(plan.output, found, task).state for task in range(found.tasks)]
 
 
 def submit(study, capsys, *more):
@@ -171,25 +170,21 @@ def test_a_study_that_is_disturbed_in_every_way(cluster, alone, capsys):
     slurm("scontrol", "requeue", f"{jobs['tokens/c4/c4'][0]}_0")
 
     # A node loses its power and is switched on again
-    until(lambda: "running" in states("three.yaml", "scores/ask-llm"))
-    (node,) = set(slurm("squeue", "-h", f"--jobs={jobs['scores/ask-llm'][0]}", "--states=R", "--format=%N").split())
+    until(lambda: "running" in states("three.yaml", STORE))
+    (node,) = set(slurm("squeue", "-h", f"--jobs={jobs[STORE][0]}", "--states=R", "--format=%N").split())
     cluster.kill_node(node)
     cluster.start_node(node)
 
     # An array is cancelled between two of its tasks, and a training between two steps
-    due = {"scores/ask-llm": lambda: "done" in states("three.yaml", "scores/ask-llm"), RUN: lambda: steps() >= 2}
+    due = {STORE: lambda: "done" in states("three.yaml", STORE), RUN: lambda: steps() >= 2}
     while due:
         stage = until(lambda: next((one for one, is_due in due.items() if is_due()), None))
         slurm("scancel", *jobs[stage])
         del due[stage]
     until(lambda: not queue())  # what needs them leaves, the rest goes on to its end
-    assert (
-        sorted(states("three.yaml", "scores/ask-llm"))[0]
-        == "done"
-        != sorted(states("three.yaml", "scores/ask-llm"))[-1]
-    )
+    assert sorted(states("three.yaml", STORE))[0] == "done" != sorted(states("three.yaml", STORE))[-1]
     assert states("three.yaml", "tokens/c4/c4") == ["done"]
-    for stage in ("selections/asked/0.3", MEASURED, "report"):
+    for stage in (SELECTION, MEASURED, "report"):
         assert states("three.yaml", stage) == ["waiting"], stage
     assert not Path("disturbed/selections/asked/0.3.safetensors").exists()
 
@@ -227,7 +222,7 @@ def test_two_nodes_train_one_model(alone, capsys):
         shutil.copytree(alone() / name, Path("nodes") / name)
     jobs, _ = submit("nodes.yaml", capsys, "--only", RUN)
     until(lambda: not queue(), 90)
-    log = Path("nodes", "logs", RUN, f"slurm-{jobs[RUN][0]}.log").read_text()
+    log = Path("nodes", "logs", RUN, f"slurm-{jobs[RUN][0]}_0.log").read_text()
     assert states("nodes.yaml", RUN) == ["done"], log
     one, two = losses(alone()), losses(Path("nodes"))
     assert one.keys() == two.keys()
@@ -266,14 +261,13 @@ def test_what_is_in_the_queue_is_not_submitted_again(capsys):
         before = queue()
         assert winnow(["run", "later.yaml"]) == 2
         assert "is in the queue as job" in (said := capsys.readouterr().err)
-        assert f"scancel {jobs['tokens/train'][0]}" in said
+        assert f"scancel {jobs[STORE][0]}" in said
         assert queue() == before
     finally:
         Path("later.yaml").write_text(text)
 
 
 def test_a_part_of_an_array_is_missing(capsys, monkeypatch, tmp_path):
-    train = "tokens/train"
     path = os.environ["PATH"]
     refusing = tmp_path / "sbatch"  # the second time it is called
     refusing.write_text(
@@ -285,15 +279,15 @@ def test_a_part_of_an_array_is_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}:{path}")
     assert winnow(["run", "parts.yaml"]) == 2
     said = capsys.readouterr().err
-    assert f"refuses {train}, part 2 of 2 (Job violates policy)" in said
+    assert f"refuses {STORE}, part 2 of 2 (Job violates policy)" in said
     assert "before it, 1 in number, stays" in said
     monkeypatch.setenv("PATH", path)
     (first,) = queue()
     jobs, there = submit("parts.yaml", capsys)
     assert there == set()
-    (second,) = jobs[train]
-    (trained,) = jobs[RUN]
-    assert awaited(trained) == {f"{first}_*", f"{second}_*"}
+    (second,) = jobs[STORE]
+    (cut,) = jobs[SELECTION]
+    assert awaited(cut) == {f"{first}_*", f"{second}_*"}
 
     # Nobody lived to note the numbers of the jobs
     notes = Path("parts", "slurm", "jobs.jsonl")
@@ -306,18 +300,18 @@ def test_a_part_of_an_array_is_missing(capsys, monkeypatch, tmp_path):
     # One number of an array fails; what waits for the array waits for the others and for one that takes its place
     slurm("scancel", f"{first}_0")
     again, there = submit("parts.yaml", capsys)
-    assert there == jobs.keys() - {train}
-    (third,) = again[train]
-    assert awaited(trained) == {f"{first}_1", f"{second}_*", f"{third}_*"}
+    assert there == jobs.keys() - {STORE}
+    (third,) = again[STORE]
+    assert awaited(cut) == {f"{first}_1", f"{second}_*", f"{third}_*"}
     assert queue() == before | {third: "PENDING"}
     for job in (first, second, third):
         slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
-    until(lambda: states("parts.yaml", train) == ["done"] * 3)
+    until(lambda: states("parts.yaml", STORE) == ["done"] * 3)
     until(lambda: not {first, second, third} & queue().keys())
     time.sleep(2)
-    assert awaited(trained) == set()
-    assert queue()[trained] == "PENDING"  # for its hour
-    assert submit("parts.yaml", capsys)[1] == jobs.keys() - {train}
+    assert awaited(cut) == set()
+    assert queue()[cut] == "PENDING"  # for its hour
+    assert submit("parts.yaml", capsys)[1] == jobs.keys() - {STORE}
 
 
 def awaited(job):
@@ -330,10 +324,7 @@ def test_a_job_that_ends_before_it_can_say_anything(capsys):
     until(lambda: not queue())
     assert winnow(["status", "broken.yaml"]) == 1
     said = capsys.readouterr().out
-    assert (
-        f"failed   scores/ask-llm: its job, {jobs['scores/ask-llm'][0]}, was cancelled, or has ended without a word"
-        in said
-    )
+    assert f"failed   {STORE}: its job, {jobs[STORE][0]}, was cancelled, or has ended without a word" in said
     assert "to go on: winnow run broken.yaml" in said
 
 
@@ -353,7 +344,7 @@ def test_every_kind_of_script_of_the_papers_study_is_valid(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert winnow(["run", "paper.yaml", "--dry-run"]) == 0  # without a network
     scripts = sorted(tmp_path.rglob("slurm/**/*.sh"))
-    assert len(scripts) == len(stages_of(open_study("paper.yaml")))
+    assert len(scripts) == len(Plan.of(open_study("paper.yaml")).stages)
     kinds = {}
     for script in scripts:
         lines = [re.sub(r"=/.*|name=.*", "", line) for line in script.read_text().splitlines() if "#SBATCH" in line]

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from training_runs import (
     launch_to_die,
     outcome,
     rows,
+    run_ranks,
     untimed,
 )
 
@@ -34,13 +37,36 @@ from train.run_directory import latest_checkpoint
 def two(store, tmp_path_factory):
     """A run on two processes that nobody disturbs."""
     run_dir = tmp_path_factory.mktemp("two")
-    finished = launch(2, flags(store, run_dir, warmup_steps=GENTLE))
-    assert finished.returncode == 0, finished.stderr
+    codes, said = run_ranks(2, flags(store, run_dir, warmup_steps=GENTLE), "", tmp_path_factory.mktemp("logs"))
+    assert codes == [0, 0], said
     assert json.loads((run_dir / "environment.json").read_text())["processes"] == 2
     return run_dir
 
 
-def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path):
+def ranks_die(argv, patch, folder):
+    codes, said = run_ranks(2, argv, patch, folder)
+    assert -signal.SIGKILL in codes, said
+    assert 0 not in codes, said
+
+
+def ranks_end(argv, folder):
+    codes, said = run_ranks(2, argv, "", folder)
+    assert codes == [0, 0], said
+
+
+def launched_end(argv, folder):
+    finished = launch(2, argv)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("to_die", "to_end"),
+    [
+        pytest.param(ranks_die, ranks_end, id="ranks"),
+        pytest.param(partial(launch_to_die, 2), launched_end, id="launched", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path, to_die, to_end):
     argv = flags(store, tmp_path / "run", warmup_steps=GENTLE)
     inside_a_save = (
         "import train.folders\nrename = train.folders._rename\n"
@@ -51,13 +77,12 @@ def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path):
         "Trainer._update = lambda self, step, *a, **k: "
         "die() if step == 23 and os.environ['RANK'] == '1' else update(self, step, *a, **k)"
     )
-    launch_to_die(2, argv, inside_a_save, tmp_path)
+    to_die(argv, inside_a_save, tmp_path)
     assert any(path.name.startswith(".step-00000016.tmp") for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert rows(tmp_path / "run")[-1]["step"] == 16
-    launch_to_die(2, argv, another_process_between_saves, tmp_path)
+    to_die(argv, another_process_between_saves, tmp_path)
     assert 20 <= rows(tmp_path / "run")[-1]["step"] <= 23
-    finished = launch(2, argv)
-    assert finished.returncode == 0, finished.stderr
+    to_end(argv, tmp_path)
     assert [row["nll"].hex() for row in rows(tmp_path / "run")] == [row["nll"].hex() for row in rows(two)]
     assert untimed(tmp_path / "run") == untimed(two)
     assert outcome(tmp_path / "run") == outcome(two)
@@ -67,33 +92,32 @@ def test_a_checkpoint_that_one_process_cannot_read_stops_all(two, store, tmp_pat
     run_dir = tmp_path / "run"
     shutil.copytree(two, run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "step-00000030")
-    script = tmp_path / "unreadable.py"
-    script.write_text(
-        "import train.loop\nfrom pipeline_steps.errors import StoreDamaged\nfrom train.pretrain import main\n"
+    unreadable = (
+        "import train.loop\nfrom pipeline_steps.errors import StoreDamaged\n"
         "def unreadable(folder): raise StoreDamaged(f'{folder} is damaged here')\n"
         "train.loop.read_state = unreadable  # what all processes but the first call\n"
-        "if __name__ == '__main__': main()\n"
     )
     before = outcome(run_dir)
-    finished = launch(2, flags(store, run_dir, warmup_steps=GENTLE), [str(script)])
-    assert finished.returncode != 0
-    assert finished.stderr.replace("\n", "").count("is damaged here") == 2
+    codes, said = run_ranks(2, flags(store, run_dir, warmup_steps=GENTLE), unreadable, tmp_path)
+    assert codes == [2, 2]
+    assert said.count("is damaged here") == 2
     assert outcome(run_dir) == before
 
 
 @pytest.mark.parametrize(("processes", "more"), [(1, {}), (4, {}), (2, {"shard": "true", "micro_batch_size": 2})])
 def test_losses_do_not_depend_on_the_processes(two, store, tmp_path, processes, more):
-    settings = {"total_tokens": 12 * BATCH * LENGTH, "save_every": 0, "warmup_steps": GENTLE}
-    finished = launch(processes, flags(store, tmp_path, **settings, **more))
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads((tmp_path / "environment.json").read_text())["processes"] == processes
-    for one, other in zip(rows(two), rows(tmp_path), strict=False):
+    settings = {"total_tokens": 6 * BATCH * LENGTH, "save_every": 0, "warmup_steps": GENTLE}
+    codes, said = run_ranks(processes, flags(store, tmp_path / "run", **settings, **more), "", tmp_path)
+    assert codes == [0] * processes, said
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == processes
+    for one, other in zip(rows(two), rows(tmp_path / "run"), strict=False):
         assert (one["samples"], one["epoch"]) == (other["samples"], other["epoch"])
         assert one["nll"] == pytest.approx(other["nll"], abs=1e-5)
         # Adafactor forgives a wrong scale of the gradient; its norm tells
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_workers_save_and_stop_when_their_launcher_is_killed(store, tmp_path):
     """torchrun's workers are in sessions of their own: kill -9 of the launcher would leave them training."""
     settings = flags(store, tmp_path, total_tokens=100_000 * BATCH * LENGTH, save_every=0)

@@ -105,8 +105,8 @@ def test_passes_of_fewer_rows_add_up(store, tmp_path):
 
 
 def test_learns_as_transformers_does(store, tmp_path):
-    """300 steps of T5 v1.0 on the same batches: transformers' forward pass, loss and Adafactor."""
-    steps = 300
+    """120 steps of T5 v1.0 on the same batches: transformers' forward pass, loss and Adafactor."""
+    steps = 120
     argv = flags(store, tmp_path, total_tokens=steps * BATCH * LENGTH, save_every=0, warmup_steps=40_000)
     assert main(*argv) == 0
     ours = np.array([row["nll"] for row in rows(tmp_path)])
@@ -124,9 +124,9 @@ def test_learns_as_transformers_does(store, tmp_path):
         optimizer.zero_grad()
         theirs.append(output.loss.item())
     assert np.abs(ours[:2] - theirs[:2]).max() < 1e-4  # transformers factors the position bias too, T5 does not
-    by_50 = [np.mean(losses, axis=1) for losses in (ours.reshape(-1, 50), np.reshape(theirs, (-1, 50)))]
-    assert np.abs(by_50[0] - by_50[1]).max() < 0.01
-    assert by_50[0][-1] < by_50[0][0] - 0.5
+    by_40 = [np.mean(losses, axis=1) for losses in (ours.reshape(-1, 40), np.reshape(theirs, (-1, 40)))]
+    assert np.abs(by_40[0] - by_40[1]).max() < 0.01
+    assert by_40[0][-1] < by_40[0][0] - 0.5
 
 
 def test_learns(whole):

@@ -1,8 +1,11 @@
 """Training runs of a second or two, in this process, in others, and killed."""
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 GENTLE = 1_000_000  # warmup_steps: at T5's usual rate, rounding grows tenfold in a few steps of so small a batch
 TIMES = {"seconds", "tokens_per_second", "tflops", "mfu", "data_wait", "processes"}
 TOTAL = STEPS * BATCH * LENGTH
+FORKS = multiprocessing.get_context("forkserver")  # which imports once what takes seconds
+FORKS.set_forkserver_preload(["train.loop", "training_runs"])
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
 
 
@@ -57,16 +62,42 @@ def launch(processes, argv, script=("-m", "train.pretrain")):
     )
 
 
+def run_ranks(processes, argv, patch, folder):
+    """Run processes that belong together, without a launcher; their exit codes, and what they wrote to stderr."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    logs = [folder / f"stderr-{rank}" for rank in range(processes)]
+    ranks = [
+        FORKS.Process(target=_rank, args=(rank, processes, port, argv, patch, str(log)))
+        for rank, log in enumerate(logs)
+    ]
+    for rank in ranks:
+        rank.start()
+    left = ranks
+    while left and wait([rank.sentinel for rank in left], 60 if any(rank.exitcode for rank in ranks) else 300):
+        left = [rank for rank in left if rank.is_alive()]
+    for rank in ranks:
+        rank.kill()  # one whose companions have died and that has not noticed
+        rank.join()
+    return [rank.exitcode for rank in ranks], "".join(log.read_text() for log in logs)
+
+
+def _rank(rank, processes, port, argv, patch, log):
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
+    exec(DIE + patch, {})
+    pretrain.main(argv)
+
+
+DIE = "import os, signal, sys\ndef die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+
+
 def launch_to_die(processes, argv, patch, folder):
-    """Run processes of which one kills itself, with SIGKILL, where `patch` says `die()`."""
+    """Run processes under a launcher, of which one kills itself, with SIGKILL, where `patch` says `die()`."""
     script = folder / "dying.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"{patch}\n"
-        "from train.pretrain import main\n"
-        "if __name__ == '__main__': main()\n"
-    )
+    script.write_text(f"{DIE}{patch}\nfrom train.pretrain import main\nif __name__ == '__main__': main()\n")
     finished = launch(processes, argv, [str(script)])
     assert finished.returncode != 0
     assert "SIGKILL" in finished.stderr or "-9" in finished.stderr, finished.stderr
