@@ -119,8 +119,9 @@ class Works:
         size = self._size.tokens * C4_GZIP_BYTES / C4_TOKENS
         return Work(core_seconds=self._documents * READ, bytes=size)
 
-    @of.register
-    def _corpus(self, stage: Corpus) -> Work:
+    @of.register(Corpus)
+    @of.register(GivenScores)
+    def _is_there(self, stage: Stage) -> Work:
         return Work(core_seconds=0.0)
 
     @of.register
@@ -135,7 +136,8 @@ class Works:
     def _embeddings(self, stage: Embeddings) -> Work:
         from train.costs import encoder_flops
 
-        size = self._vectors(_dimension(stage))
+        d = _dimension(stage)
+        size = None if d is None else self._documents * (8 + 2 * d)  # a key, and a vector in float16
         if stage.embedder == HASHED_NGRAMS:
             return Work(core_seconds=self._documents * (READ + HASH_EMBED), bytes=size)
         tokens = self._size.read(_ENCODED.get(stage.embedder, _USUALLY_ENCODED))
@@ -163,8 +165,7 @@ class Works:
         if d is None:
             return Work()
         # Assignments of 16 bytes, and the embeddings once more with row, cluster and cosine
-        size = N * (16 + 16) + N * (8 + 2 * d)
-        return Work(core_seconds=N * clusters_of(N) * 2 * d * FLOP, bytes=size)
+        return Work(core_seconds=N * clusters_of(N) * 2 * d * FLOP, bytes=N * (16 + 16 + 8 + 2 * d))
 
     @of.register
     def _similarities(self, stage: Similarities) -> Work:
@@ -182,10 +183,6 @@ class Works:
     @of.register
     def _quality(self, stage: QualityModel) -> Work:
         return Work(core_seconds=2 * FITTED * (READ + EPOCHS * CLASSIFY))
-
-    def _vectors(self, d: int | None) -> float | None:
-        """Return the bytes of a key and a float16 vector for each document."""
-        return None if d is None else self._documents * (8 + 2 * d)
 
     def _every(self, flops: Callable[[], int]) -> int | None:
         """Return the operations for all documents; None for a model that is not there, or neither a T5 nor a Llama."""
@@ -214,10 +211,6 @@ class Works:
         if cost == "ask-llm":
             return self._every(lambda: ask_llm_flops(shape, tokens, most))
         return self._every(lambda: perplexity_flops(shape, tokens, stage.options.get("objective", "span_corruption")))
-
-    @of.register
-    def _given_scores(self, stage: GivenScores) -> Work:
-        return Work(core_seconds=0.0)
 
     @of.register
     def _selected(self, stage: Selected) -> Work:
