@@ -27,7 +27,7 @@ from evaluate_suite.report.tables import (
     task_table,
     terms_table,
 )
-from evaluate_suite.report.verdicts import coverage, facts, flat, lead, methods, table_rate, verdicts
+from evaluate_suite.report.verdicts import coverage, facts, flat, has_one_seed, lead, methods, table_rate, verdicts
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
@@ -94,6 +94,7 @@ def render(study: Measurements, outcomes: Outcomes, figures: Sequence[Named], sc
         coverage=coverage(study),
         models=[_of_model(study, outcomes, model, words) for model in _compared(study)],
         one_rate=len(rates(study)) == 1,
+        one_seed=has_one_seed(study),
         figures=_sections(figures),
         cost=Markup(to_html(_costs(study))) if _costs(study).rows else "",
         ranks=[Markup(to_html(table)) for table in _ranks(study)],

@@ -75,7 +75,7 @@ def amounts_table(study: Measurements, model: str, rate: float, scoring: Mapping
     found: list[tuple[Column, list[float | None], int]] = [
         (Column("Documents"), [documents.get(point.run) for point in points], 0),
         (Column("Tokens selected"), [tokens.get(point.run) for point in points], 0),
-        (Column("Tokens trained on"), [point.encoder_tokens for point in points], 0),
+        (Column("Tokens trained"), [point.encoder_tokens for point in points], 0),
         (Column("Epochs"), [point.epoch for point in points], 2),
         (
             Column("Scoring", name),

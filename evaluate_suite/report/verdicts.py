@@ -161,7 +161,7 @@ def methods(study: Measurements) -> list[str]:
     normalised = len(references(study)) > 1
     said = [_NORMALISED] if normalised else []
     said.append(_INTERVALS + (_INTERVALS_NORMALISED if normalised else ""))
-    if all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values()):
+    if has_one_seed(study):
         said.append(_ONE_SEED)
     if any(row.task in few_shot for row in study.rows):
         said.append(_SEEN)
@@ -169,6 +169,11 @@ def methods(study: Measurements) -> list[str]:
         parts = ", ".join(f"{title(suite)} {k} of {n}" for suite, (k, n) in study.partial.items())
         said.append(f"Incomplete suites, averaged over the tasks that every run has: {parts}. They are not the suite.")
     return said
+
+
+def has_one_seed(study: Measurements) -> bool:
+    """Return whether no run was trained twice."""
+    return all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values())
 
 
 def facts(study: Measurements) -> dict[str, str]:
