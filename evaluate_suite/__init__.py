@@ -1,7 +1,7 @@
 """Measure what a selection was worth.
 
     checkpoints ──► perplexity  (the same masks for every model) ─┐
-                ├─► fine_tune   (T5's formats and metrics)       ─┼─► units ─► results.jsonl ─► study/, figures/
+                ├─► fine_tune   (T5's formats and metrics)       ─┼─► units ─► results.jsonl ─► report/
                 └─► few_shot    (lm-eval, encoder_decoder_lm)    ─┘
 
 The paper's 111 tasks are data in `tasks/`, read by `registry`; `data` finds their rows, on the Hub or in folders, and

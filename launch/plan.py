@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from launch.stages.base import Stage
-from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokens, Split, Text, Tokens
+from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokenStage, Split, Text, TokenStage
 from launch.stages.datasets import Dataset, dataset_of
 from launch.stages.foundations import (
     HASHED_NGRAMS,
@@ -24,7 +24,7 @@ from launch.stages.foundations import (
     DSIRModel,
     Embeddings,
     Foundation,
-    Ngrams,
+    NgramStage,
     QualityModel,
     Similarities,
     Sketch,
@@ -40,8 +40,10 @@ from launch.stages.runs import (
     Run,
     Training,
 )
-from launch.stages.scores import Checkpoint, GivenScores, Proxy, Scores, Selected
-from launch.study_file import KEYS, Study, StudySampler
+from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
+from launch.study_file import Study
+from launch.study_samplers import StudySampler
+from launch.study_sections import KEYS
 from launch.yaml_places import nearest
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
@@ -123,7 +125,7 @@ class _Stages:
             yield self._dataset(dataset)
         if study.token_store:
             eos, tokenizer = study.token_store.append_eos, study.tokenizer
-            yield OwnTokens(text=self.text, tokenizer=tokenizer, append_eos=eos, tasks=self._over_text)
+            yield OwnTokenStage(text=self.text, tokenizer=tokenizer, append_eos=eos, tasks=self._over_text)
         if study.models:
             measured = [one for run in study.runs() for one in self._measured(self.training(run))]
             yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text, study=study.path)
@@ -156,11 +158,11 @@ class _Stages:
         return 1 if isinstance(self.text, Files) and self.text.limit >= 0 else self._tasks
 
     @cached_property
-    def _tokens(self) -> Tokens:
-        return Tokens(text=self.text, tokenizer=self.study.tokenizer, tasks=self._over_text)
+    def _tokens(self) -> TokenStage:
+        return TokenStage(text=self.text, tokenizer=self.study.tokenizer, tasks=self._over_text)
 
     @cached_property
-    def _held_out(self) -> tuple[tuple[str, tuple[Tokens, ...]], ...]:
+    def _held_out(self) -> tuple[tuple[str, tuple[TokenStage, ...]], ...]:
         if self._is_dealt:
             named: dict[str, list[Text]] = {
                 task: [Split(self._corpus, task)] for task in ("in_distribution", "high_quality")
@@ -171,7 +173,9 @@ class _Stages:
                 for task, sources in self.study.held_out.items()
             }
         tokenizer = self.study.tokenizer
-        return tuple((t, tuple(Tokens(text=one, tokenizer=tokenizer) for one in texts)) for t, texts in named.items())
+        return tuple(
+            (t, tuple(TokenStage(text=one, tokenizer=tokenizer) for one in texts)) for t, texts in named.items()
+        )
 
     # --------------------------------------------------------------------------------------------------- foundations
 
@@ -194,8 +198,8 @@ class _Stages:
             return Sketch(parts=parts)
         if stands_on == "dsir":
             tasks = self._over_text if self.study.target is None else self._tasks
-            target = Ngrams(part="target", text=self._target, tasks=tasks)
-            return DSIRModel(target=target, raw=Ngrams(part="raw", text=self.text, tasks=self._over_text))
+            target = NgramStage(part="target", text=self._target, tasks=tasks)
+            return DSIRModel(target=target, raw=NgramStage(part="raw", text=self.text, tasks=self._over_text))
         if stands_on == "quality-classifier":
             return QualityModel(target=self._target, text=self.text)
         assigned = Assignments(centroids=Centroids(embeddings=self._embeddings), tasks=self._tasks)
@@ -221,12 +225,12 @@ class _Stages:
             devices=int(asks_model) * int(served.get("tensor-parallel-size", 1)),
         )
 
-    def _judge(self, model: str) -> str | Proxy | Checkpoint:
+    def _judge(self, model: str) -> str | Proxy | ScoringCheckpoint:
         if model in self.study.proxies:
             return Proxy(called=model, tokenizer=self.study.tokenizer, config=self.study.proxies[model])
         trained, is_checkpoint, step = model.partition("@")
         if is_checkpoint:
-            return Checkpoint(self.training(self._full(trained)), int(step))
+            return ScoringCheckpoint(self.training(self._full(trained)), int(step))
         return model
 
     def _full(self, model: str) -> Run:

@@ -32,47 +32,46 @@ from pipeline_steps.stores.files import DELETE, create, read_json, seal, write_j
 from train.folders import locked
 
 
-Say = Callable[[str], None]
+Tell = Callable[[str], None]
 
 
 def run(
     plan: Plan,
     only: str | None,
     progress: StageProgress,
-    say: Say,
+    tell: Tell = lambda _: None,
     what: str = "winnow run",
     prepare: Callable[[], None] = lambda: None,
-) -> list[str]:
+) -> None:
     """Do what is not done yet; on Slurm, submit it.
 
     Args:
         plan: the plan.
         only: stages to do, as `Plan.chosen` takes them.
-        progress: where stages are shown.
-        say: is told what the user should know.
+        progress: where stages are shown, and what the user should know.
+        tell: is given a line for each stage that was submitted.
         what: the command that runs, for messages.
         prepare: is called once nothing stands against the run, before anything is started.
-
-    Returns:
-        a line for each job that was submitted.
 
     Raises:
         WinnowError: the input is at fault, or the folder holds other work.
         StageFailed: a task died; its log is named.
     """
     chosen = plan.chosen(only)
+    for note in dict.fromkeys(filter(None, (stage.note for stage in chosen))):
+        progress.note(note)
     if not Path(plan.output).exists():  # a study that cannot begin leaves nothing behind
         check_access(plan, chosen)
     with locked(Path(plan.output), what):  # before anything is forgotten that a living run has just done
         for sentence in forget_lost(plan, chosen):
-            say(sentence)
+            progress.note(sentence)
         begun = [stage for stage in plan.stages.values() if len(tasks_left(plan.output, stage)) < stage.tasks]
         listed = check_access(plan, chosen)
         claim(plan)
         prepare()
         note_files(plan, listed, begun)
         if more := left_out(plan):
-            say(
+            progress.note(
                 f"{more:,} files of {plan.study.corpus} have come since this study began and are not read: another "
                 "output takes them in"
             )
@@ -80,14 +79,14 @@ def run(
         engine = engine_of(plan, chosen) if left or plan.study.engine.kind == "slurm" else None
         if engine is None:
             Stages(plan.output, chosen, progress).show()
-            return []
-        for note in getattr(engine, "notes", ()):
-            say(note)
+            return
+        for note in engine.notes:
+            progress.note(note)
         check_needs(plan, chosen, engine)
         if not engine.attended:
-            return submit_all(plan, chosen, engine)[1]
+            submit_all(plan, chosen, engine, tell)
+            return
         attend(plan, chosen, engine, Stages(plan.output, chosen, progress))
-        return []
 
 
 # --------------------------------------------------------------------------------------------------- before the start
@@ -225,16 +224,21 @@ def tasks_of(plan: Plan, stage: Stage, numbers: Iterable[int]) -> list[Task]:
     return made
 
 
-def submit_all(plan: Plan, chosen: Sequence[Stage], engine: Engine) -> tuple[dict[str, Task], list[str]]:
+def submit_all(plan: Plan, chosen: Sequence[Stage], engine: Engine, tell: Tell = lambda _: None) -> dict[str, Task]:
     """Hand over what is neither done nor in the queue, each stage after those it needs.
 
+    Args:
+        plan: the plan.
+        chosen: the stages that may be handed over.
+        engine: takes them.
+        tell: is given a line for each stage that was handed over, or is in the queue already.
+
     Returns:
-        tasks by handle, and a line for each stage that was handed over or is in the queue already.
+        tasks by handle.
     """
     wanted, anew = set(chosen), set[Stage]()
     awaited: dict[Stage, list[str]] = {}
     tasks: dict[str, Task] = {}
-    lines = []
     for stage in plan.stages.values():
         left = tasks_left(plan.output, stage)
         waiting = {number: handle for number, handle in engine.queued(stage).items() if number in left} if left else {}
@@ -253,8 +257,8 @@ def submit_all(plan: Plan, chosen: Sequence[Stage], engine: Engine) -> tuple[dic
             jobs, there = dict.fromkeys(handles), "  (some of it is in the queue already)" if waiting else ""
             awaited[stage] += jobs
             anew.add(stage)
-        lines.append(f"{','.join(jobs):>10}  {stage.name}{there}")
-    return tasks, lines
+        tell(f"{','.join(jobs):>10}  {stage.name}{there}")
+    return tasks
 
 
 def attend(plan: Plan, chosen: Sequence[Stage], engine: Engine, shown: Stages) -> None:
@@ -269,7 +273,7 @@ def attend(plan: Plan, chosen: Sequence[Stage], engine: Engine, shown: Stages) -
     failed: list[str] = []
     with interrupts_held() as raise_held:
         try:
-            tasks, _ = submit_all(plan, chosen, engine)
+            tasks = submit_all(plan, chosen, engine)
             while tasks:
                 raise_held()
                 for handle, code in engine.poll().items():

@@ -65,17 +65,12 @@ class SmallStudy:
     def run(self) -> Plan:
         """Write the study file and do what is left; raises as `study` and `launch.runner.run`."""
         plan = Plan.of(self.study())
-        say = Terminal(stderr=True)
-        with StageProgress(say) as progress:
-            run(
-                plan,
-                None,
-                progress,
-                lambda said: say.print(said, style="yellow", soft_wrap=True),
-                self.command,
-                lambda: write_atomically(self.path, self._text().encode()),
-            )
+        with StageProgress(Terminal(stderr=True)) as progress:
+            run(plan, None, progress, what=self.command, prepare=self._write)
         return plan
+
+    def _write(self) -> None:
+        write_atomically(self.path, self._text().encode())
 
     def _text(self) -> str:
         if self.workers < 1:

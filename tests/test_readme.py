@@ -69,9 +69,9 @@ def test_the_examples_run_in_order(folder):
     minhashed = subprocess.run(f"zcat {folder}/minhashed/*.gz | wc -l", shell=True, capture_output=True, text=True)
     assert int(d4.stdout) == round(0.5 * round(0.75 * int(minhashed.stdout)))
 
-    (launch,) = [block for block in blocks("bash") if block.startswith("accelerate launch")]
-    words = shlex.split(launch.replace("\\\n", " "))
-    run([sys.executable, "-m", "accelerate.commands.launch", *words[2:]], folder)
+    (pretrain,) = [block for block in blocks("bash") if block.startswith("winnow pretrain")]
+    words = shlex.split(pretrain.replace("\\\n", " "))
+    run([sys.executable, "-m", "launch", *words[1:], "--", "--num_processes", "1"], folder)
     state = json.loads(sorted((folder / "runs/ask-llm/checkpoints").glob("step-*/state.json"))[-1].read_text())
     assert state["encoder_tokens"] == 65536
     assert state["selected_documents"] == 45

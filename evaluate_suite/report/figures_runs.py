@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 REPETITIONS = (1, 2, 4, 8)  # the paper's Fig. 17 - 23
 _TICKS = 5
 _NARROW = 21  # characters of a legend's entry, of which one panel is wide enough for two
-_WIDE = 36  # the same for panels of `efficiency`
+_SHORT, _WIDE = 12, 36  # of a line's name for which a narrower figure will do, and of an entry as above
 _DODGE = 0.8  # percentage points between samplers, so that error bars of the same rate stand side by side
 _LOGARITHMIC = 3.0  # ratio of the largest perplexity to the smallest from which the axis is logarithmic
 Run = list[tuple[Point, float]]  # a run's checkpoints and their values, by step
@@ -184,7 +184,8 @@ def efficiency(
     if not shown:
         return None
     kept = [[rate] for rate in shown] if each_rate else [shown]
-    figure, axes = panels(len(kept), 3, PANEL if each_rate else (4.9, 3.3))
+    alone = (4.9, 3.3) if max(map(len, lines)) < _SHORT else (5.4, 3.4)
+    figure, axes = panels(len(kept), 3, PANEL if each_rate else alone)
     handles: list[Any] = []
     for one, at in zip(axes, kept, strict=True):
         curves = {

@@ -27,7 +27,7 @@ from evaluate_suite.report.tables import (
     task_table,
     terms_table,
 )
-from evaluate_suite.report.verdicts import coverage, facts, flat, lead, methods, table_rate, verdicts
+from evaluate_suite.report.verdicts import coverage, facts, flat, has_one_seed, lead, methods, table_rate, verdicts
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
@@ -94,6 +94,7 @@ def render(study: Measurements, outcomes: Outcomes, figures: Sequence[Named], sc
         coverage=coverage(study),
         models=[_of_model(study, outcomes, model, words) for model in _compared(study)],
         one_rate=len(rates(study)) == 1,
+        one_seed=has_one_seed(study),
         figures=_sections(figures),
         cost=Markup(to_html(_costs(study))) if _costs(study).rows else "",
         ranks=[Markup(to_html(table)) for table in _ranks(study)],
@@ -139,12 +140,13 @@ def _of_model(study: Measurements, outcomes: Outcomes, model: str, words: Words)
     terms = [terms_table(outcomes, model, chosen, name) for name in HEADLINES]
     table = main_table(study, outcomes, model, chosen)
     amounts = amounts_table(study, model, chosen, study.scoring_hours)
-    tables = [joined(table, amounts)] if len(measures(study, model)) <= _FEW else [table, amounts]
+    few = len(measures(study, model)) <= _FEW
     others = [main_table(study, outcomes, model, other) for other in rates(study, model) if other != chosen]
     return {
         "name": model,
         "verdicts": {} if rate is None else verdicts(study, outcomes, model, chosen, words.evaluations),
-        "table": [Markup(to_html(one)) for one in tables],
+        "table": Markup(to_html(joined(table, amounts) if few else table)),
+        "amounts": "" if few else Markup(to_html(amounts)),
         "others": [Markup(to_html(one)) for one in others],
         "terms": [Markup(to_html(one)) for one in terms if one.rows],
         "bars": _bars(study, model, chosen),

@@ -75,9 +75,13 @@ def amounts_table(study: Measurements, model: str, rate: float, scoring: Mapping
     found: list[tuple[Column, list[float | None], int]] = [
         (Column("Documents"), [documents.get(point.run) for point in points], 0),
         (Column("Tokens selected"), [tokens.get(point.run) for point in points], 0),
-        (Column("Tokens trained on"), [point.encoder_tokens for point in points], 0),
+        (Column("Tokens trained"), [point.encoder_tokens for point in points], 0),
         (Column("Epochs"), [point.epoch for point in points], 2),
-        (Column("Scoring", name), [per_hour * scoring.get(p.sampler, 0.0) if scoring else None for p in points], 1),
+        (
+            Column("Scoring", name),
+            [per_hour * scoring[p.sampler] if p.sampler in scoring else None for p in points],
+            1,
+        ),
         (Column("Training", name), [per_hour * hours[p.run] if p.run in hours else None for p in points], 1),
     ]
     known = [one for one in found if any(value is not None for value in one[1])]

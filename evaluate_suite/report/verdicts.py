@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from evaluate_suite.report.points import (
     finals,
     lower_is_better,
     measures,
+    models,
     rates,
     references,
     title,
@@ -83,15 +83,11 @@ def verdicts(
     """
     points = [point for point in finals(study, model, rate) if point.sampler != FULL]
     for name in HEADLINES:
-        if any(estimate(point, outcomes, name) for point in points):
-            unit, full = " %" if name == "over_scaling" else "M parameters", full_value(name, model)
-            found = {}
-            for point in points:
-                if known := estimate(point, outcomes, name):
-                    value, low, high = (minus(f"{number:,.1f}") for number in known)
-                    interval = f"(95 % CI {low} to {high})"
-                    found[point.sampler] = _Said(known[1] > full, known[2] < full, -known[0], value + unit, interval)
-            return {HEADLINES[name]: _sentences(found)}
+        found = {point.sampler: known for point in points if (known := estimate(point, outcomes, name))}
+        if found:
+            unit = " %" if name == "over_scaling" else "M parameters"
+            words = {sampler: (_shown(known[0], 1) + unit, known[1], known[2]) for sampler, known in found.items()}
+            return {HEADLINES[name]: _sentences(found, full_value(name, model), words, 1)}
     said, everything = dict[str, list[str]](), references(study).get(model)
     for measure in filter(lower_is_better, measures(study, model)):
         losses = window_losses(study, model, rate, measure, evaluations)
@@ -99,7 +95,7 @@ def verdicts(
             named = {label(name): losses[name] for name in ordered(losses)}
             said[title(measure)] = [f"{one}." for one in paired_verdicts(named, label("random"))]
         elif everything is not None and measure in everything.scores:
-            said[title(measure)] = _sentences(_against(points, everything, measure))
+            said[title(measure)] = _against(points, everything, measure)
     if everything is None and not said:
         return {model: ["There is no run on everything: nothing to compare with."]}
     return said
@@ -151,7 +147,7 @@ def lead(study: Measurements) -> str:
     if not chosen:
         return "Models trained on everything; nothing was selected."
     amounts = _listed([f"{100 * rate:g}" for rate in rates(study)])
-    trained = [model for model in dict.fromkeys(point.model for point in finals(study)) if rates(study, model)]
+    trained = [model for model in models(study) if rates(study, model)]
     who = f"{len(chosen)} samplers" if len(chosen) > 1 else label(chosen[0])
     tokens = sorted({point.encoder_tokens for point in finals(study) if point.model in trained})
     budget = f"{tokens[0]:,} encoder tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} encoder tokens"
@@ -165,7 +161,7 @@ def methods(study: Measurements) -> list[str]:
     normalised = len(references(study)) > 1
     said = [_NORMALISED] if normalised else []
     said.append(_INTERVALS + (_INTERVALS_NORMALISED if normalised else ""))
-    if all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values()):
+    if has_one_seed(study):
         said.append(_ONE_SEED)
     if any(row.task in few_shot for row in study.rows):
         said.append(_SEEN)
@@ -173,6 +169,11 @@ def methods(study: Measurements) -> list[str]:
         parts = ", ".join(f"{title(suite)} {k} of {n}" for suite, (k, n) in study.partial.items())
         said.append(f"Incomplete suites, averaged over the tasks that every run has: {parts}. They are not the suite.")
     return said
+
+
+def has_one_seed(study: Measurements) -> bool:
+    """Return whether no run was trained twice."""
+    return all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values())
 
 
 def facts(study: Measurements) -> dict[str, str]:
@@ -189,45 +190,48 @@ def facts(study: Measurements) -> dict[str, str]:
     }
 
 
-class _Said(NamedTuple):
-    """What is said of a sampler beside everything: whether it is better, whether worse, its place, and its number."""
-
-    better: bool
-    worse: bool
-    place: float
-    number: str
-    interval: str
-
-
-def _against(points: Sequence[Point], everything: Point, measure: str) -> dict[str, _Said]:
+def _against(points: Sequence[Point], everything: Point, measure: str) -> list[str]:
     """Compare perplexities with everything's, by the interval of a difference of independent numbers."""
-    full, found = everything.scores[measure], {}
+    full, found, words = everything.scores[measure], {}, {}
     for point in points:
         if score := point.scores.get(measure):
-            value, error = score.value - full.value, Z95 * (full.stderr**2 + score.stderr**2) ** 0.5
-            sign = -1 if value < 0 else 1  # the interval is of what "lower" or "higher" says
-            low, high = (minus(f"{sign * value + end:,.2f}") for end in (-error, error))
-            number = f"{abs(value):,.2f} {'lower' if value < 0 else 'higher'}"
-            interval = f"(95 % CI {low} to {high})"
-            found[point.sampler] = _Said(value + error < 0, value - error > 0, value, number, interval)
-    return found
+            gain, error = full.value - score.value, Z95 * (full.stderr**2 + score.stderr**2) ** 0.5
+            found[point.sampler] = gain, gain - error, gain + error
+            number = f"{_shown(abs(gain), 2)} {'lower' if gain > 0 else 'higher'}"  # the interval is of that word
+            words[point.sampler] = number, abs(gain) - error, abs(gain) + error
+    return _sentences(found, 0.0, words, 2)
 
 
-def _sentences(found: Mapping[str, _Said]) -> list[str]:
+def _sentences(
+    found: Mapping[str, tuple[float, float, float]],
+    full: float,
+    words: Mapping[str, tuple[str, float, float]],
+    digits: int,
+) -> list[str]:
     """Group samplers into better than, like and worse than everything, the best first.
 
-    The first three of a sentence have their intervals; the table has those of all.
+    Args:
+        found: value and interval by sampler, higher is better.
+        full: what everything is worth.
+        words: what is said: a number and the ends of its interval, which the first three of a sentence have.
+        digits: of the ends after the point.
     """
     groups: dict[str, list[str]] = {"Better than": [], "Cannot be told from": [], "Worse than": []}
-    for sampler in sorted(found, key=lambda one: found[one].place):
-        one = found[sampler]
-        said = groups["Better than" if one.better else "Worse than" if one.worse else "Cannot be told from"]
-        said.append(f"{label(sampler)} {one.number} {one.interval if len(said) < _SPELT_OUT else ''}".strip())
+    for sampler in sorted(found, key=lambda one: -found[one][0]):
+        _, low, high = found[sampler]
+        said = groups["Better than" if low > full else "Worse than" if high < full else "Cannot be told from"]
+        number, *ends = words[sampler]
+        interval = f" (95 % CI {' to '.join(_shown(end, digits) for end in ends)})" if len(said) < _SPELT_OUT else ""
+        said.append(f"{label(sampler)} {number}{interval}")
     return [
-        f"{words} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
-        for words, said in groups.items()
+        f"{group} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
+        for group, said in groups.items()
         if said
     ]
+
+
+def _shown(number: float, digits: int) -> str:
+    return minus(f"{number:,.{digits}f}")
 
 
 def _listed(words: Sequence[str]) -> str:

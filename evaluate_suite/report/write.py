@@ -18,7 +18,7 @@ from evaluate_suite.report.figures_corpus import oriented
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
-from evaluate_suite.report.points import Measurements, finals, lower_is_better, read_measurements, result_files
+from evaluate_suite.report.points import Measurements, finals, lower_is_better, models, read_measurements, result_files
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
 from evaluate_suite.report.verdicts import flat, table_rate, verdicts
@@ -127,17 +127,16 @@ def terminal_table(settings: ReportSettings) -> Table:
     from rich.table import Table
 
     study = settings.measurements
-    models = list(dict.fromkeys(point.model for point in finals(study)))
-    points = finals(study)
+    points, names = finals(study), models(study)
     if len(points) > _ROWS:
-        points = [point for model in models for point in finals(study, model, table_rate(study, model))]
+        points = [point for model in names for point in finals(study, model, table_rate(study, model))]
     order = ordered(point.sampler for point in points)
-    points = sorted(points, key=lambda point: (models.index(point.model), order.index(point.sampler), point.rate))
+    points = sorted(points, key=lambda point: (names.index(point.model), order.index(point.sampler), point.rate))
     documents, hours = study.costs(SELECTED_DOCUMENTS), study.costs(TRAINING_HOURS)
     tasks = list(dict.fromkeys(measure for point in points for measure in point.scores if lower_is_better(measure)))
     unit, per_hour = time_unit([*hours.values(), *study.scoring_hours.values()])
     table = Table(title="The same model, the same tokens, other documents", title_justify="left")
-    for name in ["sampler"] + ["model"] * (len(models) > 1):
+    for name in ["sampler"] + ["model"] * (len(names) > 1):
         table.add_column(name, no_wrap=True)
     perplexities = [f"{task.replace('_', '-').removesuffix('-perplexity')} ppl" for task in tasks]
     for name in ["rate", "documents", "tokens", "epochs", *perplexities, f"scoring {unit}", f"training {unit}"]:
@@ -146,18 +145,19 @@ def terminal_table(settings: ReportSettings) -> Table:
         scores = [point.scores.get(task) for task in tasks]
         table.add_row(
             point.sampler,
-            *([point.model] if len(models) > 1 else []),
+            *([point.model] if len(names) > 1 else []),
             f"{point.rate:g}",
             f"{documents[point.run]:,.0f}" if point.run in documents else "–",
             f"{point.encoder_tokens:,}",
             f"{point.epoch:.2f}",
             *[f"{s.value:.1f} [{s.low:.1f}, {s.high:.1f}]" if s else "–" for s in scores],
-            f"{per_hour * study.scoring_hours.get(point.sampler, 0.0):.1f}",
+            f"{per_hour * study.scoring_hours[point.sampler]:.1f}" if point.sampler in study.scoring_hours else "–",
             f"{per_hour * hours[point.run]:.1f}" if point.run in hours else "–",
         )
     found, said = outcomes(study), []
-    for model in models:
+    for model in names:
         if (rate := table_rate(study, model)) is not None:
+            said += [f"{model}, {100 * rate:g} %"] if len(names) > 1 else []
             said += flat(verdicts(study, found, model, rate, settings.evaluations))
     table.caption, table.caption_justify = "\n".join(said), "left"
     return table

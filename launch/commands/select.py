@@ -125,9 +125,9 @@ def score(scoring: Scoring, *, sampler: Annotated[str, NAME], output: Annotated[
     from launch.small_studies import SmallStudy, refuse_inside, score_values
     from pipeline_steps.stores.score_store import ScoreStore
 
+    values = score_values(output, sampler, scoring)
     refuse_inside(scoring.corpus, output)
-    path = f"{output}/{sampler}.yaml"
-    plan = SmallStudy("winnow score", path, score_values(output, sampler, scoring), scoring.workers).run()
+    plan = SmallStudy("winnow score", f"{output}/{sampler}.yaml", values, scoring.workers).run()
     store = f"{output}/scores/{store_of(plan.study.samplers[0])}"
     documents = ScoreStore.open(store).documents
     Terminal().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
@@ -165,8 +165,8 @@ def select(
     from launch.stages.datasets import Dataset
 
     start, work = time.monotonic(), writing.work_folder()
-    refuse_inside(scoring.corpus, writing.output, work)
     values = _values(scoring, writing, cutting, sampler, scores)
+    refuse_inside(scoring.corpus, writing.output, work)
     small = SmallStudy("winnow select", f"{work}/{sampler or 'scores'}.yaml", values, scoring.workers, ("datasets",))
     stages = Plan.of(small.study()).stages.values()
     (dataset,) = (stage for stage in stages if isinstance(stage, Dataset))

@@ -60,14 +60,12 @@ def run(
     from launch.progress import StageProgress
     from launch.runner import run as run_plan
 
-    plan, say = Plan.of(_open(study, executor)), Terminal(stderr=True)
+    plan = Plan.of(_open(study, executor))
     if dry_run:
         return _show_only(plan, only)
-    with StageProgress(say) as progress:
-        lines = run_plan(plan, only, progress, lambda said: say.print(said, style="yellow", soft_wrap=True))
-    for line in lines:
-        Terminal().print(line, highlight=False, soft_wrap=True)
-    if not lines:
+    with StageProgress(Terminal(stderr=True)) as progress:
+        run_plan(plan, only, progress, lambda line: Terminal().print(line, highlight=False, soft_wrap=True))
+    if plan.study.engine.kind != "slurm":
         _show_results(plan, only)
     return 0
 

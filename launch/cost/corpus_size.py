@@ -59,12 +59,6 @@ class CorpusSize:
 def size_of(plan: Plan, tasks: Sequence[TaskStatus], documents: int | None, tokens: int | None) -> CorpusSize:
     """Return the size of a study's corpus: as tokenised, as given, C4's, as counted, or the study's limit.
 
-    Args:
-        plan: the study's plan.
-        tasks: the study's tasks.
-        documents: documents as the user has given them.
-        tokens: tokens as the user has given them.
-
     Raises:
         InvalidStudy: nothing says how large a remote corpus is.
         CorpusError: a local corpus cannot be read.
@@ -104,20 +98,12 @@ def _stored(plan: Plan, tasks: Sequence[TaskStatus]) -> CorpusSize | None:
     return CorpusSize(store.documents, store.tokens, "its token store")
 
 
-# ------------------------------------------------------------------------------------------------------------- counting
+# ------------------------------------------------------------------------------------------------------------ counting
 
 
 @dataclass
 class _Count:
-    """What has been read of a corpus.
-
-    Attributes:
-        documents: documents that were read.
-        characters: characters of their text.
-        texts: some of the texts.
-        times: how many times larger the corpus is than what was read.
-        known_from: how the corpus was read, in words.
-    """
+    """What has been read of a corpus, which is `times` as large; `texts` are some of its texts."""
 
     documents: int = 0
     characters: int = 0
@@ -139,7 +125,7 @@ def _counted(count: _Count, limit: int, tokenizer: str) -> CorpusSize:
 
     if not count.documents:
         raise CorpusError("the corpus has no documents, or none in the files that were read: give --documents")
-    # A tokenizer of the Hub may not be on this machine; English has about as many characters to its tokens
+    # A tokenizer of the Hub may not be on this machine; the embedded one makes some more tokens of a text
     known = load_tokenizer(place_of(tokenizer if os.path.isdir(tokenizer) else EMBEDDED))
     encoded = known(count.texts, add_special_tokens=True, verbose=False)["input_ids"]
     a_character = sum(map(len, encoded)) / sum(map(len, count.texts))
@@ -205,9 +191,9 @@ def _texts(corpus: CorpusFiles, name: str) -> Iterator[tuple[str, float]]:
     opened, folder = _Opened(), LocalFileSystem._strip_protocol(corpus.folder)
     with tempfile.TemporaryDirectory() as scratch:
         reader, *others = corpus.reader(str(Path(scratch, "files.txt")))
-    reader.data_folder = DataFolder(folder, fs=opened)  # type: ignore[attr-defined]
+    reader.data_folder = DataFolder(folder, fs=opened)
     rows = pq.read_metadata(f"{folder}/{name}").num_rows if corpus.kind == "parquet" else 0
-    documents: Any = reader.read_file(name)  # type: ignore[attr-defined]
+    documents: Any = reader.read_file(name)
     for step in others:
         documents = step.run(documents)
     # Of small files all is in a buffer after the first document

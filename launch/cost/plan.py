@@ -16,7 +16,8 @@ from launch.stages.base import Stage
 from launch.stages.runs import Measurement, Training
 from launch.stages.scores import Scores, Selected
 from launch.status import TaskStatus, tasks_of
-from launch.study_file import KEYS, Study, shipped
+from launch.study_file import Study, shipped
+from launch.study_sections import KEYS
 from launch.yaml_places import YamlFile, read_text
 from pipeline_steps.errors import InvalidCut, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS
@@ -34,15 +35,8 @@ class StageCost:
     """A stage and its price.
 
     Attributes:
-        stage: the stage's name.
-        kind: the stage's kind.
-        group: what tables show the stage with.
         accelerator: whether hours are those of an accelerator, or of a core.
-        tasks: how many tasks the stage has.
-        done: how many of them are done.
         hours: hours of the whole stage, those that are over included.
-        hours_left: hours of what is not done.
-        origin: where the hours come from.
         flops: operations of the whole stage, by arithmetic.
         bytes: bytes that the stage leaves on disk.
     """
@@ -84,16 +78,12 @@ class StudyPlan:
     """What a study takes.
 
     Attributes:
-        study: the study's file.
         selected: trainings on selections, as factors by name: samplers, rates, models, seeds.
-        everything: trainings on everything.
-        corpus: how large the corpus is.
+        everything: how many trainings are on everything.
         speed: operations per second of one accelerator, as reached.
         runs: how many trainings each model has.
         tokens: encoder positions of one training, by model.
         needs: the groups of stages that a group stands on.
-        stages: every stage and its price.
-        scorers: when each store pays.
     """
 
     study: str
@@ -145,13 +135,7 @@ class StudyPlan:
 
 
 def plan_study(study: Study, speed: float, documents: int | None = None, tokens: int | None = None) -> StudyPlan:
-    """Work out a study without starting it.
-
-    Args:
-        study: the study.
-        speed: operations per second of one accelerator, as reached.
-        documents: documents of the corpus, if the user knows them.
-        tokens: tokens of the corpus, if the user knows them.
+    """Work out a study on accelerators of some speed, without starting it; the user may know the corpus's size.
 
     Raises:
         InvalidStudy: nothing says how large a remote corpus is.
@@ -163,10 +147,10 @@ def plan_study(study: Study, speed: float, documents: int | None = None, tokens:
     costs = {one.stage: one for one in _priced(plan, tasks, Works(study, corpus), speed)}
     runs = study.runs()
     arguments = {**study.models, **study.references}
-    counted = {"samplers": study.samplers, "rates": study.rates, "models": study.models, "seeds": study.seeds}
+    factors = ("samplers", "rates", "models", "seeds")
     return StudyPlan(
         study=study.path,
-        selected={name: len(factor) for name, factor in counted.items()},
+        selected={name: len(getattr(study, name)) for name in factors},
         everything=sum(run.sampler == FULL for run in runs),
         corpus=corpus,
         speed=speed,
@@ -249,7 +233,7 @@ def _shortened(groups: Mapping[str, str]) -> Iterable[str]:
     return dict.fromkeys(group if kinds.count(kind) == 1 else kind for group, kind in groups.items())
 
 
-# ------------------------------------------------------------------------------------------------------ when scores pay
+# ----------------------------------------------------------------------------------------------------- when scores pay
 
 
 def _scorers(plan: Plan, costs: Mapping[str, StageCost]) -> Iterator[BreakEven]:
@@ -268,16 +252,11 @@ def _scorers(plan: Plan, costs: Mapping[str, StageCost]) -> Iterator[BreakEven]:
 
 
 def breaks_even(scores: str, hours: float | None, runs: int, training: Mapping[str, float | None]) -> BreakEven:
-    """Return when scores pay, by model: the extended version's Table 2.
+    """Return when scores pay, from accelerator hours of scoring and of one training by model.
 
-    There, T5-XL scores C4 in 10 hours and T5-Large trains in 24; a training stopped at 56 % pays, as 0.56 x 24 + 10 =
-    23.44 < 24. The exact bound is 1 - 10 / 24 = 58.3 %, a saving of 41.7 %, which is what is returned here.
-
-    Args:
-        scores: the name of the store's stage.
-        hours: accelerator hours of scoring.
-        runs: how many trainings share the scores.
-        training: accelerator hours of one training, by model.
+       The extended version's Table 2 is an example: T5-XL scores C4 in 10 hours and T5-Large trains in 24. A training
+    stopped at 56 % pays, as 0.56 x 24 + 10 = 23.44 < 24. The exact bound is 1 - 10 / 24 = 58.3 %, a saving of 41.7 %,
+    which is what is returned here.
     """
     from evaluate_suite.report.outcomes import break_even
 
@@ -303,7 +282,7 @@ def _with_foundations(stage: Stage) -> list[Stage]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------ trainings
+# ----------------------------------------------------------------------------------------------------------- trainings
 
 
 def is_study(config: str) -> bool:

@@ -14,38 +14,31 @@ from launch.cost.plan import SCORING, StageCost, StudyPlan
 
 
 def show_study_plan(plan: StudyPlan, accelerator: str, count: int, mfu: float, console: Console) -> None:
-    """Print a study's plan.
-
-    Args:
-        plan: the plan.
-        accelerator: the accelerator's name.
-        count: how many accelerators there are.
-        mfu: the share of their peak that is taken to be reached.
-        console: where to print.
-    """
-    corpus = plan.corpus
+    """Print a study's plan for so many accelerators, which reach a share `mfu` of their peak."""
+    corpus, lines = plan.corpus, []
     factors = " x ".join(f"{n} {name}" for name, n in plan.selected.items() if n > 1)
-    stores = sum(group.startswith("scores/") for group in plan.groups())
-    lines = [f"{prod(plan.selected.values()):,} trainings on selections: {factors or 'one of each'}"]
-    lines += [f"{plan.everything:,} on everything"]
-    lines += [f"{model}: {runs:,} x {plan.tokens[model]:,} tokens" for model, runs in plan.runs.items()]
+    stores = sum(one.kind == "scores" for one in plan.stages)
+    if plan.runs:
+        lines += [f"{prod(plan.selected.values()):,} trainings on selections: {factors or 'one of each'}"]
+        lines += [f"{plan.everything:,} on everything"]
+        lines += [f"{model}: {runs:,} x {plan.tokens[model]:,} tokens" for model, runs in plan.runs.items()]
     size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens ({corpus.known_from})"
     lines += [f"{stores} score stores of {size}"]
     lines += [f"speed, where nothing is measured: {accelerator} at {mfu:.0%} of its peak"]
     console.print(f"{plan.study}\n  " + "\n  ".join(lines), highlight=False)
     console.print(_table("what there is to do", ("stage", "stages", "tasks", "done", "needs"), _to_do(plan)))
-    columns = ("stage", "time", "on", "left", "from", "storage")
+    columns = ["stage", "time", "on", "left", "from", "storage"]
     console.print(_table("what it takes", columns, _prices(plan, accelerator), whole=("stage", "storage")))
     for note in _notes(plan):
         console.print(note, highlight=False)
-    columns = ("", "whole", "left", "share", f"days, {count:,} x {accelerator}")
+    columns = ["", "whole", "left", "share", f"days, {count:,} x {accelerator}"]
     console.print(_table("in all", columns, _totals(plan, accelerator, count)))
     if plan.scorers and plan.runs:
         console.print(_break_even(plan))
         console.print(
             "time: what the scores and all that only they need take, in all and for each training that uses them. "
-            "alone: one training pays for all of it. all: the trainings pay alike. Above 100 % there is not so much to "
-            "save.",
+            "alone: one training pays for all of it. all: the trainings pay alike. Above 100 % there is not so much "
+            "to save.",
             highlight=False,
         )
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from launch.cost.corpus_size import CorpusSize
 from launch.stages.base import Stage, place_of
-from launch.stages.corpora import Corpus, Deal, Split, Text, Tokens
+from launch.stages.corpora import Corpus, Deal, Split, Text, TokenStage
 from launch.stages.foundations import (
     HASHED_NGRAMS,
     Assignments,
     Centroids,
     Embeddings,
-    Ngrams,
+    NgramStage,
     QualityModel,
     Similarities,
     Sketch,
@@ -29,7 +29,7 @@ from launch.stages.foundations import (
     Target,
 )
 from launch.stages.runs import FewShots, FineTuned, Perplexity, Training, Tuned
-from launch.stages.scores import Checkpoint, GivenScores, Proxy, Scores, Selected
+from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from pipeline_steps.paper import C4_TOKENS, SKETCH_BYTES
 from pipeline_steps.samplers import find
@@ -112,19 +112,20 @@ class Works:
             return text.name == "train"
         return (text.path, text.limit) == (self._study.corpus, self._study.limit)
 
-    # ------------------------------------------------------------------------------------------ corpora, foundations
+    # -------------------------------------------------------------------------------------------- corpora, foundations
 
     @of.register
     def _deal(self, stage: Deal) -> Work:
         size = self._size.tokens * C4_GZIP_BYTES / C4_TOKENS
         return Work(core_seconds=self._documents * READ, bytes=size)
 
-    @of.register
-    def _corpus(self, stage: Corpus) -> Work:
+    @of.register(Corpus)
+    @of.register(GivenScores)
+    def _is_there(self, stage: Stage) -> Work:
         return Work(core_seconds=0.0)
 
     @of.register
-    def _tokens(self, stage: Tokens) -> Work:
+    def _tokens(self, stage: TokenStage) -> Work:
         if not self._is_corpus(stage.text):
             return Work()
         seconds = self._documents * READ + self._size.tokens * TOKENISE
@@ -135,7 +136,8 @@ class Works:
     def _embeddings(self, stage: Embeddings) -> Work:
         from train.costs import encoder_flops
 
-        size = self._vectors(_dimension(stage))
+        d = _dimension(stage)
+        size = None if d is None else self._documents * (8 + 2 * d)  # a key, and a vector in float16
         if stage.embedder == HASHED_NGRAMS:
             return Work(core_seconds=self._documents * (READ + HASH_EMBED), bytes=size)
         tokens = self._size.read(_ENCODED.get(stage.embedder, _USUALLY_ENCODED))
@@ -163,8 +165,7 @@ class Works:
         if d is None:
             return Work()
         # Assignments of 16 bytes, and the embeddings once more with row, cluster and cosine
-        size = N * (16 + 16) + N * (8 + 2 * d)
-        return Work(core_seconds=N * clusters_of(N) * 2 * d * FLOP, bytes=size)
+        return Work(core_seconds=N * clusters_of(N) * 2 * d * FLOP, bytes=N * (16 + 16 + 8 + 2 * d))
 
     @of.register
     def _similarities(self, stage: Similarities) -> Work:
@@ -175,17 +176,13 @@ class Works:
         return Work(core_seconds=pairs * 2 * d * FLOP64, bytes=12 * N)
 
     @of.register
-    def _ngrams(self, stage: Ngrams) -> Work:
+    def _ngrams(self, stage: NgramStage) -> Work:
         text = stage.text.text if isinstance(stage.text, Target) else stage.text
         return Work(core_seconds=self._documents * (READ + NGRAMS)) if self._is_corpus(text) else Work()
 
     @of.register
     def _quality(self, stage: QualityModel) -> Work:
         return Work(core_seconds=2 * FITTED * (READ + EPOCHS * CLASSIFY))
-
-    def _vectors(self, d: int | None) -> float | None:
-        """Return the bytes of a key and a float16 vector for each document."""
-        return None if d is None else self._documents * (8 + 2 * d)
 
     def _every(self, flops: Callable[[], int]) -> int | None:
         """Return the operations for all documents; None for a model that is not there, or neither a T5 nor a Llama."""
@@ -194,7 +191,7 @@ class Works:
         except AttributeError:
             return None
 
-    # -------------------------------------------------------------------------------------------- scores, selections
+    # ---------------------------------------------------------------------------------------------- scores, selections
 
     @of.register
     def _scores(self, stage: Scores) -> Work:
@@ -216,14 +213,10 @@ class Works:
         return self._every(lambda: perplexity_flops(shape, tokens, stage.options.get("objective", "span_corruption")))
 
     @of.register
-    def _given_scores(self, stage: GivenScores) -> Work:
-        return Work(core_seconds=0.0)
-
-    @of.register
     def _selected(self, stage: Selected) -> Work:
         return Work(core_seconds=self._documents * CUT, bytes=self._documents / 8)
 
-    # --------------------------------------------------------------------------------------- trainings, measurements
+    # ----------------------------------------------------------------------------------------- trainings, measurements
 
     @of.register
     def _training(self, stage: Training) -> Work:
@@ -273,7 +266,7 @@ class Works:
         return Work(flops=rows * training_flops(config, *LENGTHS[suite]), bytes=cost.checkpoint_bytes)
 
 
-# --------------------------------------------------------------------------------------------- operations of a document
+# -------------------------------------------------------------------------------------------- operations of a document
 
 
 def ask_llm_flops(config: Any, tokens: int, most: int) -> int:
@@ -313,14 +306,14 @@ def clusters_of(documents: int) -> int:
 # ---------------------------------------------------------------------------------------------------- shapes of models
 
 
-def shape_of(model: str | Proxy | Checkpoint) -> Any | None:
+def shape_of(model: str | Proxy | ScoringCheckpoint) -> Any | None:
     """Return the configuration of a model that scores or embeds; None if neither this package nor the disk has it."""
     from transformers import AutoConfig
 
     from pipeline_steps.engines.models import load_config
     from train.model import model_config
 
-    if isinstance(model, Checkpoint):
+    if isinstance(model, ScoringCheckpoint):
         return model_config(model.training.arguments["preset"], _ROWS)
     try:
         if isinstance(model, Proxy):  # its vocabulary is that of the study's tokenizer, and is taken for T5's

@@ -31,7 +31,7 @@ _GROUP_ROWS, _GROUP_BYTES = 10_000, 1 << 25  # of a row group: what is in memory
 
 
 @dataclass(frozen=True)
-class Part:
+class WrittenFile:
     """A finished file.
 
     Attributes:
@@ -55,14 +55,14 @@ class Part:
         return asdict(self) | {"schema": base64.b64encode(self.schema.serialize().to_pybytes()).decode()}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Part:
+    def from_json(cls, record: dict[str, Any]) -> WrittenFile:
         """Return the part of which `to_json` made a record."""
         return cls(**record | {"schema": pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))})
 
 
 def write_parts(
     rows: Iterable[Row], folder: Path, prefix: str, schema: pa.Schema | None = None, level: int = LEVEL
-) -> list[Part]:
+) -> list[WrittenFile]:
     """Write rows into files of at most `PART_ROWS` rows and some `PART_BYTES` of text; no rows make no file.
 
     Args:
@@ -74,7 +74,7 @@ def write_parts(
     """
     folder.mkdir(parents=True, exist_ok=True)
     suffix = SUFFIX["jsonl" if schema is None else "parquet"]
-    batches, parts = _batches(rows), list[Part]()
+    batches, parts = _batches(rows), list[WrittenFile]()
     for batch in batches:
         path = folder / f"{prefix}-{len(parts):05d}{suffix}"
         parts.append(_write_part(path, chain([batch], batches), schema, level))
@@ -94,7 +94,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _write_part(path: Path, batches: Iterable[list[Row]], schema: pa.Schema | None, level: int) -> Part:
+def _write_part(path: Path, batches: Iterable[list[Row]], schema: pa.Schema | None, level: int) -> WrittenFile:
     """Write one file, and take no more batches than it holds."""
     rows, size, first = 0, 0, ""
     found, mixed = pa.schema([]) if schema is None else schema, dict[str, str]()
@@ -117,7 +117,7 @@ def _write_part(path: Path, batches: Iterable[list[Row]], schema: pa.Schema | No
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    return Part(path.name, rows, first, found, mixed, entry(path))
+    return WrittenFile(path.name, rows, first, found, mixed, entry(path))
 
 
 def _sink(file: Any, schema: pa.Schema | None, level: int) -> Any:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from datatrove.utils.logging import logger
 
 from launch.datasets.columns import KEEP, Row, unify
-from launch.datasets.parts import Part, write_parts
+from launch.datasets.parts import WrittenFile, write_parts
 from launch.datasets.settings import DatasetSettings
 from pipeline_steps.errors import CorpusError, InvalidCut, StoreDamaged, StoreIncomplete, StoreMismatch, WinnowError
 from pipeline_steps.filters.cuts import Cut, select
@@ -110,7 +110,7 @@ class Unfinished:
         return [group for group in groups if not self._record(step, group).exists()]
 
     @cached_property
-    def rows(self) -> list[dict[Path, Part]]:
+    def rows(self) -> list[dict[Path, WrittenFile]]:
         """The files of rows of each group.
 
         Raises:
@@ -152,7 +152,7 @@ class Unfinished:
         ]
 
     @property
-    def files(self) -> dict[Path, Part]:
+    def files(self) -> dict[Path, WrittenFile]:
         """The files of the dataset, in order; raises what `rows` and `to_rewrite` raise."""
         rewritten = {group: self._parts("parquet", group) for group in self.to_rewrite}
         groups = [rewritten.get(group, parts) for group, parts in enumerate(self.rows)]
@@ -173,10 +173,10 @@ class Unfinished:
     def _record(self, step: Step, group: int) -> Path:
         return self.work / step / f"{group:06d}.json"
 
-    def _parts(self, step: Step, group: int) -> dict[Path, Part]:
+    def _parts(self, step: Step, group: int) -> dict[Path, WrittenFile]:
         record = self._record(step, group)
         try:
-            parts = map(Part.from_json, read_json(str(record))["parts"])
+            parts = map(WrittenFile.from_json, read_json(str(record))["parts"])
         except FileNotFoundError:
             raise StoreIncomplete(f"{record} is not there yet: give the same command again") from None
         return {record.with_name(part.name): part for part in parts}

@@ -48,6 +48,10 @@ class Engine(Protocol):
     attended: bool
     """Whether the engine ends with this process, so that somebody has to poll it."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Return what the user should know before anything is started."""
+
     def queued(self, stage: Stage) -> Mapping[int, str]:
         """Return handles by task of what waits or runs already, from an earlier command."""
 

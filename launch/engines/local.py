@@ -13,7 +13,7 @@ from launch.stages.base import Stage
 
 
 @dataclass
-class _Job:
+class _Waiting:
     """A task that waits or runs.
 
     Attributes:
@@ -39,12 +39,13 @@ class Local:
     """
 
     attended = True
+    notes = ()
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._devices = visible_devices()
         self._free = list(self._devices)
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _Waiting] = {}
         self._ended: dict[str, int] = {}
 
     def queued(self, stage: Stage) -> Mapping[int, str]:
@@ -56,7 +57,7 @@ class Local:
 
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
         """Take tasks, to be started after others have ended well; earlier ones are started first."""
-        new = {f"{task.stage.name}#{task.number}": _Job(task, set(after)) for task in tasks}
+        new = {f"{task.stage.name}#{task.number}": _Waiting(task, set(after)) for task in tasks}
         self._jobs |= new
         return list(new)
 

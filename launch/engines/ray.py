@@ -13,7 +13,7 @@ from launch.engines import NEVER_STARTED, Task
 from launch.plan import Plan
 from launch.records import tasks_left
 from launch.stages.base import Stage
-from launch.study_file import RayCluster
+from launch.study_sections import RayCluster
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidStudy
 

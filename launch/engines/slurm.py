@@ -70,6 +70,7 @@ class Slurm:
     """
 
     attended = False
+    notes = ()
 
     def __init__(self, plan: Plan, chosen: Iterable[Stage] = ()) -> None:
         self._plan = plan

@@ -18,7 +18,8 @@ from typing import Any
 
 from launch.plan import Plan
 from launch.stages.base import Stage
-from launch.study_file import SlurmJob, Study
+from launch.study_file import Study
+from launch.study_sections import SlurmJob
 from launch.worker import command
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.stores.files import write_atomically

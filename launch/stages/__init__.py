@@ -1,6 +1,6 @@
 """What a study has to do, as stages: each knows its inputs, its tasks, its output and how one task is run.
 
-    Corpus ─► Tokens ──────────────────────────────────┐
+    Corpus ─► TokenStage ──────────────────────────────────┐
        └─► Embeddings ─► Sketch, Clusters ─► Scores ─► Selected ─► Training ─► Measurement ─► Report
                          DSIRModel, QualityModel  └─► Rows ─► Dataset
 

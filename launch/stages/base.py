@@ -59,9 +59,9 @@ class Stage:
         return self.kind
 
     @property
-    def title(self) -> str:
-        """Return the name of the stage's tasks in messages."""
-        return self.name
+    def note(self) -> str:
+        """Return what the user should know before the stage runs; "" if nothing."""
+        return ""
 
     @cached_property
     def inputs(self) -> tuple[Stage, ...]:

@@ -127,7 +127,7 @@ class Corpus(Stage):
         from train.folders import SealedFolder
 
         source, target = self.deal.folder(output), self.folder(output)
-        if os.path.exists(source):
+        if os.path.exists(source) or not os.path.exists(target):
             if absent := [part for part in SPLITS if not os.path.isdir(f"{source}/{part}")]:
                 raise CorpusError(
                     f"the corpus is too small for held-out text of its own ({', '.join(absent)} is empty): give some "
@@ -144,7 +144,7 @@ class Corpus(Stage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tokens(PipelineStage):
+class TokenStage(PipelineStage):
     """A text as a token store.
 
     Attributes:
@@ -188,7 +188,7 @@ class Tokens(PipelineStage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OwnTokens(Tokens):
+class OwnTokenStage(TokenStage):
     """A corpus as a token store that is the study's output itself."""
 
     place, home = "tokens", "."

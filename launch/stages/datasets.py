@@ -19,8 +19,9 @@ from pipeline_steps.stores.files import read_json, write_json
 
 if TYPE_CHECKING:
     from launch.datasets.settings import DatasetSettings
-    from launch.study_file import DatasetSettings as Asked
-    from launch.study_file import Study, StudySampler
+    from launch.study_file import Study
+    from launch.study_samplers import StudySampler
+    from launch.study_sections import AskedDataset
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -179,7 +180,7 @@ class Dataset(DatasetStage):
 
 
 def dataset_of(
-    study: Study, asked: Asked, sampler: StudySampler, scores: Scores | GivenScores, text: Files
+    study: Study, asked: AskedDataset, sampler: StudySampler, scores: Scores | GivenScores, text: Files
 ) -> Dataset:
     """Return the last stage of a dataset.
 

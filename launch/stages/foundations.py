@@ -195,7 +195,7 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Ngrams(PipelineStage):
+class NgramStage(PipelineStage):
     """The n-grams of a text, counted: of the target, or of the raw corpus."""
 
     kind = "ngrams"
@@ -223,8 +223,8 @@ class DSIRModel(Foundation):
     """The importance weights of n-grams."""
 
     kind = "dsir"
-    target: Ngrams
-    raw: Ngrams
+    target: NgramStage
+    raw: NgramStage
 
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from launch.stages.base import Stage, free, open_sealed
-from launch.stages.corpora import Tokens
+from launch.stages.corpora import TokenStage
 from launch.stages.scores import Selected
 from pipeline_steps.errors import CorpusError, InvalidStudy, StoreIncomplete
 from pipeline_steps.readers.special_files import refuse_special_files
@@ -66,7 +66,7 @@ class Training(Stage):
     kind = "runs"
     launched = True
     run: Run
-    tokens: Tokens
+    tokens: TokenStage
     selection: Selected | None = None
     arguments: Mapping[str, Any]
     milestones: tuple[int, ...] = ()
@@ -83,6 +83,14 @@ class Training(Stage):
     @override
     def group(self) -> str:
         return f"runs/{self.run.model}"
+
+    @property
+    @override
+    def note(self) -> str:
+        from train.arguments import PretrainArguments
+
+        said = PretrainArguments(tokens="", run_dir="", **self.arguments).budget.rounding
+        return f"{self.run.model}: {said}" if said else ""
 
     def settings(self, output: str) -> dict[str, Any]:
         """Return the arguments of train.pretrain, with the study's folders."""
@@ -188,7 +196,7 @@ class Perplexity(Measurement):
     """
 
     what: str = "perplexity"
-    held_out: tuple[tuple[str, tuple[Tokens, ...]], ...]
+    held_out: tuple[tuple[str, tuple[TokenStage, ...]], ...]
 
     def _tokens(self, output: str) -> dict[str, str]:
         return {task: ",".join(one.folder(output) for one in stores) for task, stores in self.held_out}

@@ -51,7 +51,7 @@ class Proxy(Stage):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ScoringCheckpoint:
     """A checkpoint of a training of this study, which scores."""
 
     training: Training
@@ -88,7 +88,7 @@ class Scores(PipelineStage):
     store: str
     text: Text
     row: str
-    model: str | Proxy | Checkpoint | None = None
+    model: str | Proxy | ScoringCheckpoint | None = None
     stands_on: Foundation | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,7 +114,7 @@ class Scores(PipelineStage):
         scorer: Any = find(self.row).scorer_class()
         return [*self.text.reader(output), scorer(self.folder(output), *folders, **model, **self.options)]
 
-    def _place(self, model: str | Proxy | Checkpoint, output: str) -> str:
+    def _place(self, model: str | Proxy | ScoringCheckpoint, output: str) -> str:
         return place_of(model) if isinstance(model, str) else model.folder(output)
 
     @override

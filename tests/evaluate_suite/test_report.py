@@ -155,7 +155,7 @@ def test_every_number_of_the_table_is_there(page):
     for column in (
         "Documents",
         "Tokens selected",
-        "Tokens trained on",
+        "Tokens trained",
         "Epochs",
         "Scoring, seconds",
         "Training, seconds",

@@ -9,6 +9,7 @@ from launch.engines import NEVER_STARTED
 
 class Here:
     attended = True
+    notes = ()
 
     def __init__(self, *_):
         self._waiting, self._codes = [], {}

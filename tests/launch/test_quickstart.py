@@ -29,7 +29,8 @@ def corpus(tmp_path_factory):
 
 
 def words(corpus, output, *more):
-    return ["quickstart", "--corpus", str(corpus), "--output", str(output), "--train-tokens", str(TOKENS), *more]
+    tokens = [] if "--train-tokens" in more else ["--train-tokens", str(TOKENS)]
+    return ["quickstart", "--corpus", str(corpus), "--output", str(output), *tokens, *more]
 
 
 def command(corpus, output, *more):

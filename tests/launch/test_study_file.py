@@ -119,7 +119,7 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ("[0.2]", "[a]", r"line 5, column \d+: rates must be a number, not 'a'"),
         ("[0.2]", "[]", r"line 7, column 3: there are models and no rates"),
         ("[0.2]", "0.2", r"line 5, column \d+: rates must be a list"),
-        ("65536", "65537", r"line 7, column \d+: t5-tiny: 65537 tokens are not a whole number of samples"),
+        ("65536", "127", r"line 7, column 3: t5-tiny: 127 tokens are less than one sample of 128 positions"),
         ("t5-tiny", "t5-huge", r"line 7, column \d+: t5-huge: no preset 't5-huge'"),
         ("total_tokens", "total_token", r"line 7, column \d+: no key 'total_token': did you mean total_tokens"),
         ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7, column \d+: nowhere.yaml cannot be read"),

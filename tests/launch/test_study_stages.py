@@ -6,7 +6,7 @@ import pytest
 
 from launch.plan import Plan, store_of
 from launch.records import Watched, is_done, record_file, task_state, tasks_left
-from launch.stages.corpora import Files, Tokens
+from launch.stages.corpora import Files, TokenStage
 from launch.stages.runs import Perplexity, Run, Training, _flags
 from launch.study_file import open_study, parse_study
 from pipeline_steps.samplers import find
@@ -64,7 +64,7 @@ def test_every_stage_comes_after_what_it_needs(name, small):
 
 def test_two_equal_stages_are_one():
     def tokens(**change):
-        return Tokens(**{"text": Files("c/", "train"), "tokenizer": "embedded"} | change)
+        return TokenStage(**{"text": Files("c/", "train"), "tokenizer": "embedded"} | change)
 
     assert tokens() == tokens()
     assert hash(tokens()) == hash(tokens())

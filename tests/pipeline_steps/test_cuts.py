@@ -136,7 +136,7 @@ def test_pareto_keeps_as_gpt_3_did():
     }
     chance = (2 - probability) ** -9.0
     k = round(chance.sum())  # so that t is 1
-    mask = kept(columns, "pareto", [k])
+    mask = kept(columns, "pareto", [k], size=10_000)
     for start in range(0, 3 * count, count):
         expected = chance[start]
         sigma = np.sqrt(expected * (1 - expected) / count)

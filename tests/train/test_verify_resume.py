@@ -2,9 +2,8 @@
 
 import pytest
 
-from pipeline_steps.errors import InvalidCut, StoreMismatch
+from pipeline_steps.errors import InvalidCut, StageFailed, StoreMismatch
 from train import verify_resume
-from pipeline_steps.errors import StageFailed
 
 
 def test_a_users_own_train_is_not_run(tmp_path, monkeypatch):

@@ -2,42 +2,43 @@
 
 import inspect
 import json
+import random
+import shutil
 import time
+from dataclasses import replace
+from functools import partial
 
+import pandas
 import pytest
 
 from launch.cli import main
-from launch.run_plan import is_study
-from launch.study.costs import (
-    C4_DOCUMENTS,
+from launch.cost import corpus_size
+from launch.cost.corpus_size import C4_DOCUMENTS, CorpusSize, size_of
+from launch.cost.plan import SCORING, breaks_even, is_study, plan_study
+from launch.cost.works import (
     PROMPT_TOKENS,
-    WINDOW,
-    Corpus,
+    READ_TOKENS,
+    T5_WINDOW,
+    Works,
     ask_llm_flops,
-    breaks_even,
     clusters_of,
     perplexity_flops,
-    shared_work,
+    shape_of,
 )
-from launch.study.plan import SCORING, corpus_of, plan_study
-from launch.study.progress import Watched, fingerprints
-from launch.study.reading import open_study, parse_study
-from launch.study.shapes import shape_of
-from launch.study.stages import stages_of
-from launch.study.status import tasks_of
-from launch.study.work import do
-from pipeline_steps import (
-    ASK_LLM,
-    AskLLMScorer,
-    KMeansFit,
-    PerplexityScorer,
-    QualityClassifierFit,
-    kmeans,
-    likelihoods,
-    quality_classifier,
-)
-from pipeline_steps.errors import InvalidStudy
+from launch.plan import Plan
+from launch.records import Watched
+from launch.stages.foundations import SketchParts
+from launch.stages.scores import Proxy
+from launch.status import tasks_of
+from launch.study_file import open_study, parse_study
+from launch.worker import run_task
+from pipeline_steps import ASK_LLM, AskLLMScorer, KMeansFit, PerplexityScorer, QualityClassifierFit
+from pipeline_steps.embedding import kmeans
+from pipeline_steps.engines import likelihoods
+from pipeline_steps.errors import CorpusError, InvalidStudy
 from pipeline_steps.paper import C4_TOKENS, TRAIN_TOKENS
+from pipeline_steps.samplers import SAMPLERS, Sampler, register
+from pipeline_steps.scorers import quality_classifier
 from train.costs import encoder_flops, first_token_flops, forward_flops, training_flops
 from train.run_directory import sealed_row
 
@@ -66,12 +67,10 @@ def small(tmp_path):
 
 def mark(study, wanted, seconds, monkeypatch):
     """Say of stages that begin so that they are done, after so many seconds a task."""
-    stages = stages_of(study)
-    made = fingerprints(stages)
-    monkeypatch.setattr("launch.study.progress.BEAT", 1e6)
-    for name, stage in stages.items():
+    monkeypatch.setattr("launch.records.BEAT", 1e6)
+    for name, stage in Plan.of(study).stages.items():
         for task in range(stage.tasks if name.startswith(wanted) else 0):
-            work = Watched(study, stage, task, made[name], "")
+            work = Watched(study.output, stage, task, "")
             work._start = time.monotonic() - seconds
             work.done()
 
@@ -93,7 +92,7 @@ def test_the_papers_study_is_the_papers(paper):
     assert all(one.runs == 10 for one in paper.scorers)
     assert paper.needs["scores/perplexity-large-20k"] == ("runs/t5-large",)
     assert paper.needs["selections"] == ("scores",)
-    assert paper.corpus == Corpus(C4_DOCUMENTS, C4_TOKENS, "C4")
+    assert paper.corpus == CorpusSize(C4_DOCUMENTS, C4_TOKENS, "C4")
     assert {one.origin for one in paper.stages} == {"FLOPs", "assumed", "unknown"}
 
 
@@ -117,7 +116,7 @@ def test_a_scorer_by_hand(paper):
     d, inner, feed_forward, S = 2048, 2048, 3 * 2048 * 5120, 512
     encoder = 24 * S * (2 * (4 * d * inner + feed_forward) + 4 * S * inner)
     decoder = 24 * (2 * (6 * d * inner + feed_forward) + 4 * S * 32 * d)  # keys and values are never formed
-    config = shape_of(open_study("paper.yaml"), "google/flan-t5-xl")
+    config = shape_of("google/flan-t5-xl")
     assert ask_llm_flops(config, 504, 512) == encoder + decoder + 2 * d * 32_128
     found = hours(paper, "scores/ask-llm-xl")
     assert found.flops == C4_DOCUMENTS * (encoder + decoder + 2 * d * 32_128)
@@ -126,16 +125,16 @@ def test_a_scorer_by_hand(paper):
 
 
 def test_forward_passes_are_a_third_of_training():
-    study = open_study("micro.yaml")
-    for model in ("tiny-t5-1", "tiny-gemma", "embedded"):
-        config = shape_of(study, model)
+    proxies = {one.called: one for one in Plan.of(open_study("micro.yaml")).stages.values() if isinstance(one, Proxy)}
+    for model in (proxies["tiny-t5-1"], proxies["tiny-gemma"], "embedded"):
+        config = shape_of(model)
         assert training_flops(config, 64, 64) == 3 * forward_flops(config, 64, 64)
         assert 0 < first_token_flops(config, 64) < forward_flops(config, 64, 64)
-    assert encoder_flops(shape_of(study, "embedded"), 64) < first_token_flops(shape_of(study, "embedded"), 64)
+    assert encoder_flops(shape_of("embedded"), 64) < first_token_flops(shape_of("embedded"), 64)
 
 
 def test_perplexity_takes_a_pass_for_each_mask():
-    config = shape_of(open_study("paper.yaml"), "google/t5-v1_1-base")
+    config = shape_of("google/t5-v1_1-base")
     whole, one = (perplexity_flops(config, 504, objective) for objective in ("span_corruption", "single_mask"))
     assert whole / one == pytest.approx(7, rel=0.01)
     assert one == pytest.approx(forward_flops(config, 504 - 72 + 24 + 1, 72 + 24 + 1), rel=0.01)  # 24 spans of 3
@@ -144,17 +143,16 @@ def test_perplexity_takes_a_pass_for_each_mask():
 
 def test_weights_of_published_shapes_are_the_published_ones():
     """Beside embeddings, of encoder and decoder: as the models' cards have them, to 1 %."""
-    study = open_study("paper.yaml")
     published = {"flan-t5-small": 77e6, "flan-t5-base": 248e6, "flan-t5-large": 783e6, "flan-t5-xl": 2.85e9}
     for name, weights in (published | {"flan-t5-xxl": 11.1e9}).items():
-        c = shape_of(study, f"google/{name}")
+        c = shape_of(f"google/{name}")
         own = 4 * c.d_model * c.num_heads * c.d_kv
         layers = c.num_layers * (3 * own + 2 * 3 * c.d_model * c.d_ff)
         assert layers + 2 * 32_128 * c.d_model == pytest.approx(weights, rel=0.01), name
-    gemma = shape_of(study, "google/gemma-7b-it")
+    gemma = shape_of("google/gemma-7b-it")
     layer = 4 * gemma.hidden_size * 16 * 256 + 3 * gemma.hidden_size * gemma.intermediate_size
     assert 28 * layer + 256_000 * 3072 == pytest.approx(8.54e9, rel=0.01)  # Gemma's report, Table 2
-    assert shape_of(study, "nobody/knows-this") is None
+    assert shape_of("nobody/knows-this") is None
 
 
 def test_shared_work_is_counted_once(paper):
@@ -208,10 +206,9 @@ def test_what_was_measured_replaces_arithmetic(small, monkeypatch):
 
 
 def test_a_running_training_tells_how_fast_it_is(small, monkeypatch, tmp_path):
-    stages = stages_of(small)
     name = "runs/t5-tiny/full-1-seed0"
-    monkeypatch.setattr("launch.study.progress.BEAT", 1e6)
-    work = Watched(small, stages[name], 0, fingerprints(stages)[name], "")
+    monkeypatch.setattr("launch.records.BEAT", 1e6)
+    work = Watched(small.output, Plan.of(small).stages[name], 0, "")
     work._start -= 900
     work._note()
     (tmp_path / name).mkdir(parents=True)
@@ -236,33 +233,107 @@ def test_a_finished_study_has_nothing_left(small, monkeypatch, capsys, tmp_path)
     assert totals["accelerator_hours"] > 0
 
 
+def lines(folder, name, texts):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def over(tmp_path, corpus, limit=-1):
+    """Return the small study over a corpus."""
+    text = SMALL.format(output=tmp_path / "out").replace(
+        "limit: 1000", f"corpus: {corpus}\nlimit: {limit}\nheld_out: {{c4: {corpus}}}"
+    )
+    return parse_study("s.yaml", text)
+
+
+def size(study, **given):
+    plan = Plan.of(study)
+    return size_of(plan, tasks_of(plan), given.get("documents"), given.get("tokens"))
+
+
 def test_the_corpus_is_as_large_as_its_token_store(tmp_path):
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "a.jsonl").write_text("".join(f'{{"text": "one of {n} texts"}}\n' for n in range(7)))
-    text = SMALL.format(output=tmp_path / "out")
-    study = parse_study("s.yaml", text.replace("limit: 1000", f"corpus: {tmp_path}/c\nheld_out: {{c4: {tmp_path}/c}}"))
-    with pytest.raises(InvalidStudy, match=r"s\.yaml does not say how large its corpus is: give --documents"):
-        plan_study(study, SPEED)
-    assert plan_study(study, SPEED, documents=10).corpus.tokens == 5043
-    assert plan_study(study, SPEED, tokens=5043).corpus.documents == 10
+    lines(tmp_path / "c", "a.jsonl", [f"one of {n} texts" for n in range(7)])
+    study = over(tmp_path, tmp_path / "c")
+    assert size(study, documents=10).tokens == 5043
+    assert size(study, tokens=5043).documents == 10
+    counted = size(study)
+    plan = Plan.of(study)
     for task in (0, 1):
-        do(study, "tokens/train", task)
+        run_task(plan, "tokens/train", task)
     found = plan_study(study, SPEED, documents=10).corpus
     assert (found.documents, found.known_from) == (7, "its token store")
     assert 7 * 4 <= found.tokens <= 7 * 12
+    assert counted == CorpusSize(7, pytest.approx(found.tokens, abs=7), "counted")
 
 
-def test_mean_documents_are_cut_to_what_is_read(small):
-    assert [Corpus(10, 5040, "").read(most) for most in (256, 512, None)] == [256, 504, 504]
-    stages = stages_of(small)
-    tokenised = [one for one in tasks_of(small, stages, fingerprints(stages)) if one.stage.name == "tokens/train"]
-    assert corpus_of(small, tokenised, None, None).documents == 1000
+def test_a_remote_corpus_is_not_counted(tmp_path):
+    with pytest.raises(InvalidStudy, match=r"s\.yaml does not say how large its corpus is.*: give --documents"):
+        size(over(tmp_path, "s3://bucket/crawl"))
+    assert size(over(tmp_path, "s3://bucket/crawl", 1000)).documents == 1000
 
 
-def test_constants_are_those_of_what_they_count():
+def test_a_local_corpus_is_counted(tmp_path):
+    corpus = tmp_path / "c"
+    lines(corpus, "a.jsonl", ["a few words of text"] * 30)
+    lines(corpus, "b.jsonl", ["and as many words again of other text"] * 12)
+    assert (size(over(tmp_path, corpus)).documents, size(over(tmp_path, corpus)).known_from) == (42, "counted")
+    first = size(over(tmp_path, corpus, 5))
+    assert (first.documents, first.known_from) == (5, "counted")
+    lines(corpus, "c.jsonl", [" "])
+    with pytest.raises(CorpusError, match="row 1, has no text"):
+        size(over(tmp_path, corpus))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+def test_a_large_corpus_is_sampled(ending, tmp_path, monkeypatch):
+    """Of 40 files some are read, evenly, and of a file too large for its share a part."""
+    words = random.Random(0)
+    frame = pandas.DataFrame({"text": [words.randbytes(200 + n % 90).hex() for n in range(2000)]})
+    (tmp_path / "c").mkdir()
+    first = tmp_path / "c" / f"00.{ending}"
+    write = frame.to_parquet if ending == "parquet" else partial(frame.to_json, orient="records", lines=True)
+    write(first)
+    for number in range(1, 40):
+        shutil.copy(first, tmp_path / "c" / f"{number:02}.{ending}")
+    a_file = first.stat().st_size
+    monkeypatch.setattr(corpus_size, "MOST_BYTES", 20 * a_file)
+    found = size(over(tmp_path, tmp_path / "c"))
+    assert (found.documents, found.known_from) == (80_000, "sampled from 16 of 40 files")
+    monkeypatch.setattr(corpus_size, "MOST_BYTES", 8 * a_file)
+    parts = size(over(tmp_path, tmp_path / "c"))
+    assert parts.known_from == "sampled from parts of 16 of 40 files"
+    assert parts.documents == pytest.approx(80_000, rel=0.25)  # some of these small files is in buffers
+    assert parts.tokens / parts.documents == pytest.approx(found.tokens / found.documents, rel=0.1)
+    begun = size(over(tmp_path, tmp_path / "c", 70_000))
+    assert begun.known_from.startswith("sampled from")
+    assert begun.documents == 70_000
+
+
+def test_the_installed_documentation_is_sampled(small):
+    found = size(small)
+    assert found.documents == 1000
+    assert 50 < found.tokens / found.documents < 2000
+    assert found.known_from.startswith("sampled from 400 of ")
+
+
+def test_mean_documents_are_cut_to_what_is_read():
+    assert [CorpusSize(10, 5040, "").read(most) for most in (256, 512, None)] == [256, 504, 504]
+
+
+def test_a_new_sampler_is_priced_by_its_row(small, monkeypatch):
+    monkeypatch.setattr("pipeline_steps.samplers.SAMPLERS", SAMPLERS.copy())
+    register(Sampler("mine", "pipeline_steps.scorers.keys:KeysScorer", "top", cost="n-grams"))
+    works, plan = Works(small, CorpusSize(10, 5040, "")), Plan.of(small)
+    known = plan.stages["scores/density"]
+    mine, read = (works.of(replace(known, row=row, stands_on=None)).core_seconds for row in ("mine", "semdedup"))
+    assert mine == pytest.approx(read + 10 / 50_000)
+    assert works.of(known).core_seconds > read  # the sketch is asked
+
+
+def test_constants_are_those_of_what_they_count(small):
     for scorer in (AskLLMScorer, PerplexityScorer):
-        assert inspect.signature(scorer).parameters["max_tokens"].default == 512
-    assert likelihoods.T5_WINDOW == WINDOW
+        assert inspect.signature(scorer).parameters["max_tokens"].default == READ_TOKENS
+    assert likelihoods.T5_WINDOW == T5_WINDOW
     assert pytest.approx(len(ASK_LLM.prefix + ASK_LLM.suffix) / 4, rel=0.05) == PROMPT_TOKENS
     assert clusters_of(100) == 10
     assert clusters_of(C4_DOCUMENTS) == kmeans._MOST_CLUSTERS
@@ -270,9 +341,10 @@ def test_constants_are_those_of_what_they_count():
     assert kmeans._PER_CENTROID == 256
     assert inspect.signature(QualityClassifierFit).parameters["documents"].default == 50_000
     assert quality_classifier._EPOCHS == 5
-    both = shared_work(Corpus(C4_DOCUMENTS, C4_TOKENS, ""), 768, 1)
+    works, plan = Works(small, CorpusSize(C4_DOCUMENTS, C4_TOKENS, "")), Plan.of(small)
+    sketch = next(one for one in plan.stages.values() if isinstance(one, SketchParts))
     looked_up = 2 * 4.4e-6 * C4_DOCUMENTS
-    assert (both["density/sketch"].core_seconds + looked_up) / 3600 == pytest.approx(1.74, abs=0.01)  # README: 1.7
+    assert (works.of(sketch).core_seconds + looked_up) / 3600 == pytest.approx(1.74, abs=0.01)  # README: 1.7
 
 
 def test_the_command_fits_into_80_columns(capsys, monkeypatch):

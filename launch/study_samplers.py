@@ -1,0 +1,195 @@
+"""The samplers and the trainings of a study file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError, WithJsonSchema, create_model
+
+from launch.study_sections import Name, Section
+from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
+from pipeline_steps.errors import InvalidStudy, WinnowError
+from pipeline_steps.numerics.priority import MODES
+from pipeline_steps.samplers import SAMPLERS, Sampler, table
+from train.arguments import PretrainArguments
+from train.presets import preset
+from train.training_plan import TokenBudget
+
+
+@dataclass(frozen=True)
+class StudySampler(Sampler):
+    """A sampler of a study.
+
+    Attributes:
+        row: the name of the table's row that it is made from.
+        scores: a score store that exists already, instead of scoring; "" if the study scores.
+    """
+
+    row: str = ""
+    scores: str = ""
+
+    @property
+    def scored_by(self) -> tuple[Any, ...]:
+        """Return what decides its scores: samplers of the same share a store."""
+        return self.scorer, self.model, dict(self.options), self.scores
+
+
+class SamplerSettings(Section):
+    """What a study says about a sampler; everything else comes from the table's row."""
+
+    name: Name
+    scorer: str | None = None
+    model: str | None = None
+    mode: str | None = None
+    options: dict[str, Any] = {}
+    scores: str | None = None
+
+    def chosen(self) -> StudySampler:
+        """Return the sampler, with its settings over the row of the table."""
+        known = table()
+        row = known.get(self.scorer or self.name)
+        if row is None and self.scores and not self.scorer:
+            row = replace(known["random"], cut="top")  # its scorer is not run
+        if row is None:
+            what, given = ("scorer", self.scorer) if self.scorer else ("sampler", self.name)
+            raise refusal(f"no {what} {given!r}: {nearest(given, known)}", given=given)
+        if self.mode is not None and self.mode not in MODES:
+            raise refusal(f"no mode {self.mode!r}: {nearest(self.mode, MODES)}", given=self.mode)
+        if row.model is None and self.model:
+            raise refusal(f"{self.name} asks no model: leave {self.model} out", given=self.model)
+        model = row.model if self.model is None else self.model
+        if row.model is not None and not model and not self.scores:
+            raise refusal(f"{self.name} needs a model: Hub id, folder, or MODEL@STEP of this study", given=self.name)
+        values = {field.name: getattr(row, field.name) for field in fields(Sampler)}
+        values |= {"name": self.name, "model": model, "options": {**row.options, **_options(row, self.options)}}
+        values["cut"] = self.mode or row.cut
+        return StudySampler(**values, row=row.name, scores=self.scores or "")
+
+
+def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a scorer as its constructor takes them, or refuse the first that it does not take."""
+    if not given:
+        return {}
+    known: Mapping[str, inspect.Parameter] = row.options_of()
+    for name, value in given.items():
+        if name not in known:
+            raise refusal(f"no option {name!r} of {row.name}: {nearest(name, known)}", given=name)
+        try:
+            TypeAdapter(known[name].annotation).validate_python(value, strict=not isinstance(value, dict))
+        except ValidationError as error:
+            said = error.errors()[0]
+            where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
+            raise refusal(
+                f"{where} of {row.name} must be {in_words(said['msg'])}, not {short(value)}",
+                "options",
+                given=_written(value, name),
+            ) from error
+    return dict(given)
+
+
+def _written(value: Any, otherwise: str) -> str:
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else otherwise
+
+
+def _one_shape(value: Any) -> Any:
+    """Bring NAME and {NAME: settings} to one form."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, settings),) = value.items()
+        if isinstance(settings, dict) and "name" not in settings:
+            return {"name": name, **settings}
+    raise refusal(f"a sampler is a name, or one name with its settings, not {short(value)}")
+
+
+def all_of_paper(value: Any) -> Any:
+    """Write out the word paper: the names of the paper's 22 samplers."""
+    return [one.name for one in table().values() if one.paper] if value == "paper" else value
+
+
+if TYPE_CHECKING:
+    SamplerOf = StudySampler
+else:
+    SamplerOf = Annotated[
+        SamplerSettings,
+        BeforeValidator(_one_shape),
+        AfterValidator(SamplerSettings.chosen),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": list(SAMPLERS)},
+                    {
+                        "type": "object",
+                        "maxProperties": 1,
+                        "additionalProperties": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "properties": {
+                                "scorer": {"enum": list(SAMPLERS)},
+                                "model": {"type": "string"},
+                                "mode": {"enum": list(MODES)},
+                                "options": {"type": "object"},
+                                "scores": {"type": "string"},
+                            },
+                        },
+                    },
+                ]
+            }
+        ),
+    ]
+
+
+_FIXED = ("tokens", "run_dir", "selection", "held_out", "seed")  # arguments of train.pretrain that a study sets
+_HINTS = get_type_hints(PretrainArguments)
+_TRAINING: dict[str, Any] = {
+    one.name: (_HINTS[one.name] | None, None) for one in fields(PretrainArguments) if one.name not in _FIXED
+}
+TrainingSettings: Any = create_model("TrainingSettings", __base__=Section, config=(str | None, None), **_TRAINING)
+
+
+def _trainings(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return arguments of train.pretrain by name, checked as train.pretrain would check them."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, settings in given.items():
+        own = settings.model_dump(exclude_unset=True)
+        config = own.pop("config", None)
+        arguments = {"preset": name} | (_config(name, config) if config is not None else {}) | own
+        arguments = {key: value for key, value in arguments.items() if value is not None}
+        try:
+            checked = PretrainArguments(tokens="", run_dir="", **arguments)
+            preset(checked.preset)
+            TokenBudget(checked.total_tokens, checked.batch_size, checked.input_length)
+        except (WinnowError, TypeError) as error:
+            why = str(error).rpartition("__init__() ")[2]
+            raise refusal(f"{name}: {why}", given=name) from error
+        for other, its in found.items():
+            if its["preset"] == arguments["preset"]:
+                raise refusal(
+                    f"{name} and {other} are both {its['preset']}, by which results are named: make a study of each",
+                    given=name,
+                )
+        found[name] = arguments
+    return found
+
+
+def _config(name: str, config: str) -> dict[str, Any]:
+    """Return what a file of train.pretrain's arguments says."""
+    file: Any = Path(config)
+    if not file.exists():
+        file = files("train").joinpath("configs", config)
+    try:
+        text = read_text(config, file)
+    except InvalidStudy as error:
+        raise refusal(f"{error}: give a file of train.pretrain's arguments", name, given=config) from error
+    return dict(YamlFile.read(config, text).validated(TrainingSettings).model_dump(exclude_unset=True))
+
+
+if TYPE_CHECKING:
+    Trainings = Mapping[str, Mapping[str, Any]]
+else:
+    Trainings = Annotated[dict[Name, TrainingSettings], AfterValidator(_trainings)]

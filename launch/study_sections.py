@@ -1,0 +1,179 @@
+"""The sections of study files that stand for themselves: evaluation, datasets, engines; and what every section is."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evaluate_suite.registry import registry
+from launch.yaml_places import nearest, refusal, short
+from pipeline_steps.numerics.priority import MODES
+from pipeline_steps.samplers import FULL
+
+
+# What a study may ask for at most. `winnow status` looks at every task, some 20,000 a second
+MOST_RUNS = 10_000  # the paper has 22 samplers x 5 rates x 2 models
+MOST_TASKS = 10_000  # of each stage: more would wait for a scheduler longer than they work
+KEYS = "keys"  # the store that chance draws from
+_TAKEN = (FULL, KEYS, "train")  # names of folders that samplers, models and held-out texts would share
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value) or value in _TAKEN:
+        raise refusal(
+            f"{value!r} cannot be a name here: take letters, digits, - . _ and none of {', '.join(_TAKEN)}",
+            given=value,
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A mapping of a study file: it knows its keys, and takes no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    inner: ClassVar[frozenset[str]] = frozenset()  # fields that no file sets
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        known = [name for name in cls.model_fields if name not in cls.inner]
+        for key in value if isinstance(value, dict) else ():
+            if key not in known:
+                raise refusal(f"no key {key!r}: {nearest(key, known)}", given=key)
+        return value
+
+
+def _few_shot(names: list[str]) -> list[str]:
+    known = {one.name for one in registry().values() if one.protocol == "few_shot"}
+    known |= {one.suite for one in registry().values() if one.protocol == "few_shot"}
+    for name in names:
+        if name not in known:
+            raise refusal(f"no few-shot task or suite {name!r}: {nearest(name, sorted(known))}", given=name)
+    return names
+
+
+class Evaluation(Section):
+    """What is measured of every run, beside the perplexity of held-out text."""
+
+    suites: list[Literal["glue", "superglue", "cnn_dailymail", "squad"]] = []
+    """Fine-tuned suites."""
+    few_shot: Annotated[list[str], AfterValidator(_few_shot)] = []
+    """Few-shot tasks or suites."""
+    instruction_tune: bool = True
+    """Tune on FLAN before few-shot tasks are asked."""
+    budget: Literal["paper", "small", "smoke"] = "paper"
+    """Of fine-tuning."""
+    data_root: str | None = None
+    """Data sets laid out as on the Hub; if not given, the Hub."""
+    limit: Count = 0
+    """Questions of each few-shot task; 0: all."""
+
+
+class SlurmJob(Section):
+    """Options of Slurm jobs; `sbatch_args` takes any others of sbatch, by their long names."""
+
+    partition: str | None = None
+    qos: str | None = None
+    time: str = "24:00:00"
+    """As sbatch takes it, e.g. 24:00:00."""
+    cpus_per_task: Annotated[int, Field(ge=1)] = 1
+    mem_per_cpu_gb: float = 2
+    gpus_per_task: Count = 0
+    """Of tasks that run a model."""
+    workers: Count = 0
+    """Tasks of a stage that run at a time; 0: all."""
+    env_command: str | None = None
+    """Shell commands that make `python` the one with winnow."""
+    venv_path: str | None = None
+    """An activate script that does."""
+    condaenv: str | None = None
+    """A conda environment that does."""
+    max_array_size: Annotated[int, Field(ge=1)] = 1001
+    """The cluster's MaxArraySize."""
+    sbatch_args: dict[str, Any] = {}
+    """Further options of sbatch: {account: a, mem: 64G}."""
+    srun_args: dict[str, Any] = {}
+    """Further options of srun."""
+
+
+class RayCluster(Section):
+    """Where the Ray cluster is, and what each task asks it for."""
+
+    address: str | None = None
+    """Default: RAY_ADDRESS, or a cluster started here."""
+    cpus_per_task: Annotated[int, Field(ge=1)] = 1
+    gpus_per_task: Count = 0
+    ray_remote_kwargs: dict[str, Any] = {}
+    """Of ray.remote: resources, memory, ."""
+
+
+class EngineSettings(Section):
+    """What runs the stages."""
+
+    kind: Literal["local", "slurm", "ray"] = "local"
+    workers: Annotated[int, Field(ge=1, le=MOST_TASKS)] = 1
+    """Processes at a time, of one machine."""
+    tasks: Annotated[int, Field(ge=1, le=MOST_TASKS)] = 1
+    """Tasks of each stage over a corpus."""
+    slurm: SlurmJob = SlurmJob()
+    cpu: dict[str, Any] = {}
+    """What of `slurm` is different for stages that run no model."""
+    ray: RayCluster = RayCluster()
+    launch: str = ""
+    """Arguments of accelerate launch, for trainings; see docs/slurm.md."""
+    training: dict[str, Any] = {}
+    """What a training asks for: of sbatch {gpus-per-node: 8}, or of Ray {num_gpus: 8}."""
+
+    @model_validator(mode="after")
+    def _options(self) -> EngineSettings:
+        for option in ("nodes", "gpus-per-node"):
+            value = self.training.get(option, 1)
+            if not str(value).rpartition(":")[2].isdecimal():
+                raise refusal(f"engine.training.{option} must be a number, or h100:8, not {short(value)}", "training")
+        if self.cpu:
+            try:
+                SlurmJob.model_validate({**self.slurm.model_dump(exclude_unset=True), **self.cpu})
+            except ValidationError as error:
+                (first, *_) = error.errors()
+                raise refusal(f"engine.cpu: {first['msg']}", "cpu", given=first.get("ctx", {}).get("given")) from error
+        return self
+
+
+class AskedDataset(Section):
+    """A dataset of the documents that a sampler keeps, as `winnow select` writes it."""
+
+    output: str
+    """A new folder: local, s3://..., or hf://datasets/USER/NAME."""
+    sampler: str | None = None
+    """Whose; not needed if the study has one."""
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    k: Annotated[int, Field(ge=1)] | None = None
+    token_budget: Annotated[int, Field(ge=1)] | None = None
+    mode: str | None = None
+    """How the scores are cut; default: as the sampler does."""
+    seed: Count = 0
+    format: Literal["parquet", "jsonl"] = "parquet"
+    score_column: str | None = None
+    """Where scores go; default: the scorer's."""
+    private: bool = False
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> AskedDataset:
+        if self.mode is not None and self.mode not in MODES:
+            raise refusal(f"no mode {self.mode!r}: {nearest(self.mode, MODES)}", given=self.mode)
+        if sum(one is not None for one in (self.rate, self.k, self.token_budget)) != 1:
+            raise refusal("a dataset needs one of rate, k and token_budget", given="output")
+        return self
+
+
+class TokenStoreSettings(Section):
+    """A token store of the corpus, as `winnow tokenize` writes it."""
+
+    append_eos: bool = False
