@@ -67,8 +67,14 @@ class Plan:
 
     @classmethod
     def of(cls, study: Study) -> Plan:
-        """Return the plan of a study."""
-        return cls(study, {stage.name: stage for stage in _in_order(_Stages(study).last())})
+        """Return the plan of a study. Raises InvalidStudy if two of its stages would share a folder."""
+        stages = dict[str, Stage]()
+        for stage in _in_order(_Stages(study).last()):
+            if stages.setdefault(stage.name, stage) is not stage:
+                raise InvalidStudy(
+                    f"{study.path}: two stages would be called {stage.name}: give a sampler another name"
+                )
+        return cls(study, stages)
 
     @property
     def output(self) -> str:
@@ -211,7 +217,7 @@ class _Stages:
         """Return the scores that a sampler cuts."""
         if sampler.scores:
             return GivenScores(store=sampler.name, path=sampler.scores)
-        plainest = of_scorer(sampler.scorer_name)
+        plainest = of_scorer(sampler.scorer)
         asks_model = sampler.model is not None
         served = sampler.options.get("vllm") or {}
         return Scores(
@@ -327,7 +333,7 @@ def store_of(sampler: StudySampler) -> str:
     The name follows from what decides the scores, so that samplers of the same scorer and model share a store, and
     others can come to a study or go. Chance has a store of keys: its draw must not depend on who scores beside it.
     """
-    plainest = of_scorer(sampler.scorer_name)
+    plainest = of_scorer(sampler.scorer)
     if plainest is None:
         return sampler.name
     if plainest.name == "random":
