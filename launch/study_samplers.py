@@ -15,7 +15,7 @@ from launch.study_sections import Name, Section
 from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
-from pipeline_steps.samplers import SAMPLERS, Sampler, table
+from pipeline_steps.samplers import Sampler, table
 from train.arguments import PretrainArguments
 from train.presets import preset
 from train.training_plan import TokenBudget
@@ -112,6 +112,20 @@ def all_of_paper(value: Any) -> Any:
     return [one.name for one in table().values() if one.paper] if value == "paper" else value
 
 
+def sampler_schema() -> dict[str, Any]:
+    """Return the JSON schema of a sampler: a name of the table, or one name with its settings."""
+    known = list(table())
+    settings = {
+        "scorer": {"enum": known},
+        "model": {"type": "string"},
+        "mode": {"enum": list(MODES)},
+        "options": {"type": "object"},
+        "scores": {"type": "string"},
+    }
+    own = {"type": "object", "additionalProperties": False, "properties": settings}
+    return {"anyOf": [{"enum": known}, {"type": "object", "maxProperties": 1, "additionalProperties": own}]}
+
+
 if TYPE_CHECKING:
     SamplerOf = StudySampler
 else:
@@ -119,28 +133,7 @@ else:
         SamplerSettings,
         BeforeValidator(_one_shape),
         AfterValidator(SamplerSettings.chosen),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"enum": list(SAMPLERS)},
-                    {
-                        "type": "object",
-                        "maxProperties": 1,
-                        "additionalProperties": {
-                            "type": "object",
-                            "additionalProperties": False,
-                            "properties": {
-                                "scorer": {"enum": list(SAMPLERS)},
-                                "model": {"type": "string"},
-                                "mode": {"enum": list(MODES)},
-                                "options": {"type": "object"},
-                                "scores": {"type": "string"},
-                            },
-                        },
-                    },
-                ]
-            }
-        ),
+        WithJsonSchema({}),  # `sampler_schema` says it, once all samplers are known
     ]
 
 
