@@ -252,7 +252,7 @@ def test_proxies_are_built_from_config_and_scorers_take_options(tmp_path):
     with pytest.raises(InvalidStudy, match=r"line 8, column \d+: t5-tiny is among the models"):
         parse_study("s.yaml", f"{text}proxies: {{t5-tiny: {{model_type: t5}}}}\n")
     with pytest.raises(
-        InvalidStudy, match=r"line 4, column 42: no option 'max_token' of ask-llm-xl: did you mean max_tokens"
+        InvalidStudy, match=r"line 4, column 41: no option 'max_token' of ask-llm-xl: did you mean max_tokens"
     ):
         parse_study("s.yaml", text.replace("max_tokens", "max_token"))
 
@@ -346,7 +346,7 @@ def test_the_schema_knows_what_a_study_may_say():
     assert properties["output"]["description"] == "Folder of all that the study makes."
     names = properties["samplers"]["anyOf"][1]["items"]["anyOf"][0]["enum"]
     assert {"random", "ask-llm", "ask-llm-xl"} <= set(names)
-    assert made["$defs"]["Engine"]["properties"]["kind"]["enum"] == ["local", "slurm", "ray"]
+    assert made["$defs"]["EngineSettings"]["properties"]["kind"]["enum"] == ["local", "slurm", "ray"]
 
 
 def test_any_option_of_a_scorer_can_be_set():
