@@ -138,7 +138,8 @@ def terminal_table(settings: ReportSettings) -> Table:
     table = Table(title="The same model, the same tokens, other documents", title_justify="left")
     for name in ["sampler"] + ["model"] * (len(names) > 1):
         table.add_column(name, no_wrap=True)
-    perplexities = [f"{task.replace('_', '-').removesuffix('-perplexity')} ppl" for task in tasks]
+    short = {"hq_perplexity": "HQ", "c4_perplexity": "C4"}
+    perplexities = [f"{short.get(task) or task.replace('_', '-')} ppl" for task in tasks]
     for name in ["rate", "documents", "tokens", "epochs", *perplexities, f"scoring {unit}", f"training {unit}"]:
         table.add_column(name, justify="right")
     for point in points:

@@ -47,7 +47,7 @@ def test_table_and_files(undisturbed):
     output, shown = undisturbed
     for sampler in SAMPLERS:
         assert re.search(rf"{sampler} .*{TOKENS:,}", shown)
-    for column in ("epochs", "in-distribution", "high-quality", "scoring", "training"):
+    for column in ("epochs", "in-distribution", "HQ", "scoring", "training"):
         assert column in shown
     page = (output / "report.html").read_text()
     assert "winnow quickstart" in page or "launch quickstart" in page
