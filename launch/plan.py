@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -196,7 +196,7 @@ class _Stages:
             return Target(self.text, prose_only=True)
         return Target(Files(self.study.target, "target"))
 
-    def _foundation(self, stands_on: str) -> Foundation | None:
+    def _foundation(self, stands_on: str, options: Mapping[str, Any]) -> Foundation | None:
         if not stands_on:
             return None
         if stands_on == "density":
@@ -209,7 +209,9 @@ class _Stages:
         if stands_on == "quality-classifier":
             return QualityModel(target=self._target, text=self.text)
         assigned = Assignments(centroids=Centroids(embeddings=self._embeddings), tasks=self._tasks)
-        return assigned if stands_on == "clusters" else Similarities(assignments=assigned, tasks=self._tasks)
+        if stands_on == "clusters":
+            return assigned
+        return Similarities(assignments=assigned, keep=options.get("keep", "hard"), tasks=self._tasks)
 
     # -------------------------------------------------------------------------------------------- scores, selections
 
@@ -225,7 +227,7 @@ class _Stages:
             text=self.text,
             row=plainest.name if plainest else sampler.row,
             model=self._judge(sampler.model) if sampler.model is not None else None,
-            stands_on=self._foundation(sampler.stands_on),
+            stands_on=self._foundation(sampler.stands_on, sampler.options),
             options=dict(sampler.options),
             tasks=self._over_text,
             devices=int(asks_model) * int(served.get("tensor-parallel-size", 1)),
@@ -344,5 +346,5 @@ def store_of(sampler: StudySampler) -> str:
         if row.model and (row.scorer, row.model, dict(row.options)) == sampler.scored_by[:3]:
             return row.name
     model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
-    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True).encode()
+    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
     return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:4]]))

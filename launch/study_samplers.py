@@ -75,12 +75,14 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of a scorer as its constructor takes them, or refuse the first that it does not take."""
     if not given:
         return {}
+    taken: dict[str, Any] = {}
     known: Mapping[str, inspect.Parameter] = row.options_of()
     for name, value in given.items():
         if name not in known:
             raise refusal(f"no option {name!r} of {row.name}: {nearest(name, known)}", given=name)
         try:
-            TypeAdapter(known[name].annotation).validate_python(value, strict=not isinstance(value, dict))
+            kind = TypeAdapter(known[name].annotation)
+            taken[name] = kind.validate_python(value, strict=not isinstance(value, dict))
         except ValidationError as error:
             said = error.errors()[0]
             where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
@@ -89,7 +91,7 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
                 "options",
                 given=_written(value, name),
             ) from error
-    return dict(given)
+    return taken
 
 
 def _written(value: Any, otherwise: str) -> str:
