@@ -1,6 +1,7 @@
 """Outputs of a study that are deleted or damaged: their stage is done again, its neighbours are not."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,9 +182,9 @@ engine: {{workers: 2}}
 
 
 def winnow_run(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "launch", "run", str(folder / "study.yaml")], capture_output=True, text=True
-    )
+    """Run the study, and return what was said beside its progress."""
+    command = [sys.executable, "-m", "launch", "run", str(folder / "study.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"WINNOW_QUIET": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stderr.split())
 
