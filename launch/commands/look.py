@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 from launch.commands.arguments import CORPUS, PLACE
 from pipeline_steps.errors import WinnowError
-from pipeline_steps.terminal import Terminal, wide
+from pipeline_steps.terminal import Terminal, print_json, wide
 
 
 def compare(
@@ -46,7 +44,7 @@ def compare(
         raise WinnowError(f"--documents {documents} cannot be shown: give 0 or more")
     found = comparing.compare(a, b, rate, corpus, documents)
     if json:
-        _print_json(found)
+        print_json(found)
     else:
         comparing.show(found, wide())
     return 0
@@ -77,7 +75,7 @@ def inspect(
     if embeddings:
         facts["examples"] = neighbours(path, embeddings)
     if json:
-        _print_json(facts)
+        print_json(facts)
         return 0
     show(facts, Terminal())
     if embeddings:
@@ -116,11 +114,7 @@ def coverage(
         raise WinnowError("coverage needs a SELECTION: a file written by Selection.save (see winnow coverage --help)")
     rows = rows_of(list(selections), clusters, embeddings, density, quality)
     if json:
-        _print_json(rows)
+        print_json(rows)
     else:
         show_coverage(rows, Terminal())
     return 0
-
-
-def _print_json(found: Any) -> None:
-    sys.stdout.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
