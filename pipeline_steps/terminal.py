@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -55,6 +56,11 @@ def one_line(text: object) -> str:
 def complain(error: object, prefix: str = "error: ") -> None:
     """Write an error as one line on stderr."""
     sys.stderr.write(one_line(f"{prefix}{error}") + "\n")
+
+
+def print_json(found: Any) -> None:
+    """Write JSON types to stdout, as ASCII, which no terminal obeys; rich takes seconds for a large plan."""
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
 def wide(**options: Any) -> Terminal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from cyclopts import Parameter, Token
 
 from launch.commands.arguments import CORPUS, NAME, NEW_PLACE, PLACE, SEVERAL, NamedPlaces
 from pipeline_steps.errors import InvalidStudy, WinnowError
-from pipeline_steps.terminal import Terminal, wide
+from pipeline_steps.terminal import Terminal, print_json, wide
 
 
 def compare(
@@ -50,7 +49,7 @@ def compare(
         raise WinnowError(f"--documents {documents} cannot be shown: give 0 or more")
     found = comparing.compare(a, b, rate, corpus, documents)
     if json:
-        _print_json(found)
+        print_json(found)
     else:
         comparing.show(found, wide())
     return 0
@@ -81,7 +80,7 @@ def inspect(
     if embeddings:
         facts["examples"] = neighbours(path, embeddings)
     if json:
-        _print_json(facts)
+        print_json(facts)
         return 0
     show(facts, Terminal())
     if embeddings:
@@ -120,14 +119,10 @@ def coverage(
         raise WinnowError("coverage needs a SELECTION: a file written by Selection.save (see winnow coverage --help)")
     rows = rows_of(list(selections), clusters, embeddings, density, quality)
     if json:
-        _print_json(rows)
+        print_json(rows)
     else:
         show_coverage(rows, Terminal())
     return 0
-
-
-def _print_json(found: Any) -> None:
-    sys.stdout.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
 def _hours(kind: Any, words: Sequence[Token]) -> list[tuple[str, float]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from cyclopts import ArgumentCollection, Group, Parameter, Token
 
 from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, Forwarded
 from pipeline_steps.errors import InvalidStudy
-from pipeline_steps.terminal import Terminal, wide
+from pipeline_steps.terminal import Terminal, print_json, wide
 
 
 if TYPE_CHECKING:  # names of functions that no command has in its signature
@@ -138,7 +136,7 @@ def status(
     seconds = None if watch is None else (watch or [5.0])[0]
     tasks = tasks_of(plan, _lost(plan))
     if json:
-        sys.stdout.write(json_module.dumps(as_json(tasks), indent=2) + "\n")
+        print_json(as_json(tasks))
         return exit_code(tasks)
     with Live(show(plan, tasks), console=wide(), auto_refresh=False) as live:
         while seconds and exit_code(tasks) != 0 and not is_stuck(tasks):
@@ -222,7 +220,7 @@ def plan(
         return _plan_study(config, flags, (documents, corpus_tokens), hardware, json)
     found = plan_run(config, list(flags), corpus_tokens, hardware.accelerator, hardware.accelerators, hardware.mfu)
     if json:
-        Terminal().print_json(json_module.dumps(found))
+        print_json(found)
     else:
         show_plan(found, Terminal())
     return 0
@@ -240,7 +238,7 @@ def _plan_study(
     on = {"accelerator": hardware.accelerator, "accelerators": hardware.accelerators, "mfu": hardware.mfu}
     found = plan_study(open_study(config), hardware.speed(), *size)
     if json:
-        Terminal().print_json(json_module.dumps(found.as_json() | on))
+        print_json(found.as_json() | on)
     else:
         show_study_plan(found, hardware.accelerator, hardware.accelerators, hardware.mfu, Terminal())
     return 0
@@ -254,7 +252,7 @@ def schema() -> int:
     """
     from launch.study_file import schema as schema_of_studies  # type: ignore[import-not-found,unused-ignore]
 
-    sys.stdout.write(json_module.dumps(schema_of_studies(), indent=2) + "\n")
+    print_json(schema_of_studies())
     return 0
 
 

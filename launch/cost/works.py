@@ -311,9 +311,10 @@ def shape_of(model: str | Proxy | ScoringCheckpoint) -> Any | None:
     from transformers import AutoConfig
 
     from pipeline_steps.engines.models import load_config
-    from train.model import model_config
 
     if isinstance(model, ScoringCheckpoint):
+        from train.model import model_config  # which imports whole models
+
         return model_config(model.training.arguments["preset"], _ROWS)
     try:
         if isinstance(model, Proxy):  # its vocabulary is that of the study's tokenizer, and is taken for T5's

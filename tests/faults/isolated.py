@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ datasets trafilatura warcio.archiveiterator cchardet magic
 pyarrow.parquet pyarrow.compute pandas transformers.models.auto.tokenization_auto tokenizers numba scipy.stats
 train.token_store train.replay train.costs datatrove.pipeline.readers datatrove.utils.stats torch transformers
 pipeline_steps.filters.cuts pipeline_steps.filters.selection_filters train.token_store_writer train.pretrain
-train.tokenizers
+train.model train.tokenizers
 """.split()
 
 
@@ -103,7 +103,7 @@ def _be_a_child(work: Callable[[dict[str, str]], int], folder: Path, places: dic
             os.chdir(folder)
             os.environ["HOME"] = str(folder)
             be_nobody()
-            _fork_jobs()
+            fork_tasks()
             status = _status_of(lambda: work(notes))
             noted.write(json.dumps(notes))
         sys.stdout.flush()
@@ -176,18 +176,20 @@ def _status_of(work: Callable[[], int]) -> int:
         return 1
 
 
-class _ForkedJob:
-    """A job of `launch.processes` in a fork of this process instead of a new interpreter, which takes seconds."""
+class _ForkedTask:
+    """A task of `launch.engines.local` in a fork of this process instead of a new interpreter, which takes seconds."""
 
-    def __init__(self, job: object, devices: object) -> None:
-        job.log.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, command: Sequence[str], log: str, environment: Mapping[str, str]) -> None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
         self._status: int | None = None
         self._pid = os.fork()
         if self._pid == 0:
             status = _LOST
             try:
-                _redirect(os.devnull, job.log, job.log)
-                status = _status_of(lambda: importlib.import_module(job.module).main(list(job.arguments)))
+                _redirect(os.devnull, Path(log), Path(log))
+                os.environ |= environment
+                module, arguments = command[3], list(command[4:])  # after the interpreter, -P and -m
+                status = _status_of(lambda: importlib.import_module(module).main(arguments))
                 sys.stdout.flush()
                 sys.stderr.flush()
             finally:
@@ -208,7 +210,9 @@ class _ForkedJob:
             time.sleep(0.005)
 
 
-def _fork_jobs() -> None:
-    from launch import processes
+def fork_tasks() -> None:
+    """Let the local engine of this process fork its tasks, and look at them often."""
+    from launch import runner
+    from launch.engines import local
 
-    processes._start, processes.TICK = _ForkedJob, 0.01
+    local.start_process, runner.TICK = _ForkedTask, 0.01

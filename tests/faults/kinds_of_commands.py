@@ -6,26 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.stores.files import write_json
 
 from .damage import Kind
-from .isolated import _fork_jobs
+from .isolated import fork_tasks
 from .kinds_of_training import in_a_fork
 from .workloads import write_corpus
 
 
 def make_commands(folder: Path) -> None:
-    """Make a dataset, the study that scored it, and a mark of a quickstart's stage."""
+    """Make a dataset, and the study that scored it."""
     write_corpus(folder, files=2, rows=20)
     _select(folder)
-    write_json(str(folder / "quickstart.json"), {"process_seconds": 1.5, "done": True, "made": "0123456789abcdef"})
 
 
 def _select(folder: Path) -> None:
     def work() -> int:
         from launch.cli import main
 
-        _fork_jobs()
+        fork_tasks()
         words = ["--corpus", str(folder / "corpus"), "--output", str(folder / "out"), "--workers", "1"]
         return main(["select", "--sampler", "random", "--rate", "0.5", *words])
 
@@ -48,9 +46,11 @@ def _study_mark(folder: Path) -> Any:
     """A mark that is damaged is not believed: its task is done again."""
     from launch.records import _read
 
-    (mark,) = (folder / "out.work" / "stages").glob("**/*.json")
-    if (found := _read(mark)) is None:
-        raise StoreDamaged(f"{mark} is not believed")
+    found = {}
+    for mark in sorted((folder / "out.work" / "stages").glob("**/*.json")):
+        if (record := _read(mark)) is None:
+            raise StoreDamaged(f"{mark} is not believed")
+        found[mark] = record
     return found
 
 

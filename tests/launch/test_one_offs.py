@@ -194,6 +194,9 @@ def test_refused_by_name(folder, scores, tmp_path, quick, capsys, monkeypatch):
     refused("holds scores of AskLLMScorer, not of density", *base, "--rate", 0.2, "--sampler", "density")
     refused("no sampler 'ask-lm'", "select", "--corpus", corpus, "--sampler", "ask-lm", "--k", 1, "--output", "x")
     refused("asked to keep 101", *base[:-1], tmp_path / "b", "--k", 101)
+    more = ["select", "--corpus", corpus, "--sampler", "random", "--k", 101, "--output", tmp_path / "more"]
+    refused("--k asks for 101 documents, and", *more)  # before anything is scored
+    assert not Path(f"{tmp_path}/more.work").exists()
     refused("keeps none of", *base[:-1], tmp_path / "c", "--k", 0)
     secret = "s3://key:SECRET@bucket/crawl"
     assert run("select", "--corpus", secret, "--sampler", "random", "--k", 1, "--output", tmp_path / "d") == 2
