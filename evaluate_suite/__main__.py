@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
@@ -12,14 +13,24 @@ from pipeline_steps.errors import WinnowError
 from pipeline_steps.terminal import complain
 
 
+def run(words: Sequence[str]) -> None:
+    """Run the command line.
+
+    Raises:
+        CycloptsError: the words are at fault.
+        WinnowError: what they name is at fault.
+    """
+    winnow = App(name="winnow", result_action="return_value")
+    winnow.command(app)
+    winnow(["evaluate", *words], exit_on_error=False, print_error=False)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line: 0 done, 2 the input is at fault."""
     words = sys.argv[1:] if argv is None else argv
     try:
         refuse_credentials_in_command(words)
-        winnow = App(name="winnow", result_action="return_value")
-        winnow.command(app)
-        winnow(["evaluate", *words], exit_on_error=False, print_error=False)
+        run(words)
     except (CycloptsError, WinnowError, OSError) as error:
         complain(error)
         return 2

@@ -107,7 +107,7 @@ def forget_lost(plan: Plan, wanted: Collection[Stage] = ()) -> list[str]:
         for one in mend_results(os.path.join(plan.output, name))
     ]
     needed = {need for stage in plan.stages.values() for need in stage.inputs}
-    read = {stage for stage in wanted if stage not in needed and stage.kind in ("scores", "selections")}
+    read = {stage for stage in wanted if stage not in needed and stage.kind in ("scores", "selections", "tokens")}
     lost = []
     for stage in reversed(list(plan.stages.values())):
         if not tasks_left(plan.output, stage):
@@ -165,7 +165,7 @@ def left_out(plan: Plan) -> int:
             and source.name in ("corpus", "train")
             and source.listing(plan.output).exists()
         ):
-            known = read_json(str(source.listing(plan.output)))["sizes"].keys()
+            known = read_json(str(source.listing(plan.output)), DELETE)["sizes"].keys()
             found += len(list_corpus(source.path).sizes.keys() - known)
     return found
 

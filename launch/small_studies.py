@@ -24,7 +24,7 @@ from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from pipeline_steps.samplers import EMBEDDED, Sampler, find
 from pipeline_steps.stores.artefact import json_types, refuse_differences
-from pipeline_steps.stores.files import read_json, write_atomically
+from pipeline_steps.stores.files import DELETE, read_json, write_atomically
 from pipeline_steps.terminal import Terminal
 
 
@@ -94,9 +94,10 @@ class SmallStudy:
             return self.workers
         files = list_corpus(corpus)
         with suppress(FileNotFoundError):
-            listed = CorpusFiles(**read_json(str(Files(corpus, "train").listing(output)))).listing
+            noted = read_json(os.path.join(output, "study.json"), DELETE)["corpus"]
+            listed = CorpusFiles(**read_json(str(Files(corpus, "train").listing(output)), DELETE)).listing
             made = {"corpus": corpus, "files": files.listing}
-            refuse_changed_files({"corpus": corpus, "files": listed}, made, output)
+            refuse_changed_files({"corpus": noted, "files": listed}, made, output)
         return 1 if self.values["limit"] >= 0 else max(1, min(self.workers, len(files.sizes)))
 
 

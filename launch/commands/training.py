@@ -135,6 +135,7 @@ def verify_resume(
 
 def evaluate(*words: Forwarded) -> int:
     """Measure models: the paper's 111 tasks."""
-    from evaluate_suite.__main__ import main
+    from evaluate_suite.__main__ import run
 
-    return main(list(words))
+    run(words)
+    return 0

@@ -13,7 +13,7 @@ from typing_extensions import override
 from launch.stages.base import PipelineStage, Stage, open_sealed, place_of
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.samplers import EMBEDDED
-from pipeline_steps.stores.files import read_json, write_json
+from pipeline_steps.stores.files import DELETE, read_json, write_json
 
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Files:
         listing = self.listing(output)
         if not listing.exists():
             write_json(str(listing), asdict(list_corpus(self.path)))
-        return CorpusFiles(**read_json(str(listing)))
+        return CorpusFiles(**read_json(str(listing), DELETE))
 
     def reader(self, output: str) -> list[PipelineStep]:
         """Return the steps that read the corpus."""

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from here import in_this_process
 
 from launch.cli import main
 from pipeline_steps import EMBEDDED_PROXY
-from pipeline_steps.errors import WinnowError
 from pipeline_steps.stores.selection import Selection
 from train.token_store import TokenStore
 
@@ -78,18 +77,12 @@ def test_a_damaged_source_is_tokenised_again_and_a_changed_corpus_refused(corpus
 
 
 def test_what_is_damaged_or_deleted_in_a_store_is_made_again(corpus, tmp_path, capsys, monkeypatch):
-    """Whatever datatrove has noted as done; what says whose the store is has to be deleted first, by name."""
-
-    def in_this_process(jobs, parallel, tick):
-        for job in jobs:
-            if import_module(job.module).main(list(job.arguments)):
-                raise WinnowError(capsys.readouterr().err.splitlines()[-1])
-
-    monkeypatch.setattr("launch.tokenize.run_jobs", in_this_process)
+    """Whatever has been noted as done; what says whose the store is has to be deleted first, by name."""
+    in_this_process(monkeypatch)
     out = tmp_path / "out"
     assert tokenize(corpus, out, "--workers", "1") == 0
     before = sealed(out)
-    for pattern in ("artefact.json", "corpus.json"):
+    for pattern in ("artefact.json", "study.json", "files/train.json"):
         file = sorted(out.glob(pattern))[0]
         file.write_bytes(file.read_bytes()[:-9])
         capsys.readouterr()
@@ -130,7 +123,7 @@ def test_tokenize_refuses_another_corpus(corpus, tokens, tmp_path, capsys):
     assert tokenize(corpus / "0.jsonl", tokens) == 2
     assert "was made with other settings" in capsys.readouterr().err
     assert tokenize(corpus, tokens, "--append-eos") == 2
-    assert "append_eos: False there, True now" in capsys.readouterr().err
+    assert "token_store: {'append_eos': False} there, {'append_eos': True} now" in capsys.readouterr().err
     assert tokenize(tmp_path / "nowhere", tmp_path / "out") == 2
     assert "does not exist" in capsys.readouterr().err
 
@@ -191,7 +184,7 @@ def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_p
     words = ["--corpus", str(corpus), "--output", str(tmp_path / "out"), "--workers", "1"]
     assert main(["tokenize", "--tokenizer", "nope/nope", *words]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("winnow: cannot load the tokenizer of nope/nope: ")
+    assert said.startswith("winnow: nope/nope is neither a local folder nor to be had from the Hub (")
     assert len(said.splitlines()) == 1
     assert main(["tokenize", "--tokenizer", EMBEDDED_PROXY, *words]) == 0
 
@@ -206,7 +199,11 @@ def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_p
         (("inspect", "x", "--a\x1b[31m\nb"), r"winnow: inspect has no flag --a\x1b[31m b (see winnow inspect --help)"),
         (
             ("evaluate", "perplexity", "--runs", "x"),
-            "winnow evaluate perplexity: argument --runs: 'x' is not NAME=DIR",
+            "winnow: perplexity needs --output (see winnow evaluate perplexity --help)",
+        ),
+        (
+            ("evaluate", "perplexity", "--runs", "x", "--tokens", "t=x", "--output", "r.jsonl"),
+            "winnow: --runs: 'x' is not NAME=DIR",
         ),
     ],
 )
