@@ -223,7 +223,7 @@ def test_other_settings_in_a_used_folder_are_refused(corpus, tmp_path, monkeypat
         (["--proxy", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
         (["--embedder", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
         (["--rate", "20"], "the rate 20 must be above 0 and below 1"),
-        (["--train-tokens", "40"], "is shorter than one sample"),
+        (["--train-tokens", "40"], "less than one sample"),
         (["--workers", "0"], "--workers 0 does nothing"),
     ],
 )
