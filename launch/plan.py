@@ -347,4 +347,4 @@ def store_of(sampler: StudySampler) -> str:
             return row.name
     model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
     decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
-    return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:4]]))
+    return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))

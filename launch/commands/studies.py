@@ -303,8 +303,10 @@ def quickstart(
       winnow quickstart --output runs/flan --proxy google/flan-t5-small \\
           --embedder sentence-transformers/sentence-t5-base
     """
-    from launch.small_studies import SmallStudy, quickstart_values
+    from launch.small_studies import SmallStudy, quickstart_values, refuse_inside
 
+    if flags.corpus is not None:
+        refuse_inside(flags.corpus, output)
     small = SmallStudy("winnow quickstart", f"{output}/study.yaml", quickstart_values(output, flags), workers)
     _show_results(small.run(), None)
     return 0
