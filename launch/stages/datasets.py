@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from launch.stages.corpora import Files
 from launch.stages.scores import GivenScores, Scores
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete
 from pipeline_steps.stores.artefact import json_types
-from pipeline_steps.stores.files import read_json, write_json
+from pipeline_steps.stores.files import digest, read_json, write_json
 
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class Dataset(DatasetStage):
         record = publish(self.work(output))
         counted = {name: record[name] for name in ("documents", "tokens")}
         write_json(str(self.receipt(output)), {"settings": json_types(asdict(self.settings)), **counted})
+        shutil.rmtree(self.work(output), ignore_errors=True)
         return 0
 
     @override
@@ -180,7 +182,7 @@ class Dataset(DatasetStage):
 
 
 def dataset_of(
-    study: Study, asked: AskedDataset, sampler: StudySampler, scores: Scores | GivenScores, text: Files
+    study: Study, asked: AskedDataset, sampler: StudySampler, mode: str, scores: Scores | GivenScores, text: Files
 ) -> Dataset:
     """Return the last stage of a dataset.
 
@@ -188,6 +190,7 @@ def dataset_of(
         study: the study.
         asked: what the study says about the dataset.
         sampler: whose scores are cut.
+        mode: how they are cut unless the study says otherwise.
         scores: these scores.
         text: the corpus.
     """
@@ -198,11 +201,12 @@ def dataset_of(
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,
-        cut=Cut(asked.mode or sampler.cut, asked.k, asked.rate, asked.token_budget, asked.seed),  # type: ignore[arg-type]
+        cut=Cut(asked.mode or mode, asked.k, asked.rate, asked.token_budget, asked.seed),  # type: ignore[arg-type]
         output=asked.output,
         limit=text.limit,
         sampler=None if sampler.scores else sampler.row,
         model=None if sampler.scores else sampler.model or None,
+        options={} if sampler.scores else json_types(dict(sampler.options)),
         embedder=study.embedder if embeds else None,
         target=study.target if targeted else None,
         scores=sampler.scores or None,
@@ -210,8 +214,7 @@ def dataset_of(
         score_column=asked.score_column or usual_column(sampler.row, sampler.scores or None),
         private=asked.private,
     )
-    before = [one for one in study.datasets[: study.datasets.index(asked)] if one.sampler == asked.sampler]
-    called = f"{sampler.name}-{len(before) + 1}" if before else sampler.name
+    called = f"{sampler.name}-{digest(asked.output.rstrip('/').encode())[:8]}"
     of: dict[str, Any] = {"called": called, "settings": settings}
     tasks = study.engine.tasks
     cut = DatasetCut(scores=scores, text=text, **of)
