@@ -68,7 +68,11 @@ class DatasetStage(Stage):
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
-        if not self.is_published(output) and self.left(output):
+        if self.is_published(output):
+            return
+        if not self.work(output).exists():
+            raise StoreIncomplete("its files became the dataset, which is no longer whole")
+        if self.left(output):
             raise StoreIncomplete(f"{self.work(output)} has lost files: they are written again")
 
 
