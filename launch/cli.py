@@ -64,7 +64,7 @@ _COMMANDS = {
         "run": ("studies", "a study: score, select, train, measure and report, many runs from one file"),
         "status": ("studies", "how far a study is: done, running, failed, waiting, tokens per second, time left"),
         "plan": ("studies", "what a training run or a study takes: tokens, hours, memory; when scores pay"),
-        "report": ("studies", "figures and tables of many runs, of scores and of selections, in one file"),
+        "report": ("look", "figures and tables of many runs, of scores and of selections, in one file"),
         "schema": ("studies", "the JSON schema of study files, for editors"),
     },
     _CHOOSE: {

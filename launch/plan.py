@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -67,8 +67,14 @@ class Plan:
 
     @classmethod
     def of(cls, study: Study) -> Plan:
-        """Return the plan of a study."""
-        return cls(study, {stage.name: stage for stage in _in_order(_Stages(study).last())})
+        """Return the plan of a study. Raises InvalidStudy if two of its stages would share a folder."""
+        stages = dict[str, Stage]()
+        for stage in _in_order(_Stages(study).last()):
+            if stages.setdefault(stage.name, stage) is not stage:
+                raise InvalidStudy(
+                    f"{study.path}: two stages would be called {stage.name}: give a sampler another name"
+                )
+        return cls(study, stages)
 
     @property
     def output(self) -> str:
@@ -190,7 +196,7 @@ class _Stages:
             return Target(self.text, prose_only=True)
         return Target(Files(self.study.target, "target"))
 
-    def _foundation(self, stands_on: str) -> Foundation | None:
+    def _foundation(self, stands_on: str, options: Mapping[str, Any]) -> Foundation | None:
         if not stands_on:
             return None
         if stands_on == "density":
@@ -203,7 +209,9 @@ class _Stages:
         if stands_on == "quality-classifier":
             return QualityModel(target=self._target, text=self.text)
         assigned = Assignments(centroids=Centroids(embeddings=self._embeddings), tasks=self._tasks)
-        return assigned if stands_on == "clusters" else Similarities(assignments=assigned, tasks=self._tasks)
+        if stands_on == "clusters":
+            return assigned
+        return Similarities(assignments=assigned, keep=options.get("keep", "hard"), tasks=self._tasks)
 
     # -------------------------------------------------------------------------------------------- scores, selections
 
@@ -211,7 +219,7 @@ class _Stages:
         """Return the scores that a sampler cuts."""
         if sampler.scores:
             return GivenScores(store=sampler.name, path=sampler.scores)
-        plainest = of_scorer(sampler.scorer_name)
+        plainest = of_scorer(sampler.scorer)
         asks_model = sampler.model is not None
         served = sampler.options.get("vllm") or {}
         return Scores(
@@ -219,7 +227,7 @@ class _Stages:
             text=self.text,
             row=plainest.name if plainest else sampler.row,
             model=self._judge(sampler.model) if sampler.model is not None else None,
-            stands_on=self._foundation(sampler.stands_on),
+            stands_on=self._foundation(sampler.stands_on, sampler.options),
             options=dict(sampler.options),
             tasks=self._over_text,
             devices=int(asks_model) * int(served.get("tensor-parallel-size", 1)),
@@ -327,7 +335,7 @@ def store_of(sampler: StudySampler) -> str:
     The name follows from what decides the scores, so that samplers of the same scorer and model share a store, and
     others can come to a study or go. Chance has a store of keys: its draw must not depend on who scores beside it.
     """
-    plainest = of_scorer(sampler.scorer_name)
+    plainest = of_scorer(sampler.scorer)
     if plainest is None:
         return sampler.name
     if plainest.name == "random":
@@ -338,5 +346,5 @@ def store_of(sampler: StudySampler) -> str:
         if row.model and (row.scorer, row.model, dict(row.options)) == sampler.scored_by[:3]:
             return row.name
     model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
-    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True).encode()
+    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
     return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:4]]))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from launch.stages.runs import Run
-from launch.study_samplers import SamplerOf, StudySampler, Trainings, all_of_paper
+from launch.study_samplers import SamplerOf, StudySampler, Trainings, all_of_paper, sampler_schema
 from launch.study_sections import (
     MOST_RUNS,
     AskedDataset,
@@ -262,5 +262,6 @@ def schema() -> dict[str, Any]:
     """Return the JSON schema of study files."""
     made = Study.model_json_schema()
     made["properties"].pop("path", None)
+    made["properties"]["samplers"]["items"] = sampler_schema()
     made["properties"]["samplers"] = {"anyOf": [{"const": "paper"}, made["properties"]["samplers"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "winnow study"} | made

@@ -15,7 +15,7 @@ from launch.study_sections import Name, Section
 from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
-from pipeline_steps.samplers import SAMPLERS, Sampler, table
+from pipeline_steps.samplers import Sampler, table
 from train.arguments import PretrainArguments
 from train.presets import preset
 from train.training_plan import TokenBudget
@@ -75,12 +75,14 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of a scorer as its constructor takes them, or refuse the first that it does not take."""
     if not given:
         return {}
+    taken: dict[str, Any] = {}
     known: Mapping[str, inspect.Parameter] = row.options_of()
     for name, value in given.items():
         if name not in known:
             raise refusal(f"no option {name!r} of {row.name}: {nearest(name, known)}", given=name)
         try:
-            TypeAdapter(known[name].annotation).validate_python(value, strict=not isinstance(value, dict))
+            kind = TypeAdapter(known[name].annotation)
+            taken[name] = kind.validate_python(value, strict=not isinstance(value, dict))
         except ValidationError as error:
             said = error.errors()[0]
             where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
@@ -89,7 +91,7 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
                 "options",
                 given=_written(value, name),
             ) from error
-    return dict(given)
+    return taken
 
 
 def _written(value: Any, otherwise: str) -> str:
@@ -112,6 +114,20 @@ def all_of_paper(value: Any) -> Any:
     return [one.name for one in table().values() if one.paper] if value == "paper" else value
 
 
+def sampler_schema() -> dict[str, Any]:
+    """Return the JSON schema of a sampler: a name of the table, or one name with its settings."""
+    known = list(table())
+    settings = {
+        "scorer": {"enum": known},
+        "model": {"type": "string"},
+        "mode": {"enum": list(MODES)},
+        "options": {"type": "object"},
+        "scores": {"type": "string"},
+    }
+    own = {"type": "object", "additionalProperties": False, "properties": settings}
+    return {"anyOf": [{"enum": known}, {"type": "object", "maxProperties": 1, "additionalProperties": own}]}
+
+
 if TYPE_CHECKING:
     SamplerOf = StudySampler
 else:
@@ -119,28 +135,7 @@ else:
         SamplerSettings,
         BeforeValidator(_one_shape),
         AfterValidator(SamplerSettings.chosen),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"enum": list(SAMPLERS)},
-                    {
-                        "type": "object",
-                        "maxProperties": 1,
-                        "additionalProperties": {
-                            "type": "object",
-                            "additionalProperties": False,
-                            "properties": {
-                                "scorer": {"enum": list(SAMPLERS)},
-                                "model": {"type": "string"},
-                                "mode": {"enum": list(MODES)},
-                                "options": {"type": "object"},
-                                "scores": {"type": "string"},
-                            },
-                        },
-                    },
-                ]
-            }
-        ),
+        WithJsonSchema({}),  # `sampler_schema` says it, once all samplers are known
     ]
 
 

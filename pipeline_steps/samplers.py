@@ -117,9 +117,9 @@ class Sampler:
         return next((one.default for one in self._parameters() if one.name == "metadata_key"), None)
 
     def _parameters(self) -> list[inspect.Parameter]:
-        """List the parameters of the scorer's constructor after `self`."""
+        """List the parameters that the scorer's constructor names, after `self`."""
         _, *parameters = inspect.signature(self.scorer_class().__init__, eval_str=True).parameters.values()
-        return parameters
+        return [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
 
 
 _ALONE = "Coverage and baselines"
@@ -198,12 +198,13 @@ def find(name: str) -> Sampler:
     return known[name]
 
 
-def of_scorer(scorer_name: str | None) -> Sampler | None:
-    """Return the plainest sampler of a scorer, by the name that a score store calls it; None if there is none.
+def of_scorer(scorer: str | None) -> Sampler | None:
+    """Return the plainest sampler of a scorer; None if there is none.
 
-    The plainest sampler asks no model, or one that the user gives.
+    The scorer is given as in a row, or by the name of its class, as a score store calls it. The plainest sampler asks
+    no model, or one that the user gives.
     """
-    rows = [one for one in table().values() if one.scorer_name == scorer_name]
+    rows = [one for one in table().values() if scorer in (one.scorer, one.scorer_name)]
     return next((one for one in rows if not one.model), rows[0] if rows else None)
 
 

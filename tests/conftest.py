@@ -6,8 +6,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import settings
 
 
+settings.register_profile("busy machine", deadline=None)  # the time of an example says how busy the machine is
+settings.load_profile("busy machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -51,6 +51,47 @@ def test_the_arrow_test_can_fail(tmp_path):
     assert strangers(tmp_path / "bad.py", "pipeline_steps") == {"train"}
 
 
+def imported_at_once(file):
+    """Modules that a file imports when it is imported: not in functions, nor for types alone."""
+    todo = list(ast.parse(file.read_text()).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += node.orelse
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            todo += node.body
+
+
+def circle(graph):
+    """A circle in a graph of names, or None."""
+    done = set()
+    for start in graph:
+        path, todo = [], [(start, 0)]
+        while todo:
+            name, depth = todo.pop()
+            del path[depth:]
+            if name in path:
+                return [*path[path.index(name) :], name]
+            if name not in done:
+                path.append(name)
+                todo += [(one, depth + 1) for one in graph[name]]
+        done.add(start)
+    return None
+
+
+def test_no_circles():
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    graph = {name: sorted(set(imported_at_once(file)) & names.keys() - {name}) for name, file in names.items()}
+    assert circle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+    assert circle(graph) is None
+
+
 def test_numerics_know_numbers_only():
     for file in (ROOT / "pipeline_steps" / "numerics").glob("*.py"):
         for name in imported(file):

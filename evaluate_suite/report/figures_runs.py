@@ -11,8 +11,8 @@ from evaluate_suite.agreement import speed_up
 from evaluate_suite.report.outcomes import Outcomes, estimate
 from evaluate_suite.report.points import (
     HEADLINES,
-    Measurements,
     Point,
+    StudyResults,
     finals,
     lower_is_better,
     rates,
@@ -47,7 +47,7 @@ _LOGARITHMIC = 3.0  # ratio of the largest perplexity to the smallest from which
 Run = list[tuple[Point, float]]  # a run's checkpoints and their values, by step
 
 
-def dot_of(study: Measurements, sampler: str) -> int | None:
+def dot_of(study: StudyResults, sampler: str) -> int | None:
     """Return the number of the colour that a sampler has in every figure, -1 (ink) for everything.
 
     None if the study has more samplers than there are colours: then colours differ from figure to figure.
@@ -55,7 +55,7 @@ def dot_of(study: Measurements, sampler: str) -> int | None:
     return -1 if sampler == FULL and colours(study) else colours(study).get(sampler)
 
 
-def colours(study: Measurements) -> dict[str, int]:
+def colours(study: StudyResults) -> dict[str, int]:
     """Return the number of each sampler's colour; nothing if there are too many samplers to tell apart."""
     names = [name for name in ordered(point.sampler for point in study.checkpoints) if name != FULL]
     return {name: i for i, name in enumerate(names)} if len(names) <= MOST_LINES else {}
@@ -83,7 +83,7 @@ def overview(samplers: Sequence[str]) -> dict[str, list[str]]:
 
 
 def quantity_quality(
-    study: Measurements,
+    study: StudyResults,
     outcomes: Outcomes,
     model: str,
     samplers: Sequence[str],
@@ -123,7 +123,7 @@ def quantity_quality(
 
 
 def samplers_at_one_rate(
-    study: Measurements,
+    study: StudyResults,
     outcomes: Outcomes,
     model: str,
     samplers: Sequence[str],
@@ -156,7 +156,7 @@ def samplers_at_one_rate(
 
 
 def efficiency(
-    study: Measurements,
+    study: StudyResults,
     outcomes: Outcomes,
     model: str,
     lines: Mapping[str, Sequence[str]],
@@ -201,7 +201,7 @@ def efficiency(
 
 
 def repetitions(
-    study: Measurements,
+    study: StudyResults,
     outcomes: Outcomes,
     model: str,
     samplers: Sequence[str],
@@ -300,7 +300,7 @@ def _curves(
     return handles
 
 
-def _runs(study: Measurements, outcomes: Outcomes, model: str, measure: str) -> dict[tuple[str, float], Run]:
+def _runs(study: StudyResults, outcomes: Outcomes, model: str, measure: str) -> dict[tuple[str, float], Run]:
     """Return the runs that were measured at two steps or more, by sampler and rate."""
     runs: dict[tuple[str, float], Run] = {}
     for point in study.checkpoints:
@@ -322,7 +322,7 @@ def _everything(runs: Mapping[tuple[str, float], Run]) -> list[tuple[int, float]
     return mean_curve([run for (name, _), run in runs.items() if name == FULL])
 
 
-def _everything_at_its_end(draw: Any, study: Measurements, outcomes: Outcomes, model: str, measure: str) -> None:
+def _everything_at_its_end(draw: Any, study: StudyResults, outcomes: Outcomes, model: str, measure: str) -> None:
     everything = references(study).get(model)
     if everything and (known := estimate(everything, outcomes, measure)):
         draw(known[0], label=label(FULL), **full_line())

@@ -22,7 +22,7 @@ from evaluate_suite.report.figures_runs import (
 from evaluate_suite.report.outcomes import Outcomes, estimate
 from evaluate_suite.report.points import (
     HEADLINES,
-    Measurements,
+    StudyResults,
     finals,
     lower_is_better,
     measures,
@@ -65,7 +65,7 @@ class Named:
 
 
 def study_figures(
-    study: Measurements,
+    study: StudyResults,
     outcomes: Outcomes,
     scores: Mapping[str, np.ndarray],
     lower: Collection[str] = (),
@@ -93,7 +93,7 @@ def study_figures(
 
 
 def _scorers(
-    study: Measurements,
+    study: StudyResults,
     scores: Mapping[str, np.ndarray],
     lower: Collection[str],
     units: Mapping[str, str],
@@ -114,7 +114,7 @@ def _scorers(
         yield Named("scorers", "", "scores", "Distribution of scores", distributions(scores, *look), True)
 
 
-def _quality(study: Measurements, outcomes: Outcomes, model: str, family: str, names: list[str]) -> Iterator[Named]:
+def _quality(study: StudyResults, outcomes: Outcomes, model: str, family: str, names: list[str]) -> Iterator[Named]:
     """Draw normalised numbers and perplexities in a figure each, and all measures in one that is wide."""
     points = [point for point in finals(study, model) if point.sampler in names]
     there = [m for m in (*HEADLINES, *measures(study, model)) if any(estimate(p, outcomes, m) for p in points)]
@@ -131,7 +131,7 @@ def _quality(study: Measurements, outcomes: Outcomes, model: str, family: str, n
 
 
 def _efficiency(
-    study: Measurements, outcomes: Outcomes, model: str, by_family: Mapping[str, list[str]]
+    study: StudyResults, outcomes: Outcomes, model: str, by_family: Mapping[str, list[str]]
 ) -> Iterator[Named]:
     """Draw what was measured at two steps or more."""
     steps = {
@@ -161,7 +161,7 @@ def _efficiency(
                     yield Named("efficiency", where, _slug(kind, model, family, measure), said, figure, True)
 
 
-def _ranks(study: Measurements) -> Iterator[Named]:
+def _ranks(study: StudyResults) -> Iterator[Named]:
     trained = [model for model in models(study) if any(p.sampler != FULL for p in finals(study, model))]
     for smaller, larger in zip(trained, trained[1:], strict=False):
         try:

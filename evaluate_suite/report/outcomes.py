@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluate_suite.normalised import RUN_NOISE, Normalised, effective_model_size, over_scaling
 from evaluate_suite.registry import SUITES
-from evaluate_suite.report.points import HEADLINES, Measurements, Point, finals, parameters, references
+from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, parameters, references
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL
 
@@ -35,7 +35,7 @@ Outcomes = Mapping[tuple[str, str, float, int], Outcome]
 """Outcomes by model, sampler, rate and step."""
 
 
-def outcomes(study: Measurements) -> dict[tuple[str, str, float, int], Outcome]:
+def outcomes(study: StudyResults) -> dict[tuple[str, str, float, int], Outcome]:
     """Return the outcomes of the checkpoints at which the suites of their run's last one were measured."""
     suites = {point.run: _values(point).keys() for point in finals(study)}
     noises = {model: run_noise(study, model) for model in {point.model for point in study.checkpoints}}
@@ -46,7 +46,7 @@ def outcomes(study: Measurements) -> dict[tuple[str, str, float, int], Outcome]:
     }
 
 
-def outcome(study: Measurements, point: Point, noise: Mapping[str, float]) -> Outcome:
+def outcome(study: StudyResults, point: Point, noise: Mapping[str, float]) -> Outcome:
     """Compare a checkpoint with the last checkpoints of the models of its family that were trained on everything.
 
     Args:
@@ -117,7 +117,7 @@ def break_even(scoring: float, training: float, runs: int = 1) -> float:
     return scoring / (runs * training)
 
 
-def run_noise(study: Measurements, model: str) -> dict[str, float]:
+def run_noise(study: StudyResults, model: str) -> dict[str, float]:
     """Return each suite's standard deviation between trainings: of this study's seeds over all runs, else T5's own."""
     variances: dict[str, list[float]] = {}
     for point in finals(study, model):

@@ -14,7 +14,7 @@ from evaluate_suite.report.documents import KINDS, Document, ends, titles
 from evaluate_suite.report.figures_corpus import oriented
 from evaluate_suite.report.gallery import SECTIONS, Named
 from evaluate_suite.report.outcomes import Outcomes
-from evaluate_suite.report.points import HEADLINES, Measurements, finals, measures, models, rates
+from evaluate_suite.report.points import HEADLINES, StudyResults, finals, measures, models, rates
 from evaluate_suite.report.style import svg
 from evaluate_suite.report.table_data import Table, escaped, joined, time_unit, to_html, to_markdown
 from evaluate_suite.report.tables import (
@@ -69,7 +69,7 @@ class Words:
     evaluations: Sequence[str] = ()
 
 
-def render(study: Measurements, outcomes: Outcomes, figures: Sequence[Named], scorers: Scorers, words: Words) -> str:
+def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], scorers: Scorers, words: Words) -> str:
     """Return the self-contained HTML page.
 
     Args:
@@ -108,7 +108,7 @@ def render(study: Measurements, outcomes: Outcomes, figures: Sequence[Named], sc
     )
 
 
-def markdown(study: Measurements, outcomes: Outcomes, words: Words) -> str:
+def markdown(study: StudyResults, outcomes: Outcomes, words: Words) -> str:
     """Return Table 1, verdicts and methods in Markdown, for a model card."""
     parts = ["## Evaluation\n", f"{lead(study)} {coverage(study)}.\n"]
     for model in _compared(study):
@@ -126,13 +126,13 @@ def markdown(study: Measurements, outcomes: Outcomes, words: Words) -> str:
     return "\n".join(parts)
 
 
-def _compared(study: Measurements) -> list[str]:
+def _compared(study: StudyResults) -> list[str]:
     """Return the models that were trained on selections; others are references."""
     trained = {point.model for point in finals(study) if point.sampler != FULL}
     return [model for model in models(study) if model in trained or not trained]
 
 
-def _of_model(study: Measurements, outcomes: Outcomes, model: str, words: Words) -> dict[str, Any]:
+def _of_model(study: StudyResults, outcomes: Outcomes, model: str, words: Words) -> dict[str, Any]:
     from markupsafe import Markup
 
     rate = table_rate(study, model)
@@ -154,7 +154,7 @@ def _of_model(study: Measurements, outcomes: Outcomes, model: str, words: Words)
     }
 
 
-def _bars(study: Measurements, model: str, rate: float) -> list[dict[str, Any]]:
+def _bars(study: StudyResults, model: str, rate: float) -> list[dict[str, Any]]:
     """Return a bar per sampler: what its scores and one training took, in percent of the longest and in words."""
     hours = study.costs(TRAINING_HOURS)
     spent = {
@@ -178,11 +178,11 @@ def _bars(study: Measurements, model: str, rate: float) -> list[dict[str, Any]]:
     ]
 
 
-def _costs(study: Measurements) -> Table:
+def _costs(study: StudyResults) -> Table:
     return cost_table(study.scoring_hours, study.training_hours if study.scoring_hours else {})
 
 
-def _ranks(study: Measurements) -> list[Table]:
+def _ranks(study: StudyResults) -> list[Table]:
     tables, compared = [], _compared(study)
     for smaller, larger in zip(compared, compared[1:], strict=False):
         try:

@@ -88,7 +88,7 @@ class Point:
 
 
 @dataclass(frozen=True, eq=False)
-class Measurements:
+class StudyResults:
     """Everything that was measured.
 
     Attributes:
@@ -112,7 +112,7 @@ class Measurements:
         return _costs(self.rows, metric, lambda row: (row.model, row.sampler, row.rate))
 
 
-def read_measurements(paths: Sequence[str], partial: bool = False) -> Measurements:
+def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResults:
     """Read files of results, or all `results.jsonl` of folders, with the `costs.jsonl` beside them.
 
     Args:
@@ -159,8 +159,8 @@ def result_files(path: str) -> list[str]:
     return [name if "://" not in path else fs.unstrip_protocol(name) for name in found]
 
 
-def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> Measurements:
-    """Bring rows into the form of `Measurements`; raises as `read_measurements`."""
+def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> StudyResults:
+    """Bring rows into the form of `StudyResults`; raises as `read_measurements`."""
     rows = tuple(sorted(rows))
     measured = [row for row in rows if row.task != "cost"]
     groups = {key: list(group) for key, group in groupby(sorted(measured, key=_of_seed), key=_of_seed)}
@@ -183,7 +183,7 @@ def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> Measure
     ]
     scored = {suite: sum(task.scored for task in tasks) for suite, tasks in by_suite().items()}
     there = {suite: sum(registry()[name].suite == suite for name in common or ()) for suite in SUITES}
-    return Measurements(
+    return StudyResults(
         rows=rows,
         checkpoints=tuple(checkpoints),
         partial={s: (there[s], scored[s]) for s in SUITES if 0 < there[s] < scored[s]},
@@ -193,7 +193,7 @@ def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> Measure
     )
 
 
-def finals(study: Measurements, model: str | None = None, rate: float | None = None) -> list[Point]:
+def finals(study: StudyResults, model: str | None = None, rate: float | None = None) -> list[Point]:
     """Return the last checkpoint of each run; of one model; at one rate, where training on everything is at any."""
     last = {point.run: point for point in study.checkpoints}
     return [
@@ -203,24 +203,24 @@ def finals(study: Measurements, model: str | None = None, rate: float | None = N
     ]
 
 
-def rates(study: Measurements, model: str | None = None) -> list[float]:
+def rates(study: StudyResults, model: str | None = None) -> list[float]:
     """Return the rates that samplers were trained at, in ascending order."""
     return sorted({point.rate for point in finals(study, model) if point.sampler != FULL})
 
 
-def references(study: Measurements) -> dict[str, Point]:
+def references(study: StudyResults) -> dict[str, Point]:
     """Return the last checkpoint of the run on everything, by model, from small to large."""
     found = {point.model: point for point in finals(study) if point.sampler == FULL}
     return {model: found[model] for model in models(study) if model in found}
 
 
-def models(study: Measurements) -> list[str]:
+def models(study: StudyResults) -> list[str]:
     """Return the models from small to large; those of unknown size come last."""
     names = {point.model for point in study.checkpoints}
     return sorted(names, key=lambda name: (parameters(name) or float("inf"), name))
 
 
-def measures(study: Measurements, model: str | None = None) -> list[str]:
+def measures(study: StudyResults, model: str | None = None) -> list[str]:
     """Return the measures of the last checkpoints: the ten suites in order, then other perplexities by name."""
     there = {measure for point in finals(study, model) for measure in point.scores}
     return [suite for suite in SUITES if suite in there] + sorted(there - SUITES.keys())

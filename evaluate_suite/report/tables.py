@@ -15,8 +15,8 @@ from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estima
 from evaluate_suite.report.points import (
     HEADLINES,
     UNITS,
-    Measurements,
     Point,
+    StudyResults,
     finals,
     lower_is_better,
     measures,
@@ -33,7 +33,7 @@ _LARGE = 100.0  # from which two digits after the point are noise
 AMORTISED = 10  # runs that share the scores: the paper trains 5 rates x 2 models on each
 
 
-def main_table(study: Measurements, outcomes: Outcomes, model: str, rate: float) -> Table:
+def main_table(study: StudyResults, outcomes: Outcomes, model: str, rate: float) -> Table:
     """Make Table 1: a row per sampler at one rate and everything; both normalised numbers and all measures."""
     points = _sorted(finals(study, model, rate))
     there = [m for m in measures(study, model) if any(m in point.scores for point in points)]
@@ -58,7 +58,7 @@ def main_table(study: Measurements, outcomes: Outcomes, model: str, rate: float)
     return Table(heading, columns, mark_best(columns, rows), tuple(_notes(study, outcomes, model, points)))
 
 
-def amounts_table(study: Measurements, model: str, rate: float, scoring: Mapping[str, float]) -> Table:
+def amounts_table(study: StudyResults, model: str, rate: float, scoring: Mapping[str, float]) -> Table:
     """Say what each model was trained on and what that took, in the rows of `main_table`; what is unknown is left out.
 
     Args:
@@ -152,7 +152,7 @@ def cost_table(scoring: Mapping[str, float], training: Mapping[str, float], runs
     return Table("What scores cost, and when they pay", tuple(columns), tuple(map(tuple, rows)), notes)
 
 
-def rank_changes(study: Measurements, smaller: str, larger: str) -> dict[str, float]:
+def rank_changes(study: StudyResults, smaller: str, larger: str) -> dict[str, float]:
     """Return `agreement.rank_change` between two models over all measures and rates that every sampler has with both.
 
     Raises:
@@ -213,7 +213,7 @@ def overlap_table(selections: Mapping[str, np.ndarray]) -> Table:
     return Table("Documents that selections share", columns, tuple(rows), notes)
 
 
-def task_table(study: Measurements, model: str, rate: float) -> Table:
+def task_table(study: StudyResults, model: str, rate: float) -> Table:
     """Show every task and metric that was measured at the last checkpoints, a column per sampler."""
     points = _sorted(finals(study, model, rate))
     step = {(point.sampler, point.rate): point.step for point in points}
@@ -232,7 +232,7 @@ def task_table(study: Measurements, model: str, rate: float) -> Table:
     return Table(f"Every task: {model}, {100 * rate:g} % of the documents", tuple(columns), tuple(rows), notes)
 
 
-def measure_name(study: Measurements, measure: str) -> str:
+def measure_name(study: StudyResults, measure: str) -> str:
     """Return a measure's title with "(k/n)" if it is the average of k of a suite's n scored tasks."""
     return title(measure) + (" ({}/{})".format(*study.partial[measure]) if measure in study.partial else "")
 
@@ -270,7 +270,7 @@ def _suites(outcomes: Outcomes, point: Point) -> int:
     return max((len(one.terms) for one in both), default=0)
 
 
-def _notes(study: Measurements, outcomes: Outcomes, model: str, points: Sequence[Point]) -> list[str]:
+def _notes(study: StudyResults, outcomes: Outcomes, model: str, points: Sequence[Point]) -> list[str]:
     """Write the footnotes: what 100 % is, which suites were left out and why, what is missing, how many seeds."""
     mine: list[Outcome] = [found for p in points if p.sampler != FULL and (found := outcomes.get((*p.run, p.step)))]
     notes = []

@@ -15,8 +15,8 @@ from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
 from evaluate_suite.report.points import (
     HEADLINES,
     Z95,
-    Measurements,
     Point,
+    StudyResults,
     finals,
     lower_is_better,
     measures,
@@ -59,7 +59,7 @@ _ONE_SEED = (
 _SPELT_OUT = 3
 
 
-def table_rate(study: Measurements, model: str) -> float | None:
+def table_rate(study: StudyResults, model: str) -> float | None:
     """The rate that most samplers were trained at, the middle one of several; None if there are no samplers."""
     counts = Counter(point.rate for point in finals(study, model) if point.sampler != FULL)
     most = sorted(rate for rate, count in counts.items() if count == max(counts.values()))
@@ -67,7 +67,7 @@ def table_rate(study: Measurements, model: str) -> float | None:
 
 
 def verdicts(
-    study: Measurements, outcomes: Outcomes, model: str, rate: float, evaluations: Sequence[str] = ()
+    study: StudyResults, outcomes: Outcomes, model: str, rate: float, evaluations: Sequence[str] = ()
 ) -> dict[str, list[str]]:
     """Say who does better than everything, who cannot be told from it, and who does worse: sentences by measure.
 
@@ -107,7 +107,7 @@ def flat(said: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def window_losses(
-    study: Measurements, model: str, rate: float, measure: str, evaluations: Sequence[str]
+    study: StudyResults, model: str, rate: float, measure: str, evaluations: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Return the mean loss of each held-out window, float64 [N], by sampler; nothing if one sampler's are not at hand.
 
@@ -133,7 +133,7 @@ def window_losses(
     return found if same and len(found) == len(points) else {}
 
 
-def coverage(study: Measurements) -> str:
+def coverage(study: StudyResults) -> str:
     """Say how many of the paper's tasks stand behind the numbers."""
     names = {row.task for row in study.rows}
     scored = [task.name for task in registry().values() if task.scored]
@@ -141,7 +141,7 @@ def coverage(study: Measurements) -> str:
     return f"{len(registry())} tasks registered, {len(scored)} of them scored, {measured} measured here"
 
 
-def lead(study: Measurements) -> str:
+def lead(study: StudyResults) -> str:
     """Say in two sentences what was compared."""
     chosen = ordered(point.sampler for point in finals(study) if point.sampler != FULL)
     if not chosen:
@@ -155,7 +155,7 @@ def lead(study: Measurements) -> str:
     return f"{who} chose {amounts} % of the documents. {were} trained on each choice, and on everything, for {budget}."
 
 
-def methods(study: Measurements) -> list[str]:
+def methods(study: StudyResults) -> list[str]:
     """Write paragraphs on how the numbers were made, and what they cannot say."""
     few_shot = {task.name for task in registry().values() if task.protocol == "few_shot"}
     normalised = len(references(study)) > 1
@@ -171,12 +171,12 @@ def methods(study: Measurements) -> list[str]:
     return said
 
 
-def has_one_seed(study: Measurements) -> bool:
+def has_one_seed(study: StudyResults) -> bool:
     """Return whether no run was trained twice."""
     return all(score.seeds == 1 for point in study.checkpoints for score in point.scores.values())
 
 
-def facts(study: Measurements) -> dict[str, str]:
+def facts(study: StudyResults) -> dict[str, str]:
     """Return what a reader would ask for: name -> value."""
     rows = [row for row in study.rows if row.task != "cost"]
     runs = {(row.sampler, row.rate, row.model, row.seed) for row in rows}

@@ -18,7 +18,7 @@ from evaluate_suite.report.figures_corpus import oriented
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
-from evaluate_suite.report.points import Measurements, finals, lower_is_better, models, read_measurements, result_files
+from evaluate_suite.report.points import StudyResults, finals, lower_is_better, models, read_measurements, result_files
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
 from evaluate_suite.report.verdicts import flat, table_rate, verdicts
@@ -76,7 +76,7 @@ class ReportSettings:
     evaluation: str | None = None
 
     @cached_property
-    def measurements(self) -> Measurements:
+    def measurements(self) -> StudyResults:
         """What was measured; raises as `read_measurements`."""
         study = read_measurements(self.runs, self.partial)
         return replace(study, scoring_hours={**study.scoring_hours, **self.scoring_hours})
@@ -138,7 +138,8 @@ def terminal_table(settings: ReportSettings) -> Table:
     table = Table(title="The same model, the same tokens, other documents", title_justify="left")
     for name in ["sampler"] + ["model"] * (len(names) > 1):
         table.add_column(name, no_wrap=True)
-    perplexities = [f"{task.replace('_', '-').removesuffix('-perplexity')} ppl" for task in tasks]
+    short = {"hq_perplexity": "HQ", "c4_perplexity": "C4"}
+    perplexities = [f"{short.get(task) or task.replace('_', '-')} ppl" for task in tasks]
     for name in ["rate", "documents", "tokens", "epochs", *perplexities, f"scoring {unit}", f"training {unit}"]:
         table.add_column(name, justify="right")
     for point in points:

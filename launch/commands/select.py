@@ -171,6 +171,8 @@ def select(
     stages = Plan.of(small.study()).stages.values()
     (dataset,) = (stage for stage in stages if isinstance(stage, Dataset))
     if (record := dataset.published()) is None:
+        if cutting.k and not scores:
+            _refuse_more_than_there_are(cutting.k, scoring)
         small.run()
         record = dataset.record(work)
     before, after = record["documents"]
@@ -181,6 +183,17 @@ def select(
         soft_wrap=True,
     )
     return 0
+
+
+def _refuse_more_than_there_are(k: int, scoring: Scoring) -> None:
+    """Raise InvalidCut, before anything is scored, if a small corpus has fewer documents than are to be kept."""
+    from launch.cost.corpus_size import counted_documents
+
+    documents = counted_documents(scoring.corpus, scoring.limit)
+    if documents is not None and k > documents:
+        raise InvalidCut(
+            f"--k asks for {k:,} documents, and {scoring.corpus} has {documents:,}: give a smaller amount"
+        )
 
 
 def _values(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
 
-from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, SEVERAL, Forwarded, NamedPlaces
+from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, Forwarded
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.terminal import Terminal, print_json, wide
 
@@ -245,97 +244,6 @@ def _plan_study(
     return 0
 
 
-def _hours(kind: Any, words: Sequence[Token]) -> list[tuple[str, float]]:
-    found = []
-    for word in words:
-        name, _, hours = word.value.partition("=")
-        try:
-            value = float(hours if name else "")
-        except ValueError:
-            value = -1.0
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{word.value!r} is not NAME=HOURS, e.g. ask-llm-xl=10.0")
-        found.append((name, value))
-    return found
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ReportFlags:
-    """The flags of `winnow report`.
-
-    Attributes:
-        output: the report.
-        format: markdown: Table 1 and words, for a model card.
-        scores: score stores.
-        lower_is_better: scores that are turned around before scorers are compared; those of PerplexityScorer always
-            are.
-        selections: selections, for their overlap.
-        corpus: corpus of the scores, to show documents of.
-        figures: also write every figure as .svg, .pdf and .png into this folder.
-        partial: average incomplete suites over the tasks all runs have, and say so.
-        scoring_hours: accelerator hours of scoring.
-    """
-
-    output: Annotated[str, NEW_PLACE]
-    format: Literal["html", "markdown"] = "html"
-    scores: Annotated[NamedPlaces, Parameter(metavar="NAME=DIR")] = field(default_factory=list)
-    lower_is_better: Annotated[list[str], SEVERAL, NAME] = field(default_factory=list)
-    selections: Annotated[NamedPlaces, Parameter(metavar="NAME=FILE")] = field(default_factory=list)
-    corpus: Annotated[str | None, CORPUS] = None
-    figures: Annotated[str | None, NEW_PLACE] = None
-    partial: bool = False
-    scoring_hours: Annotated[
-        list[tuple[str, float]], SEVERAL, Parameter(converter=_hours, n_tokens=1, metavar="NAME=HOURS")
-    ] = field(default_factory=list)
-
-
-def report(*runs: Annotated[str, PLACE], flags: ReportFlags) -> int:
-    """Gather the results of training runs and draw what the paper draws.
-
-    Table 1 with confidence intervals, quality against quantity, efficiency, cost, agreement of scorers, documents to
-    read. The run on everything is the sampler "full": over-scaling needs it of this model and of a larger one,
-    effective model size of two sizes. Names of samplers are free; the paper's (random, density, semdedup, prototypes,
-    dsir, quality-classifier, ask-llm-{small,base,large,xl,xxl,gemma-7b}, perplexity-{small,base,large,xl,xxl},
-    perplexity-large-{20k,100k,300k,500k,700k}) are put into families, one figure each.
-
-    Args:
-        runs: files of results, or folders that hold results.jsonl anywhere.
-
-    Examples:
-      winnow report runs/ --output report.html
-      winnow report runs/small runs/large/results.jsonl --output report.html --figures figures \\
-          --scores ask-llm-small=scores/small ask-llm-xl=scores/xl perplexity-large=scores/perplexity \\
-          --selections ask-llm-xl=selections/xl.safetensors random=selections/random.safetensors \\
-          --corpus corpus/ --scoring-hours ask-llm-xl=10.0
-      winnow report runs/ --output card.md --format markdown
-    """
-    from pipeline_steps.engines.models import require
-
-    if not runs:
-        raise InvalidStudy("report needs RUNS: files of results, or their folders (see winnow report --help)")
-    for module, extra in (("scipy", "eval"), ("torch", "score"), ("matplotlib", "report"), ("jinja2", "report")):
-        require(module, extra)
-    from evaluate_suite.report import ReportSettings, write_report
-
-    settings = ReportSettings(
-        runs=list(runs),
-        output=flags.output,
-        format=flags.format,
-        scores=dict(flags.scores),
-        selections=dict(flags.selections),
-        corpus=flags.corpus,
-        figures=flags.figures,
-        partial=flags.partial,
-        scoring_hours=dict(flags.scoring_hours),
-        command=_command(),
-        lower_is_better=flags.lower_is_better,
-    )
-    for line in write_report(settings):
-        Terminal().print(line, highlight=False, soft_wrap=True)
-    return 0
-
-
 def schema() -> int:
     """Print the JSON schema of study files, for editors.
 
@@ -400,7 +308,3 @@ def quickstart(
     small = SmallStudy("winnow quickstart", f"{output}/study.yaml", quickstart_values(output, flags), workers)
     _show_results(small.run(), None)
     return 0
-
-
-def _command() -> str:
-    return " ".join(["winnow", *sys.argv[1:]])

@@ -84,6 +84,14 @@ def size_of(plan: Plan, tasks: Sequence[TaskStatus], documents: int | None, toke
     )
 
 
+def counted_documents(corpus: str, limit: int) -> int | None:
+    """Return how many documents a small local corpus has; None for a remote one, or one too large to be read now."""
+    if "://" in corpus and not corpus.startswith("file://"):
+        return None
+    count = _local(corpus, limit)
+    return count.documents if count.known_from == _Count.known_from else None
+
+
 def _stored(plan: Plan, tasks: Sequence[TaskStatus]) -> CorpusSize | None:
     """Return the size of the corpus's token store; None if the store is not finished."""
     from train.token_store import TokenStore

@@ -16,7 +16,7 @@ from launch.stages.base import Stage
 if TYPE_CHECKING:
     from launch.plan import Plan
 
-NEVER_STARTED = -1  # the exit code of a task whose needs have failed
+NEVER_STARTED = -1000  # the exit code of a task whose needs have failed: no signal has this number
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Ray:
             )
         self.notes = list(self._missing(plan, ray.cluster_resources()))  # type: ignore[no-untyped-call]
         self._refs: dict[str, Any] = {}
-        self._left: dict[Any, str] = {}
+        self._left: dict[Any, tuple[str, str]] = {}  # handles and logs
 
     def queued(self, stage: Stage) -> Mapping[int, str]:
         """Return nothing: tasks end with the command that has submitted them."""
@@ -71,15 +71,14 @@ class Ray:
         import ray
 
         needs = [self._refs[handle] for handle in after]
-        new = {}
+        handles = []
         for task in tasks:
             run = ray.remote(_work()).options(**self._options(task.stage))
-            new[f"{task.stage.name}#{task.number}"] = run.remote(
-                list(task.command), os.path.abspath(task.log), os.getcwd(), *needs
-            )
-        self._refs |= new
-        self._left |= {ref: handle for handle, ref in new.items()}
-        return list(new)
+            handle, log = f"{task.stage.name}#{task.number}", os.path.abspath(task.log)
+            ref = self._refs[handle] = run.remote(list(task.command), log, os.getcwd(), *needs)
+            self._left[ref] = handle, log
+            handles.append(handle)
+        return handles
 
     def _options(self, stage: Stage) -> dict[str, Any]:
         gpus = self._cluster.gpus_per_task if stage.devices else 0
@@ -94,7 +93,11 @@ class Ray:
         if not self._left:
             return {}
         ready, _ = ray.wait(list(self._left), num_returns=len(self._left), timeout=0.05)
-        return {self._left.pop(ref): _code(ref) for ref in ready}
+        found = {}
+        for ref in ready:
+            handle, log = self._left.pop(ref)
+            found[handle] = _code(ref, log)
+        return found
 
     def close(self) -> None:
         """End what still runs: commands end with the Ray workers that wait for them."""
@@ -151,20 +154,21 @@ def _work() -> Any:
                 preexec_fn=ends_with_this_process,
             )
         if done.returncode:
-            raise SystemError(done.returncode)  # arrives in place of a result: what depends on it never starts
+            raise SystemError(done.returncode, log)  # arrives in place of a result: what depends on it never starts
         return 0
 
     return work
 
 
-def _code(ref: Any) -> int:
+def _code(ref: Any, log: str) -> int:
+    """Return the exit code of the task that writes this log."""
     import ray
 
     try:
         return int(ray.get(ref))
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        # An error that has come down from what the task needs is the same one: only the first has a log of its own
-        return int(cause.args[0]) if isinstance(cause, SystemError) else NEVER_STARTED
+        # The error of what a task needs comes down to it as its own: only the log says whose it is
+        return int(cause.args[0]) if isinstance(cause, SystemError) and cause.args[1] == log else NEVER_STARTED
     except ray.exceptions.RayError:
         return _KILLED

@@ -134,7 +134,8 @@ def _deciding(value: Any) -> Any:
 
 
 def _is_default(value: Any, one: Field[Any]) -> bool:
-    return one.default is not MISSING and getattr(value, one.name) == one.default
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    return default is not MISSING and bool(getattr(value, one.name) == default)
 
 
 def _plain(value: Any) -> Any:

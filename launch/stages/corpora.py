@@ -41,7 +41,7 @@ class Files:
 
     def listing(self, output: str) -> Path:
         """Return the file that lists the corpus's files as they were when the study began."""
-        return Path(output) / "files" / f"{self.name.replace('/', '-')}.json"
+        return Path(output, "files", f"{self.name}.json")
 
     def files(self, output: str) -> CorpusFiles:
         """Return the files that the study reads; list them now if that was not done yet."""

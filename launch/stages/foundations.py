@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
+import pipeline_steps
 from launch.stages.base import PipelineStage, open_partials, open_store
 from launch.stages.corpora import Text
 from pipeline_steps.errors import StoreIncomplete, WinnowError
@@ -46,6 +47,21 @@ class Embeddings(PipelineStage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class OneStep(PipelineStage):
+    """A stage of one step that reads no documents."""
+
+    step: ClassVar[str]  # its name in pipeline_steps
+
+    def arguments(self, output: str) -> list[str]:
+        """Return the folders that the step takes."""
+        raise NotImplementedError
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        return [getattr(pipeline_steps, self.step)(*self.arguments(output))]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Foundation(PipelineStage):
     """A stage that scorers stand on."""
 
@@ -55,17 +71,16 @@ class Foundation(PipelineStage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SketchParts(PipelineStage):
+class SketchParts(OneStep):
     """The density sketch of each task's documents."""
 
     kind, place, home = "density", "density/sketch", "density"
+    step = "DensitySketch"
     embeddings: Embeddings
 
     @override
-    def pipeline(self, output: str) -> list[PipelineStep]:
-        from pipeline_steps import DensitySketch
-
-        return [DensitySketch(self.embeddings.folder(output), self.folder(output))]
+    def arguments(self, output: str) -> list[str]:
+        return [self.embeddings.folder(output), self.folder(output)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -78,10 +93,11 @@ class SketchParts(PipelineStage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sketch(Foundation):
+class Sketch(OneStep, Foundation):
     """The density sketch of the corpus."""
 
     kind, place, home = "density", "density/merge", "density"
+    step = "DensityMerge"
     parts: SketchParts
 
     @override
@@ -89,10 +105,8 @@ class Sketch(Foundation):
         return [self.parts.embeddings.folder(output), self.folder(output)]
 
     @override
-    def pipeline(self, output: str) -> list[PipelineStep]:
-        from pipeline_steps import DensityMerge
-
-        return [DensityMerge(*self.folders(output))]
+    def arguments(self, output: str) -> list[str]:
+        return self.folders(output)
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -102,17 +116,16 @@ class Sketch(Foundation):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Centroids(PipelineStage):
+class Centroids(OneStep):
     """The centroids of k-means clusters."""
 
     kind, place, home = "clusters", "clusters/fit", "clusters"
+    step = "KMeansFit"
     embeddings: Embeddings
 
     @override
-    def pipeline(self, output: str) -> list[PipelineStep]:
-        from pipeline_steps import KMeansFit
-
-        return [KMeansFit(self.embeddings.folder(output), self.folder(output))]
+    def arguments(self, output: str) -> list[str]:
+        return [self.embeddings.folder(output), self.folder(output)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -122,17 +135,16 @@ class Centroids(PipelineStage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Assignments(Foundation):
+class Assignments(OneStep, Foundation):
     """The cluster of every document."""
 
     kind, place, home = "clusters", "clusters/assign", "clusters"
+    step = "KMeansAssign"
     centroids: Centroids
 
     @override
-    def pipeline(self, output: str) -> list[PipelineStep]:
-        from pipeline_steps import KMeansAssign
-
-        return [KMeansAssign(self.centroids.embeddings.folder(output), self.folder(output))]
+    def arguments(self, output: str) -> list[str]:
+        return [self.centroids.embeddings.folder(output), self.folder(output)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -147,24 +159,34 @@ class Assignments(Foundation):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Similarities(Foundation):
-    """The largest similarity of every document to an earlier one of its cluster."""
+class Similarities(OneStep, Foundation):
+    """The largest similarity of every document to an earlier one of its cluster.
+
+    Attributes:
+        assignments: the clusters.
+        keep: which of two near-duplicates comes first, as SemDeDupScorer takes it.
+    """
 
     kind, place, home = "clusters", "clusters/similarities", "clusters"
+    step = "SemDeDupSimilarities"
     assignments: Assignments
+    keep: str = "hard"
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.place if self.keep == "hard" else f"{self.place}-{self.keep}"
 
     @override
-    def pipeline(self, output: str) -> list[PipelineStep]:
-        from pipeline_steps import SemDeDupSimilarities
-
-        return [SemDeDupSimilarities(self.folder(output))]
+    def arguments(self, output: str) -> list[str]:
+        return [self.folder(output), self.keep]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
         from pipeline_steps.embedding.kmeans import buckets
 
         folder = Path(self.folder(output))
-        files = sorted(folder.glob("similarities/*/*/*.safetensors"))
+        files = sorted(folder.glob(f"similarities/{self.keep}/*/*.safetensors"))
         for file in files if whole else ():
             load_tensors(str(file))
         try:
@@ -219,18 +241,17 @@ class NgramStage(PipelineStage):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class DSIRModel(Foundation):
+class DSIRModel(OneStep, Foundation):
     """The importance weights of n-grams."""
 
     kind = "dsir"
+    step = "DSIRFit"
     target: NgramStage
     raw: NgramStage
 
     @override
-    def pipeline(self, output: str) -> list[PipelineStep]:
-        from pipeline_steps import DSIRFit
-
-        return [DSIRFit(self.target.folder(output), self.raw.folder(output), self.folder(output))]
+    def arguments(self, output: str) -> list[str]:
+        return [self.target.folder(output), self.raw.folder(output), self.folder(output)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:

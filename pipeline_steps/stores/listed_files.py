@@ -26,12 +26,6 @@ def entry(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "xxh3": file_digest(file)}
 
 
-def entries_of(folder: Path) -> Entries:
-    """Return an entry for each file in a local folder, at any depth, by its path there; hidden files are left out."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): entry(path) for path in files}
-
-
 def damaged(folder: str | Path, listed: Mapping[str, Mapping[str, Any]], whole: bool = True) -> list[str]:
     """Return the names of listed files that are not there, or not what they were.
 

@@ -25,7 +25,6 @@ from scipy.stats import kendalltau
 
 from launch.cli import main
 from launch.compare import overlap, rank_agreement
-from launch.datasets import unfinished
 from launch.datasets.card import size_category
 from pipeline_steps import Cut, MetadataScorer, ScoreStore, Selection, combine, select
 from pipeline_steps.errors import InvalidCut
@@ -115,14 +114,10 @@ def test_the_card_says_how(folder, scores, tmp_path, quick):
     assert [size_category(size) for size in (999, 1000, 5 * 10**8)] == ["n<1K", "1K<n<10K", "100M<n<1B"]
 
 
-def test_killed_at_any_time_and_with_any_workers_the_bytes_are_the_same(folder, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(unfinished, "GROUP_BYTES", 1)  # a file of the dataset for each of the corpus
+def test_killed_at_any_time_and_with_any_workers_the_bytes_are_the_same(folder, tmp_path, quick):
     words = ["select", "--corpus", folder / "corpus", "--sampler", "random", "--rate", 0.5]
     assert run(*words, "--workers", 1, "--output", tmp_path / "whole") == 0
-    assert len(list((tmp_path / "whole" / "data").iterdir())) == 2
-    patched = "import sys; from launch.datasets import unfinished; unfinished.GROUP_BYTES = 1; "
-    command = [sys.executable, "-c", patched + "from launch.cli import main; sys.exit(main(sys.argv[1:]))"]
-    command += map(str, [*words, "--workers", 2, "--output", tmp_path / "killed"])
+    command = [sys.executable, "-m", "launch", *map(str, [*words, "--workers", 2, "--output", tmp_path / "killed"])]
     for sign in ("scores", "datasets/random/rows"):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         while not (tmp_path / "killed.work" / sign).exists():
@@ -194,6 +189,9 @@ def test_refused_by_name(folder, scores, tmp_path, quick, capsys, monkeypatch):
     refused("holds scores of AskLLMScorer, not of density", *base, "--rate", 0.2, "--sampler", "density")
     refused("no sampler 'ask-lm'", "select", "--corpus", corpus, "--sampler", "ask-lm", "--k", 1, "--output", "x")
     refused("asked to keep 101", *base[:-1], tmp_path / "b", "--k", 101)
+    more = ["select", "--corpus", corpus, "--sampler", "random", "--k", 101, "--output", tmp_path / "more"]
+    refused("--k asks for 101 documents, and", *more)  # before anything is scored
+    assert not Path(f"{tmp_path}/more.work").exists()
     refused("keeps none of", *base[:-1], tmp_path / "c", "--k", 0)
     secret = "s3://key:SECRET@bucket/crawl"
     assert run("select", "--corpus", secret, "--sampler", "random", "--k", 1, "--output", tmp_path / "d") == 2

@@ -56,10 +56,10 @@ def undisturbed(corpus, tmp_path_factory):
 @pytest.mark.slow
 def test_table_and_files(undisturbed):
     output, shown = undisturbed
-    for label in ("Full data", "Random", "Density", "Ask-LLM"):
-        assert re.search(rf"{label} .*", shown)
-    for column in ("epochs", "in-distribution", "high-quality", "training"):
-        assert column in shown.lower()
+    for sampler in SAMPLERS:
+        assert re.search(rf"{sampler} .*{TOKENS:,}", shown)
+    for column in ("epochs", "in-distribution", "HQ", "training"):
+        assert column in shown
     page = (output / "report.html").read_text()
     assert page.count("Liked most") == page.count("Liked least") == 2  # of two scorers
     assert page.count("<details>") == 80  # ten each of these, and of what both like, none likes, and one likes
@@ -223,7 +223,7 @@ def test_other_settings_in_a_used_folder_are_refused(corpus, tmp_path, monkeypat
         (["--proxy", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
         (["--embedder", "nobody/no-such-model"], "neither a local folder nor to be had from the Hub"),
         (["--rate", "20"], "the rate 20 must be above 0 and below 1"),
-        (["--train-tokens", "40"], "is shorter than one sample"),
+        (["--train-tokens", "40"], "less than one sample"),
         (["--workers", "0"], "--workers 0 does nothing"),
     ],
 )

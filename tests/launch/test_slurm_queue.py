@@ -97,7 +97,8 @@ def run(plan, *only):
     chosen = [stage for name, stage in plan.stages.items() if not only or name in only]
     engine = engine_of(plan, chosen)
     check_needs(plan, chosen, engine)
-    _, lines = submit_all(plan, chosen, engine)
+    lines = []
+    submit_all(plan, chosen, engine, lines.append)
     words = [line.split() for line in lines]
     new = {name: jobs.split(",") for jobs, name, *more in words if not more or more[0] == "(some"}
     return new, {name for _, name, *_ in words} - new.keys()

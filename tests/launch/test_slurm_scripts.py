@@ -305,7 +305,7 @@ def test_without_slurm(study, monkeypatch):
     [
         ("{partitio: gpu}", "line 11, column 11: no key 'partitio': did you mean partition"),
         ("{nodes: 2}", "line 11, column 11: no key 'nodes'"),
-        ("{time: 1440}", "line 11, column 17: .* string"),
+        ("{time: 1440}", "line 11, column 17: .* must be text"),
     ],
 )
 def test_mistakes_in_options(study, slurm, said):

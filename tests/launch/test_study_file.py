@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.plan import Plan
 from launch.proxies import build_proxy
 from launch.stages.runs import Run
 from launch.study_file import open_study, parse_study, schema, shipped
 from launch.yaml_places import YamlFile
-from pipeline_steps import EMBEDDED_PROXY
+from pipeline_steps import EMBEDDED_PROXY, Prompt
 from pipeline_steps.errors import InvalidStudy, ModelError, StoreMismatch
 from pipeline_steps.paper import MILESTONES, RATES, TRAIN_TOKENS
 
@@ -252,7 +253,7 @@ def test_proxies_are_built_from_config_and_scorers_take_options(tmp_path):
     with pytest.raises(InvalidStudy, match=r"line 8, column \d+: t5-tiny is among the models"):
         parse_study("s.yaml", f"{text}proxies: {{t5-tiny: {{model_type: t5}}}}\n")
     with pytest.raises(
-        InvalidStudy, match=r"line 4, column 42: no option 'max_token' of ask-llm-xl: did you mean max_tokens"
+        InvalidStudy, match=r"line 4, column 41: no option 'max_token' of ask-llm-xl: did you mean max_tokens"
     ):
         parse_study("s.yaml", text.replace("max_tokens", "max_token"))
 
@@ -346,12 +347,18 @@ def test_the_schema_knows_what_a_study_may_say():
     assert properties["output"]["description"] == "Folder of all that the study makes."
     names = properties["samplers"]["anyOf"][1]["items"]["anyOf"][0]["enum"]
     assert {"random", "ask-llm", "ask-llm-xl"} <= set(names)
-    assert made["$defs"]["Engine"]["properties"]["kind"]["enum"] == ["local", "slurm", "ray"]
+    assert made["$defs"]["EngineSettings"]["properties"]["kind"]["enum"] == ["local", "slurm", "ray"]
 
 
 def test_any_option_of_a_scorer_can_be_set():
     text = edited("ask-llm-xl", "ask-llm-xl: {options: {revision: abc, window_size: 64}}")
     assert parse_study("s.yaml", text).samplers[1].options == {"revision": "abc", "window_size": 64}
+    asked = "ask-llm-xl: {options: {prompt: {name: mine, prefix: 'Read: ', suffix: 'Useful?'}}}"
+    study = parse_study("s.yaml", edited("ask-llm-xl", asked))
+    assert study.samplers[1].options["prompt"] == Prompt("mine", "Read: ", "Useful?")
+    assert any(name.startswith("scores/ask-llm-flan-t5-xl-") for name in Plan.of(study).stages)
+    easy = parse_study("s.yaml", edited("ask-llm-xl", "semdedup: {options: {keep: easy}}"))
+    assert Plan.of(easy).stages["clusters/similarities-easy"].keep == "easy"
 
 
 def test_plain_scorers_are_names_of_samplers():

@@ -8,15 +8,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import document
-from launch.study.progress import fingerprints, marker
-from launch.study.ray import _absent
-from launch.study.reading import open_study, parse_study
-from launch.study.stages import stages_of, store_of
-from launch.study.work import do
+
+from launch.engines import NEVER_STARTED, Task
+from launch.engines.ray import Ray
+from launch.plan import Plan, store_of
+from launch.records import record_file
+from launch.stages.base import Stage
+from launch.stages.runs import Training
+from launch.study_file import open_study, parse_study
+from launch.worker import run_task
 
 
 pytest.importorskip("ray", reason="the tests of studies on Ray need it: pip install 'winnow-llm[ray]'")
@@ -29,7 +34,7 @@ samplers: [{asked: {scorer: ask-llm, model: embedded, options: {window_size: 16}
 rates: [0.3]
 models:
   t5-tiny: {total_tokens: 8192, log_every: 1, checkpoints: 1, report_to: none}
-engine: {kind: ray, tasks: 2, ray: {mem_per_cpu_gb: 0.5}}
+engine: {kind: ray, tasks: 2}
 """
 
 
@@ -61,10 +66,10 @@ def results(folder):
 
 
 def kill_a_worker(process):
-    """The process of the first scoring task that has begun: datatrove and Ray would wait for it for ever."""
+    """The process of the first scoring task that has begun."""
     study = open_study("ray.yaml")
-    stage = stages_of(study)[store_of(study.samplers[0])]
-    begun = [marker(study, stage, task).with_suffix(".begun") for task in range(stage.tasks)]
+    stage = Plan.of(study).stages[f"scores/{store_of(study.samplers[0])}"]
+    begun = [record_file(study.output, stage, task).with_suffix(".begun") for task in range(stage.tasks)]
     while process.poll() is None:
         for file in begun:
             if file.exists():
@@ -74,37 +79,105 @@ def kill_a_worker(process):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     shared = Path(tempfile.gettempdir(), "ray_logs")
     before = {file: file.stat().st_mtime for file in shared.rglob("*")}
     command = [sys.executable, "-m", "launch", "run", "ray.yaml"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     kill_a_worker(process)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=250)[0]
     assert process.returncode == 1, said
     assert re.search(r"scores/ask-llm-embedded-\w{4}, task", said)
-    assert "it was killed" in said
-    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert "was killed by signal 9" in said
+    assert not (folder / "ray" / "selections").exists()  # which needs the scores; everything else has gone on
+    plan = Plan.of(open_study("ray.yaml"))
+    (full, selected) = (stage for stage in plan.stages.values() if isinstance(stage, Training))
+    assert record_file("ray", full, 0).exists()
+    assert not record_file("ray", selected, 0).exists()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert again.returncode == 0, again.stdout + again.stderr
     assert {file: file.stat().st_mtime for file in shared.rglob("*")} == before  # of all studies of a node
-    (log,) = (folder / "ray" / "logs" / "tokens" / "train").glob("ray-*/logs/task_00000.log")
-    assert "Processing done" in log.read_text()
-    study = open_study("alone.yaml")
-    assert fingerprints(stages_of(study)) == fingerprints(stages_of(open_study("ray.yaml")))
-    assert not any(do(study, name, task) for name, stage in stages_of(study).items() for task in range(stage.tasks))
-    alone = results(folder / "alone")
-    assert len(alone) == 2 + 1 + 1 + 2  # parts, selection, results, runs
-    assert results(folder / "ray") == alone
+    assert "Processing done" in (folder / "ray" / "logs" / "tokens" / "train" / "task-0.log").read_text()
+    alone = Plan.of(open_study("alone.yaml"))
+    assert {name: stage.made for name, stage in alone.stages.items()} == {
+        name: stage.made for name, stage in plan.stages.items()
+    }
+    assert not any(run_task(alone, name, task) for name, stage in alone.stages.items() for task in range(stage.tasks))
+    found = results(folder / "alone")
+    assert len(found) == 2 + 1 + 1 + 2  # parts, selection, results, runs
+    assert results(folder / "ray") == found
 
 
 def test_what_a_cluster_does_not_have_is_said(folder):
-    text = STUDY.replace("OUTPUT", "ray").replace("mem_per_cpu_gb: 0.5", "mem_per_cpu_gb: 0.5, gpus_per_task: 1")
-    study = parse_study("ray.yaml", text)
-    stages = stages_of(study)
+    text = STUDY.replace("OUTPUT", "ray").replace("tasks: 2", "tasks: 2, ray: {gpus_per_task: 1}")
+    plan = Plan.of(parse_study("ray.yaml", text))
+    engine = object.__new__(Ray)  # without a cluster
+    engine._cluster, engine._training = plan.study.engine.ray, {}
     there = {"CPU": 2.0}
-    (said,) = _absent(study, stages, fingerprints(stages), there)
+    (said,) = engine._missing(plan, there)
     assert said.startswith("a task asks for 1 GPUs, of which the cluster has 0")
-    only = {name: stage for name, stage in stages.items() if name.startswith("tokens/")}
-    assert not list(_absent(study, only, fingerprints(stages), there))
-    assert not list(_absent(study, stages, fingerprints(stages), there | {"GPU": 1.0}))
+    only = Plan(plan.study, {name: one for name, one in plan.stages.items() if name.startswith("tokens/")})
+    assert not list(engine._missing(only, there))
+    assert not list(engine._missing(plan, there | {"GPU": 1.0}))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Work(Stage):
+    """A stage of which engines know only the name."""
+
+    kind = "work"
+    called: str
+
+    @property
+    def name(self):
+        return self.called
+
+
+@pytest.fixture
+def engine(folder):
+    """A cluster of two CPUs, for tasks that are a few words of Python each."""
+    import ray
+
+    text = STUDY.replace("OUTPUT", "ray")
+    start = ray.init
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", lambda **given: start(**given, num_cpus=2, include_dashboard=False))
+        made = Ray(Plan.of(parse_study("ray.yaml", text)))
+    yield made
+    made.close()
+
+
+def run_all(engine, needs):
+    """Submit tasks by name, each a piece of code after others; return exit codes by name, in the order of ends."""
+    handles, codes, end = {}, {}, time.monotonic() + 120
+    for name, (code, *after) in needs.items():
+        task = Task(Work(called=name), 0, (sys.executable, "-c", code), f"logs/{name}.log")
+        (handles[name],) = engine.submit([task], [handles[one] for one in after])
+    names = {handle: name for name, handle in handles.items()}
+    while len(codes) < len(needs):
+        assert time.monotonic() < end
+        codes |= {names[handle]: code for handle, code in engine.poll().items()}
+    return codes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_tasks_start_as_soon_as_what_they_need_is_there_and_not_without(folder, engine):
+    ran = "print('ran')"
+    waits = "import os, time\nwhile not os.path.exists('trained'): time.sleep(0.05)"
+    needs = {
+        "scores/slow": (waits,),
+        "scores/quick": (ran,),
+        "selected/slow": (ran, "scores/slow"),
+        "selected/quick": (ran, "scores/quick"),
+        "runs/quick": ("open('trained', 'w')", "selected/quick"),  # while another selection is still to come
+        "fails": ("import sys; sys.exit(7)",),
+        "near": (ran, "fails", "scores/quick"),
+        "far": (ran, "near"),
+    }
+    codes = run_all(engine, needs)
+    assert codes == dict.fromkeys(needs, 0) | {"fails": 7, "near": NEVER_STARTED, "far": NEVER_STARTED}
+    logs = {str(file.relative_to("logs")).removesuffix(".log") for file in Path("logs").rglob("*.log")}
+    assert logs == needs.keys() - {"near", "far"}
+    assert list(codes).index("runs/quick") < list(codes).index("selected/slow")

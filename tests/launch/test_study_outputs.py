@@ -1,6 +1,7 @@
 """Outputs of a study that are deleted or damaged: their stage is done again, its neighbours are not."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,11 @@ from launch.stages.base import PipelineStage
 from launch.stages.scores import Proxy
 from launch.study_file import parse_study
 from launch.worker import run_task
-from pipeline_steps import ScoreStore
+from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.errors import StoreMismatch, WinnowError
 from pipeline_steps.stores.files import read_json
 from train.folders import locked
+from train.token_store import TokenStore
 
 
 CONFIG = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
@@ -35,8 +37,8 @@ def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
     corpus = make(folder).corpus
     more = f"held_out: {{c4: {corpus}}}\ntarget: {corpus}\nproxies: {{tiny: {CONFIG}}}"
-    text = TEXT.format(folder=folder, held_out=more).replace("[random", "[dsir, quality-classifier, random")
-    text = text.replace("scorer: ask-llm, model: embedded", "scorer: perplexity, model: tiny")
+    samplers = "[dsir, quality-classifier, {by-proxy: {scorer: perplexity, model: tiny}}, random"
+    text = TEXT.format(folder=folder, held_out=more).replace("[random", samplers)
     plan = Plan.of(parse_study("s.yaml", text))
     run_pipelines(plan)
     return plan
@@ -46,8 +48,10 @@ def run_pipelines(plan):
     """Every task that is left of the stages that need no training."""
     for name, stage in plan.stages.items():
         if isinstance(stage, PipelineStage | Proxy):
+            assert not any(tasks_left(plan.output, need) for need in stage.inputs)
             for task in tasks_left(plan.output, stage):
                 assert run_task(plan, name, task) == 0
+            assert not tasks_left(plan.output, stage)
 
 
 def lost(plan, wanted=()):
@@ -60,6 +64,21 @@ def files_of(plan):
     folder = Path(plan.output)
     kinds = ("scores/*/parts/*", "selections/**/*.safetensors", "clusters/**/*.safetensors", "density/*.safetensors")
     return {file: file.read_bytes() for kind in kinds for file in sorted(folder.glob(kind))}
+
+
+def test_every_pipeline(scored):
+    output = Path(scored.output)
+    tokens = TokenStore.open(str(output / "tokens" / "train"))
+    assert tokens.documents == 100
+    for store in ("density", "semdedup", "prototypes", "ask-llm", "dsir", "quality-classifier"):
+        assert len(ScoreStore.open(str(output / "scores" / store)).scores) == 100
+    for sampler in scored.study.samplers:
+        small, large = (
+            Selection.load(str(output / "selections" / sampler.name / f"{rate}.safetensors")) for rate in (0.2, 0.5)
+        )
+        assert (small.documents, large.documents) == (20, 50)
+        assert small.corpus_digest == tokens.corpus_digest
+        assert (small.mask <= large.mask).all()
 
 
 @pytest.mark.parametrize(
@@ -163,9 +182,9 @@ engine: {{workers: 2}}
 
 
 def winnow_run(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "launch", "run", str(folder / "study.yaml")], capture_output=True, text=True
-    )
+    """Run the study, and return what was said beside its progress."""
+    command = [sys.executable, "-m", "launch", "run", str(folder / "study.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"WINNOW_QUIET": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stderr.split())
 

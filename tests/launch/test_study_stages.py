@@ -6,8 +6,7 @@ import pytest
 
 from launch.plan import Plan, store_of
 from launch.records import Watched, is_done, record_file, task_state, tasks_left
-from launch.stages.corpora import Files, TokenStage
-from launch.stages.runs import Perplexity, Run, Training, _flags
+from launch.stages.runs import Perplexity, Training, _flags
 from launch.study_file import open_study, parse_study
 from pipeline_steps.samplers import find
 
@@ -60,22 +59,6 @@ def test_every_stage_comes_after_what_it_needs(name, small):
             assert (found, found.tasks, found.devices) == (one, one.tasks, one.devices)
         seen.add(stage.name)
     assert len({stage.made for stage in stages.values()}) == len(stages)
-
-
-def test_two_equal_stages_are_one():
-    def tokens(**change):
-        return TokenStage(**{"text": Files("c/", "train"), "tokenizer": "embedded"} | change)
-
-    assert tokens() == tokens()
-    assert hash(tokens()) == hash(tokens())
-    assert tokens() == tokens(tasks=9, devices=1)  # which decide nothing
-    for other in (tokens(tokenizer="t5"), tokens(text=Files("c/", "train", 5)), tokens(append_eos=True)):
-        assert tokens() != other
-        assert tokens().made != other.made
-    run = Run("full", 1.0, "t5-tiny", 0)
-    training = Training(run=run, tokens=tokens(), arguments={"preset": "t5-tiny"})
-    twice = Perplexity(training=training, held_out=(("c4", (tokens(), tokens(tasks=4))),))
-    assert twice.inputs == (training, tokens())  # each once, in the order of the fields
 
 
 def test_the_papers_study_shares_its_work():

@@ -1,4 +1,4 @@
-"""Tasks of a study: every pipeline of a small one, and what its folder refuses."""
+"""Tasks of a study, and what its folder refuses."""
 
 import dataclasses
 import json
@@ -10,10 +10,8 @@ from prose import write_prose
 from launch.plan import Plan, store_of
 from launch.records import Watched, tasks_left
 from launch.runner import check_access, claim, left_out, note_files
-from launch.stages.base import PipelineStage
 from launch.study_file import parse_study
 from launch.worker import run_task
-from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
 from pipeline_steps.samplers import find
 from train.token_store import TokenStore
@@ -51,28 +49,6 @@ def do(study, name, task, made=""):
 def stages_of(study, *names):
     stages = Plan.of(study).stages
     return [stages[name] for name in names]
-
-
-def test_every_pipeline(tmp_path):
-    study = make(tmp_path)
-    for name, stage in Plan.of(study).stages.items():
-        if isinstance(stage, PipelineStage):
-            assert not any(tasks_left(study.output, need) for need in stage.inputs)
-            for task in range(stage.tasks):
-                assert do(study, name, task) == 0
-            assert not tasks_left(study.output, stage)
-    output = tmp_path / "out"
-    tokens = TokenStore.open(str(output / "tokens" / "train"))
-    assert tokens.documents == 100
-    for store in ("density", "semdedup", "prototypes", "ask-llm"):
-        assert len(ScoreStore.open(str(output / "scores" / store)).scores) == 100
-    for sampler in study.samplers:
-        small, large = (
-            Selection.load(str(output / "selections" / sampler.name / f"{rate}.safetensors")) for rate in (0.2, 0.5)
-        )
-        assert (small.documents, large.documents) == (20, 50)
-        assert small.corpus_digest == tokens.corpus_digest
-        assert (small.mask <= large.mask).all()
 
 
 def test_a_corpus_is_dealt_whole_or_not_at_all(tmp_path):

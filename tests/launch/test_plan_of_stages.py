@@ -1,0 +1,212 @@
+"""Stages are values: equal ones are one, defaults decide nothing, and a sampler is a row and a class, nowhere else."""
+
+import json
+from dataclasses import field, make_dataclass
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import document
+
+from launch import study_file
+from launch.cost.plan import plan_study
+from launch.plan import Plan
+from launch.records import tasks_left
+from launch.small_studies import score_values
+from launch.stages.base import Stage
+from launch.stages.corpora import Files, TokenStage
+from launch.stages.runs import Perplexity, Run, Training
+from launch.study_file import open_study, parse_study
+from launch.worker import run_task
+from pipeline_steps import BaseScorer, ScoreStore, Selection, samplers
+from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.samplers import Sampler
+
+
+def tokens(**change):
+    return TokenStage(**{"text": Files("c/", "train"), "tokenizer": "embedded"} | change)
+
+
+def test_two_equal_stages_are_one():
+    assert tokens() == tokens()
+    assert hash(tokens()) == hash(tokens())
+    assert tokens() == tokens(tasks=9, devices=1)  # which decide nothing
+    for other in (tokens(tokenizer="t5"), tokens(text=Files("c/", "train", 5)), tokens(append_eos=True)):
+        assert tokens() != other
+        assert tokens().made != other.made
+    run = Run("full", 1.0, "t5-tiny", 0)
+    training = Training(run=run, tokens=tokens(), arguments={"preset": "t5-tiny"})
+    twice = Perplexity(training=training, held_out=(("c4", (tokens(), tokens(tasks=4))),))
+    assert twice.inputs == (training, tokens())  # each once, in the order of the fields
+
+
+def fingerprint(*, part=(), stage=()):
+    """Return the fingerprint of a stage that has a part, both with further fields and their defaults."""
+    part_class = make_dataclass("Part", [("name", str), *part], frozen=True)
+    names = {"kind": "one", "name": "one"}
+    own = [("part", object), ("rate", float), *stage]
+    stage_class = make_dataclass("One", own, bases=(Stage,), namespace=names, frozen=True, eq=False, kw_only=True)
+    return stage_class(part=part_class("a"), rate=0.5).made
+
+
+def test_a_new_setting_at_its_default_redoes_nothing():
+    before = fingerprint()
+    for new in (
+        ("more", int, field(default=3)),
+        ("also", tuple, field(default=())),
+        ("options", dict, field(default_factory=dict)),
+        ("workers", int, field(default=3, metadata={"decides": False})),
+    ):
+        assert fingerprint(stage=[new]) == before, new
+        assert fingerprint(part=[new]) == before, new
+    Changed = make_dataclass("Part", [("name", str), ("more", int, 3)], frozen=True)
+    One = make_dataclass(
+        "One", [("part", object)], bases=(Stage,), namespace={"kind": "one"}, frozen=True, kw_only=True
+    )
+    assert One(part=Changed("a")).made != One(part=Changed("a", 4)).made
+
+
+def test_two_stages_never_share_a_name():
+    """The records of one would be those of the other."""
+    text = "output: o\ncorpus: c\nrates: [0.5]\nsamplers: [{density: {scores: old}}, {dense: {scorer: density}}]\n"
+    with pytest.raises(InvalidStudy, match="two stages would be called scores/density: give a sampler another name"):
+        Plan.of(parse_study("s.yaml", text))
+    assert Plan.of(parse_study("s.yaml", text.replace("{density:", "{old:"))).stages
+
+
+def test_corpora_never_share_a_listing():
+    text = "output: o\ncorpus: c\nsamplers: [random]\nrates: [0.5]\nmodels: {t5-tiny: {total_tokens: 65536}}\n"
+    text += "held_out: {a: {b-c: x}, a-b: {c: y}}\n"
+    sources = {one for stage in Plan.of(parse_study("s.yaml", text)).stages.values() for one in stage.sources}
+    assert len({source.listing("o") for source in sources}) == len(sources) == 3
+
+
+PINNED = {
+    "micro.yaml": {
+        "proxies/tiny-t5-1": "b0f110b49393f293d9017bd42b1af768",
+        "scores/semdedup": "51714ba4f1f290627e36792df83df693",
+        "scores/dsir": "2272150e58774522164b546a0d4b4c03",
+        "report": "d7cca53aab019014e4289288cc0983e6",
+    },
+    "paper.yaml": {
+        "scores/perplexity-large-20k": "5e253e790a06868f540e99df6e903cea",
+        "runs/t5-small/density-0.2-seed0": "9974dab34e8541ad46418dc7cd476cbf",
+        "measured/t5-small/full-1-seed0/glue": "0e59a1f7917b8fb2c2d3869feb8ae50e",
+        "measured/t5-small/full-1-seed0/few-shot": "49339932904cb5a30e5bfed8c99d7a4a",
+        "report": "4cb29230f289e8a851037c8d93fec96e",
+    },
+    "quickstart.yaml": {
+        "corpus": "b60891709c49e2db45c500024986f7d6",
+        "tokens/train": "6b89035888dbed28e9a4de521f213ec1",
+        "runs/t5-tiny/ask-llm-0.2-seed0": "fa238b559bd74706275de1f6e9921307",
+        "report": "0950cabb5fc2d1f529a5cb12711dd5b9",
+    },
+}  # a report stands on everything
+
+
+@pytest.mark.parametrize("study", study_file.shipped())
+def test_fingerprints_of_the_packaged_studies_are_those_of_their_first_day(study):
+    """Another one does all studies again that somebody has begun: give a new field a default that changes nothing."""
+    stages = Plan.of(open_study(study)).stages
+    assert {name: stages[name].made for name in PINNED[study]} == PINNED[study]
+
+
+# ---------------------------------------------------------------------------------------------- a sampler of one's own
+
+
+class ShoutScorer(BaseScorer):
+    """How often a text has a mark."""
+
+    name = "shout"
+    lower_is_better = True
+
+    def __init__(self, scores, mark: str = ".", **kwargs):
+        super().__init__(scores, "shout", **kwargs)
+        self.mark = mark
+
+    def fingerprint(self):
+        return {"scorer": "ShoutScorer", "mark": self.mark}
+
+    def score_batch(self, docs):
+        return [float(doc.text.count(self.mark)) for doc in docs]
+
+
+class PerplexityScorer(ShoutScorer):
+    """A scorer that has the name of one of this package's."""
+
+
+SHOUT = Sampler("shout", f"{__name__}:ShoutScorer", "bottom", family="Coverage and baselines", label="Shouting")
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """The table, with rows of a user's that are gone afterwards."""
+    monkeypatch.setattr(samplers, "SAMPLERS", dict(samplers.SAMPLERS))
+    samplers.register(SHOUT)
+    samplers.register(Sampler("alike", f"{__name__}:PerplexityScorer", "top"))
+
+
+TEXT = """\
+output: {folder}/out
+corpus: {folder}/c.jsonl
+samplers: [shout, {{loud: {{scorer: shout, mode: top, options: {{mark: "7"}}}}}}, alike, random]
+rates: [0.5]
+"""
+
+
+@pytest.fixture
+def study(tmp_path, own):
+    lines = [json.dumps(document(number)) + "\n" for number in range(20)]
+    (tmp_path / "c.jsonl").write_text("".join(lines))
+    return parse_study("s.yaml", TEXT.format(folder=tmp_path))
+
+
+def test_a_sampler_that_nobody_has_registered_is_not_known(tmp_path):
+    with pytest.raises(InvalidStudy, match="no sampler 'shout'"):
+        parse_study("s.yaml", TEXT.format(folder=tmp_path))
+
+
+def test_a_study_runs_a_sampler_of_ones_own(study):
+    plan = Plan.of(study)
+    for name, stage in plan.stages.items():
+        assert run_task(plan, name, 0) == 0
+        assert not tasks_left(plan.output, stage)
+        stage.check_output(plan.output, whole=True)
+    stores = {
+        name: ScoreStore.open(plan.stages[name].folder(plan.output)) for name in plan.stages if "scores/" in name
+    }
+    (loud,) = stores.keys() - {"scores/shout", "scores/alike", "scores/keys"}
+    assert loud.startswith("scores/shout-")
+    assert set(stores["scores/shout"].scores) == {1.0}
+    assert stores["scores/shout"].made["scorer"] == stores["scores/alike"].made["scorer"] == "ShoutScorer"
+    assert stores["scores/shout"].lower_is_better
+    texts = [document(number)["text"] for number in range(20)]
+    assert list(stores[loud].scores) == [text.count("7") for text in texts]
+    kept = Selection.load(plan.stages["selections/loud/0.5"].file(plan.output))
+    scores = stores[loud].scores
+    assert kept.documents == 10
+    assert scores[kept.mask].min() >= scores[~kept.mask].max()
+
+
+def test_a_sampler_of_ones_own_is_priced(study):
+    costs = {one.stage: one for one in plan_study(study, 1e15).stages}
+    assert costs["scores/shout"].hours is not None
+    assert costs["scores/shout"].hours < 0.1
+
+
+def test_commands_know_a_sampler_of_ones_own(own, tmp_path):
+    flags = SimpleNamespace(corpus="c/", limit=-1, embedder="hashed-ngrams", target=None, proxy=None)
+    values = score_values(str(tmp_path), "shout", flags)
+    assert values["samplers"] == ["shout"]
+    assert list(Plan.of(parse_study("s.yaml", yaml.safe_dump(values))).stages) == ["scores/shout"]
+
+
+def test_reports_and_documents_know_a_sampler_of_ones_own(own):
+    assert samplers.label("shout") == "Shouting"
+    assert samplers.families(["shout", "random"]) == {"Coverage and baselines": ["random", "shout"]}
+    said = samplers.markdown()
+    assert "| `shout` | Shouting | `ShoutScorer` | bottom |  |  | low |" in said
+    assert "| `ShoutScorer` | `mark = '.'` |" in said
+    (paper, listed) = study_file.schema()["properties"]["samplers"]["anyOf"]
+    assert "shout" in listed["items"]["anyOf"][0]["enum"]
+    assert paper == {"const": "paper"}
