@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,11 @@ class DatasetStage(Stage):
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
-        if not self.is_published(output) and self.left(output):
+        if self.is_published(output):
+            return
+        if not self.work(output).exists():
+            raise StoreIncomplete("its files became the dataset, which is no longer whole")
+        if self.left(output):
             raise StoreIncomplete(f"{self.work(output)} has lost files: they are written again")
 
 
@@ -165,20 +170,25 @@ class Dataset(DatasetStage):
     def run_task(self, output: str, task: int) -> int:
         from launch.datasets.publish import publish
 
-        record = publish(self.work(output))
+        self._receive(output, self.published() or publish(self.work(output)))
+        shutil.rmtree(self.work(output), ignore_errors=True)  # of an attempt that was killed beside the whole dataset
+        return 0
+
+    def _receive(self, output: str, record: Mapping[str, Any]) -> None:
         counted = {name: record[name] for name in ("documents", "tokens")}
         write_json(str(self.receipt(output)), {"settings": json_types(asdict(self.settings)), **counted})
-        shutil.rmtree(self.work(output), ignore_errors=True)
-        return 0
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
         from launch.datasets.publish import is_published
 
         said: list[str] = []
-        if is_published(self.settings, said.append) is None:
+        record = is_published(self.settings, said.append)
+        if record is None:
             self.receipt(output).unlink(missing_ok=True)  # so that the stages before write their files again
             raise StoreIncomplete("".join(said) or f"{self.settings.output} is not there")
+        if not self.is_published(output):  # the receipt alone was lost: nothing has to be written again
+            self._receive(output, record)
 
 
 def dataset_of(

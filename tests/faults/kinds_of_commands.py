@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.stores.files import read_json
 
 from .damage import Kind
 from .isolated import fork_tasks
@@ -20,12 +21,20 @@ def make_commands(folder: Path) -> None:
 
 
 def _select(folder: Path) -> None:
+    words = ["--corpus", str(folder / "corpus"), "--output", str(folder / "out"), "--workers", "1"]
+    _winnow("select", "--sampler", "random", "--rate", "0.5", *words)
+
+
+def _run(folder: Path) -> None:
+    _winnow("run", str(folder / "out.work" / "random.yaml"))
+
+
+def _winnow(*words: str) -> None:
     def work() -> int:
         from launch.cli import main
 
         fork_tasks()
-        words = ["--corpus", str(folder / "corpus"), "--output", str(folder / "out"), "--workers", "1"]
-        return main(["select", "--sampler", "random", "--rate", "0.5", *words])
+        return main(list(words))
 
     in_a_fork(work)
 
@@ -54,9 +63,27 @@ def _study_mark(folder: Path) -> Any:
     return found
 
 
+def _receipt(folder: Path) -> Any:
+    return read_json(str(folder / "out.work" / "datasets" / "random.json"))
+
+
+def _claim(folder: Path) -> Any:
+    return read_json(str(folder / "out.work" / "study.json"))
+
+
+def _listing(folder: Path) -> Any:
+    """The files that a corpus had when its study began, as tasks read them."""
+    from launch.stages.corpora import Files
+
+    return Files(str(folder / "corpus"), "train").files(str(folder / "out.work"))
+
+
 COMMAND_KINDS = [
     Kind("dataset's record", "out/winnow.json", _dataset),
     Kind("dataset's data", "out/data/*", _dataset, _select),
     Kind("dataset's selection", "out/selection.safetensors", _dataset, _select),
+    Kind("dataset's receipt", "out.work/datasets/*.json", _receipt, _run),
     Kind("study's mark", "out.work/stages/**/*.json", _study_mark),
+    Kind("study's claim", "out.work/study.json", _claim),
+    Kind("study's listing", "out.work/files/*.json", _listing),
 ]

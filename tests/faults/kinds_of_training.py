@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +20,23 @@ Reader = Callable[[Path], Any]
 
 def in_a_fork(work: Callable[[], object]) -> None:
     """Do work in a child: threads of torch and pyarrow do not survive a fork, and others fork after this."""
-    job = os.fork()
-    if not job:
-        status = 1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the table goes there
-        try:
-            status = int(bool(work()))
-        except SystemExit as exit:
-            status = int(bool(exit.code))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    if os.waitpid(job, 0)[1]:
-        raise RuntimeError("the files of the campaign cannot be made")
+    with tempfile.TemporaryFile() as said:
+        job = os.fork()
+        if not job:
+            status = 1
+            for stream in (1, 2):  # the table goes to the terminal
+                os.dup2(said.fileno(), stream)
+            try:
+                status = int(bool(work()))
+            except SystemExit as exit:
+                status = int(bool(exit.code))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        if os.waitpid(job, 0)[1]:
+            said.seek(0)
+            raise RuntimeError(f"the files of the campaign cannot be made: {said.read().decode(errors='replace')}")
 
 
 def make_training(folder: Path) -> None:

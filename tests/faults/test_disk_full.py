@@ -38,7 +38,7 @@ def winnow(*words):
 
 def result(folder):
     """What was written, but for logs, times, and the folder's own name."""
-    about = ("logs", "stages", "files", "corpus.json", "random.yaml", "study.json", "README.md", "stats", ".lock")
+    about = ("logs", "stages", "files", "random.yaml", "tokenize.yaml", "study.json", "README.md", "stats", ".lock")
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     return {str(p): content(file) for file in files if not {*(p := file.relative_to(folder)).parts} & {*about}}
 
