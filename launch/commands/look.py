@@ -148,8 +148,8 @@ class ReportFlags:
         output: the report.
         format: markdown: Table 1 and words, for a model card.
         scores: score stores.
-        lower_is_better: scores that are turned around before scorers are compared; those of PerplexityScorer always
-            are.
+        lower_is_better: scores that are turned around before scorers are compared, beside those whose stores say that
+            low is good.
         selections: selections, for their overlap.
         corpus: corpus of the scores, to show documents of.
         figures: also write every figure as .svg, .pdf and .png into this folder.
