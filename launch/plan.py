@@ -218,7 +218,8 @@ class _Stages:
     def scores(self, sampler: StudySampler) -> Scores | GivenScores:
         """Return the scores that a sampler cuts."""
         if sampler.scores:
-            return GivenScores(store=sampler.name, path=sampler.scores)
+            named = sampler.row if sampler.row == sampler.name else ""
+            return GivenScores(store=sampler.name, path=sampler.scores, row=named)
         plainest = of_scorer(sampler.scorer)
         asks_model = sampler.model is not None
         served = sampler.options.get("vllm") or {}
@@ -245,15 +246,25 @@ class _Stages:
         """Return the run on everything whose checkpoints score."""
         return Run(FULL, 1.0, model, self.study.seeds[0])
 
+    def _mode(self, sampler: StudySampler) -> str:
+        """Return how a sampler's scores are cut; a given store says which end of its scores is good."""
+        if not sampler.scores or sampler.asked_mode:
+            return sampler.asked_mode or sampler.cut
+        from launch.datasets.settings import usual_mode
+
+        return usual_mode(sampler.scores)
+
     def selected(self, sampler: StudySampler, rate: float) -> Selected:
         """Return the documents that a sampler keeps at a rate."""
         seed = self.study.selection_seed
-        return Selected(scores=self.scores(sampler), sampler=sampler.name, mode=sampler.cut, rate=rate, seed=seed)
+        return Selected(
+            scores=self.scores(sampler), sampler=sampler.name, mode=self._mode(sampler), rate=rate, seed=seed
+        )
 
     def _dataset(self, settings: Any) -> Dataset:
         named = [one for one in self.study.samplers if settings.sampler in (None, one.name)]
         assert isinstance(self.text, Files)  # the study file refuses datasets of a dealt corpus
-        return dataset_of(self.study, settings, named[0], self.scores(named[0]), self.text)
+        return dataset_of(self.study, settings, named[0], self._mode(named[0]), self.scores(named[0]), self.text)
 
     # --------------------------------------------------------------------------------------------- runs, measurements
 
@@ -347,4 +358,4 @@ def store_of(sampler: StudySampler) -> str:
             return row.name
     model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
     decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
-    return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:4]]))
+    return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))

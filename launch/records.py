@@ -23,6 +23,7 @@ from pipeline_steps.stores.files import unseal, write_json
 
 
 BEAT = 10.0  # seconds between two signs of life
+ON_A_CLUSTER = "WINNOW_ON_A_CLUSTER"  # set by engines whose tasks see a network disk
 SILENCE = 90.0  # without one, a task counts as killed: clocks of nodes and caches of network disks may differ by some
 
 State = Literal["done", "running", "failed", "waiting"]
@@ -74,7 +75,8 @@ def check_ready(output: str, stage: Stage, study: str) -> None:
         InvalidStudy: the first stage that is not done.
     """
     # Elsewhere, what has just been written is seen a little later
-    end = time.monotonic() + (SILENCE if "SLURM_JOB_ID" in os.environ else 0.0)
+    is_elsewhere = "SLURM_JOB_ID" in os.environ or ON_A_CLUSTER in os.environ
+    end = time.monotonic() + (SILENCE if is_elsewhere else 0.0)
     for need in stage.inputs:
         while tasks_left(output, need):
             if time.monotonic() >= end:
@@ -99,6 +101,13 @@ def task_state(output: str, stage: Stage, task: int) -> TaskState:
     if not error:
         error = "it was killed" if _is_gone(record, begun) else ""
     return TaskState("failed" if error else "running", record["seconds"], record["log"], error)
+
+
+def has_begun(output: str, stage: Stage) -> bool:
+    """Return whether a task of a stage is done, or is being done."""
+    if is_untouched(output, stage):
+        return False
+    return any(task_state(output, stage, task).state in ("done", "running") for task in range(stage.tasks))
 
 
 def seconds_of(output: str, stage: Stage) -> float:

@@ -18,13 +18,13 @@ from launch.faults import DISK_FULL, USERS_FAULT, disk_full
 from launch.plan import Plan
 from launch.processes import TICK, interrupts_held, log_end
 from launch.progress import StageProgress, Stages
-from launch.records import forget, forgive, tasks_left
+from launch.records import forget, forgive, has_begun, task_state, tasks_left
 from launch.stages.base import Stage
 from launch.stages.corpora import Files
 from launch.stages.runs import COSTS, RESULTS
 from launch.worker import command
 from pipeline_steps.engines.models import model_identity
-from pipeline_steps.errors import InvalidStudy, StageFailed, WinnowError
+from pipeline_steps.errors import InvalidStudy, StageFailed, StoreMismatch, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
 from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.artefact import json_types, refuse_differences
@@ -65,24 +65,24 @@ def run(
     with locked(Path(plan.output), what):  # before anything is forgotten that a living run has just done
         for sentence in forget_lost(plan, chosen):
             progress.note(sentence)
-        begun = [stage for stage in plan.stages.values() if len(tasks_left(plan.output, stage)) < stage.tasks]
         listed = check_access(plan, chosen)
+        left = [stage for stage in chosen if tasks_left(plan.output, stage)]
+        engine = engine_of(plan, chosen) if left or plan.study.engine.kind == "slurm" else None
+        if engine is not None:
+            check_needs(plan, chosen, engine)
         claim(plan)
         prepare()
-        note_files(plan, listed, begun)
+        note_files(plan, listed, [stage for stage in plan.stages.values() if has_begun(plan.output, stage)])
         if more := left_out(plan):
             progress.note(
                 f"{more:,} files of {plan.study.corpus} have come since this study began and are not read: another "
                 "output takes them in"
             )
-        left = [stage for stage in chosen if tasks_left(plan.output, stage)]
-        engine = engine_of(plan, chosen) if left or plan.study.engine.kind == "slurm" else None
         if engine is None:
             Stages(plan.output, chosen, progress).show()
             return
         for note in engine.notes:
             progress.note(note)
-        check_needs(plan, chosen, engine)
         if not engine.attended:
             submit_all(plan, chosen, engine, tell)
             return
@@ -114,9 +114,11 @@ def forget_lost(plan: Plan, wanted: Collection[Stage] = ()) -> list[str]:
             try:
                 stage.check_output(plan.output, whole=stage in read and plan.study.engine.kind == "local")
                 continue
-            except (WinnowError, FileNotFoundError) as error:
+            except StoreMismatch:  # something else stands there: that is for the user to decide
+                raise
+            except (WinnowError, OSError) as error:
                 forget(plan.output, stage)
-                why = f"{error.filename} is not there" if isinstance(error, FileNotFoundError) else str(error)
+                why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
                 lost.append(f"{stage.name} is done again: {why}")
         read.update(stage.inputs)
     return said + lost[::-1]
@@ -197,6 +199,13 @@ def check_needs(plan: Plan, chosen: Collection[Stage], engine: Engine) -> None:
         InvalidStudy: names what is missing.
     """
     begun = [stage for stage in chosen if tasks_left(plan.output, stage)]
+    for stage in begun if engine.attended else ():
+        for task in tasks_left(plan.output, stage):
+            if (found := task_state(plan.output, stage, task)).state == "running":
+                raise InvalidStudy(
+                    f"{stage.name}, task {task}, is running, on another engine or machine ({found.log}): wait for it, "
+                    "or end it"
+                )
     there = set(chosen)
     missing = []
     for need in dict.fromkeys(need for stage in begun for need in stage.inputs if need not in there):
@@ -220,7 +229,7 @@ def tasks_of(plan: Plan, stage: Stage, numbers: Iterable[int]) -> list[Task]:
     made = []
     for number in numbers:
         log = os.path.join(logs, f"task-{number}.log")
-        made.append(Task(stage, number, tuple(command(plan.study.path, stage, number, log)), log))
+        made.append(Task(stage, number, tuple(command(plan, stage, number, log)), log))
     return made
 
 

@@ -78,7 +78,8 @@ class SmallStudy:
         tasks = self._tasks()
         if Path(self.path).exists():
             text = read_text(self.path, Path(self.path))
-            tasks = parse_study(self.path, text).engine.tasks
+            if Path(str(self.values["output"]), "stages").is_dir():  # tasks of a stage stay as many as they were
+                tasks = parse_study(self.path, text).engine.tasks
             found, wanted = YamlFile.read(self.path, text).plain, json_types(dict(self.values))
             keys = {**found, **wanted}.keys() - {"output", "engine", *self.free}
             refuse_differences(

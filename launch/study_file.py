@@ -136,13 +136,13 @@ class Study(Section):
         if self.limit == 0:
             raise refusal("limit is 0: give a number of documents, or leave it out", "limit")
         if not self.samplers and self.token_store is None:
-            raise refusal("there is no samplers: say it")
+            raise refusal("samplers are missing: add them")
         if (self.models or self.references) and not self.models:
-            raise refusal("there is no models: say it", "references")
+            raise refusal("references need models beside them: add models", "references")
         if self.models and not self.rates:
             raise refusal("there are models and no rates: give shares of the documents, such as 0.2", "models")
         if not self.models and self.corpus is None:
-            raise refusal("there is neither a corpus nor models: say one of them")
+            raise refusal("there is neither a corpus nor models: add one of them")
         if self.datasets and (self.corpus is None or (self.models and not self.held_out)):
             raise refusal(
                 "datasets are written from the files of a corpus: give corpus, and held_out if models are trained",
@@ -180,6 +180,10 @@ class Study(Section):
                 raise refusal(
                     f"two runs would be called {name}: leave one out, or give it a name of its own", "samplers", at
                 )
+        outputs = [dataset.output.rstrip("/") for dataset in self.datasets]
+        for at, output in enumerate(outputs):
+            if output in outputs[:at]:
+                raise refusal(f"two datasets would be written to {output}: give one of them another", "datasets", at)
         for at, dataset in enumerate(self.datasets):
             if dataset.sampler is None and len(names) > 1:
                 raise refusal(f"a dataset of which sampler? There are {', '.join(names)}", "datasets", at)

@@ -28,10 +28,12 @@ class StudySampler(Sampler):
     Attributes:
         row: the name of the table's row that it is made from.
         scores: a score store that exists already, instead of scoring; "" if the study scores.
+        asked_mode: how the study says that the scores are cut; "" if it does not say.
     """
 
     row: str = ""
     scores: str = ""
+    asked_mode: str = ""
 
     @property
     def scored_by(self) -> tuple[Any, ...]:
@@ -68,7 +70,7 @@ class SamplerSettings(Section):
         values = {field.name: getattr(row, field.name) for field in fields(Sampler)}
         values |= {"name": self.name, "model": model, "options": {**row.options, **_options(row, self.options)}}
         values["cut"] = self.mode or row.cut
-        return StudySampler(**values, row=row.name, scores=self.scores or "")
+        return StudySampler(**values, row=row.name, scores=self.scores or "", asked_mode=self.mode or "")
 
 
 def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Evaluation(Section):
     instruction_tune: bool = True
     """Tune on FLAN before few-shot tasks are asked."""
     budget: Literal["paper", "small", "smoke"] = "paper"
-    """Of fine-tuning."""
+    """How long fine-tuning lasts: as in the paper, an hour or a minute."""
     data_root: str | None = None
     """Data sets laid out as on the Hub; if not given, the Hub."""
     limit: Count = 0
@@ -86,15 +86,15 @@ class SlurmJob(Section):
     cpus_per_task: Annotated[int, Field(ge=1)] = 1
     mem_per_cpu_gb: float = 2
     gpus_per_task: Count = 0
-    """Of tasks that run a model."""
+    """GPUs of each task that runs a model."""
     workers: Count = 0
-    """Tasks of a stage that run at a time; 0: all."""
+    """How many tasks of a stage run at a time; 0: all."""
     env_command: str | None = None
     """Shell commands that make `python` the one with winnow."""
     venv_path: str | None = None
-    """An activate script that does."""
+    """An activate script that makes `python` the one with winnow."""
     condaenv: str | None = None
-    """A conda environment that does."""
+    """A conda environment whose `python` is the one with winnow."""
     max_array_size: Annotated[int, Field(ge=1)] = 1001
     """The cluster's MaxArraySize."""
     sbatch_args: dict[str, Any] = {}
@@ -111,7 +111,7 @@ class RayCluster(Section):
     cpus_per_task: Annotated[int, Field(ge=1)] = 1
     gpus_per_task: Count = 0
     ray_remote_kwargs: dict[str, Any] = {}
-    """Of ray.remote: resources, memory, ."""
+    """Further options of ray.remote, such as resources and memory."""
 
 
 class EngineSettings(Section):
@@ -152,7 +152,7 @@ class AskedDataset(Section):
     output: str
     """A new folder: local, s3://..., or hf://datasets/USER/NAME."""
     sampler: str | None = None
-    """Whose; not needed if the study has one."""
+    """The sampler whose documents are written; a study of one sampler need not say it."""
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
     k: Annotated[int, Field(ge=1)] | None = None
     token_budget: Annotated[int, Field(ge=1)] | None = None
@@ -161,7 +161,7 @@ class AskedDataset(Section):
     seed: Count = 0
     format: Literal["parquet", "jsonl"] = "parquet"
     score_column: str | None = None
-    """Where scores go; default: the scorer's."""
+    """The column that scores go to; default: the scorer's."""
     private: bool = False
 
     @model_validator(mode="after")

@@ -26,13 +26,15 @@ from train.signals import REQUEUE
 _STOPPED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGUSR1))  # as a shell says it
 
 
-def command(study: str, stage: Stage, task: int | None, log: str) -> list[str]:
+def command(plan: Plan, stage: Stage, task: int | None, log: str) -> list[str]:
     """Return the command that runs a task; without a task, its number and log are to be added.
 
     A study file of the user's is named by its absolute path, for engines may start the command elsewhere.
     """
+    study = plan.study.path
     path = os.path.abspath(study) if os.path.exists(study) else study  # one that comes with this package
     words = [sys.executable, "-P", "-m", "launch.worker", path, stage.name, "--made", stage.made]
+    words += ["--output", os.path.abspath(plan.output)]
     return words if task is None else [*words, "--task", str(task), "--log", log]
 
 
@@ -44,11 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", type=int, default=0)
     parser.add_argument("--log", default="", help="file that the output goes to, for winnow status")
     parser.add_argument("--made", default="", help="fingerprint of the stage as it was started; another is refused")
+    parser.add_argument("--output", default="", help="folder of the study as it was started; another is refused")
     args = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for number in (signal.SIGTERM, signal.SIGUSR1):  # so that the task notes that it was stopped, to go on later
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    return as_process(lambda: run_task(Plan.of(open_study(args.study)), args.stage, args.task, args.log, args.made))
+    return as_process(lambda: _checked_task(args))
+
+
+def _checked_task(args: argparse.Namespace) -> int:
+    plan = Plan.of(open_study(args.study))
+    if args.output not in ("", os.path.abspath(plan.output)):
+        raise InvalidStudy(
+            f"{args.study} had the output {args.output} when {args.stage} was started, and has {plan.output} now: "
+            f"winnow run {args.study} goes on"
+        )
+    return run_task(plan, args.stage, args.task, args.log, args.made)
 
 
 def run_task(plan: Plan, name: str, task: int, log: str = "", made: str = "") -> int:

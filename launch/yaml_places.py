@@ -186,7 +186,7 @@ def _sentence(error: Any, name: str) -> str:
     if error["type"] == "value_error" and isinstance(context.get("error"), InvalidStudy):
         return str(context["error"])  # in a file that this one names
     if error["type"] == "missing":
-        return f"there is no {'.'.join(map(str, error['loc'][-1:]))}: say it"
+        return f"{error['loc'][-1]} is missing: add it"
     if error["type"] == "literal_error":
         return f"{name} must be {context['expected']}, not {short(error['input'])}: {_choice(error)}"
     return f"{name or 'the file'} must be {in_words(said)}, not {short(error['input'])}"

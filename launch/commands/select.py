@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -177,8 +178,8 @@ def select(
         record = dataset.record(work)
     before, after = record["documents"]
     Terminal().print(
-        f"{after:,} of {before:,} documents, {time.monotonic() - start:,.1f} s: {writing.output}\n"
-        f"scores   {scores or f'{work}/scores'}",
+        f"{after:,} of {before:,} documents, {time.monotonic() - start:,.1f} s: {writing.output}"
+        + (f"\nscores   {scores or f'{work}/scores'}" if scores or os.path.isdir(f"{work}/scores") else ""),
         highlight=False,
         soft_wrap=True,
     )

@@ -92,10 +92,19 @@ def _show_only(plan: Plan, only: str | None) -> int:
 
 
 def _show_results(plan: Plan, only: str | None) -> None:
-    """Print the results of a study whose report is there."""
+    """Print where the results of a study are: those that no other stage reads."""
+    from launch.stages.datasets import Dataset
     from launch.stages.report import Report
 
-    for stage in plan.chosen(only):
+    chosen = plan.chosen(only)
+    read = {need for stage in chosen for need in stage.inputs}
+    for stage in chosen:
+        if isinstance(stage, Dataset):
+            before, after = stage.record(plan.output)["documents"]
+            said = f"dataset  {stage.settings.output}: {after:,} of {before:,} documents"
+            Terminal().print(said, highlight=False, soft_wrap=True)
+        elif stage not in read and stage.kind in ("scores", "selections", "tokens"):
+            Terminal().print(f"{stage.kind:<8} {stage.folder(plan.output)}", highlight=False, soft_wrap=True)
         if isinstance(stage, Report):
             from evaluate_suite.report import terminal_table
 
@@ -303,8 +312,10 @@ def quickstart(
       winnow quickstart --output runs/flan --proxy google/flan-t5-small \\
           --embedder sentence-transformers/sentence-t5-base
     """
-    from launch.small_studies import SmallStudy, quickstart_values
+    from launch.small_studies import SmallStudy, quickstart_values, refuse_inside
 
+    if flags.corpus is not None:
+        refuse_inside(flags.corpus, output)
     small = SmallStudy("winnow quickstart", f"{output}/study.yaml", quickstart_values(output, flags), workers)
     _show_results(small.run(), None)
     return 0

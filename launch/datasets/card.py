@@ -93,9 +93,10 @@ def write_card(record: Record, command: str, pattern: str, columns: Columns | No
         found = zip(QUANTILES, *record["quantiles"], strict=True)
         rows = {f"{at:.0%}": (f"{there:.6g}", f"{here:.6g}") for at, there, here in found}
         sections.append(f"Scores ({unit}) by quantile:\n\n" + _table(rows, _BOTH))
+    again = f"```bash\n{command}\n```" if command else "A study file says how: `winnow run` writes this dataset."
     sections += [
         f"What made the scores:\n\n```json\n{json.dumps(record['scores'], indent=2, sort_keys=True)}\n```",
-        f"## Again\n\n```bash\n{command}\n```\n\nwinnow-llm {__version__}. `selection.safetensors` says of every "
+        f"## Again\n\n{again}\n\nwinnow-llm {__version__}. `selection.safetensors` says of every "
         "document of the corpus whether it is here (`pipeline_steps.Selection.load`); `winnow.json` holds the numbers "
         "above.",
         "## Limits\n\nA score is one model's or one statistic's view. Nothing was checked for licences, personal data "

@@ -249,8 +249,10 @@ def publish(work: Path) -> dict[str, Any]:
         files[name], listed[name] = work / name, entry(work / name)
     record["files"] = listed
     write_json(f"{work}/{RECORD}", record)
-    destination(settings.output, settings.private).put(files | {RECORD: work / RECORD}, record)
-    shutil.rmtree(work, ignore_errors=True)
+    place = destination(settings.output, settings.private)
+    if (there := place.record()) is not None:  # it may have come since the rows were begun
+        refuse_differences(there["made_from"], dataset.made_from, settings.output)
+    place.put(files | {RECORD: work / RECORD}, record)
     return record
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline_steps import samplers
@@ -29,6 +30,7 @@ class DatasetSettings:
         limit: how many documents of the corpus are read, from its beginning; -1 for all.
         sampler: the name of the sampler that scores the corpus; None if only `scores` says.
         model: the model that the sampler asks; None if it asks none, or if `scores` are given.
+        options: further arguments of the sampler's scorer.
         embedder: the model of the embeddings that the sampler stands on; None likewise.
         target: the corpus whose likes the sampler finds; None likewise.
         scores: the user's own score store, which stands in for scoring.
@@ -46,6 +48,7 @@ class DatasetSettings:
     limit: int = -1
     sampler: str | None = None
     model: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     embedder: str | None = None
     target: str | None = None
     scores: str | None = None
@@ -64,7 +67,9 @@ class DatasetSettings:
         return made
 
     def command(self, output: str) -> str:
-        """Return the command line that writes this dataset to `output`."""
+        """Return the command line that writes this dataset to `output`; "" if only a study file can say it."""
+        if self.options or "@" in (self.model or ""):
+            return ""
         usual = samplers.find(self.sampler).model if self.sampler else None
         flags = {
             "corpus": self.corpus,

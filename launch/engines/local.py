@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,19 +13,35 @@ from launch.processes import start_process, visible_devices
 from launch.stages.base import Stage
 
 
+_PATIENCE = 60.0  # seconds that tasks have to save what they have, once they were asked to stop
+
+
+@dataclass
+class _Group:
+    """Tasks that were submitted together, and so wait for the same ones.
+
+    Attributes:
+        needs: handles of what has not ended well yet.
+        is_lost: whether one of the needs has failed.
+    """
+
+    needs: set[str]
+    is_lost: bool = False
+
+
 @dataclass
 class _Waiting:
     """A task that waits or runs.
 
     Attributes:
         task: the task.
-        needs: handles of what must have ended well before.
+        group: what it waits for.
         devices: the accelerators that it holds.
         process: None while it waits.
     """
 
     task: Task
-    needs: set[str]
+    group: _Group
     devices: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
 
@@ -46,6 +63,7 @@ class Local:
         self._devices = visible_devices()
         self._free = list(self._devices)
         self._jobs: dict[str, _Waiting] = {}
+        self._groups: list[_Group] = []
         self._ended: dict[str, int] = {}
 
     def queued(self, stage: Stage) -> Mapping[int, str]:
@@ -57,7 +75,10 @@ class Local:
 
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
         """Take tasks, to be started after others have ended well; earlier ones are started first."""
-        new = {f"{task.stage.name}#{task.number}": _Waiting(task, set(after)) for task in tasks}
+        group = _Group({handle for handle in after if self._ended.get(handle) != 0})
+        group.is_lost = any(self._ended.get(handle, 0) for handle in after)
+        self._groups.append(group)
+        new = {f"{task.stage.name}#{task.number}": _Waiting(task, group) for task in tasks}
         self._jobs |= new
         return list(new)
 
@@ -68,14 +89,21 @@ class Local:
             if job.process is not None and (code := job.process.poll()) is not None:
                 self._free += job.devices
                 new[handle] = code
-                del self._jobs[handle]
-        self._ended |= new
+                self._end(handle, code)
         for handle, job in list(self._jobs.items()):  # in order: what stands on a failed task comes after it
-            if any(self._ended.get(need, 0) for need in job.needs):
-                del self._jobs[handle]
-                self._ended[handle] = new[handle] = NEVER_STARTED
+            if job.group.is_lost:
+                new[handle] = NEVER_STARTED
+                self._end(handle, NEVER_STARTED)
         self._start()
         return new
+
+    def _end(self, handle: str, code: int) -> None:
+        del self._jobs[handle]
+        self._ended[handle] = code
+        for group in self._groups:
+            if handle in group.needs:
+                group.needs.discard(handle)
+                group.is_lost |= code != 0
 
     def _start(self) -> None:
         running = sum(job.process is not None for job in self._jobs.values())
@@ -83,7 +111,7 @@ class Local:
         for job in self._jobs.values():
             if running == self._workers:
                 return
-            if job.process is not None or not job.needs <= self._ended.keys():
+            if job.process is not None or job.group.needs:
                 continue
             wanted = min(job.task.stage.devices, len(self._devices))
             if wanted > free:
@@ -98,8 +126,13 @@ class Local:
         running = [job.process for job in self._jobs.values() if job.process is not None]
         for process in running:
             process.terminate()
+        end = time.monotonic() + _PATIENCE
         for process in running:
-            process.wait()
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _environment(devices: Sequence[str]) -> dict[str, str]:

@@ -140,7 +140,7 @@ def _work() -> Any:
         environment = {
             name: value for name, value in os.environ.items() if name not in ("SLURM_NODEID", "SLURM_JOB_ID")
         }
-        environment |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+        environment |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "WINNOW_ON_A_CLUSTER": "1"}
         environment.setdefault("OMP_NUM_THREADS", "1")
         os.makedirs(os.path.dirname(log), exist_ok=True)
         with open(log, "ab") as file:

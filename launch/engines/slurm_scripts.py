@@ -106,7 +106,7 @@ def write_script(plan: Plan, stage: Stage, tasks: Collection[int]) -> Path:
     body = _BODY.format(
         environment=_environment(job),
         flags=" ".join(_flags(srun)),
-        command=shlex.join(["python", *command(plan.study.path, stage, None, "")[1:]]),
+        command=shlex.join(["python", *command(plan, stage, None, "")[1:]]),
         logs=shlex.quote(str(logs)),
         turns=_TURNS,
     )

@@ -16,7 +16,7 @@ from launch.stages.corpora import Files
 from launch.stages.scores import GivenScores, Scores
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete
 from pipeline_steps.stores.artefact import json_types
-from pipeline_steps.stores.files import read_json, write_json
+from pipeline_steps.stores.files import digest, read_json, write_json
 
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Dataset(DatasetStage):
         from launch.datasets.publish import publish
 
         self._receive(output, self.published() or publish(self.work(output)))
-        shutil.rmtree(self.work(output), ignore_errors=True)  # of an attempt that was killed beside the whole dataset
+        shutil.rmtree(self.work(output), ignore_errors=True)
         return 0
 
     def _receive(self, output: str, record: Mapping[str, Any]) -> None:
@@ -192,7 +192,7 @@ class Dataset(DatasetStage):
 
 
 def dataset_of(
-    study: Study, asked: AskedDataset, sampler: StudySampler, scores: Scores | GivenScores, text: Files
+    study: Study, asked: AskedDataset, sampler: StudySampler, mode: str, scores: Scores | GivenScores, text: Files
 ) -> Dataset:
     """Return the last stage of a dataset.
 
@@ -200,6 +200,7 @@ def dataset_of(
         study: the study.
         asked: what the study says about the dataset.
         sampler: whose scores are cut.
+        mode: how they are cut unless the study says otherwise.
         scores: these scores.
         text: the corpus.
     """
@@ -210,11 +211,12 @@ def dataset_of(
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,
-        cut=Cut(asked.mode or sampler.cut, asked.k, asked.rate, asked.token_budget, asked.seed),  # type: ignore[arg-type]
+        cut=Cut(asked.mode or mode, asked.k, asked.rate, asked.token_budget, asked.seed),  # type: ignore[arg-type]
         output=asked.output,
         limit=text.limit,
         sampler=None if sampler.scores else sampler.row,
         model=None if sampler.scores else sampler.model or None,
+        options={} if sampler.scores else json_types(dict(sampler.options)),
         embedder=study.embedder if embeds else None,
         target=study.target if targeted else None,
         scores=sampler.scores or None,
@@ -222,8 +224,7 @@ def dataset_of(
         score_column=asked.score_column or usual_column(sampler.row, sampler.scores or None),
         private=asked.private,
     )
-    before = [one for one in study.datasets[: study.datasets.index(asked)] if one.sampler == asked.sampler]
-    called = f"{sampler.name}-{len(before) + 1}" if before else sampler.name
+    called = f"{sampler.name}-{digest(asked.output.rstrip('/').encode())[:8]}"
     of: dict[str, Any] = {"called": called, "settings": settings}
     tasks = study.engine.tasks
     cut = DatasetCut(scores=scores, text=text, **of)

@@ -15,6 +15,7 @@ from launch.stages.base import Stage, free
 from launch.stages.corpora import Files, Split, Text
 from launch.stages.runs import Measurement
 from launch.stages.scores import GivenScores, Scores, Selected
+from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.samplers import EMBEDDED
 
 
@@ -59,7 +60,11 @@ class Report(Stage):
             selections={one.sampler: one.selection.file(output) for one in self.samplers if one.selection},
             corpus=self._shown(output, [scores.folder(output) for scores in scored.values()]),
             partial=True,
-            scoring_hours={name: _scoring_seconds(output, scores) / 3600 for name, scores in scored.items()},
+            scoring_hours={
+                name: _scoring_seconds(output, scores) / 3600
+                for name, scores in scored.items()
+                if isinstance(scores, Scores)
+            },
             command=f"winnow run {self.study}",
             notes=list(self._notes()),
             facts={"corpus": self._corpus(output)},
@@ -114,7 +119,9 @@ class Report(Stage):
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
-        Path(output, "report.html").stat()
+        report = Path(output, "report.html")
+        if not report.is_file() or not report.stat().st_size:
+            raise StoreIncomplete(f"{report} is not there")
 
 
 def _by_chance(scores: Scores | GivenScores) -> bool:

@@ -124,11 +124,26 @@ class Scores(PipelineStage):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GivenScores(Stage):
-    """A finished score store from outside the study, which is used as it is."""
+    """A finished score store from outside the study, which is used as it is.
+
+    Attributes:
+        store: its name in the study.
+        path: its folder.
+        row: the row of the table of samplers whose scores it must hold; "" for any.
+    """
 
     kind = "scores"
     store: str
     path: str
+    row: str = ""
+
+    @override
+    def check_start(self, output: str) -> None:
+        from launch.datasets.settings import check_scores
+
+        self.check_output(output, whole=False)
+        if self.row:
+            check_scores(self.path, self.row)
 
     @property
     @override

@@ -1,6 +1,7 @@
 """The writing of datasets, in this process: the same files for any number of tasks, whatever is killed or damaged."""
 
 import json
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -49,7 +50,9 @@ def written(settings, store, tasks=1, publish=datasets.publish):
         for task in {group % tasks for group in left(work)}:
             step(work, task, tasks)
         assert left(work) == []
-    return publish(work)
+    record = publish(work)
+    shutil.rmtree(work)
+    return record
 
 
 def everything(corpus, output, tasks=1, **more):
@@ -129,8 +132,9 @@ def test_others_are_refused(folder, settings, tmp_path):
         datasets.begin(other, store, work)
     record = written(settings, store)
     assert record["documents"] == [100, 40]
-    keys = "corpus files limit sampler proxy embedder target scores mode k rate token_budget seed format score_column"
-    assert set(record["made_from"]) == set(keys.split())
+    keys = {"corpus", "files", "limit", "sampler", "options", "proxy", "embedder", "target", "scores"}
+    keys |= {"mode", "k", "rate", "token_budget", "seed", "format", "score_column"}
+    assert set(record["made_from"]) == keys
     with pytest.raises(StoreMismatch, match=r"rate: 0.4 there, 0.3 now"):
         datasets.is_published(other)
     with pytest.raises(WinnowError, match="winnow select: output"):
