@@ -196,8 +196,9 @@ def _is_gone(record: Mapping[str, Any], begun: Path) -> bool:
 def _born(pid: int) -> str:
     """When a process began, in ticks since its machine did: ids of processes come again. "" if it is not there."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else fields[18]  # a container's first process need not clear dead ones away
+    except (OSError, IndexError, ValueError):
         return ""
 
 

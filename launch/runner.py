@@ -33,6 +33,7 @@ from train.folders import locked
 
 
 Tell = Callable[[str], None]
+_PATIENCE = 10.0  # seconds in which tasks are gone whose command was killed just now
 
 
 def run(
@@ -199,13 +200,15 @@ def check_needs(plan: Plan, chosen: Collection[Stage], engine: Engine) -> None:
         InvalidStudy: names what is missing.
     """
     begun = [stage for stage in chosen if tasks_left(plan.output, stage)]
-    for stage in begun if engine.attended else ():
-        for task in tasks_left(plan.output, stage):
-            if (found := task_state(plan.output, stage, task)).state == "running":
+    end = time.monotonic() + _PATIENCE
+    for stage, task in [(one, task) for one in begun for task in tasks_left(plan.output, one)]:
+        while engine.attended and (found := task_state(plan.output, stage, task)).state == "running":
+            if time.monotonic() > end:
                 raise InvalidStudy(
                     f"{stage.name}, task {task}, is running, on another engine or machine ({found.log}): wait for it, "
                     "or end it"
                 )
+            time.sleep(TICK)
     there = set(chosen)
     missing = []
     for need in dict.fromkeys(need for stage in begun for need in stage.inputs if need not in there):

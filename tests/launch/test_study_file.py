@@ -124,7 +124,7 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
         ("t5-tiny", "t5-huge", r"line 7, column \d+: t5-huge: no preset 't5-huge'"),
         ("total_tokens", "total_token", r"line 7, column \d+: no key 'total_token': did you mean total_tokens"),
         ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7, column \d+: nowhere.yaml cannot be read"),
-        ("output: runs/x\n", "", r"line 1, column \d+: there is no output"),
+        ("output: runs/x\n", "", r"line 1, column \d+: output is missing"),
         ("output: runs/x", "output: [", r"line \d+: not YAML"),
         ("output: runs/x", "output: a\noutput: b", r"line 2: output is there twice, first in line 1"),
         (
