@@ -171,7 +171,7 @@ class Dataset(DatasetStage):
         from launch.datasets.publish import publish
 
         self._receive(output, self.published() or publish(self.work(output)))
-        shutil.rmtree(self.work(output), ignore_errors=True)  # of an attempt that was killed beside the whole dataset
+        shutil.rmtree(self.work(output), ignore_errors=True)
         return 0
 
     def _receive(self, output: str, record: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -202,11 +203,20 @@ class _ForkedTask:
         return self._status
 
     def terminate(self) -> None:
-        if self.poll() is None:
-            os.kill(self._pid, signal.SIGTERM)
+        self._signal(signal.SIGTERM)
 
-    def wait(self) -> None:
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self._pid, number)
+
+    def wait(self, timeout: float | None = None) -> None:
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
         while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a forked task", timeout or 0.0)
             time.sleep(0.005)
 
 

@@ -3,6 +3,8 @@
 import os
 from contextlib import redirect_stderr
 
+from datatrove.utils.logging import logger
+
 from launch import worker
 from launch.engines import NEVER_STARTED
 
@@ -32,6 +34,7 @@ class Here:
             os.makedirs(os.path.dirname(task.log), exist_ok=True)
             with open(task.log, "a") as log, redirect_stderr(log):
                 code = worker.main(task.command[4:])
+            logger.remove()  # datatrove's executor has let it write to the log, which is closed now
         self._codes[handle] = code
         return {handle: code}
 
