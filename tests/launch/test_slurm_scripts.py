@@ -246,8 +246,9 @@ def test_a_script_starts_the_worker_by_the_task_and_the_log_of_its_number(study,
     done = subprocess.run(["bash", path, "submission", "1001"], env=job, capture_output=True, text=True, check=True)
     said, *environment = done.stdout.splitlines()
     made = study().stages["tokens/train"].made
-    log = f"{study().output}/logs/tokens/train/slurm-12_3.log"
-    assert said.endswith(f" python -P -m launch.worker s.yaml tokens/train --made {made} --task 1004 --log {log}")
+    output = study().output
+    words = f" python -P -m launch.worker s.yaml tokens/train --made {made} --output {output} --task 1004"
+    assert said.endswith(f"{words} --log {output}/logs/tokens/train/slurm-12_3.log")
     assert {
         *("PYTHONSAFEPATH=1", "PYTHONUNBUFFERED=1", "SLURM_EXPORT_ENV=ALL", "OMP_NUM_THREADS=1"),
         *("MASTER_ADDR=node7", "MASTER_PORT=22345", "NUM_PROCESSES=16"),
