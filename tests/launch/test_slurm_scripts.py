@@ -253,7 +253,7 @@ def test_a_script_starts_the_worker_by_the_task_and_the_log_of_its_number(study,
         *("PYTHONSAFEPATH=1", "PYTHONUNBUFFERED=1", "SLURM_EXPORT_ENV=ALL", "OMP_NUM_THREADS=1"),
         *("MASTER_ADDR=node7", "MASTER_PORT=22345", "NUM_PROCESSES=16"),
     } <= set(environment)
-    assert options(study(), "tokens/train")["output"] == log.replace("12_3", "%A_%a")
+    assert options(study(), "tokens/train")["output"] == f"{output}/logs/tokens/train/slurm-%A_%a.log"
 
 
 def test_a_long_array_is_several_and_has_what_is_left(study):
