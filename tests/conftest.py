@@ -26,6 +26,12 @@ def document(number: int) -> dict:
     return {"id": f"doc-{number}", "text": f"{text} {number}."}
 
 
+@pytest.fixture(autouse=True)
+def a_process_of_its_own(monkeypatch):
+    """Commands that run in the process of the tests set this for what they start; what tests start is theirs."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
     """Data sets of the 111 tasks, a few rows each, laid out as on the Hub."""

@@ -134,7 +134,7 @@ def test_workers_save_and_stop_when_their_launcher_is_killed(store, tmp_path):
     assert latest_checkpoint(tmp_path).name in (tmp_path / "checkpoints" / "LATEST").read_text()
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
