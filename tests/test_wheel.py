@@ -106,6 +106,7 @@ def test_what_an_extra_would_bring_is_named(environment, tmp_path):
     for words in (score, ["pretrain", "--tokens", "t", "--run-dir", "r", "--total-tokens", "128"]):
         done = start(environment / "winnow", *words, folder=tmp_path)
         assert done.returncode == 2, done.stderr
-        (*notes, said) = done.stderr.splitlines()
-        assert said.startswith("winnow: ") and "pip install 'winnow-llm[" in said
+        *notes, said = done.stderr.splitlines()
+        assert said.startswith("winnow: ")
+        assert "pip install 'winnow-llm[" in said
         assert len(notes) <= 1
