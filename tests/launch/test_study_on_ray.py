@@ -88,7 +88,7 @@ def test_a_study_whose_worker_is_killed_ends_as_in_one_process(folder):
     kill_a_worker(process)
     said = process.communicate(timeout=250)[0]
     assert process.returncode == 1, said
-    assert re.search(r"scores/ask-llm-embedded-\w{4}, task", said)
+    assert re.search(r"scores/ask-llm-embedded-\w{8}, task", said)
     assert "was killed by signal 9" in said
     assert not (folder / "ray" / "selections").exists()  # which needs the scores; everything else has gone on
     plan = Plan.of(open_study("ray.yaml"))
