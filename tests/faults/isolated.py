@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-PATIENCE = 30.0  # seconds a case may take; a plan of 220 runs takes ten
-_PATIENCE_WITH_THE_MACHINE = 20.0  # others may be using it: a case that ends before this is judged by its own seconds
+PATIENCE = 20.0  # seconds a case may take; a plan of 220 runs takes ten
+_PATIENCE_WITH_THE_MACHINE = 60.0  # others may be using it: a case that ends before this is judged by its own seconds
 _LOST = 70  # status of a child that could not even say how it ended
 _NOBODY = 65_534
 _CAPABILITY_VERSION, _MAY_READ = 0x20080522, 1 << 2  # linux/capability.h: version 3, CAP_DAC_READ_SEARCH

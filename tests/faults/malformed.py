@@ -7,7 +7,7 @@ Each case writes its input into an empty folder and gives the real command line 
     refused     exit status 2, a sentence of three lines at most, no traceback
     succeeded   and what it has written can be read: by datasets, pyarrow, or the store's own open
     TRACEBACK   anything else that ended
-    HANG        it took more than thirty seconds
+    HANG        it took more than twenty seconds
     UNREADABLE  it succeeded, and what it has written cannot be read
 
 The exit status is 1 if there is one of the last three.
