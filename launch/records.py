@@ -1,6 +1,7 @@
 """Records of tasks: a small file for each task of a stage, written by the task itself on every engine.
 
-<output>/stages/<stage>/<task>-of-<tasks>.json   done: fingerprint of all that decides the stage, seconds it took
+<output>/stages/<stage>/<task>-of-<tasks>.json   done: fingerprint of all that decides the stage, seconds it took;
+                                                 without a fingerprint, it was done once and is to be done again
 <output>/stages/<stage>/<task>-of-<tasks>.begun  begun: the same, where it runs and logs, and how it failed if it has;
                                                  written again while it lives, so that silence means it was killed
 """

@@ -1,6 +1,6 @@
 """One task of a stage of a study, in a process of its own: what every engine starts.
 
-    python -P -m launch.worker STUDY STAGE [--task N] [--made FINGERPRINT] [--log FILE]
+    python -P -m launch.worker STUDY STAGE [--task N] [--made FINGERPRINT] [--output DIR] [--log FILE]
 
 Every artefact is whole or absent, so a task that was killed is simply run again. Exit code: 0 done, 2 the input is at
 fault, 75 stopped by a signal after writing a checkpoint, 1 anything else.

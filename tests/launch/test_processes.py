@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from launch import records
 from launch.engines import NEVER_STARTED, Task
 from launch.engines.local import Local
 from launch.processes import visible_devices
@@ -207,3 +208,12 @@ def test_devices_that_are_hidden(monkeypatch):
     for said, devices in {"": [], "-1": [], "0": ["0"], "2,5": ["2", "5"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
         assert visible_devices() == devices
+
+
+def test_a_dead_process_that_nobody_has_cleared_away_is_gone():
+    """In a container whose first process clears nothing away, a killed task would count as running for ever."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert records._born(os.getpid())
+    assert not records._born(process.pid)
+    process.wait()
