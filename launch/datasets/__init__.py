@@ -10,7 +10,7 @@ publish    a finished dataset to a folder, an object store or the Hub
 """
 
 from launch.datasets.publish import is_published, publish
-from launch.datasets.rows import rewrite, rewrites_left, rows_left, write_rows
+from launch.datasets.rows import groups_left, write_files
 from launch.datasets.settings import DatasetSettings
 from launch.datasets.unfinished import begin, check_begun
 
@@ -19,10 +19,8 @@ __all__ = [
     "DatasetSettings",
     "begin",
     "check_begun",
+    "groups_left",
     "is_published",
     "publish",
-    "rewrite",
-    "rewrites_left",
-    "rows_left",
-    "write_rows",
+    "write_files",
 ]

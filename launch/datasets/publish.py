@@ -227,7 +227,7 @@ def publish(work: Path) -> dict[str, Any]:
     """Name the files of an unfinished dataset, describe them, put them where they belong, and return the record.
 
     Raises:
-        StoreIncomplete: `write_rows` or `rewrite` has left something.
+        StoreIncomplete: `write_files` has left something.
         StoreDamaged: a file is not what was written; `begin` drops it.
         WinnowError: the corpus does not hold what the cut keeps, or the destination cannot be used.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from datatrove.data import Document
 
 from launch.datasets.columns import KEEP, Row, unify
 from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, read_rows
-from launch.datasets.unfinished import Unfinished
+from launch.datasets.unfinished import Step, Unfinished
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.filters.cuts import FoundCut
 from pipeline_steps.filters.selection_filters import KeptRows
@@ -24,49 +24,39 @@ from pipeline_steps.readers.corpus import ROW, CorpusFiles
 from pipeline_steps.stores.score_store import ScoreStore
 
 
-def rows_left(work: Path) -> list[int]:
-    """Return the groups that `write_rows` has left: task N of `tasks` writes those that are N modulo `tasks`.
+def groups_left(work: Path, step: Step) -> list[int]:
+    """Return the groups that a step has left: task N of `tasks` writes those that are N modulo `tasks`.
 
     Raises:
-        StoreIncomplete: nothing was begun.
-    """
-    with Unfinished.opened(work) as dataset:
-        return dataset.left("rows")
-
-
-def rewrites_left(work: Path) -> list[int]:
-    """Return the groups that `rewrite` has left, likewise.
-
-    Raises:
-        StoreIncomplete: nothing was begun, or rows are left.
+        StoreIncomplete: nothing was begun, or the rows that become Parquet are not all written.
         WinnowError: the corpus is at fault, and the dataset has to be begun again.
     """
     with Unfinished.opened(work) as dataset:
-        return dataset.left("parquet")
+        return dataset.left(step)
 
 
-def write_rows(work: Path, task: int, tasks: int) -> None:
-    """Write a task's share of the rows. Raises what `rewrites_left` raises."""
-    with Unfinished.opened(work) as dataset:
-        cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut)
-        is_parquet = dataset.settings.format == "parquet"
-        for group in dataset.left("rows"):
-            if group % tasks == task:
-                schema = _source_schema(dataset, group) if is_parquet and dataset.kind == "parquet" else None
-                rows = _rows(dataset, group, cut)
-                dataset.write("rows", group, rows, schema, SCRATCH_LEVEL if is_parquet else LEVEL)
+def write_files(work: Path, step: Step, task: int, tasks: int) -> None:
+    """Write a task's share of a step: the rows, or these again as Parquet of the schema that all files have in common.
 
-
-def rewrite(work: Path, task: int, tasks: int) -> None:
-    """Write a task's share of the rows again, as Parquet of the schema that all files have in common.
-
-    Rows that are Parquet of that schema already, or JSON lines in the end, stay. Raises what `rewrites_left` raises.
+    Rows that are Parquet of that schema already, or JSON lines in the end, are not written again. Raises what
+    `groups_left` raises.
     """
     with Unfinished.opened(work) as dataset:
-        for group in dataset.left("parquet"):
-            if group % tasks == task:
-                rows = chain.from_iterable(map(read_rows, dataset.rows[group]))
-                dataset.write("parquet", group, rows, dataset.columns[0], LEVEL)
+        mine = [group for group in dataset.left(step) if group % tasks == task]
+        if step == "rows":
+            _write_rows(dataset, mine)
+            return
+        for group in mine:
+            rows = chain.from_iterable(map(read_rows, dataset.rows[group]))
+            dataset.write(step, group, rows, dataset.columns[0], LEVEL)
+
+
+def _write_rows(dataset: Unfinished, groups: Sequence[int]) -> None:
+    cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut)
+    is_parquet = dataset.settings.format == "parquet"
+    for group in groups:
+        schema = _source_schema(dataset, group) if is_parquet and dataset.kind == "parquet" else None
+        dataset.write("rows", group, _rows(dataset, group, cut), schema, SCRATCH_LEVEL if is_parquet else LEVEL)
 
 
 def _rows(dataset: Unfinished, group: int, cut: FoundCut) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
@@ -21,6 +21,7 @@ from pipeline_steps.stores.files import digest, read_json, write_json
 
 if TYPE_CHECKING:
     from launch.datasets.settings import DatasetSettings
+    from launch.datasets.unfinished import Step
     from launch.study_file import Study
     from launch.study_samplers import StudySampler
     from launch.study_sections import AskedDataset
@@ -36,14 +37,14 @@ class DatasetStage(Stage):
     """
 
     kind = "datasets"
-    step = ""
+    step: ClassVar[str] = ""
     called: str
     settings: DatasetSettings
 
     @property
     @override
     def name(self) -> str:
-        return f"datasets/{self.called}{self.step}"
+        return f"datasets/{self.called}/{self.step}".rstrip("/")
 
     @property
     @override
@@ -82,7 +83,7 @@ class DatasetStage(Stage):
 class DatasetCut(DatasetStage):
     """The cut of the scores, and the plan of the dataset's files."""
 
-    step = "/cut"
+    step = "cut"
     scores: Scores | GivenScores
     text: Files
 
@@ -105,42 +106,27 @@ class DatasetCut(DatasetStage):
 class DatasetRows(DatasetStage):
     """The chosen rows, in files."""
 
-    step = "/rows"
-    cut: DatasetCut
+    step: ClassVar[Step] = "rows"
+    before: DatasetCut | DatasetRows
 
     @override
     def run_task(self, output: str, task: int) -> int:
-        from launch.datasets.rows import write_rows
+        from launch.datasets.rows import write_files
 
-        write_rows(self.work(output), task, self.tasks)
+        write_files(self.work(output), self.step, task, self.tasks)
         return 0
 
     @override
     def left(self, output: str) -> Any:
-        from launch.datasets.rows import rows_left
+        from launch.datasets.rows import groups_left
 
-        return rows_left(self.work(output))
+        return groups_left(self.work(output), self.step)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class DatasetParquet(DatasetStage):
+class DatasetParquet(DatasetRows):
     """The chosen rows as Parquet of the schema that all files share."""
 
-    step = "/parquet"
-    rows: DatasetRows
-
-    @override
-    def run_task(self, output: str, task: int) -> int:
-        from launch.datasets.rows import rewrite
-
-        rewrite(self.work(output), task, self.tasks)
-        return 0
-
-    @override
-    def left(self, output: str) -> Any:
-        from launch.datasets.rows import rewrites_left
-
-        return rewrites_left(self.work(output))
+    step = "parquet"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -227,6 +213,5 @@ def dataset_of(
     called = f"{sampler.name}-{digest(asked.output.rstrip('/').encode())[:8]}"
     of: dict[str, Any] = {"called": called, "settings": settings}
     tasks = study.engine.tasks
-    cut = DatasetCut(scores=scores, text=text, **of)
-    rows = DatasetRows(cut=cut, tasks=tasks, **of)
-    return Dataset(parquet=DatasetParquet(rows=rows, tasks=tasks, **of), **of)
+    rows = DatasetRows(before=DatasetCut(scores=scores, text=text, **of), tasks=tasks, **of)
+    return Dataset(parquet=DatasetParquet(before=rows, tasks=tasks, **of), **of)

@@ -53,8 +53,8 @@ class OneStep(PipelineStage):
     step: ClassVar[str]  # its name in pipeline_steps
 
     def arguments(self, output: str) -> list[str]:
-        """Return the folders that the step takes."""
-        raise NotImplementedError
+        """Return what the step takes: the folders of its inputs and its own, unless a stage says otherwise."""
+        return [*(one.folder(output) for one in self.inputs), self.folder(output)]
 
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:
@@ -77,10 +77,6 @@ class SketchParts(OneStep):
     kind, place, home = "density", "density/sketch", "density"
     step = "DensitySketch"
     embeddings: Embeddings
-
-    @override
-    def arguments(self, output: str) -> list[str]:
-        return [self.embeddings.folder(output), self.folder(output)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -122,10 +118,6 @@ class Centroids(OneStep):
     kind, place, home = "clusters", "clusters/fit", "clusters"
     step = "KMeansFit"
     embeddings: Embeddings
-
-    @override
-    def arguments(self, output: str) -> list[str]:
-        return [self.embeddings.folder(output), self.folder(output)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -248,10 +240,6 @@ class DSIRModel(OneStep, Foundation):
     step = "DSIRFit"
     target: NgramStage
     raw: NgramStage
-
-    @override
-    def arguments(self, output: str) -> list[str]:
-        return [self.target.folder(output), self.raw.folder(output), self.folder(output)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:

@@ -17,6 +17,7 @@ from pipeline_steps import EMBEDDED_PROXY
 
 from .cases import Case, good_lines, reading_command, write
 from .isolated import be_nobody, empty_folder, in_a_child
+from .kinds_of_training import results_row
 from .rows import good_warc
 
 
@@ -50,26 +51,9 @@ def make_templates(root: Path) -> Path:
 
 
 def _write_results(path: Path) -> None:
-    from evaluate_suite.results import ResultRow, write_results
+    from evaluate_suite.results import write_results
 
-    row = ResultRow(
-        sampler="full",
-        rate=1.0,
-        model="t5-small",
-        seed=0,
-        step=10,
-        encoder_tokens=9,
-        epoch=1.0,
-        task="c4",
-        metric="perplexity",
-        value=20.0,
-        stderr=0.1,
-        ci95_low=19.8,
-        ci95_high=20.2,
-        n=9,
-        n_shot=0,
-        harness_version="v",
-    )
+    row = replace(results_row(), model="t5-small", step=10)
     path.parent.mkdir(parents=True)
     half = replace(row, sampler="random", rate=0.5, value=21.0)
     write_results(str(path), [row, half, replace(half, sampler="$\\frac{$", value=20.0)])

@@ -9,11 +9,14 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .damage import Kind
 from .workloads import _make_tokens, _train
 
+
+if TYPE_CHECKING:
+    from evaluate_suite.results import ResultRow
 
 Reader = Callable[[Path], Any]
 
@@ -47,12 +50,11 @@ def make_training(folder: Path) -> None:
     _measure(folder)
 
 
-def _measure(folder: Path) -> None:
+def results_row() -> ResultRow:
+    """Return a row of results."""
     from evaluate_suite.results import ResultRow
-    from evaluate_suite.units import add_results, once, unit_file
 
-    once(unit_file(folder / "cache", "full", "step-1", "task"), _MADE, lambda: _FOUND)
-    row = ResultRow(
+    return ResultRow(
         sampler="full",
         rate=1.0,
         model="t5-tiny",
@@ -70,7 +72,13 @@ def _measure(folder: Path) -> None:
         n_shot=0,
         harness_version="v",
     )
-    add_results(str(folder / "results.jsonl"), [row])
+
+
+def _measure(folder: Path) -> None:
+    from evaluate_suite.units import add_results, once, unit_file
+
+    once(unit_file(folder / "cache", "full", "step-1", "task"), _MADE, lambda: _FOUND)
+    add_results(str(folder / "results.jsonl"), [results_row()])
 
 
 _MADE, _FOUND = {"weights": "w"}, {"nll": [1 / 3, 2.5, 7.25]}

@@ -45,10 +45,10 @@ def written(settings, store, tasks=1, publish=datasets.publish):
         return there
     work = Path(f"{settings.output}.work")
     datasets.begin(settings, store, work)
-    for step, left in ((datasets.write_rows, datasets.rows_left), (datasets.rewrite, datasets.rewrites_left)):
-        for task in {group % tasks for group in left(work)}:
-            step(work, task, tasks)
-        assert left(work) == []
+    for step in ("rows", "parquet"):
+        for task in {group % tasks for group in datasets.groups_left(work, step)}:
+            datasets.write_files(work, step, task, tasks)
+        assert datasets.groups_left(work, step) == []
     return publish(work)
 
 
@@ -117,10 +117,10 @@ def test_the_same_files_for_any_number_of_tasks_killed_at_any_time(folder, setti
 def test_others_are_refused(folder, settings, tmp_path):
     work, store = tmp_path / "kept.work", str(folder / "scores")
     with pytest.raises(StoreIncomplete, match="no dataset was begun"):
-        datasets.rows_left(work)
+        datasets.groups_left(work, "rows")
     datasets.begin(settings, store, work)
     with pytest.raises(StoreIncomplete, match="is not there yet"):
-        datasets.rewrites_left(work)
+        datasets.groups_left(work, "parquet")
     other = settings_of(
         settings.corpus, settings.output, Cut("top", rate=0.3), scores=settings.scores, score_column="s"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from slurm_study import FULL, RUN, SCORES, SELECTION, TOKENS, slurm_study
 
 from launch.engines import engine_of
 from launch.engines.slurm import lost
@@ -13,23 +14,6 @@ from launch.records import Watched, task_state, tasks_left
 from launch.runner import check_needs, submit_all
 from launch.study_file import parse_study
 from pipeline_steps.errors import InvalidStudy
-
-
-TEXT = """\
-output: {folder}/out
-corpus: hf://datasets/nobody/nothing/*.jsonl
-held_out: {{c4: hf://datasets/nobody/nothing/held-out.jsonl}}
-samplers: [ask-llm-xl]
-rates: [0.2]
-models:
-  t5-tiny: {{total_tokens: 65536}}
-engine:
-  kind: slurm
-  tasks: {tasks}
-  slurm: {{max_array_size: {longest}}}
-"""
-TOKENS, SCORES, SELECTION = "tokens/train", "scores/ask-llm-xl", "selections/ask-llm-xl/0.2"
-FULL, RUN = "runs/t5-tiny/full-1-seed0", "runs/t5-tiny/ask-llm-xl-0.2-seed0"
 
 
 class Slurm:
@@ -87,7 +71,7 @@ def slurm(monkeypatch):
 @pytest.fixture
 def study(tmp_path):
     def make(tasks=3, longest=2):
-        return Plan.of(parse_study("s.yaml", TEXT.format(folder=tmp_path, tasks=tasks, longest=longest)))
+        return Plan.of(parse_study("s.yaml", slurm_study(tmp_path, tasks, f"{{max_array_size: {longest}}}")))
 
     return make
 

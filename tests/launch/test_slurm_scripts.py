@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from slurm_study import slurm_study
 
 from launch.engines import engine_of
 from launch.engines.slurm import write_scripts
@@ -19,30 +20,12 @@ from launch.worker import main as work
 from pipeline_steps.errors import InvalidStudy
 
 
-TEXT = """\
-output: {folder}/out
-corpus: hf://datasets/nobody/nothing/*.jsonl
-held_out: {{c4: hf://datasets/nobody/nothing/held-out.jsonl}}
-samplers: [ask-llm-xl]
-rates: [0.2]
-models:
-  t5-tiny: {{total_tokens: 65536}}
-engine:
-  kind: slurm
-  tasks: {tasks}
-  slurm: {slurm}
-  cpu: {{partition: cpu, cpus_per_task: 1}}
-  training: {training}
-"""
-
-
 @pytest.fixture
 def study(tmp_path):
     def make(
         slurm="{partition: gpu, gpus_per_task: 1, mem_per_cpu_gb: 8, cpus_per_task: 4}", training="{}", tasks=2010
     ):
-        text = TEXT.format(folder=tmp_path, slurm=slurm, training=training, tasks=tasks)
-        return Plan.of(parse_study("s.yaml", text))
+        return Plan.of(parse_study("s.yaml", slurm_study(tmp_path, tasks, slurm, training)))
 
     return make
 
@@ -274,7 +257,7 @@ def test_a_long_array_is_several_and_has_what_is_left(study):
 def test_a_task_that_is_stopped_goes_on_later(study, tmp_path, monkeypatch, number):
     plan = study(tasks=2)
     stage = plan.stages["tokens/train"]
-    (tmp_path / "s.yaml").write_text(TEXT.format(folder=tmp_path, slurm="{}", training="{}", tasks=2))
+    (tmp_path / "s.yaml").write_text(slurm_study(tmp_path, 2))
 
     def run_task(*_):
         signal.raise_signal(number)

@@ -75,125 +75,97 @@ def test_a_sampler_can_be_changed_or_be_ones_own():
     ]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("rates", "rate", r"line 5, column \d+: no key 'rate': did you mean rates"),
-        ("ask-llm-xl", "ask-lm-xl", r"line 4, column \d+: no sampler 'ask-lm-xl': did you mean ask-llm-xl"),
-        ("ask-llm-xl", "random", r"line 4, column \d+: two runs would be called random"),
-        ("ask-llm-xl", "full: {scorer: density}", r"line 4, column \d+: 'full' cannot be a name"),
-        ("ask-llm-xl", "keys: {scorer: density}", r"line 4, column \d+: 'keys' cannot be a name"),
-        ("ask-llm-xl", "a/b: {scorer: density}", r"line 4, column \d+: 'a/b' cannot be a name"),
-        (
-            "ask-llm-xl",
-            "mine: {scorer: perplexity, model: t5-tiny@9999}",
-            r"line 4, column 5: mine .* but t5-tiny has .* steps",
-        ),
-        ("\n  - random\n  - ask-llm-xl", " paper", r"line 2, column \d+: perplexity-large-20k .* trains no t5-large"),
-        ("[0.2]", "[0.33333333, 0.33333334]", r"line 5, column \d+: two runs would be called 0.333333"),
-        ("{total_tokens: 65536}", "{total_tokens: 65536, seed: 1}", r"line 7, column \d+: no key 'seed'"),
-        ("output: runs/x", "output: a\nseeds: []", r"line 2, column \d+: seeds is empty"),
-        ("output: runs/x", "output: a\nseeds: [-1]", r"line 2, column \d+: the seed -1 must be 0 or more"),
-        ("output: runs/x", "output: a\nlimit: 0", r"line 2, column \d+: limit is 0"),
-        (
-            "output: runs/x",
-            "output: a\nheld_out: {c4: c/}",
-            r"line 2, column \d+: held_out is given and corpus is not",
-        ),
-        (
-            "output: runs/x",
-            "output: a\nevaluation: {limit: -3}",
-            r"line 2, column \d+: evaluation.limit must be greater than or equal to 0, not -3",
-        ),
-        ("output: runs/x", "output: a\nengine: {ray: {gpus: 1}}", r"line 2, column \d+: no key 'gpus'"),
-        ("ask-llm-xl", "mine: {scorer: ask-llm}", r"line 4, column \d+: mine needs a model"),
-        (
-            "ask-llm-xl",
-            "perplexity-large-20k",
-            r"line 4, column \d+: .* this study trains no t5-large: its models are t5-tiny",
-        ),
-        ("ask-llm-xl", "mine: {scorer: nonsense}", r"line 4, column \d+: no scorer 'nonsense'"),
-        ("ask-llm-xl", "mine: {scorer: density, mode: best}", r"line 4, column \d+: no mode 'best'"),
-        ("[0.2]", "[0]", r"line 5, column \d+: the rate 0 must be above 0 and below 1"),
-        ("[0.2]", "[1.5]", r"line 5, column \d+: the rate 1.5 must be above 0"),
-        ("[0.2]", "[0.2, 0.2]", r"line 5, column 14: the rate 0.2 is there twice"),
-        ("[0.2]", "[a]", r"line 5, column \d+: rates must be a number, not 'a'"),
-        ("[0.2]", "[]", r"line 7, column 3: there are models and no rates"),
-        ("[0.2]", "0.2", r"line 5, column \d+: rates must be a list"),
-        ("65536", "127", r"line 7, column 3: t5-tiny: 127 tokens are less than one sample of 128 positions"),
-        ("t5-tiny", "t5-huge", r"line 7, column \d+: t5-huge: no preset 't5-huge'"),
-        ("total_tokens", "total_token", r"line 7, column \d+: no key 'total_token': did you mean total_tokens"),
-        ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7, column \d+: nowhere.yaml cannot be read"),
-        ("output: runs/x\n", "", r"line 1, column \d+: output is missing"),
-        ("output: runs/x", "output: [", r"line \d+: not YAML"),
-        ("output: runs/x", "output: a\noutput: b", r"line 2: output is there twice, first in line 1"),
-        (
-            "output: runs/x",
-            "output: a\nreferences: {t5-tiny: {total_tokens: 65536}}",
-            r"line 2, column \d+: .* one folder",
-        ),
-        (
-            "output: runs/x",
-            "output: a\nengine: {kind: slrum}",
-            r"line 2, column \d+: engine.kind must be .*, not 'slrum': did you mean slurm",
-        ),
-        (
-            "output: runs/x",
-            "output: a\nevaluation: {suites: [glu]}",
-            r"line 2, column \d+: evaluation.suites must be .*, not 'glu': did you mean glue",
-        ),
-        (
-            "output: runs/x",
-            "output: a\nengine: {workers: 0}",
-            r"line 2, column \d+: engine.workers must be greater than or equal to 1, not 0",
-        ),
-        ("output: runs/x", "output:", r"line 1, column \d+: output must be text, not None"),
-        ("output: runs/x", "output: s3://b/x", r"line 1, column \d+: output 's3://b/x' must be a folder of a disk"),
-        ("output: runs/x", "output: a\ncorpus: ''", r"line 2, column \d+: the path is empty"),
-        ("output: runs/x", "output: a\ncorpus: !!binary aGk=", r"line 2: tag:yaml.org,2002:binary is neither"),
-        ("output: runs/x", "output: &a {b: *a}", r"line 1: a value cannot be a part of itself"),
-        ("output: runs/x", "output: a\n? [b]\n: c", r"line 2: a key must be a name"),
-        ("output: runs/x", "output: a\nengine: {launch: 2}", r"line 2, column \d+: engine.launch must be text, not 2"),
-        (
-            "output: runs/x",
-            "output: a\nengine: {slurm: {workers: many}}",
-            r"line 2, column \d+: engine.slurm.workers must be a wh",
-        ),
-        (
-            "output: runs/x",
-            "output: a\nengine: {training: {nodes: [1]}}",
-            r"line 2, column \d+: engine.training.nodes must be",
-        ),
-        (
-            "output: runs/x",
-            "output: a\nengine: {training: {gpus-per-node: x}}",
-            r"line 2, column \d+: engine.training.gpus-per-no",
-        ),
-        ("output: runs/x", "output: a\nengine: {training: {1: x}}", r"line 2: a key must be a name, in quotes"),
-        ("output: runs/x", "output: a\nproxies: {p: {model_type: 5}}", r"line 2, column \d+: p needs a model_type"),
-        (
-            "ask-llm-xl",
-            "ask-llm-xl: {options: {max_tokens: many}}",
-            r"line 4, column 40: max_tokens of ask-llm-xl must be a wh",
-        ),
-        ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@\u00b2}", r"line 4, column \d+: mine scores with"),
-        (
-            "65536",
-            "65536, mixed_precision: half",
-            r"line 7, column 51: models.t5-tiny.mixed_precision must be 'no' or 'bf16'",
-        ),
-        ("65536", "65536, learning_rate: high", r"line 7, column \d+: models.t5-tiny.learning_rate must be a number"),
-        ("65536", "65536, milestones: 5", r"line 7, column \d+: models.t5-tiny.milestones must be a list"),
-        (
-            "65536}",
-            "65536}\n  fast: {preset: t5-tiny, total_tokens: 65536}",
-            r"line 8, column \d+: fast and t5-tiny are both t5-t",
-        ),
-    ],
-)
+MISTAKES = [
+    ("rates", "rate", r"line 5, column \d+: no key 'rate': did you mean rates"),
+    ("ask-llm-xl", "ask-lm-xl", r"line 4, column \d+: no sampler 'ask-lm-xl': did you mean ask-llm-xl"),
+    ("ask-llm-xl", "random", r"line 4, column \d+: two runs would be called random"),
+    ("ask-llm-xl", "full: {scorer: density}", r"line 4, column \d+: 'full' cannot be a name"),
+    ("ask-llm-xl", "keys: {scorer: density}", r"line 4, column \d+: 'keys' cannot be a name"),
+    ("ask-llm-xl", "a/b: {scorer: density}", r"line 4, column \d+: 'a/b' cannot be a name"),
+    (
+        "ask-llm-xl",
+        "mine: {scorer: perplexity, model: t5-tiny@9999}",
+        r"line 4, column 5: mine .* but t5-tiny has .* steps",
+    ),
+    ("\n  - random\n  - ask-llm-xl", " paper", r"line 2, column \d+: perplexity-large-20k .* trains no t5-large"),
+    ("[0.2]", "[0.33333333, 0.33333334]", r"line 5, column \d+: two runs would be called 0.333333"),
+    ("{total_tokens: 65536}", "{total_tokens: 65536, seed: 1}", r"line 7, column \d+: no key 'seed'"),
+    ("ask-llm-xl", "mine: {scorer: ask-llm}", r"line 4, column \d+: mine needs a model"),
+    (
+        "ask-llm-xl",
+        "perplexity-large-20k",
+        r"line 4, column \d+: .* this study trains no t5-large: its models are t5-tiny",
+    ),
+    ("ask-llm-xl", "mine: {scorer: nonsense}", r"line 4, column \d+: no scorer 'nonsense'"),
+    ("ask-llm-xl", "mine: {scorer: density, mode: best}", r"line 4, column \d+: no mode 'best'"),
+    ("[0.2]", "[0]", r"line 5, column \d+: the rate 0 must be above 0 and below 1"),
+    ("[0.2]", "[1.5]", r"line 5, column \d+: the rate 1.5 must be above 0"),
+    ("[0.2]", "[0.2, 0.2]", r"line 5, column 14: the rate 0.2 is there twice"),
+    ("[0.2]", "[a]", r"line 5, column \d+: rates must be a number, not 'a'"),
+    ("[0.2]", "[]", r"line 7, column 3: there are models and no rates"),
+    ("[0.2]", "0.2", r"line 5, column \d+: rates must be a list"),
+    ("65536", "127", r"line 7, column 3: t5-tiny: 127 tokens are less than one sample of 128 positions"),
+    ("t5-tiny", "t5-huge", r"line 7, column \d+: t5-huge: no preset 't5-huge'"),
+    ("total_tokens", "total_token", r"line 7, column \d+: no key 'total_token': did you mean total_tokens"),
+    ("{total_tokens: 65536}", "{config: nowhere.yaml}", r"line 7, column \d+: nowhere.yaml cannot be read"),
+    ("output: runs/x\n", "", r"line 1, column \d+: output is missing"),
+    ("output: runs/x", "output: [", r"line \d+: not YAML"),
+    ("output: runs/x", "output: a\noutput: b", r"line 2: output is there twice, first in line 1"),
+    ("output: runs/x", "output:", r"line 1, column \d+: output must be text, not None"),
+    ("output: runs/x", "output: s3://b/x", r"line 1, column \d+: output 's3://b/x' must be a folder of a disk"),
+    ("output: runs/x", "output: a\ncorpus: !!binary aGk=", r"line 2: tag:yaml.org,2002:binary is neither"),
+    ("output: runs/x", "output: &a {b: *a}", r"line 1: a value cannot be a part of itself"),
+    ("output: runs/x", "output: a\n? [b]\n: c", r"line 2: a key must be a name"),
+    ("output: runs/x", "output: a\nengine: {training: {1: x}}", r"line 2: a key must be a name, in quotes"),
+    (
+        "ask-llm-xl",
+        "ask-llm-xl: {options: {max_tokens: many}}",
+        r"line 4, column 40: max_tokens of ask-llm-xl must be a wh",
+    ),
+    ("ask-llm-xl", "mine: {scorer: perplexity, model: t5-tiny@\u00b2}", r"line 4, column \d+: mine scores with"),
+    (
+        "65536",
+        "65536, mixed_precision: half",
+        r"line 7, column 51: models.t5-tiny.mixed_precision must be 'no' or 'bf16'",
+    ),
+    ("65536", "65536, learning_rate: high", r"line 7, column \d+: models.t5-tiny.learning_rate must be a number"),
+    ("65536", "65536, milestones: 5", r"line 7, column \d+: models.t5-tiny.milestones must be a list"),
+    (
+        "65536}",
+        "65536}\n  fast: {preset: t5-tiny, total_tokens: 65536}",
+        r"line 8, column \d+: fast and t5-tiny are both t5-t",
+    ),
+]
+ADDED = [  # as the second line of the study
+    ("seeds: []", r"seeds is empty"),
+    ("seeds: [-1]", r"the seed -1 must be 0 or more"),
+    ("limit: 0", r"limit is 0"),
+    ("held_out: {c4: c/}", r"held_out is given and corpus is not"),
+    ("evaluation: {limit: -3}", r"evaluation.limit must be greater than or equal to 0, not -3"),
+    ("engine: {ray: {gpus: 1}}", r"no key 'gpus'"),
+    ("references: {t5-tiny: {total_tokens: 65536}}", r".* one folder"),
+    ("engine: {kind: slrum}", r"engine.kind must be .*, not 'slrum': did you mean slurm"),
+    ("evaluation: {suites: [glu]}", r"evaluation.suites must be .*, not 'glu': did you mean glue"),
+    ("engine: {workers: 0}", r"engine.workers must be greater than or equal to 1, not 0"),
+    ("corpus: ''", r"the path is empty"),
+    ("engine: {launch: 2}", r"engine.launch must be text, not 2"),
+    ("engine: {slurm: {workers: many}}", r"engine.slurm.workers must be a wh"),
+    ("engine: {training: {nodes: [1]}}", r"engine.training.nodes must be"),
+    ("engine: {training: {gpus-per-node: x}}", r"engine.training.gpus-per-no"),
+    ("proxies: {p: {model_type: 5}}", r"p needs a model_type"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), MISTAKES)
 def test_mistakes_are_named_by_their_line(old, new, said):
     with pytest.raises(InvalidStudy, match=r"s\.yaml, " + said):
         parse_study("s.yaml", edited(old, new))
+
+
+@pytest.mark.parametrize(("added", "said"), ADDED)
+def test_mistakes_in_a_key_are_named_by_line_and_column(added, said):
+    with pytest.raises(InvalidStudy, match=r"s\.yaml, line 2, column \d+: " + said):
+        parse_study("s.yaml", edited("output: runs/x", f"output: a\n{added}"))
 
 
 def test_a_corpus_of_ones_own_needs_a_target_for_dsir():
