@@ -49,6 +49,7 @@ def run(command, folder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_examples_run_in_order(folder):
     runnable = [block for block in blocks("python") if "import" in block and "Slurm" not in block]
     assert len(runnable) == 8

@@ -124,12 +124,12 @@ def config(tmp_path):
 
 
 def test_a_file_of_flags_is_overruled_by_flags(config, corpus, tmp_path, capsys):
-    where = config(f"corpus: {corpus}\nsampler: random\nrate: 0.5\nscore-column: null\noutput: {tmp_path / 'no'}\n")
-    for place in ([*where, "select"], ["select", *where]):
+    where = config(f"corpus: {corpus}\nsampler: random\ntarget: null\noutput: {tmp_path / 'no'}\n")
+    for place in ([*where, "score"], ["score", *where]):
         output = tmp_path / str(len(place[0]))
-        assert main([*place, "--output", str(output), "--seed", "3"]) == 0
-        assert "20 of 40 documents" in capsys.readouterr().out
-        assert (output / "README.md").exists()
+        assert main([*place, "--output", str(output), "--limit", "30"]) == 0
+        assert "30 documents" in capsys.readouterr().out
+        assert (output / "scores").exists()
     assert not (tmp_path / "no").exists()
 
 
@@ -257,6 +257,7 @@ def test_work_imports_nothing_of_the_users(theirs, corpus, tmp_path, words):
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.mark.slow
 def test_a_training_imports_nothing_of_the_users(theirs, corpus, tmp_path):
     words = ["--corpus", corpus, "--tokenizer", EMBEDDED_PROXY, "--output", tmp_path / "tokens", "--workers", "1"]
     assert winnow("tokenize", *words).returncode == 0

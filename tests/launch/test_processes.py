@@ -180,12 +180,12 @@ def test_a_task_that_wants_more_devices_than_are_free_holds_those_that_are(tmp_p
 def test_what_stands_on_a_failed_task_never_starts_and_all_else_goes_on(tmp_path):
     noop = "print('ran')"
     fails = task("fails", "import sys; sys.exit(7)", tmp_path)
-    killed = task("killed", "import os; os.kill(os.getpid(), 1)", tmp_path)
+    killed = task("killed", "import os; os.kill(os.getpid(), 9)", tmp_path)
     near, far, both = (task(name, noop, tmp_path) for name in ("near", "far", "both"))
     well, after, last = (task(name, noop, tmp_path) for name in ("well", "after", "last"))
     needs = {fails: (), killed: (), well: (), near: ["fails"], far: ["near"], both: ["well", "killed"]}
     codes = run_all(Local(1), needs | {after: ["well"], last: ["well", "after"]})
-    assert codes == {"fails": 7, "killed": -1, "well": 0, "after": 0, "last": 0} | dict.fromkeys(
+    assert codes == {"fails": 7, "killed": -9, "well": 0, "after": 0, "last": 0} | dict.fromkeys(
         ("near", "far", "both"), NEVER_STARTED
     )
     assert [name for name in ("near", "far", "both") if (tmp_path / name).exists()] == []

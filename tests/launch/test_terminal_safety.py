@@ -100,6 +100,7 @@ def test_inspect(evil, capsys):
     assert shown(capsys, "inspect", evil / "scores", "--json")[0] == 0
 
 
+@pytest.mark.slow
 def test_select_and_compare(evil, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     base = ["select", "--corpus", evil / "corpus", "--scores", evil / "scores"]

@@ -57,6 +57,7 @@ def test_tokenize_in_one_process_or_two(corpus, tokens, tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "one").glob("parts/*/*")} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_source_is_tokenised_again_and_a_changed_corpus_refused(corpus, tokens, tmp_path, capsys):
     own = shutil.copytree(corpus, tmp_path / "corpus")
     assert tokenize(own, tmp_path / "out") == 0
@@ -107,6 +108,7 @@ def test_what_is_damaged_or_deleted_in_a_store_is_made_again(corpus, tmp_path, c
     assert "make it again with the same command" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
     words = ["tokenize", "--corpus", corpus, "--tokenizer", EMBEDDED_PROXY, "--output", tmp_path / "out"]
     process = subprocess.Popen([sys.executable, "-m", "launch", *map(str, words)], cwd=ROOT)

@@ -185,7 +185,9 @@ def by_embedded_proxy(dtype):
     return ask(EMBEDDED_PROXY, documentation(400), dtype=dtype)[:, 0]
 
 
-@pytest.mark.parametrize(("dtype", "shared"), [("bfloat16", 0.95), ("float8", 0.9)])
+@pytest.mark.parametrize(
+    ("dtype", "shared"), [pytest.param("bfloat16", 0.95, marks=pytest.mark.slow), ("float8", 0.9)]
+)
 def test_coarse_precision_ranks_as_float32_does(dtype, shared):
     """On the embedded proxy, which is trained: rounding of a random model says little."""
     exact, rough = by_embedded_proxy("float32"), by_embedded_proxy(dtype)

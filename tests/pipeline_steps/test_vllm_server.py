@@ -38,6 +38,7 @@ def environment(tmp_path):
     return install(tmp_path / "vllm") | proxy
 
 
+@pytest.mark.slow
 def test_a_pipeline_starts_a_server_for_itself_alone(environment, tiny_llama, corpus, tmp_path):  # noqa: F811
     script = tmp_path / "pipeline.py"
     script.write_text(PIPELINE)

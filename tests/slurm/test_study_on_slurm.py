@@ -162,6 +162,7 @@ def steps():
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_study_that_is_disturbed_in_every_way(cluster, alone, capsys):
     jobs, _ = submit("three.yaml", capsys)
 
@@ -217,6 +218,7 @@ def assert_same(found, wanted):
     assert (found / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_two_nodes_train_one_model(alone, capsys):
     for name in ("tokens", "stages/tokens"):
         shutil.copytree(alone() / name, Path("nodes") / name)
