@@ -20,9 +20,10 @@ from launch.datasets.publish import RECORD
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.filters.cuts import Cut, select
-from pipeline_steps.numerics.keys import document_key, keys_digest, mix
+from pipeline_steps.numerics.keys import keys_digest, mix
 from pipeline_steps.readers.corpus import open_corpus, why_not
 from pipeline_steps.samplers import of_scorer
+from pipeline_steps.stores.documents import key_of
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
 
@@ -246,7 +247,7 @@ def _read(corpus: str, digest: str, documents: int, wanted: set[int]) -> dict[in
             data = step.run(data, 0, 1)
         keys, found = [], dict[int, dict[str, str]]()
         for row, document in enumerate(islice(data, documents)):
-            keys.append(document_key(document.id, document.text))
+            keys.append(key_of(document))
             if row in wanted:
                 found[row] = {"id": document.id, "text": _opening(document.text)}
     logger.enable("datatrove")

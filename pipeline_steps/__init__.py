@@ -11,7 +11,8 @@ Samplers   `samplers`: one row for each, with its scorer, what that stands on, a
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
            stores the categories to cut by; `coverage` measures what was selected
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
-Readers    InstalledDocsReader: the documentation of the installed Python packages, a corpus on every machine
+Readers    InstalledDocsReader: the documentation of the installed Python packages, a corpus on every machine;
+           Documents: what is in memory, shared out among tasks
 
 Importing this package is light: torch loads when a model does.
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline_steps.errors import WinnowError
     from pipeline_steps.filters.cuts import Cut, cascade, select
     from pipeline_steps.filters.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
+    from pipeline_steps.readers.documents import Documents
     from pipeline_steps.readers.installed_docs import InstalledDocsReader
     from pipeline_steps.scorers.ask_llm import AskLLMScorer
     from pipeline_steps.scorers.base import BaseScorer
@@ -57,6 +59,7 @@ _NAMES = {
     "errors": "WinnowError",
     "filters.cuts": "Cut cascade select",
     "filters.selection_filters": "CutFilter IPSFilter RandomFilter ScoreSelector TopKFilter",
+    "readers.documents": "Documents",
     "readers.installed_docs": "InstalledDocsReader",
     "scorers.ask_llm": "AskLLMScorer",
     "scorers.base": "BaseScorer",
@@ -87,6 +90,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "DensityMerge",
     "DensityScorer",
     "DensitySketch",
+    "Documents",
     "EDITOR",
     "EMBEDDED_PROXY",
     "Embedder",

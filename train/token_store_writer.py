@@ -15,11 +15,11 @@ from datatrove.utils.batching import batched
 from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.errors import StoreDamaged, StoreMismatch
-from pipeline_steps.numerics.keys import document_key, keys_digest
-from pipeline_steps.scorers.base import by_source
+from pipeline_steps.errors import CorpusError, StoreDamaged, StoreMismatch
+from pipeline_steps.numerics.keys import keys_digest
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.corpus_listing import CorpusListing
+from pipeline_steps.stores.documents import by_source, key_of
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.token_store import KIND, META, entry_of, open_artefact
 from train.tokenizers import TextTokenizer
@@ -65,7 +65,12 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
         corpus = CorpusListing(data, self.corpus)
         store = self._begin(encoder, corpus.inputs(type(self).__name__, world_size))
         entries = {}
-        for source, docs in by_source(data, type(self).__name__):
+        for source, docs in by_source(data, corpus):
+            if source is None:
+                raise CorpusError(
+                    f"document {next(docs).id} comes from no file that the reader reads, or from one whose documents "
+                    "do not come together: a token store needs a corpus of files; `winnow tokenize` reads any"
+                )
             folder = Path(store.part(source))
             part = _intact(folder, source, store.made_digest)
             if part is None:
@@ -113,7 +118,7 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
                 _write_header(file, dtype, 0)
                 for batch in batched(docs, _BATCH):
                     ids = [np.append(one, ending) for one in encoder.encode([doc.text for doc in batch])]
-                    keys += [document_key(doc.id, doc.text) for doc in batch]
+                    keys += [key_of(doc) for doc in batch]
                     lengths += [len(one) for one in ids]
                     file.write(np.concatenate(ids).astype(dtype).tobytes())
                     yield from batch
@@ -145,7 +150,7 @@ def _compare(folder: Path, source: str, docs: Iterator[Document]) -> Iterator[Do
     """Yield the documents of a source, after checking that they are those in the store."""
     stored, position = np.load(folder / "keys.npy", allow_pickle=False), -1
     for position, doc in enumerate(docs):
-        if position >= len(stored) or stored[position] != document_key(doc.id, doc.text):
+        if position >= len(stored) or stored[position] != key_of(doc):
             raise StoreMismatch(
                 f"{folder} was made from another {source}: document {doc.id} is not number {position} there; use "
                 "another store, or restore the file"

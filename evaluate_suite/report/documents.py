@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_steps.errors import InvalidCut, StoreMismatch
-from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.samplers import FAMILIES, label
+from pipeline_steps.stores.documents import key_of
 
 
 Hidden = Callable[[str, str], bool]  # id and text of a document that is not to be shown
@@ -159,7 +159,7 @@ def read_documents(corpus: str, key_N: np.ndarray) -> Iterator[tuple[int, str, s
         for step in open_corpus(corpus, str(Path(folder, "files.txt"))):
             data = step.run(data, 0, 1)
         for ordinal, document in enumerate(data or ()):
-            if ordinal >= len(key_N) or document_key(document.id, document.text) != int(key_N[ordinal]):
+            if ordinal >= len(key_N) or key_of(document) != int(key_N[ordinal]):
                 raise StoreMismatch(
                     f"document {ordinal:,} of {corpus} ({document.id}) is not the one that was scored there: give the "
                     "corpus of these scores"

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,11 @@ from datatrove.data import Document
 
 from pipeline_steps.engines.encoders import SentenceEncoder, load_sentence_encoder
 from pipeline_steps.engines.models import library_versions, model_identity, pick_device, pick_dtype
-from pipeline_steps.errors import InvalidEmbedding, MissingScore, StoreIncomplete
+from pipeline_steps.errors import InvalidEmbedding, StoreIncomplete
 from pipeline_steps.numerics.keys import document_key, mix
 from pipeline_steps.numerics.vectors import embed_ngrams
 from pipeline_steps.scorers.base import DocumentColumns
+from pipeline_steps.stores.documents import named
 from pipeline_steps.stores.sealed_parquet import vectors
 from pipeline_steps.stores.source_store import Columns, SourceStore
 
@@ -108,8 +109,7 @@ class Embedder(DocumentColumns):
         if bad.size:
             doc = docs[bad[0]]
             raise InvalidEmbedding(
-                f"{self.model} gave document {doc.id} of {doc.metadata['file_path']} a vector of NaN or zeros: "
-                "look at its text, or exclude it"
+                f"{self.model} gave {named(doc)} a vector of NaN or zeros: look at its text, or exclude it"
             )
         return {"embedding": embedding}
 
@@ -153,53 +153,3 @@ def naming(source: str, store: str) -> Iterator[None]:
         yield
     except InvalidEmbedding as error:
         raise InvalidEmbedding(f"{source} in {store}: {error}; embed it again") from None
-
-
-class Readable(Protocol):
-    """What RowsByDocument reads: a SourceStore, or what is put together from several files."""
-
-    path: str
-
-    def read(self, source: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return columns of a source in document order."""
-
-
-class RowsByDocument:
-    """Columns of a store for the documents of a pipeline, one source file at a time."""
-
-    def __init__(self, store: Readable, columns: Sequence[str]) -> None:
-        self._store, self._names = store, list(columns)
-        self._source: str | None = None
-        self._keys = np.empty(0, dtype=np.uint64)
-        self._rows: dict[int, int] = {}
-        self._columns: dict[str, np.ndarray] = {}
-
-    def of(self, docs: Sequence[Document]) -> dict[str, np.ndarray]:
-        """Return the rows of documents of one source. Raises MissingScore if one is not in the store as it is now."""
-        source = docs[0].metadata["file_path"]
-        if source != self._source:
-            self._columns = self._store.read(source, ["key", *self._names])
-            self._keys = self._columns.pop("key")
-            self._rows = {key: row for row, key in enumerate(self._keys.tolist())}
-            self._source = source
-        keys = [document_key(doc.id, doc.text) for doc in docs]
-        try:
-            rows = self._neighbouring(keys) or [self._rows[key] for key in keys]
-        except KeyError:
-            lost = next(doc.id for doc, key in zip(docs, keys, strict=True) if key not in self._rows)
-            raise MissingScore(
-                f"document {lost} of {source} is not in {self._store.path}, or its text has changed: run the step "
-                "that writes that store over this corpus first"
-            ) from None
-        return {name: column[rows] for name, column in self._columns.items()}
-
-    def _neighbouring(self, keys: list[int]) -> list[int]:
-        """Return the run of rows with these keys, as a whole source has it; [] if there is none.
-
-        It tells copies apart, which are the same document by key, but may have different values.
-        """
-        wanted = np.array(keys, dtype=np.uint64)
-        for start in np.flatnonzero(self._keys == wanted[0]).tolist():
-            if np.array_equal(self._keys[start : start + len(keys)], wanted):
-                return list(range(start, start + len(keys)))
-        return []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cached_property
 from typing import Literal, TypedDict, Unpack
 
+import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -13,11 +16,12 @@ from datatrove.utils.logging import logger
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
-from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.corpus_listing import CorpusListing
-from pipeline_steps.stores.files import canonical, digest, open_folder, read_json, write_json
+from pipeline_steps.stores.documents import key_of, named
+from pipeline_steps.stores.files import canonical, create, digest, open_folder, read_json, seal, write_json
+from pipeline_steps.stores.key_index import KeyIndex
 from pipeline_steps.stores.score_store import ScoreStore
 
 
@@ -103,9 +107,11 @@ class CutFilter(NoCredentials, BaseFilter):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield the kept documents, in order."""
-        self._rows = self._find_cut()  # anew: Slurm reuses a step for many ranks
-        # Where other tasks read the rest, what is read and done before this step tells this pass from others
-        corpus = CorpusListing(data) if world_size > 1 and not self.partial else None
+        corpus = CorpusListing(data)
+        corpus.refuse_shared_list(type(self).__name__, world_size)
+        found = self._find_cut()  # anew: Slurm reuses a step for many ranks
+        claims = None if world_size == 1 else Claims(f"{self._pass(found, corpus, world_size)}/claims", rank)
+        self._rows = KeptRows(found, claims)
         try:
             yield from super().run(data, rank, world_size)
             self._check_pass(self._rows, corpus, rank, world_size)
@@ -115,14 +121,23 @@ class CutFilter(NoCredentials, BaseFilter):
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Return whether the document is in the cut."""
         if self._rows is None:
-            self._rows = self._find_cut()
+            self._rows = KeptRows(self._find_cut())
         return self._rows.keeps(doc) or (False, self._reason)
 
-    def _find_cut(self) -> KeptRows:
+    def _find_cut(self) -> FoundCut:
         labels = None if self.labels is None else LabelStore.open(self.labels)
-        return KeptRows(FoundCut(ScoreStore.open(self.scores), self.cut, labels))
+        return FoundCut(ScoreStore.open(self.scores), self.cut, labels)
 
-    def _check_pass(self, rows: KeptRows, corpus: CorpusListing | None, rank: int, tasks: int) -> None:
+    def _pass(self, found: FoundCut, corpus: CorpusListing, tasks: int) -> str:
+        """Return the folder of what the tasks of this pass tell each other.
+
+        What is read and done before this step tells this pass from others.
+        """
+        name = found.path.rsplit("/", 1)[-1]
+        this_pass = digest(canonical([name, corpus.known, corpus.steps]))
+        return f"{self.scores.rstrip('/')}/passes/{this_pass[:16]}/{tasks}"
+
+    def _check_pass(self, rows: KeptRows, corpus: CorpusListing, rank: int, tasks: int) -> None:
         """Say how many of the cut's documents have come by, and raise CorpusError if all tasks lack some."""
         cut, came = rows.found, sum(rows.kept.values())
         of = "" if cut.amount is None else f" of the {cut.amount:,}"
@@ -141,9 +156,7 @@ class CutFilter(NoCredentials, BaseFilter):
             "partial=True if only a part of the scored corpus is to be read, or a step before this one drops documents"
         )
 
-    def _met_by_all(
-        self, rows: KeptRows, corpus: CorpusListing | None, rank: int, tasks: int
-    ) -> dict[str, int] | None:
+    def _met_by_all(self, rows: KeptRows, corpus: CorpusListing, rank: int, tasks: int) -> dict[str, int] | None:
         """Return how many documents of each source all tasks of this pass have kept; None while nobody can know.
 
         The last task of a pass adds the records of all: a file in the score store for each.
@@ -152,10 +165,9 @@ class CutFilter(NoCredentials, BaseFilter):
             return None
         if tasks == 1:
             return rows.kept
-        if corpus is None or corpus.known is None:
+        if corpus.known is None:
             return None  # two passes over different corpora could not be told apart
-        this_pass = digest(canonical([rows.found.path.rsplit("/", 1)[-1], corpus.known, corpus.steps]))
-        folder = f"{self.scores.rstrip('/')}/passes/{this_pass[:16]}/{tasks}"
+        folder = self._pass(rows.found, corpus, tasks)
         try:
             write_json(f"{folder}/{rank:05d}.json", {"kept": rows.kept})
             fs, root = open_folder(folder)
@@ -261,10 +273,14 @@ class RandomFilter(CutFilter):
 
 
 class KeptRows:
-    """Looks documents up in a cut, source by source.
+    """Looks documents up in a cut: by their file where the store knows it, else by their key.
 
-    Documents usually come in the order they were scored in, so the next row is tried first. Of documents that are
-    identical to the byte, as many are kept as the cut keeps in the same source, in the order they come.
+    Documents of a file usually come in the order they were scored in, so the next row is tried first. Of documents
+    that are identical to the byte, as many are kept as the cut keeps, in the order they come.
+
+    Args:
+        found: the cut.
+        claims: who gets which of identical documents of unknown files, where several tasks meet some.
 
     Attributes:
         found: the cut.
@@ -272,9 +288,10 @@ class KeptRows:
         kept: how many documents of each source, as it is named in the store, were asked for and are in the cut.
     """
 
-    def __init__(self, found: FoundCut) -> None:
+    def __init__(self, found: FoundCut, claims: Claims | None = None) -> None:
         self.found, self.place = found, ("", -1)
         self.kept: dict[str, int] = {}
+        self._claims = claims
         self._source: str | None = None
         self._scored_as = ""
         self._keys: list[int] = []
@@ -284,39 +301,50 @@ class KeptRows:
         self._used_of: dict[str, bytearray] = {}  # by source, for when its documents come again
         self._file_of: dict[str, str] = {}
         self._rows_of: dict[int, list[int]] | None = None
+        self._came: dict[int, int] = {}  # by key of documents of unknown files of which some are kept
 
     def keeps(self, doc: Document) -> bool:
         """Return whether the document is in the cut. Raises MissingScore if the store does not know it."""
-        source = doc.metadata.get("file_path")
-        if source != self._source:
-            self._load(doc, source)
-        key, row = document_key(doc.id, doc.text), self._next
-        if row >= len(self._keys) or self._keys[row] != key or self._used[row]:
-            row = self._search(doc, key)
-        self._used[row] = True
-        self._next, self.place = row + 1, (self._scored_as, row)
-        if self._kept[row]:
-            self.kept[self._scored_as] = self.kept.get(self._scored_as, 0) + 1
-        return self._kept[row]
+        source, key = doc.metadata.get("file_path"), key_of(doc)
+        is_kept = None
+        if not self.found.store.is_by_key and source is not None:
+            if source != self._source:
+                self._open(doc, source)
+            is_kept = self._keeps_of_file(key)
+        if is_kept is None:
+            is_kept = self._keeps_by_key(doc, key)
+        if is_kept:
+            self.kept[self.place[0]] = self.kept.get(self.place[0], 0) + 1
+        return is_kept
 
-    def _load(self, doc: Document, source: str | None) -> None:
-        scored_as = self.found.store.locate(str(source))
-        if source is None or scored_as is None:
-            raise MissingScore(
-                f"{self.found.store.path} holds no scores of {source} (document {doc.id}): score this file first"
-            )
+    def _open(self, doc: Document, source: str) -> None:
+        """Load the rows of a file; of one that the store does not know, there are none."""
+        scored_as = self.found.store.locate(source)
+        self._source, self._next, self._rows_of = source, 0, None
+        self._scored_as, self._keys, self._kept, self._used = scored_as or "", [], [], bytearray()
+        if scored_as is None:
+            return
         if self._file_of.setdefault(scored_as, source) != source:
             raise MissingScore(
                 f"{source} (document {doc.id}) and {self._file_of[scored_as]} both look like {scored_as}, which "
                 f"{self.found.store.path} holds scores of: score them apart"
             )
         key_N, kept_N = self.found.keeps(scored_as)
-        self._scored_as = scored_as
-        self._source, self._keys, self._kept = source, key_N.tolist(), kept_N.tolist()
+        self._keys, self._kept = key_N.tolist(), kept_N.tolist()
         self._used = self._used_of.setdefault(source, bytearray(len(self._keys)))
-        self._next, self._rows_of = 0, None
 
-    def _search(self, doc: Document, key: int) -> int:
+    def _keeps_of_file(self, key: int) -> bool | None:
+        """Return whether a document of the open file is in the cut; None if the store does not have it there."""
+        row: int | None = self._next
+        if row is None or row >= len(self._keys) or self._keys[row] != key or self._used[row]:
+            row = self._search(key)
+        if row is None:
+            return None
+        self._used[row] = True
+        self._next, self.place = row + 1, (self._scored_as, row)
+        return self._kept[row]
+
+    def _search(self, key: int) -> int | None:
         """Return the first row of this document that has not been asked for."""
         if self._rows_of is None:
             self._rows_of = {}
@@ -325,9 +353,55 @@ class KeptRows:
         rows = self._rows_of.get(key, [])
         while rows and self._used[rows[-1]]:
             rows.pop()
-        if not rows:
+        return rows.pop() if rows else None
+
+    def _keeps_by_key(self, doc: Document, key: int) -> bool:
+        """Return whether a document is in the cut, wherever in the store it is."""
+        index, kept_N = self._by_key
+        rows = index.rows(key)
+        if not rows.size:
             raise MissingScore(
-                f"document {doc.id} of {self._source} has no score in {self.found.store.path}, or its text has "
-                "changed since: score this corpus first"
+                f"{named(doc)} has no score in {self.found.store.path}, or its text has changed since: score this "
+                "corpus first"
             )
-        return rows.pop()
+        of_rows = kept_N[rows]
+        if of_rows.all() or not of_rows.any():
+            chosen = 0
+        else:  # of identical documents, the cut keeps some
+            nth = self._came[key] = self._came.get(key, -1) + 1
+            slot = nth if self._claims is None else self._claims.slot(key, nth, int(of_rows.sum()))
+            rows = np.concatenate([rows[of_rows], rows[~of_rows]])
+            chosen = min(slot, len(rows) - 1)
+        self.place = index.place(int(rows[chosen]))
+        return bool(kept_N[rows[chosen]])
+
+    @cached_property
+    def _by_key(self) -> tuple[KeyIndex, np.ndarray]:
+        """Where the documents of the store stand, and whether each is kept: bool [N], in order of the index's rows."""
+        keys, kept = dict[str, np.ndarray](), [np.empty(0, dtype=bool)]
+        for source in self.found.store.sources:
+            keys[source], kept_N = self.found.keeps(source)
+            kept.append(kept_N)
+        return KeyIndex(keys), np.concatenate(kept)
+
+
+class Claims:
+    """Which of identical documents the tasks of one pass keep: each is claimed by a file, which stays after a kill.
+
+    Args:
+        folder: of the pass and its number of tasks, on any fsspec path.
+        rank: the task.
+    """
+
+    def __init__(self, folder: str, rank: int) -> None:
+        self._folder, self._rank = folder, rank
+
+    def slot(self, key: int, nth: int, wanted: int) -> int:
+        """Return a slot below `wanted` for the task's n-th document of a key, or `wanted` if all are taken."""
+        mine = seal({"rank": self._rank, "nth": nth})
+        names = [f"{self._folder}/{key:016x}/{slot:06d}.json" for slot in range(wanted)]
+        for slot, name in enumerate(names):
+            with suppress(FileNotFoundError):
+                if read_json(name) == {"rank": self._rank, "nth": nth}:
+                    return slot
+        return next((slot for slot, name in enumerate(names) if create(name, mine)), wanted)

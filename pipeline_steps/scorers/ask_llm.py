@@ -109,7 +109,7 @@ class AskLLMScorer(BaseScorer):
         proxy = self._proxy()
         return [proxy.ask([doc.text for doc in docs], prompt, self.max_tokens) for prompt in self.prompts]
 
-    def score_prepared(self, docs: list[Document], prepared: list[Questions]) -> Columns:
+    def score(self, docs: list[Document], prepared: list[Questions]) -> Columns:
         """Return the scores and token counts of a window that has been tokenised."""
         proxy = self._proxy()
         log_yes, log_no = np.zeros(len(docs)), np.zeros(len(docs))

@@ -6,14 +6,15 @@ together, hence every last bit, does not depend on the number of tasks.
 
 from __future__ import annotations
 
+import json
+import re
 import reprlib
 import time
-from abc import abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +24,15 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.batching import batched
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.errors import CorpusError, InvalidScore, StoreMismatch
-from pipeline_steps.numerics.keys import document_key
+from pipeline_steps.errors import InvalidScore, StoreMismatch, WinnowError
+from pipeline_steps.stores.arrivals import Arrivals
 from pipeline_steps.stores.corpus_listing import CorpusListing
+from pipeline_steps.stores.documents import by_source, id_of, key_of, named
 from pipeline_steps.stores.score_store import SCORE_FIELDS
 from pipeline_steps.stores.source_store import Columns, SourceStore
 
 
+_READERS_OWN = ("file_path", "dataset", "token_count")  # metadata that readers and counters write
 _MOST_TOKENS = np.iinfo(np.uint32).max
 
 
@@ -87,13 +90,18 @@ class DocumentColumns(NoCredentials, PipelineStep):
         store = SourceStore(self.store, pa.schema([pa.field("key", pa.uint64()), *self.schema]))
         corpus = CorpusListing(data, self.corpus)
         store.begin(self.kind, self.made(), corpus.inputs(type(self).__name__, world_size))
-        sources = []
-        for source, docs in by_source(data, type(self).__name__):
-            sources.append(source)
-            for window in self._run_source(store, source, docs):
+        sources, arrivals = [], Arrivals(store, rank, world_size)
+        for source, docs in by_source(data, corpus, store.is_by_key):
+            if source is None:
+                windows = self._run_arrivals(arrivals, docs)
+            else:
+                sources.append(source)
+                windows = self._run_source(store, source, docs)
+            for window in windows:
                 yield from window
         corpus.check_unchanged()
-        store.finish_task(rank, world_size, sources)
+        if sources or not arrivals.is_settled:
+            store.finish_task(rank, world_size, sources, arrivals.entry())
         self._forget()
 
     def _forget(self) -> None:
@@ -101,99 +109,114 @@ class DocumentColumns(NoCredentials, PipelineStep):
             delattr(self, name)
 
     def _run_source(self, store: SourceStore, source: str, docs: Iterator[Document]) -> Iterator[list[Document]]:
-        sealed, parts = store.read_to_continue(source), []
-        position = 0
-        for window in self._windows_ahead(store, source, docs, sealed):
-            columns = window.columns
-            if columns is None:
-                columns = self._compute(window)
-                store.commit_window(source, window.number, columns)
-            else:
-                _check_keys(columns["key"], window.keys, window.docs, source, store)
-                self.check(window.docs, columns)
-                self.stat_update("already_stored", value=len(window.docs), unit="window")
-            position += len(window.docs)
-            self.annotate(window.docs, columns)
+        """Yield the documents of a file, window by window, and seal the file's columns."""
+        sealed = store.read_to_continue(source)
+        size = 0 if sealed is None else len(sealed["key"])
+
+        def stored(number: int, docs: list[Document], keys: np.ndarray) -> tuple[Columns, np.ndarray]:
+            start = number * self.window_size
+            columns: Columns | None
             if sealed is None:
-                parts.append(columns)
+                columns = store.read_window(source, number)
+            else:
+                columns = {name: values[start : start + len(keys)] for name, values in sealed.items()}
+                _check_keys(columns["key"], keys[: max(size - start, 0)], docs, source, store)
+                if start + len(keys) > size:  # it was read with a limit then: the last window is computed as a whole
+                    columns = None
+            if columns is None:
+                return {}, np.arange(len(keys))
+            _check_keys(columns["key"], keys, docs, source, store)
+            return columns, np.empty(0, dtype=np.intp)
+
+        parts = []
+        for window, columns in self._computed(docs, stored):
+            if window.unknown.size:
+                store.commit_window(source, window.number, columns)
+            parts.append(columns)
             yield window.docs
-        if sealed is not None:
-            store.drop_windows(source)  # left by a task that was killed while it sealed
-        if sealed is None:
+        position = sum(len(part["key"]) for part in parts)
+        if sealed is None or position > size:
             store.seal(source, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-        elif position != len(sealed["key"]):
+        elif position == size:
+            store.drop_windows(source)  # left by a task that was killed while it sealed
+        else:
             raise StoreMismatch(
-                f"{source} has {position:,} documents, but {store.path} holds {len(sealed['key']):,} for it: "
-                f"the file has changed or was read with a limit; {store.restore(source)}"
+                f"{source} has {position:,} documents, but {store.path} holds {size:,} for it: the file has changed "
+                f"or is read with a limit; {store.restore(source)}"
             )
 
-    def _windows_ahead(
-        self, store: SourceStore, source: str, docs: Iterator[Document], sealed: Columns | None
-    ) -> Iterator[_Window]:
-        """Yield the windows of a source; while one is computed, the next is read and prepared in a thread."""
-        pending: deque[_Window] = deque()
-        start = 0
-        with ThreadPoolExecutor(1) as pool:
-            for number, window in enumerate(batched(docs, self.window_size)):
-                keys = np.array([document_key(doc.id, doc.text) for doc in window], dtype=np.uint64)
-                columns: Columns | None
-                if sealed is not None:
-                    columns = {name: values[start : start + len(window)] for name, values in sealed.items()}
-                else:
-                    columns = store.read_window(source, number)
-                prepared = pool.submit(self.prepare, window) if columns is None else None
-                pending.append(_Window(number, window, keys, columns, prepared))
-                start += len(window)
-                if len(pending) > 1:
-                    yield pending.popleft()
-            yield from pending
+    def _run_arrivals(self, arrivals: Arrivals, docs: Iterator[Document]) -> Iterator[list[Document]]:
+        """Yield documents whose file nobody knows, window by window."""
+        for window, columns in self._computed(docs, arrivals.stored, arrivals.windows):
+            arrivals.commit(columns)
+            yield window.docs
 
-    def _compute(self, window: _Window) -> Columns:
+    def _computed(self, docs: Iterator[Document], stored: Stored, first: int = 0) -> Iterator[tuple[_Window, Columns]]:
+        """Yield windows with their columns; while one is computed, the next is read and prepared in a thread."""
+        pending: deque[_Window] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for number, window in enumerate(batched(docs, self.window_size), first):
+                keys = np.array([key_of(doc) for doc in window], dtype=np.uint64)
+                columns, unknown = stored(number, window, keys)
+                prepared = pool.submit(self.prepare, [window[row] for row in unknown]) if unknown.size else None
+                pending.append(_Window(number, window, keys, columns, unknown, prepared))
+                if len(pending) > 1:
+                    yield self._complete(pending.popleft())
+            while pending:
+                yield self._complete(pending.popleft())
+
+    def _complete(self, window: _Window) -> tuple[_Window, Columns]:
+        """Return a window and the columns of all its documents, after computing those that are not stored."""
+        docs = [window.docs[row] for row in window.unknown]
+        new = self._compute(docs, window) if docs else {}
+        if len(docs) == len(window.docs):
+            columns: Columns = new
+        elif docs:
+            columns = _merged(window, new)
+        else:
+            columns = window.stored
+        if len(docs) < len(window.docs):
+            known = np.delete(np.arange(len(window.docs)), window.unknown)
+            self.check([window.docs[row] for row in known], {k: v[known] for k, v in columns.items()})
+            self.stat_update("already_stored", value=len(known), unit="window")
+        self.annotate(window.docs, columns)
+        return window, columns
+
+    def _compute(self, docs: list[Document], window: _Window) -> Columns:
         begun = time.perf_counter()
         with self.track_time("window"):
             prepared = window.prepared.result() if window.prepared else None
-            columns = {"key": window.keys, **self.compute(window.docs, prepared)}
-        self.stat_update("computed", value=len(window.docs), unit="window")
-        self.stat_update("computed_per_second", value=len(window.docs) / (time.perf_counter() - begun), unit="window")
+            columns = {"key": window.keys[window.unknown], **self.compute(docs, prepared)}
+        self.stat_update("computed", value=len(docs), unit="window")
+        self.stat_update("computed_per_second", value=len(docs) / (time.perf_counter() - begun), unit="window")
         return columns
 
 
+Stored = Callable[[int, list[Document], np.ndarray], tuple[Columns, np.ndarray]]
+"""Returns, given the number of a window, its documents and their keys, the columns that are stored of its documents,
+in order, and the places in the window of the documents that are not stored."""
+
+
 class _Window(NamedTuple):
-    """Documents that are computed together, and what is known of them: columns if they are stored already."""
+    """Documents that are computed together, and what is known of them."""
 
     number: int
     docs: list[Document]
     keys: np.ndarray
-    columns: Columns | None
+    stored: Columns
+    unknown: np.ndarray
     prepared: Future[Any] | None
 
 
-def by_source(data: DocumentsPipeline, step: str) -> Iterator[tuple[str, Iterator[Document]]]:
-    """Group documents by the file they were read from (`metadata["file_path"]`), in order.
-
-    Raises:
-        CorpusError: a document does not say which file it is from, or a file's documents do not come together.
-    """
-    seen: set[str] = set()
-    for source, docs in groupby(data, key=_source_of):
-        if source in seen:
-            raise CorpusError(
-                f"documents of {source} reach {step} in more than one run: they were shuffled, or rewritten into "
-                "other files since; put this step before that, or read from where they were first. If they have a "
-                "column file_path of their own, as FineWeb has, give the reader an adapter that leaves it out"
-            )
-        seen.add(source)
-        yield source, docs
-
-
-def _source_of(doc: Document) -> str:
-    source = doc.metadata.get("file_path")
-    if source is None:
-        raise CorpusError(
-            f"document {doc.id} does not say which file it is from (metadata 'file_path'): read with a file-based "
-            "reader, e.g. ParquetReader('hf://datasets/...') instead of HuggingFaceDatasetReader"
-        )
-    return str(source)
+def _merged(window: _Window, new: Columns) -> Columns:
+    """Return the columns of a window of which some documents are stored and others have just been computed."""
+    columns = {}
+    for name, computed in new.items():
+        found = np.empty((len(window.docs), *computed.shape[1:]), dtype=computed.dtype)
+        found[window.unknown] = computed
+        found[np.delete(np.arange(len(window.docs)), window.unknown)] = window.stored[name]
+        columns[name] = found
+    return columns
 
 
 def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], source: str, store: SourceStore) -> None:
@@ -207,35 +230,89 @@ def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], sour
     )
 
 
-class BaseScorer(DocumentColumns):
+class _Checked(ABCMeta):
+    """The class of scorer classes: what is wrong with one is said when it is made, and not by the last of a hundred
+    tasks."""
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:
+        scorer = super().__call__(*args, **options)
+        scorer.check_construction()
+        return scorer
+
+
+class BaseScorer(DocumentColumns, metaclass=_Checked):
     """Scores every document; drops nothing, reorders nothing.
 
-    A subclass implements `fingerprint` and one hook, `score_batch`; or, where texts are to be tokenised while the
-    window before is scored, `prepare` and `score_prepared` in its place. The score goes to `metadata[metadata_key]` (a
-    Python float, on every document) and to the store: Parquet files with columns `key` (uint64), `score` (float32),
-    `tokens` (uint32: `metadata["token_count"]` where a datatrove TokensCounter has set it, else what the scorer's own
-    tokenizer counted, else 0) and the subclass's `extra_fields`.
+    A subclass implements one hook, `score`. If it also has `prepare`, which tokenises a window in a thread while the
+    one before is scored, `score` takes what that returns as its second argument. The score goes to
+    `metadata[metadata_key]` (a Python float, on every document) and to the store: Parquet files with columns `key`
+    (uint64), `id`, `score` (float32), `tokens` (uint32: `metadata["token_count"]` where a datatrove TokensCounter has
+    set it, else what the scorer's own tokenizer counted, else 0) and the subclass's `extra_fields`.
+
+    What decides the scores is the class's name, its `version`, and every attribute whose name begins with no
+    underscore: a store that was made with others is refused. A subclass with more to say overrides `fingerprint`.
 
     Args:
         scores: folder of the score store, any fsspec path.
-        metadata_key: metadata key the score is written to.
+        metadata_key: metadata key the score is written to; by default the class's name: "shout" of ShoutScorer.
         window_size: documents scored and committed together; what a killed task can lose.
 
     Raises:
-        WinnowError: an argument holds a credential.
+        WinnowError: an argument holds a credential, or the subclass cannot work; says why.
         InvalidScore: a score is NaN or infinite, or a `token_count` is no number of tokens; names the document.
 
     Attributes:
+        score: the hook: documents of one window in, their scores in the same order out, higher = more of what the
+            step's name says. They come alone, or as columns by name: `score`, optionally `tokens`, and every one of
+            `extra_fields`.
         lower_is_better: whether low scores are the good ones; the store records it.
+        version: to be raised when the code of `score` changes what it returns.
     """
 
     kind = "scores"
     lower_is_better: bool = False
+    version: int = 1
     extra_fields: tuple[pa.Field, ...] = ()
+    score: Callable[..., Sequence[float] | Columns]
 
-    def __init__(self, scores: str, metadata_key: str, window_size: int = 4096) -> None:
+    def __init__(self, scores: str, metadata_key: str | None = None, window_size: int = 4096) -> None:
         super().__init__(scores, window_size)
-        self.metadata_key = metadata_key
+        own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Scorer")).lower()
+        self.metadata_key = own_name if metadata_key is None else metadata_key
+        self._not_settings = frozenset(vars(self))
+
+    def check_construction(self) -> None:
+        """Refuse a scorer that could not work.
+
+        Raises:
+            WinnowError: it lacks the hook or the base's constructor, its settings are not JSON, or its metadata key is
+                one that readers use.
+        """
+        name = type(self).__name__
+        if not hasattr(self, "score"):
+            raise WinnowError(f"{name} has no method score(docs), which returns a window's scores")
+        if not hasattr(self, "_not_settings"):
+            raise WinnowError(f"{name} must call super().__init__(scores) in its constructor")
+        if self.metadata_key in _READERS_OWN:
+            raise WinnowError(f"{name} would write its scores over metadata[{self.metadata_key!r}]: give another key")
+        if type(self).fingerprint is BaseScorer.fingerprint:
+            for attribute, value in self._settings().items():
+                try:
+                    json.dumps(value, allow_nan=False)
+                except (TypeError, ValueError):
+                    raise WinnowError(
+                        f"{name}.{attribute} is {type(value).__name__}, which cannot be noted as a setting: call it "
+                        f"_{attribute} if it does not decide the scores, or load it in a cached_property"
+                    ) from None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that decides the scores, as JSON types; a store made with another one is refused."""
+        return self._settings() | ({} if self.version == 1 else {"version": self.version})
+
+    def _settings(self) -> dict[str, Any]:
+        loaded = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
+        hidden = self._not_settings | loaded
+        return {name: value for name, value in vars(self).items() if name not in hidden and not name.startswith("_")}
 
     @property
     def schema(self) -> pa.Schema:
@@ -244,37 +321,26 @@ class BaseScorer(DocumentColumns):
 
     def made(self) -> dict[str, Any]:
         """Return the configuration that the store records: the fingerprint, and which direction is better."""
-        return super().made() | {"lower_is_better": self.lower_is_better}
-
-    def score_batch(self, docs: list[Document]) -> Sequence[float] | Columns:
-        """Return the scores of one window, in order; higher = more of what the step's name says.
-
-        They come alone, or as columns by name: `score`, optionally `tokens`, and every one of `extra_fields`.
-        """
-        return self.score_prepared(docs, self.prepare(docs))
-
-    def score_prepared(self, docs: list[Document], prepared: Any) -> Sequence[float] | Columns:
-        """Return what `score_batch` returns, given what `prepare` has returned for the same window."""
-        raise NotImplementedError(f"{type(self).__name__} implements neither score_batch nor score_prepared")
+        return {"scorer": type(self).__name__} | super().made() | {"lower_is_better": self.lower_is_better}
 
     def compute(self, docs: list[Document], prepared: Any) -> Columns:
         """Return the window's columns, checked."""
-        result = self.score_batch(docs) if prepared is None else self.score_prepared(docs, prepared)
+        result = self.score(docs) if prepared is None else self.score(docs, prepared)
         columns: dict[str, Any] = dict(result) if isinstance(result, Mapping) else {"score": result}
         scores = np.asarray(columns["score"], dtype=np.float32)
-        if len(scores) != len(docs):
-            raise InvalidScore(f"{type(self).__name__} returned {len(scores)} scores for {len(docs)} documents")
+        if scores.shape != (len(docs),):
+            raise InvalidScore(f"{type(self).__name__} returned {scores.shape} scores for {len(docs)} documents")
         bad = np.flatnonzero(~np.isfinite(scores))
         if bad.size:
-            doc = docs[bad[0]]
             raise InvalidScore(
-                f"{type(self).__name__} gave document {doc.id} of {doc.metadata['file_path']} the score "
-                f"{scores[bad[0]]}: look at its text, or exclude it before scoring"
+                f"{type(self).__name__} gave {named(docs[bad[0]])} the score {scores[bad[0]]}: look at its text, or "
+                "exclude it before scoring"
             )
         counted = columns.get("tokens", np.zeros(len(docs), dtype=np.uint32))
         tokens = np.array([_tokens(doc, own) for doc, own in zip(docs, counted, strict=True)], dtype=np.uint32)
         self.stat_update("tokens", value=int(tokens.sum(dtype=np.int64)), unit="window")
-        return columns | {"score": scores, "tokens": tokens}
+        ids = np.array([id_of(doc) for doc in docs], dtype=object)
+        return columns | {"id": ids, "score": scores, "tokens": tokens}
 
     def annotate(self, docs: list[Document], columns: Columns) -> None:
         """Set the score on every document, as a Python float: datatrove's writers and stats need one."""
@@ -289,7 +355,7 @@ def _tokens(doc: Document, counted: int) -> int:
         return counted
     if isinstance(said, bool) or not isinstance(said, int | np.integer) or not 0 <= said <= _MOST_TOKENS:
         raise InvalidScore(
-            f"document {doc.id} of {doc.metadata['file_path']} has token_count={reprlib.repr(said)} in its metadata, "
+            f"{named(doc)} has token_count={reprlib.repr(said)} in its metadata, "
             f"which is not a whole number from 0 to {_MOST_TOKENS:,}: mend it, or leave that column out"
         )
     return int(said)

@@ -83,7 +83,7 @@ class ClassifierHeadScorer(BaseScorer):
             encoding.truncate(self.max_tokens - encoder.num_special_tokens_to_add(False))
         return [encoder.post_process(encoding).ids for encoding in encodings], tokens
 
-    def score_prepared(self, docs: list[Document], prepared: tuple[list[list[int]], np.ndarray]) -> Columns:
+    def score(self, docs: list[Document], prepared: tuple[list[list[int]], np.ndarray]) -> Columns:
         """Return the scores and token counts of a window that has been tokenised."""
         import torch
 
@@ -161,7 +161,7 @@ class FastTextScorer(BaseScorer):
             "model": {"model": os.path.basename(self.model), "digest": digest},
         }
 
-    def score_batch(self, docs: list[Document]) -> Columns:
+    def score(self, docs: list[Document]) -> Columns:
         """Return the log-odds and words of one window."""
         model, _ = load_fasttext(self.model)
         if self.label not in model.get_labels():

@@ -24,13 +24,15 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.embedding.embeddings import RowsByDocument, made_by, naming, sample_embeddings
+from pipeline_steps.embedding.embeddings import made_by, naming, sample_embeddings
 from pipeline_steps.engines.models import own_threads, require
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.paper import SKETCH_BUCKETS, SKETCH_ROWS
 from pipeline_steps.scorers.base import BaseScorer
+from pipeline_steps.stores.documents import named
 from pipeline_steps.stores.files import Tensors, load_tensors, read_json, save_tensors, write_json
 from pipeline_steps.stores.partials import Partials
+from pipeline_steps.stores.rows_by_document import RowsByDocument
 from pipeline_steps.stores.source_store import SourceStore
 
 
@@ -284,13 +286,13 @@ class DensityScorer(BaseScorer):
         about = {name: header[name] for name in ("hash", "documents", "embedded")}
         return {"scorer": "DensityScorer", "unit": "log kernel sum", "sketch": sketch.digest, **about}
 
-    def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """Return the log densities of one window, which is of one source."""
+    def score(self, docs: list[Document]) -> Sequence[float]:
+        """Return the log densities of one window."""
         from pipeline_steps.numerics.sketch import density
 
         sketch, hash = self._sketch
         vectors = self._rows.of(docs)["embedding"]
-        with naming(docs[0].metadata["file_path"], self.embeddings):
+        with naming(named(docs[0]), self.embeddings):
             sums, errors = density(sketch.tensors["counts"], sketch.header["documents"], hash, vectors, own_threads())
         self._check_spread(sums, errors)
         return np.log(sums).tolist()

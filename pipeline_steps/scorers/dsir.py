@@ -142,7 +142,7 @@ class DSIRScorer(BaseScorer):
         unit = "log importance weight, nats"
         return {"scorer": "DSIRScorer", "unit": unit, **model.header, "model": model.digest}
 
-    def score_batch(self, docs: list[Document]) -> Columns:
+    def score(self, docs: list[Document]) -> Columns:
         """Return the log weights and tokens of one window."""
         model, featurise = self._fitted
         ngrams = featurise([doc.text for doc in docs])

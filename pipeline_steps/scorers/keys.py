@@ -25,6 +25,6 @@ class KeysScorer(BaseScorer):
         """Return what decides the scores, which is the class alone."""
         return {"scorer": "KeysScorer"}
 
-    def score_batch(self, docs: list[Document]) -> list[float]:
+    def score(self, docs: list[Document]) -> list[float]:
         """Return a zero for every document."""
         return [0.0] * len(docs)

@@ -13,6 +13,7 @@ from datatrove.data import Document
 
 from pipeline_steps.errors import CorpusError, InvalidCut, InvalidScore, StoreMismatch
 from pipeline_steps.scorers.base import BaseScorer, DocumentColumns
+from pipeline_steps.stores.documents import named
 from pipeline_steps.stores.source_store import Columns, SourceStore
 
 
@@ -47,20 +48,20 @@ class MetadataScorer(BaseScorer):
 
     def check(self, docs: list[Document], columns: Columns) -> None:
         """Refuse numbers that are not those in the store: a document's key does not cover them."""
-        here = np.asarray(self.score_batch(docs), dtype=np.float32)
+        here = np.asarray(self.score(docs), dtype=np.float32)
         for row in np.flatnonzero(here != columns["score"])[:1]:
             raise StoreMismatch(
-                f"document {docs[row].id} of {docs[row].metadata['file_path']} has {self.key}={here[row]} now, and "
+                f"{named(docs[row])} has {self.key}={here[row]} now, and "
                 f"{columns['score'][row]} in {self.store}: use another store for the new numbers"
             )
 
-    def score_batch(self, docs: list[Document]) -> Sequence[float]:
+    def score(self, docs: list[Document]) -> Sequence[float]:
         """Return the numbers of one window."""
         for doc in docs:
             value = doc.metadata.get(self.key)
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise InvalidScore(
-                    f"document {doc.id} of {doc.metadata['file_path']} has {self.key}={value!r} in its metadata, "
+                    f"{named(doc)} has {self.key}={value!r} in its metadata, "
                     "which is not a number: check the key, or convert it before this step"
                 )
         return [float(doc.metadata[self.key]) for doc in docs]
@@ -102,7 +103,7 @@ class MetadataLabels(DocumentColumns):
         for doc, stored in zip(docs, columns["label"].tolist(), strict=True):
             if self._label(doc) != stored:
                 raise StoreMismatch(
-                    f"document {doc.id} of {doc.metadata['file_path']} is labelled {self._label(doc)!r} now, and "
+                    f"{named(doc)} is labelled {self._label(doc)!r} now, and "
                     f"{stored!r} in {self.store}: use another store for the new labels"
                 )
 
@@ -110,7 +111,7 @@ class MetadataLabels(DocumentColumns):
         label = doc.metadata.get(self.key, self.default)
         if label is None:
             raise CorpusError(
-                f"document {doc.id} of {doc.metadata['file_path']} has no {self.key!r} in its metadata: label it "
+                f"{named(doc)} has no {self.key!r} in its metadata: label it "
                 "first, or pass default='...' for such documents"
             )
         return str(label)

@@ -17,8 +17,8 @@ from pipeline_steps.engines.likelihoods import (
 )
 from pipeline_steps.engines.models import library_versions, model_identity, pick_device, pick_dtype
 from pipeline_steps.errors import ModelError
-from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.scorers.base import BaseScorer
+from pipeline_steps.stores.documents import key_of
 from pipeline_steps.stores.source_store import Columns
 
 
@@ -101,12 +101,12 @@ class PerplexityScorer(BaseScorer):
         likelihood = self._likelihood()
         encoded = likelihood.encoder.encode_batch([doc.text for doc in docs])
         examples = [
-            likelihood.examples(ids[: self.max_tokens], self.objective, document_key(doc.id, doc.text))
+            likelihood.examples(ids[: self.max_tokens], self.objective, key_of(doc))
             for doc, ids in zip(docs, encoded, strict=True)
         ]
         return examples, np.array([len(ids) for ids in encoded], dtype=np.uint32)
 
-    def score_prepared(self, docs: list[Document], prepared: tuple[list[list[InputAndTarget]], np.ndarray]) -> Columns:
+    def score(self, docs: list[Document], prepared: tuple[list[list[InputAndTarget]], np.ndarray]) -> Columns:
         """Return the scores and token counts of a window that has been tokenised and masked."""
         likelihood, (examples, tokens) = self._likelihood(), prepared
         flat = [example for own in examples for example in own]

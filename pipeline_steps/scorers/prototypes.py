@@ -8,8 +8,8 @@ from typing import Any
 
 from datatrove.data import Document
 
-from pipeline_steps.embedding.embeddings import RowsByDocument
 from pipeline_steps.scorers.base import BaseScorer
+from pipeline_steps.stores.rows_by_document import RowsByDocument
 from pipeline_steps.stores.source_store import SourceStore
 
 
@@ -38,8 +38,8 @@ class PrototypesScorer(BaseScorer):
         about = {"unit": "1 - cosine", "assignments": store.fingerprint, "clusters": store.made}
         return {"scorer": "PrototypesScorer", **about}
 
-    def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """Return the distances of one window, which is of one source."""
+    def score(self, docs: list[Document]) -> Sequence[float]:
+        """Return the distances of one window."""
         return (1 - self._rows.of(docs)["cosine"]).tolist()
 
     @cached_property

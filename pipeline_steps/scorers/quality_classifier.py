@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.batching import batched
 from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import CorpusError
-from pipeline_steps.numerics.keys import document_key, mix
+from pipeline_steps.numerics.keys import mix
 from pipeline_steps.numerics.statistics import auc, spearman
 from pipeline_steps.scorers.base import BaseScorer
+from pipeline_steps.stores.documents import key_of
 from pipeline_steps.stores.files import load_tensors, save_tensors
+from pipeline_steps.stores.rows_by_document import RowsByDocument
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.source_store import Columns
 
@@ -158,7 +161,7 @@ class QualityClassifierScorer(BaseScorer):
         _, about = self._fitted
         return super().made() | {"lower_is_better": about.get("lower_is_better", False)}
 
-    def score_batch(self, docs: list[Document]) -> Columns:
+    def score(self, docs: list[Document]) -> Columns:
         """Return the scores and WordPunct tokens of one window."""
         model, _ = self._fitted
         ngrams = _features(docs)
@@ -179,7 +182,7 @@ def _fit(
 
     Which documents are held out, and their order, are functions of their keys.
     """
-    keys = np.array([document_key(doc.id, doc.text) for doc in docs], dtype=np.uint64)
+    keys = np.array([key_of(doc) for doc in docs], dtype=np.uint64)
     order = np.argsort(mix(keys, _SPLIT), kind="stable")
     held_out = order[: max(len(docs) // _HELD_OUT, 1)]
     training = order[held_out.size :]
@@ -202,17 +205,11 @@ def _ngrams() -> ModuleType:
 
 
 def _with_scores(docs: Iterable[Document], store: ScoreStore) -> Iterator[tuple[Document, float]]:
-    source: str | None = None
-    scores: dict[int, float] = {}
-    for doc in docs:
-        if doc.metadata.get("file_path") != source:
-            source, scores = doc.metadata.get("file_path"), {}
-            if held := store.locate(str(source)):
-                columns = store.read(held, ["key", "score"])
-                scores = dict(zip(columns["key"].tolist(), columns["score"].tolist(), strict=True))
-        score = scores.get(document_key(doc.id, doc.text))
-        if score is not None:
-            yield doc, score
+    rows = RowsByDocument(store, ["score"])
+    for batch in batched(docs, _BATCH):
+        for doc, score in zip(batch, rows.known(batch), strict=True):
+            if score is not None:
+                yield doc, float(score)
 
 
 def _save(folder: str, model: LinearModel, header: dict[str, Any]) -> None:

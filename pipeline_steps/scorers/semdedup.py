@@ -18,13 +18,13 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.embedding.embeddings import RowsByDocument
 from pipeline_steps.embedding.kmeans import buckets, load_members
 from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.vectors import similarity_to_preferred
 from pipeline_steps.scorers.base import BaseScorer
 from pipeline_steps.stores.artefact import part_name
 from pipeline_steps.stores.files import load_tensors, save_tensors
+from pipeline_steps.stores.rows_by_document import RowsByDocument
 from pipeline_steps.stores.source_store import SourceStore
 
 
@@ -137,8 +137,8 @@ class SemDeDupScorer(BaseScorer):
         about = {"unit": "cosine", "keep": self.keep, "assignments": store.fingerprint}
         return {"scorer": "SemDeDupScorer", **about, "clusters": store.made}
 
-    def score_batch(self, docs: list[Document]) -> Sequence[float]:
-        """Return the similarities of one window, which is of one source."""
+    def score(self, docs: list[Document]) -> Sequence[float]:
+        """Return the similarities of one window."""
         return self._rows.of(docs)["similarity"].tolist()
 
     @cached_property
@@ -152,6 +152,10 @@ class _Similarities:
     def __init__(self, clusters: str, keep: str) -> None:
         self.path, self._clusters, self._keep = f"{clusters}/similarities", clusters, keep
         self._assignments = SourceStore(f"{clusters}/assignments")
+
+    @property
+    def sources(self) -> dict[str, int]:
+        return self._assignments.sources
 
     def read(self, source: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
         key = self._assignments.read(source, ["key"])["key"]

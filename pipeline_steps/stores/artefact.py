@@ -159,6 +159,8 @@ class Artefact:
             return
         if parts is None:
             return
+        if (parts := self._gathered(parts)) is None:
+            return
         strange = self._names("parts") - set(map(self._file, parts))  # listed before the look
         if self._last_run()[1] != self._run["run"]:
             raise self._overtaken()
@@ -166,7 +168,26 @@ class Artefact:
             for name in sorted(strange):
                 self._remove(f"parts/{name}")
         write_json(f"{self.path}/manifest.json", {"run": self._run["run"], "parts": parts})
+        self._tidy(parts)
         sweep(self.root)
+
+    def _gathered(self, parts: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the parts that the manifest names, given what all tasks have covered: the same, unless overridden.
+
+        None means that some of it is gone.
+        """
+        return parts
+
+    def _derived(self, parts: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the parts of a run whose manifest is lost, given what its tasks have covered; None if it has none."""
+        return parts
+
+    def _disposes(self, parts: Mapping[str, Any]) -> bool:
+        """Return whether parts beside those that a manifest names may go."""
+        return self.disposable
+
+    def _tidy(self, parts: Mapping[str, Any]) -> None:
+        """Remove what is not needed any more once a manifest names these parts: nothing, unless overridden."""
 
     # Reading
 
@@ -207,7 +228,7 @@ class Artefact:
         there, expected = self._names("parts"), {self._file(source): source for source in found}
         if lost := sorted(expected.keys() - there):
             raise StoreIncomplete(f"{self.path} has lost parts/{lost[0]} of {expected[lost[0]]}: {AGAIN}")
-        if (strange := sorted(there - expected.keys())) and not self.disposable:
+        if (strange := sorted(there - expected.keys())) and not self._disposes(found):
             raise StoreMismatch(
                 f"{self.path} holds {len(strange)} files that its last finished run did not read, first "
                 f"parts/{strange[0]}: delete them if they were taken out of the corpus, or keep one store per corpus"
@@ -280,7 +301,7 @@ class Artefact:
             pass
         except StoreDamaged as error:
             logger.warning(f"{error} (derived again now, from the records of its tasks)")
-        return self._assemble(run)
+        return self._derived(self._assemble(run))
 
     def _last_run(self, strict: bool = True) -> tuple[int, str | None]:
         """Return the number and name of the run that was announced last; 0 and None before the first.

@@ -14,7 +14,7 @@ from pipeline_steps.errors import InvalidScore, StoreIncomplete, StoreMismatch
 from pipeline_steps.stores.source_store import SourceStore
 
 
-SCORE_FIELDS = (pa.field("score", pa.float32()), pa.field("tokens", pa.uint32()))
+SCORE_FIELDS = (pa.field("id", pa.string()), pa.field("score", pa.float32()), pa.field("tokens", pa.uint32()))
 
 
 class ScoreStore(SourceStore):
@@ -176,8 +176,9 @@ def combine(
                 own = columns[path]["score"].astype(np.float64)
                 score += weight * own if how == "product" else _rank(ranked[path], own, weight) / total
             counted = [own["tokens"] for own in columns.values() if own["tokens"].any()]
-            key = first.read(source, ["key"])["key"]
-            result.seal(source, {"key": key, "score": _finite(score, source), "tokens": (counted or [0 * key])[0]})
+            named = first.read(source, ["key", "id"])
+            tokens = counted[0] if counted else np.zeros(len(score), dtype=np.uint32)
+            result.seal(source, named | {"score": _finite(score, source), "tokens": tokens})
     result.finish_task(0, 1, first.manifest)
     return ScoreStore.open(target)
 

@@ -8,13 +8,19 @@ An Artefact whose parts are sources, and beside its files:
 A *source* is the file a document was read from (`metadata["file_path"]`), never a rank, so the content does not
 depend on the number of tasks. Two tasks that write the same source write the same bytes. A killed task loses at most
 one window.
+
+Where nobody knows the file of a document (datasets, lists, rows with a `file_path` of their own), the documents of a
+task are kept in windows in the order they arrive. The last task puts the rows of all tasks, those of known files
+too, in order of their keys: the sources of such a store are ranges of keys, and copies share the columns of one. Its
+content depends on the number of tasks by the rounding of what is computed together, and by nothing else.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +31,12 @@ from datatrove.utils.logging import logger
 from pipeline_steps.errors import MissingScore, StoreDamaged, StoreMismatch
 from pipeline_steps.stores.artefact import Artefact, part_name
 from pipeline_steps.stores.files import AGAIN, canonical, digest, write_atomically
+from pipeline_steps.stores.key_ranges import KeyRanges, contains, is_key_range
 from pipeline_steps.stores.sealed_parquet import SealedFile, encode
 
 
 Columns = Mapping[str, np.ndarray]
+_ARRIVALS = re.compile(r"(\d{5}-of-\d{5})-[0-9a-f]{16}")  # `part_name` of documents of unknown files of a task
 _BATCH = 1 << 17  # rows read at a time: 2 MB of scores
 
 
@@ -53,11 +61,11 @@ class SourceStore(Artefact):
 
     def read_window(self, source: str, window: int) -> dict[str, np.ndarray] | None:
         """Return a committed window; None if there is none, or (with a warning) if it is damaged."""
-        return self._read_own(self._window(source, window), source)
+        return self.read_own(self._window(source, window), source)
 
     def read_to_continue(self, source: str) -> dict[str, np.ndarray] | None:
         """Return all columns of a sealed source; None if it is not sealed, or (with a warning) if it is damaged."""
-        return self._read_own(self.part(source), source)
+        return self.read_own(self.part(source), source)
 
     def seal(self, source: str, columns: Columns) -> None:
         """Publish all rows of a finished source and drop its windows.
@@ -68,13 +76,16 @@ class SourceStore(Artefact):
         path = self.part(source)
 
         def is_theirs_kept() -> bool:
-            theirs = None if path in self._damaged else self._read_own(path, source)
-            if theirs is not None and not np.array_equal(theirs["key"], columns["key"]):
+            theirs = None if path in self._damaged else self.read_own(path, source)
+            if theirs is None or np.array_equal(theirs["key"], columns["key"]):
+                return theirs is not None
+            known = len(theirs["key"])
+            if known > len(columns["key"]) or not np.array_equal(theirs["key"], columns["key"][:known]):
                 raise StoreMismatch(
                     f"another task has stored other documents of {source} in {self.path}: the file has changed while "
                     f"it was read; {self.restore(source)}"
                 )
-            return theirs is not None
+            return False  # the file was read with a limit then
 
         self.publish(source, self._encode(source, columns), is_theirs_kept)
         self.drop_windows(source)
@@ -94,9 +105,16 @@ class SourceStore(Artefact):
         with suppress(OSError):  # there is none, another task was faster, or is writing there
             self.fs.rm(f"{self.root}/windows/{part_name(source)}", recursive=True)
 
-    def finish_task(self, rank: int, tasks: int, sources: Iterable[str]) -> None:
-        """Record that a task has stored these sources. Raises what `Artefact.finish` raises."""
-        self.finish(rank, tasks, {source: self._entries[source] for source in sources})
+    def finish_task(
+        self, rank: int, tasks: int, sources: Iterable[str], arrived: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record that a task has stored these sources, and documents of unknown files as `Arrivals.entry` says.
+
+        Raises:
+            StoreMismatch: a store of ranges of keys holds documents that this run has not read.
+            CorpusError, StoreMismatch: see `Artefact.finish`.
+        """
+        self.finish(rank, tasks, {source: self._entries[source] for source in sources} | dict(arrived or {}))
 
     def sealed(self) -> dict[str, dict[str, Any]]:
         """Return what `manifest` would say of the sources that are finished, whether or not a run is."""
@@ -109,6 +127,33 @@ class SourceStore(Artefact):
     def begun(self) -> dict[str, int]:
         """Return the number of windows of each source that has not been sealed, by `part_name`."""
         return {name: len(self._names(f"windows/{name}")) for name in sorted(self._names("windows"))}
+
+    @property
+    def is_by_key(self) -> bool:
+        """Return whether the sources are ranges of keys, since the file of some document was unknown."""
+        return any(map(is_key_range, self._names("parts")))
+
+    def is_settled(self) -> bool:
+        """Return whether the run that `begin` has joined is finished, by key, and whole: tasks need only look up."""
+        parts = self._published_parts() if self._announced else None
+        if not parts or not any(map(is_key_range, parts)):
+            return False
+        return all(self.read_own(self.part(source), source) is not None for source in parts)
+
+    def stored_elsewhere(self, name: str, moved: bool) -> dict[str, str]:
+        """Return paths of files that may hold documents which a task meets, and their sources.
+
+        Args:
+            name: of the task's `Arrivals`.
+            moved: whether the order of documents has changed, so that other tasks of this run may have had them.
+        """
+        found = {self.part(source): source for source in self._intact()}
+        for folder in sorted(self._names("windows")):
+            task = _ARRIVALS.fullmatch(folder)
+            if task and (moved or task[1].rpartition("-")[2] != name.rpartition("-")[2]):
+                windows = sorted(self._names(f"windows/{folder}"))
+                found |= {f"{self.path}/windows/{folder}/{window}": task[1] for window in windows}
+        return found
 
     def state(self) -> str:
         """Say how far an unfinished store is, and what may keep it from its end."""
@@ -171,6 +216,95 @@ class SourceStore(Artefact):
                     f"{', with other ids or texts' if here.get('documents') == there.get('documents') else ''}"
                 )
 
+    # ------------------------------------------------------------------------------------ documents of unknown files
+
+    def _gathered(self, parts: dict[str, Any]) -> dict[str, Any] | None:
+        """Write the rows of all parts into ranges of keys, if some are of unknown files, and return these ranges.
+
+        None if windows are gone: the ranges were made of them, and are there, or have to be made by all tasks again.
+        """
+        if not any("windows" in entry for entry in parts.values()):
+            return parts
+        try:
+            self._refuse_to_lose(parts)
+            return self._write_ranges(parts)
+        except FileNotFoundError:
+            logger.warning(f"{self.path}: documents that other tasks have stored are gone; run all tasks again")
+            return None
+
+    def _write_ranges(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.schema is not None  # only a writer finishes
+        gathered: dict[str, Any] = {}
+        with KeyRanges(self.schema, sum(entry["documents"] for entry in parts.values())) as ranges:
+            for path, source in self._files_of(parts):
+                with self._open(path, source) as file:
+                    ranges.add(file.read())
+            for source, columns in ranges.sorted():
+                keys = columns["key"]
+                self.publish(source, self._encode(source, columns), partial(self._holds, source, keys))
+                with self._open(self.part(source), source) as part:
+                    gathered[source] = _entry(part)
+        return gathered
+
+    def _derived(self, parts: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the ranges of keys that hold the rows of all parts; None if they were never written."""
+        if not parts or not any("windows" in entry for entry in parts.values()):
+            return parts
+        ranges = {source: entry for source, entry in self.sealed().items() if is_key_range(source)}
+        wanted = sum(entry["documents"] for entry in parts.values())
+        return ranges if sum(entry["documents"] for entry in ranges.values()) == wanted else None
+
+    def _disposes(self, parts: Mapping[str, Any]) -> bool:
+        return super()._disposes(parts) or any(map(is_key_range, parts))
+
+    def _tidy(self, parts: Mapping[str, Any]) -> None:
+        """Remove what ranges of keys were gathered from, and earlier ranges."""
+        if not any(map(is_key_range, parts)):
+            return
+        for folder in filter(_ARRIVALS.fullmatch, self._names("windows")):
+            self._remove(f"windows/{folder}")
+        named = {self._file(source) for source in parts}
+        for file in sorted(self._names("parts") - named):
+            self._remove(f"parts/{file}")
+
+    def _refuse_to_lose(self, parts: Mapping[str, Any]) -> None:
+        """Raise StoreMismatch if the store holds rows of documents that are in none of these parts."""
+        there = [source for source in self._intact() if source not in parts]
+        known = [self._keys(path, source) for path, source in self._files_of(parts) if there]
+        sorted_N = np.sort(np.concatenate([np.empty(0, np.uint64), *known]))
+        lost = sum(int((~contains(sorted_N, self._keys(self.part(source), source))).sum()) for source in there)
+        if lost:
+            raise StoreMismatch(
+                f"{self.path} holds {lost:,} documents that this run has not read: use another folder for a part of "
+                f"the corpus, or delete {self.path}/parts to forget them"
+            )
+
+    def _intact(self) -> Iterator[str]:
+        """Yield the sources whose parts can be opened."""
+        for name in sorted(self._names("parts")):
+            try:
+                with SealedFile(self.fs, f"{self.root}/parts/{name}") as part:
+                    yield part.header["source"]
+            except StoreDamaged as error:
+                logger.warning(f"{error} (done now)")
+
+    def _files_of(self, parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield path and source of every file that holds rows of these parts, as tasks have written them."""
+        for source, entry in parts.items():
+            for window in range(entry.get("windows", 0)):
+                yield self._window(source, window), source
+            if "windows" not in entry:
+                yield self.part(source), source
+
+    def _keys(self, path: str, source: str) -> np.ndarray:
+        with self._open(path, source) as file:
+            return file.read(["key"])["key"]
+
+    def _holds(self, source: str, key_N: np.ndarray) -> bool:
+        """Return whether the part of a range of keys is whole, and of these documents."""
+        theirs = self.read_own(self.part(source), source)
+        return theirs is not None and np.array_equal(theirs["key"], key_N)
+
     def _window(self, source: str, window: int) -> str:
         return f"{self.path}/windows/{part_name(source)}/{window:06d}.parquet"
 
@@ -183,8 +317,11 @@ class SourceStore(Artefact):
         """Return what a file says of itself: should artefact.json be lost, other settings are still told apart."""
         return {"source": source, "made": self.made_digest}
 
-    def _read_own(self, path: str, source: str) -> dict[str, np.ndarray] | None:
-        """Return what an earlier task wrote; the step can make it again, so damage is no reason to stop."""
+    def read_own(self, path: str, source: str) -> dict[str, np.ndarray] | None:
+        """Return what an earlier task wrote into a file; None if it is not there, or (with a warning) is damaged.
+
+        The step can make it again, so damage is no reason to stop.
+        """
         try:
             with self._open(path, source) as file:
                 columns = file.read()

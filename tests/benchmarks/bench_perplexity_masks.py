@@ -67,10 +67,10 @@ def measure(model, texts, objective):
     """What two draws of masks have in common."""
     scorer = PerplexityScorer("unused", model, objective=objective)
     start = time.perf_counter()
-    draws = [
-        np.asarray(scorer.score_batch([Document(text, f"{draw}-{i}") for i, text in enumerate(texts)])["score"])
-        for draw in range(2)
-    ]
+    draws = []
+    for draw in range(2):
+        docs = [Document(text, f"{draw}-{i}") for i, text in enumerate(texts)]
+        draws.append(np.asarray(scorer.compute(docs, scorer.prepare(docs))["score"]))
     lowest = [set(np.argsort(draw)[: len(texts) // 5]) for draw in draws]
     return {
         "objective": objective,

@@ -33,7 +33,7 @@ class Constant(BaseScorer):
     def fingerprint(self):
         return {"scorer": "Constant"}
 
-    def score_batch(self, docs):
+    def score(self, docs):
         return [1.0] * len(docs)
 
 

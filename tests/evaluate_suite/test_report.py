@@ -43,7 +43,7 @@ class HashScorer(BaseScorer):
     def fingerprint(self):
         return {"scorer": "HashScorer", "unit": "nats", "seed": self.seed}
 
-    def score_batch(self, docs):
+    def score(self, docs):
         numbers = [int(doc.id) for doc in docs]
         return [9.0 - n if n < len(TEXTS) else float(np.random.default_rng([self.seed, n]).normal()) for n in numbers]
 

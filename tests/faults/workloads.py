@@ -51,7 +51,7 @@ class LoggedScorer(BaseScorer):
         """What decides the scores."""
         return {"scorer": "LoggedScorer"}
 
-    def score_batch(self, docs: list) -> list[float]:
+    def score(self, docs: list) -> list[float]:
         """Scores of one window."""
         with open(self.log, "a") as file:
             file.write(f"{docs[0].metadata['file_path']} {docs[0].id}\n")

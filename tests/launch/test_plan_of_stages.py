@@ -128,7 +128,7 @@ class ShoutScorer(BaseScorer):
     def fingerprint(self):
         return {"scorer": "ShoutScorer", "mark": self.mark}
 
-    def score_batch(self, docs):
+    def score(self, docs):
         return [float(doc.text.count(self.mark)) for doc in docs]
 
 

@@ -22,7 +22,7 @@ class LengthScorer(BaseScorer):
     def fingerprint(self):
         return {"scorer": "LengthScorer", "unit": "characters", "sign": self.sign}
 
-    def score_batch(self, docs):
+    def score(self, docs):
         return [self.sign * float(len(doc.text)) + len(doc.id) % 3 for doc in docs]
 
 

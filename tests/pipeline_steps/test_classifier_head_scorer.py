@@ -7,6 +7,7 @@ from datatrove.data import Document
 from datatrove.pipeline.readers import JsonlReader
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from word_count import columns_of
 
 from pipeline_steps import ClassifierHeadScorer, ScoreStore
 from pipeline_steps.errors import ModelError
@@ -49,18 +50,18 @@ def logits_one_by_one(folder, max_tokens):
 @pytest.mark.parametrize("max_tokens", [16, 512])
 def test_a_regression_head(tmp_path, max_tokens):
     folder = save_bert(tmp_path, ["score"])
-    found = ClassifierHeadScorer("unused", folder, max_tokens=max_tokens).score_batch(docs())
+    found = columns_of(ClassifierHeadScorer("unused", folder, max_tokens=max_tokens), docs())
     np.testing.assert_allclose(found["score"], logits_one_by_one(folder, max_tokens)[:, 0], atol=1e-5)
     assert found["tokens"].tolist() == [len(text.split()) for text in TEXTS]
 
 
 def test_a_label_s_log_odds(tmp_path, corpus):
     folder = save_bert(tmp_path / "bert", ["spam", "prose", "code"])
-    found = ClassifierHeadScorer("unused", folder, label="prose").score_batch(docs())["score"]
+    found = columns_of(ClassifierHeadScorer("unused", folder, label="prose"), docs())["score"]
     chance = torch.softmax(torch.tensor(logits_one_by_one(folder, 512)), -1)[:, 1].numpy()
     np.testing.assert_allclose(found, np.log(chance / (1 - chance)), atol=1e-5)
     list(ClassifierHeadScorer(str(tmp_path / "s"), folder, label="code").run(JsonlReader(str(corpus)).run()))
     assert len(ScoreStore.open(str(tmp_path / "s")).scores) == 100
     for label in (None, "poetry"):
         with pytest.raises(ModelError, match="labels spam, prose, code"):
-            ClassifierHeadScorer("unused", folder, label=label).score_batch(docs())
+            columns_of(ClassifierHeadScorer("unused", folder, label=label), docs())

@@ -7,6 +7,7 @@ import pytest
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
+from word_count import columns_of
 
 from pipeline_steps import FastTextScorer, ScoreStore
 from pipeline_steps.errors import ModelError
@@ -51,7 +52,7 @@ def docs(*texts):
 
 def test_log_odds_are_the_model_s(model):
     texts = ["the river runs north", "buy cheap\noffers", "river click here", " ".join(GOOD * 1000)]
-    found = FastTextScorer("unused", model, "hq").score_batch(docs(*texts))
+    found = columns_of(FastTextScorer("unused", model, "hq"), docs(*texts))
     np.testing.assert_allclose(found["score"], [log_odds(text) for text in texts], atol=1e-3)
     assert found["score"][1] < found["score"][2] < found["score"][0]
     assert found["tokens"].tolist() == [4, 3, 3, 6000]
@@ -59,7 +60,7 @@ def test_log_odds_are_the_model_s(model):
 
 def test_lines_do_not_glue_words_and_odd_texts_have_scores(model):
     scorer = FastTextScorer("unused", model, "__label__hq")
-    glued = scorer.score_batch(docs("river\nnorth", "river north", "", "\n\n", "日本\ud800", "\x00"))["score"]
+    glued = columns_of(scorer, docs("river\nnorth", "river north", "", "\n\n", "日本\ud800", "\x00"))["score"]
     assert glued[0] == glued[1]
     assert np.isfinite(glued).all()
 
@@ -70,12 +71,12 @@ def test_in_a_real_executor(model, corpus, tmp_path):
     store = ScoreStore.open(str(tmp_path / "s"))
     assert store.made["unit"] == "log-odds of hq, nats"
     texts = [doc.text for doc in JsonlReader(str(corpus)).run()]
-    assert sorted(store.scores) == sorted(step.score_batch(docs(*texts))["score"])
+    assert sorted(store.scores) == sorted(columns_of(step, docs(*texts))["score"])
 
 
 def test_what_is_wrong_is_said(model, tmp_path):
     with pytest.raises(ModelError, match=r"has the labels .*spam.*: pass one as label"):
-        FastTextScorer("unused", model, "prose").score_batch(docs("the river"))
+        columns_of(FastTextScorer("unused", model, "prose"), docs("the river"))
     (tmp_path / "x.bin").write_bytes(b"no model")
     for path in (tmp_path / "x.bin", tmp_path / "none.bin"):
         with pytest.raises(ModelError, match="no fastText model that can be had"):

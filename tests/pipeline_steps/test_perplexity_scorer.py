@@ -19,6 +19,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from word_count import columns_of
 
 from pipeline_steps import EMBEDDED_PROXY, PerplexityScorer, ScoreStore, TopKFilter
 from pipeline_steps.engines import likelihoods as likelihoods_module
@@ -89,7 +90,7 @@ def token_ids(text):
 
 
 def scores(model, texts, **kwargs):
-    return np.asarray(PerplexityScorer("unused", model, **kwargs).score_batch(docs(texts))["score"])
+    return np.asarray(columns_of(PerplexityScorer("unused", model, **kwargs), docs(texts))["score"])
 
 
 # -- masks -----------------------------------------------------------------------------------------------------
@@ -232,26 +233,26 @@ def test_few_logits_at_a_time_change_nothing(models, monkeypatch, kind, objectiv
 def test_company_and_order_do_not_matter(models, kind, objective):
     every = docs([words(n) for n in (0, 5, 40, 300, 30, 1, 2, 511, 512, 513, 5000)])
     scorer = PerplexityScorer("unused", models[kind], objective=objective, max_tokens=None)
-    together = scorer.score_batch(every)["score"]
+    together = columns_of(scorer, every)["score"]
     assert np.isfinite(together).all()
-    np.testing.assert_array_equal(together, scorer.score_batch(every)["score"])
-    np.testing.assert_allclose(together, scorer.score_batch(every[::-1])["score"][::-1], atol=1e-5)
-    np.testing.assert_allclose(together, [scorer.score_batch([doc])["score"][0] for doc in every], atol=1e-5)
+    np.testing.assert_array_equal(together, columns_of(scorer, every)["score"])
+    np.testing.assert_allclose(together, columns_of(scorer, every[::-1])["score"][::-1], atol=1e-5)
+    np.testing.assert_allclose(together, [columns_of(scorer, [doc])["score"][0] for doc in every], atol=1e-5)
 
 
 def test_masks_follow_the_key_of_the_document(models):
     """Another id or another text: other masks. The same: the same score, whatever stands before it."""
     scorer = PerplexityScorer("unused", models["v1.0"])
     first, again, other_id = (Document(words(60), id) for id in ("a", "a", "b"))
-    one, two, three = scorer.score_batch([first, again, other_id])["score"]
+    one, two, three = columns_of(scorer, [first, again, other_id])["score"]
     assert one == pytest.approx(two, abs=1e-5)
     assert abs(one - three) > 1e-4
 
 
 def test_max_tokens_cuts_and_the_count_does_not(models):
     text = f"{words(90)} something else entirely"
-    columns = PerplexityScorer("unused", models["v1.0"], objective="prefix_lm", max_tokens=90).score_batch(
-        docs([text])
+    columns = columns_of(
+        PerplexityScorer("unused", models["v1.0"], objective="prefix_lm", max_tokens=90), docs([text])
     )
     assert columns["score"][0] == pytest.approx(
         scores(models["v1.0"], [words(90)], objective="prefix_lm")[0], abs=1e-5

@@ -62,7 +62,7 @@ class LengthScorer(BaseScorer):
     def fingerprint(self):
         return {"scorer": "LengthScorer", "unit": self.unit}
 
-    def score_batch(self, docs):
+    def score(self, docs):
         return [float(len(doc.text)) for doc in docs]
 
 

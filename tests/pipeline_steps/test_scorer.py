@@ -365,7 +365,7 @@ def test_a_shorter_or_longer_file_is_refused(corpus, tmp_path, lines):
 
 def test_nan_names_the_document(corpus, tmp_path):
     class Nan(WordCountScorer):
-        def score_batch(self, docs):
+        def score(self, docs):
             return [float("nan") if doc.id == "doc-7" else 1.0 for doc in docs]
 
     with pytest.raises(InvalidScore, match="doc-7 of .*b.jsonl"):

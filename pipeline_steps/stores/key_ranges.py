@@ -1,0 +1,99 @@
+"""Rows in order of their keys, cut into ranges: the content does not depend on the order in which the rows came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline_steps.stores.sealed_parquet import SealedFile, encode
+
+
+Columns = dict[str, np.ndarray]
+_NAME = "key="
+_ROWS = 1 << 20  # of a range, about
+_HELD = 1 << 28  # bytes of rows in memory before they go to the disk
+
+
+def is_key_range(source: str) -> bool:
+    """Return whether a source is a range of keys, and no file."""
+    return source.startswith(_NAME)
+
+
+def contains(sorted_N: np.ndarray, key_B: np.ndarray) -> np.ndarray:
+    """Return whether each key is among sorted ones: bool [B]."""
+    first_B = np.searchsorted(sorted_N, key_B)
+    return np.asarray(np.searchsorted(sorted_N, key_B, side="right") > first_B)
+
+
+class KeyRanges:
+    """Sorts rows by key; more than memory holds are kept in a temporary folder of this machine.
+
+    Args:
+        schema: Arrow fields of the columns, `key` among them.
+        rows: how many rows there will be.
+    """
+
+    def __init__(self, schema: pa.Schema, rows: int) -> None:
+        self._schema = schema
+        self._bits = max(0, (max(rows, 1) - 1).bit_length() - (_ROWS.bit_length() - 1))
+        self._held: dict[int, list[Columns]] = {}
+        self._bytes, self._spilled = 0, 0
+
+    def __enter__(self) -> KeyRanges:
+        self._scratch = TemporaryDirectory()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.cleanup()
+
+    def add(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Take rows."""
+        range_N = (columns["key"] >> np.uint64(64 - self._bits)).astype(np.intp) if self._bits else None
+        for number in [0] if range_N is None else np.unique(range_N).tolist():
+            rows = slice(None) if range_N is None else np.flatnonzero(range_N == number)
+            self._held.setdefault(number, []).append({name: column[rows] for name, column in columns.items()})
+        self._bytes += sum(column.nbytes for column in columns.values())
+        if self._bytes > _HELD:
+            self._spill()
+
+    def sorted(self) -> Iterator[tuple[str, Columns]]:
+        """Yield each range that has rows, as a source, with its rows in order of key; copies get one's columns."""
+        for number in range(1 << self._bits):
+            parts = self._held.pop(number, [])
+            for path in sorted(self._folder(number).glob("*")):
+                with SealedFile(LocalFileSystem(), str(path)) as file:
+                    parts.append(file.read())
+            if parts:
+                first = number << (64 - self._bits) if self._bits else 0
+                yield f"{_NAME}{first:016x}", _sorted({name: _joined(parts, name) for name in parts[0]})
+
+    def _spill(self) -> None:
+        for number, parts in self._held.items():
+            folder = self._folder(number)
+            folder.mkdir(exist_ok=True)
+            columns = {name: _joined(parts, name) for name in parts[0]}
+            (folder / f"{self._spilled:08d}").write_bytes(encode(self._schema, columns, None))
+        self._held, self._bytes, self._spilled = {}, 0, self._spilled + 1
+
+    def _folder(self, number: int) -> Path:
+        return Path(self._scratch.name, f"{number:08d}")
+
+
+def _joined(parts: list[Columns], name: str) -> np.ndarray:
+    return np.concatenate([part[name] for part in parts])
+
+
+def _sorted(columns: Columns) -> Columns:
+    """Sort by key. What was computed of copies in other company may differ in last bits: the lowest stands for all."""
+    others = [column for name, column in columns.items() if name != "key"]
+    numbers = [column for column in others if column.dtype.kind in "fiu" and column.ndim == 1]
+    order = np.lexsort((*reversed(numbers), columns["key"]))
+    key_N = columns["key"][order]
+    first_N = np.r_[True, key_N[1:] != key_N[:-1]]
+    order = order[np.flatnonzero(first_N)[np.cumsum(first_N) - 1]]
+    return {name: column[order] for name, column in columns.items()}
