@@ -310,7 +310,7 @@ class KeptRows:
         if not self.found.store.is_by_key and source is not None:
             if source != self._source:
                 self._open(doc, source)
-            is_kept = self._keeps_of_file(key)
+            is_kept = self._keeps_of_file(doc, key)
         if is_kept is None:
             is_kept = self._keeps_by_key(doc, key)
         if is_kept:
@@ -333,27 +333,33 @@ class KeptRows:
         self._keys, self._kept = key_N.tolist(), kept_N.tolist()
         self._used = self._used_of.setdefault(source, bytearray(len(self._keys)))
 
-    def _keeps_of_file(self, key: int) -> bool | None:
-        """Return whether a document of the open file is in the cut; None if the store does not have it there."""
-        row: int | None = self._next
-        if row is None or row >= len(self._keys) or self._keys[row] != key or self._used[row]:
-            row = self._search(key)
-        if row is None:
-            return None
+    def _keeps_of_file(self, doc: Document, key: int) -> bool | None:
+        """Return whether a document of the open file is in the cut; None if the store does not have it there.
+
+        Raises:
+            MissingScore: more copies of it come than were scored.
+        """
+        row = self._next
+        if row >= len(self._keys) or self._keys[row] != key or self._used[row]:
+            rows = self._copies(key)
+            if rows is None:
+                return None
+            while rows and self._used[rows[-1]]:
+                rows.pop()
+            if not rows:
+                raise MissingScore(f"more copies of {named(doc)} come than {self.found.store.path} holds scores of")
+            row = rows.pop()
         self._used[row] = True
         self._next, self.place = row + 1, (self._scored_as, row)
         return self._kept[row]
 
-    def _search(self, key: int) -> int | None:
-        """Return the first row of this document that has not been asked for."""
+    def _copies(self, key: int) -> list[int] | None:
+        """Return rows of a document of the open file, the last first; None if it has none."""
         if self._rows_of is None:
             self._rows_of = {}
             for row in range(len(self._keys) - 1, -1, -1):
                 self._rows_of.setdefault(self._keys[row], []).append(row)
-        rows = self._rows_of.get(key, [])
-        while rows and self._used[rows[-1]]:
-            rows.pop()
-        return rows.pop() if rows else None
+        return self._rows_of.get(key)
 
     def _keeps_by_key(self, doc: Document, key: int) -> bool:
         """Return whether a document is in the cut, wherever in the store it is."""

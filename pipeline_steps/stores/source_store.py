@@ -272,7 +272,8 @@ class SourceStore(Artefact):
         there = [source for source in self._intact() if source not in parts]
         known = [self._keys(path, source) for path, source in self._files_of(parts) if there]
         sorted_N = np.sort(np.concatenate([np.empty(0, np.uint64), *known]))
-        lost = sum(int((~contains(sorted_N, self._keys(self.part(source), source))).sum()) for source in there)
+        found = [self.read_own(self.part(source), source) for source in there]
+        lost = sum(int((~contains(sorted_N, own["key"])).sum()) for own in found if own is not None)
         if lost:
             raise StoreMismatch(
                 f"{self.path} holds {lost:,} documents that this run has not read: use another folder for a part of "
