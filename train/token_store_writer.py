@@ -19,7 +19,7 @@ from pipeline_steps.errors import CorpusError, StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import keys_digest
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.corpus_listing import CorpusListing
-from pipeline_steps.stores.documents import by_source, key_of
+from pipeline_steps.stores.documents import by_source, key_of, named
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.token_store import KIND, META, entry_of, open_artefact
 from train.tokenizers import TextTokenizer
@@ -65,11 +65,11 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
         corpus = CorpusListing(data, self.corpus)
         store = self._begin(encoder, corpus.inputs(type(self).__name__, world_size))
         entries = {}
-        for source, docs in by_source(data, corpus):
+        for source, docs in by_source(data, None):
             if source is None:
                 raise CorpusError(
-                    f"document {next(docs).id} comes from no file that the reader reads, or from one whose documents "
-                    "do not come together: a token store needs a corpus of files; `winnow tokenize` reads any"
+                    f"{named(next(docs))} says no file that it comes from, or one that other documents have come from "
+                    "before: tokens are stored by file, as readers of files give them; `winnow tokenize` reads any corpus"
                 )
             folder = Path(store.part(source))
             part = _intact(folder, source, store.made_digest)

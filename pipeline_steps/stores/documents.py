@@ -39,13 +39,14 @@ def named(doc: Document) -> str:
 
 
 def by_source(
-    data: DocumentsPipeline, corpus: CorpusListing, by_key: bool = False
+    data: DocumentsPipeline, corpus: CorpusListing | None, by_key: bool = False
 ) -> Iterator[tuple[str | None, Iterator[Document]]]:
     """Group documents by the file they were read from, in order.
 
     Args:
         data: the documents.
         corpus: what is read; a `file_path` that is none of its reader's files is a column of the data, as FineWeb's.
+            Without it, every `file_path` is believed.
         by_key: whether no file is to be believed.
 
     Yields:
@@ -55,7 +56,8 @@ def by_source(
 
     def source_of(doc: Document) -> str | None:
         said = doc.metadata.get("file_path")
-        return None if by_key or said is None or not corpus.reads(str(said)) else str(said)
+        is_known = said is not None and not by_key and (corpus is None or corpus.reads(str(said)))
+        return str(said) if is_known else None
 
     for source, docs in groupby(data, key=source_of):
         yield None if source in seen else source, docs

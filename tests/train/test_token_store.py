@@ -38,7 +38,7 @@ def ids_of(store):
 
 def write(path, tokenizer, docs, rank=0, world_size=1):
     writer = TokenStoreWriter(str(path), str(tokenizer))
-    writer.corpus = JsonlReader(str(tokenizer)) if world_size > 1 else None  # any listing: what the tasks agree on
+    writer.corpus = "the corpus" if world_size > 1 else None  # any name: what the tasks agree on
     return list(writer.run(iter(docs), rank, world_size))
 
 
@@ -182,12 +182,12 @@ def test_a_tokenizer_without_eos_is_refused(plain_tokenizer, tmp_path):
 
 def test_a_source_in_two_runs_is_refused(corpus_documents, tokenizer_folder, tmp_path):
     docs = corpus_documents[:20] + corpus_documents[40:50] + corpus_documents[20:30]
-    with pytest.raises(CorpusError, match="in/b.jsonl reach TokenStoreWriter in more than one run"):
+    with pytest.raises(CorpusError, match="document b-20 of in/b.jsonl says no file that it comes from, or one that other documents"):
         write(tmp_path, tokenizer_folder, docs)
 
 
 def test_a_document_without_source_is_refused(tokenizer_folder, tmp_path):
-    with pytest.raises(CorpusError, match="document x does not say which file"):
+    with pytest.raises(CorpusError, match="document x says no file that it comes from"):
         write(tmp_path, tokenizer_folder, [Document(text="ban", id="x")])
 
 
