@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
-from datatrove.utils.logging import logger
 from rich.console import Console
 from rich.table import Table
 
 from launch.datasets.publish import RECORD
+from launch.texts import documents_of, opening, openings
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.numerics.keys import keys_digest, mix
-from pipeline_steps.readers.corpus import open_corpus, why_not
+from pipeline_steps.readers.corpus import why_not
 from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.documents import key_of
 from pipeline_steps.stores.score_store import ScoreStore
@@ -29,7 +27,7 @@ from pipeline_steps.stores.selection import Selection
 
 
 MOST_RANKED = 1_000_000  # documents whose ranks are compared: a second
-_LINES, _WIDTH = 3, 110  # of a text that is shown
+
 _95 = 1.959963984540054
 
 
@@ -110,7 +108,10 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
         found["tau"] = rank_agreement(scores[0], scores[1], one.store.keys)
     rows = _rows(masks, scores, shown)
     wanted = {row for some in rows.values() for row in some}
-    texts = _read(corpus, one.digest, one.documents, wanted) if corpus else {}
+    texts: dict[int, dict[str, str]] = {}
+    by_key = next((side.store for side in (one, other) if side.store is not None and side.store.is_by_key), None)
+    if corpus:
+        texts = _read_by_key(corpus, by_key, wanted) if by_key else _read(corpus, one.digest, one.documents, wanted)
     found["documents"] = {kind: [{"row": row, **texts.get(row, {})} for row in some] for kind, some in rows.items()}
     return found
 
@@ -240,22 +241,20 @@ def _rank(score_N: np.ndarray) -> np.ndarray:
 
 def _read(corpus: str, digest: str, documents: int, wanted: set[int]) -> dict[int, dict[str, str]]:
     """Return the ids and first lines of documents, by their place in the corpus."""
-    logger.disable("datatrove")  # readers name every file they open
-    with tempfile.TemporaryDirectory() as folder:
-        data: Any = None
-        for step in open_corpus(corpus, str(Path(folder, "files.txt"))):  # a limit would count pages without text
-            data = step.run(data, 0, 1)
-        keys, found = [], dict[int, dict[str, str]]()
-        for row, document in enumerate(islice(data, documents)):
-            keys.append(key_of(document))
-            if row in wanted:
-                found[row] = {"id": document.id, "text": _opening(document.text)}
-    logger.enable("datatrove")
+    keys, found = [], dict[int, dict[str, str]]()
+    for row, document in enumerate(islice(documents_of(corpus), documents)):
+        keys.append(key_of(document))
+        if row in wanted:
+            found[row] = {"id": document.id, "text": opening(document.text)}
     if keys_digest(np.array(keys, dtype=np.uint64)) != digest:
         raise StoreMismatch(f"{corpus} is not the corpus of these: its documents, or their order, are others")
     return found
 
 
-def _opening(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()][:_LINES]
-    return "\n".join(line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…" for line in lines)
+def _read_by_key(corpus: str, store: ScoreStore, wanted: set[int]) -> dict[int, dict[str, str]]:
+    """Return the same for a store whose documents are in order of their keys."""
+    key_N, id_N = store.keys, store.column("id")
+    texts = openings(corpus, {int(key_N[row]) for row in wanted})
+    if lost := [row for row in wanted if int(key_N[row]) not in texts]:
+        raise StoreMismatch(f"{corpus} is not the corpus of these: it lacks document {id_N[lost[0]]}")
+    return {row: {"id": str(id_N[row]), "text": texts[int(key_N[row])]} for row in wanted}

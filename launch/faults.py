@@ -29,6 +29,7 @@ _EXTRAS = {
     "fasttext": "fasttext",
     "ray": "ray",
     "sentence_transformers": "embed",
+    "spacy": "english",
     "trafilatura": "warc",
 }
 """Extras of this package, by the modules that they bring."""

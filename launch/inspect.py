@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from datatrove.utils.batching import batched
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from launch.neighbours import add_neighbours, add_texts, extremes, show_examples
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.numerics.statistics import summarise
 from pipeline_steps.stores.score_store import ScoreStore
@@ -20,12 +22,18 @@ from pipeline_steps.stores.score_store import ScoreStore
 FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
-def inspect(path: str) -> dict[str, Any]:
-    """Facts about a score store, finished or not, as JSON types.
+def inspect(path: str, corpus: str | None = None, embeddings: str | None = None) -> dict[str, Any]:
+    """Return facts about a score store, finished or not, as JSON types.
+
+    Args:
+        path: the store's folder.
+        corpus: the corpus, to show words of documents.
+        embeddings: its embedding store, to show the nearest documents too.
 
     Raises:
         StoreIncomplete: there is no score store, or none of its sources is finished.
         StoreDamaged: one of its files is; names it.
+        StoreMismatch: the corpus or the embeddings are others.
     """
     problem = None
     try:
@@ -43,6 +51,11 @@ def inspect(path: str) -> dict[str, Any]:
         return sum(int(b["tokens"].sum(dtype=np.int64)) for s in store.sources for b in store.batches(s, ["tokens"]))
 
     summary = summarise(scores, FRACTIONS)
+    examples = extremes(store)
+    if embeddings:
+        add_neighbours(examples, store, embeddings)
+    if corpus:
+        add_texts(examples, corpus)
     return {
         "path": path,
         "complete": problem is None,
@@ -55,6 +68,7 @@ def inspect(path: str) -> dict[str, Any]:
         "standard_deviation": summary.deviation,
         "quantiles": {str(fraction): value for fraction, value in summary.quantiles.items()},
         "histogram": {"edges": summary.edges.tolist(), "counts": summary.counts.tolist()},
+        "examples": examples,
         "config": store.made,
     }
 
@@ -72,18 +86,21 @@ def show(facts: dict[str, Any], console: Console) -> None:
     for name, windows in facts["unfinished_sources"].items():
         counts.add_row("", f"unfinished: {name}, {windows} windows")
     console.print(Panel(Group(counts), title=Text(facts["path"], "bold"), title_align="left"))
-    console.print(_quantiles(facts["quantiles"]), _histogram(facts["histogram"]))
+    console.print(*_quantiles(facts["quantiles"]), _histogram(facts["histogram"]))
+    show_examples(facts["examples"], console)
     config = json.dumps(facts["config"], indent=2, ensure_ascii=False, sort_keys=True)
     console.print(Panel(Text(config), title="config", title_align="left"))
 
 
-def _quantiles(quantiles: dict[str, float]) -> RenderableType:
-    table = Table(title="documents with at most this score", title_justify="left", title_style="", box=None)
-    for fraction in quantiles:
-        label = {"0.0": "lowest", "0.5": "median", "1.0": "highest"}.get(fraction, f"{float(fraction):.0%}")
-        table.add_column(label, justify="right", no_wrap=True)
-    table.add_row(*(f"{value:.4g}" for value in quantiles.values()))
-    return table
+def _quantiles(quantiles: dict[str, float]) -> Iterator[RenderableType]:
+    yield Text("documents with at most this score")
+    for some in batched(quantiles.items(), 6):  # so many fit into 80 columns
+        table = Table(box=None)
+        for fraction, _ in some:
+            label = {"0.0": "lowest", "0.5": "median", "1.0": "highest"}.get(fraction, f"{float(fraction):.0%}")
+            table.add_column(label, justify="right", no_wrap=True, min_width=10)
+        table.add_row(*(f"{value:.4g}" for _, value in some))
+        yield table
 
 
 def _histogram(histogram: dict[str, list[float]]) -> RenderableType:

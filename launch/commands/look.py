@@ -56,7 +56,12 @@ def compare(
 
 
 def inspect(
-    path: Annotated[str, PLACE], /, *, embeddings: Annotated[str | None, PLACE] = None, json: bool = False
+    path: Annotated[str, PLACE],
+    /,
+    *,
+    corpus: Annotated[str | None, CORPUS] = None,
+    embeddings: Annotated[str | None, PLACE] = None,
+    json: bool = False,
 ) -> int:
     """Print how many documents a score store holds, how their scores are distributed (exactly), and what made them.
 
@@ -64,27 +69,24 @@ def inspect(
 
     Args:
         path: folder of the score store, local or e.g. s3://bucket/scores/ask-llm.
+        corpus: the corpus that was scored: also show the first words of the documents of highest and lowest scores.
         embeddings: embedding store of the same corpus: also show the nearest documents of the highest and lowest
             scores.
         json: print one JSON object instead.
 
     Examples:
       winnow inspect scores/ask-llm
+      winnow inspect scores/ask-llm --corpus crawl/
       winnow inspect scores/density --embeddings embeddings/
     """
     from launch.inspect import inspect as facts_of
     from launch.inspect import show
-    from launch.neighbours import neighbours, show_neighbours
 
-    facts = facts_of(path)
-    if embeddings:
-        facts["examples"] = neighbours(path, embeddings)
+    facts = facts_of(path, corpus, embeddings)
     if json:
         print_json(facts)
-        return 0
-    show(facts, Terminal())
-    if embeddings:
-        show_neighbours(facts["examples"], Terminal())
+    else:
+        show(facts, Terminal())
     return 0
 
 

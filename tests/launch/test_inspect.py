@@ -24,6 +24,20 @@ def test_a_finished_store(corpus, tmp_path, capsys):
         assert words in shown
 
 
+def test_ids_and_first_words_in_eighty_columns(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    score(corpus, tmp_path / "s")
+    assert main(["inspect", str(tmp_path / "s"), "--corpus", str(corpus)]) == 0
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    for words in ("doc-", "the crawl holds", "99%", "highest"):
+        assert words in shown
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"id": "doc-0", "text": "changed"}\n')
+    assert main(["inspect", str(tmp_path / "s"), "--corpus", str(other)]) == 2
+    assert "does not hold document doc-" in capsys.readouterr().err
+
+
 def test_a_store_that_is_being_written(corpus, tmp_path, capsys):
     docs = WordCountScorer(str(tmp_path / "s"), window_size=8).run(JsonlReader(str(corpus)).run())
     for _ in range(5 + 20):

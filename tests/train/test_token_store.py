@@ -182,7 +182,9 @@ def test_a_tokenizer_without_eos_is_refused(plain_tokenizer, tmp_path):
 
 def test_a_source_in_two_runs_is_refused(corpus_documents, tokenizer_folder, tmp_path):
     docs = corpus_documents[:20] + corpus_documents[40:50] + corpus_documents[20:30]
-    with pytest.raises(CorpusError, match="document b-20 of in/b.jsonl says no file that it comes from, or one that other documents"):
+    with pytest.raises(
+        CorpusError, match="document b-20 of in/b.jsonl says no file that it comes from, or one that other"
+    ):
         write(tmp_path, tokenizer_folder, docs)
 
 
