@@ -291,7 +291,7 @@ class KeptRows:
     def __init__(self, found: FoundCut, claims: Claims | None = None) -> None:
         self.found, self.place = found, ("", -1)
         self.kept: dict[str, int] = {}
-        self._claims = claims
+        self._claims, self._is_by_key = claims, found.store.is_by_key
         self._source: str | None = None
         self._scored_as = ""
         self._keys: list[int] = []
@@ -307,7 +307,7 @@ class KeptRows:
         """Return whether the document is in the cut. Raises MissingScore if the store does not know it."""
         source, key = doc.metadata.get("file_path"), key_of(doc)
         is_kept = None
-        if not self.found.store.is_by_key and source is not None:
+        if not self._is_by_key and source is not None:
             if source != self._source:
                 self._open(doc, source)
             is_kept = self._keeps_of_file(doc, key)

@@ -129,8 +129,8 @@ class DocumentColumns(NoCredentials, PipelineStep):
             return columns, np.empty(0, dtype=np.intp)
 
         parts = []
-        for window, columns in self._computed(docs, stored):
-            if window.unknown.size:
+        for window, columns, is_last in self._computed(docs, stored):
+            if window.unknown.size and not (is_last and window.number == 0):  # which is sealed at once
                 store.commit_window(source, window.number, columns)
             parts.append(columns)
             yield window.docs
@@ -147,23 +147,26 @@ class DocumentColumns(NoCredentials, PipelineStep):
 
     def _run_arrivals(self, arrivals: Arrivals, docs: Iterator[Document]) -> Iterator[list[Document]]:
         """Yield documents whose file nobody knows, window by window."""
-        for window, columns in self._computed(docs, arrivals.stored, arrivals.windows):
+        for window, columns, _ in self._computed(docs, arrivals.stored, arrivals.windows):
             arrivals.commit(columns)
             yield window.docs
 
-    def _computed(self, docs: Iterator[Document], stored: Stored, first: int = 0) -> Iterator[tuple[_Window, Columns]]:
-        """Yield windows with their columns; while one is computed, the next is read and prepared in a thread."""
+    def _computed(
+        self, docs: Iterator[Document], stored: Stored, first: int = 0
+    ) -> Iterator[tuple[_Window, Columns, bool]]:
+        """Yield windows with their columns, and whether it is the last; the next is prepared in a thread meanwhile."""
+        prepares = type(self).prepare is not DocumentColumns.prepare
         pending: deque[_Window] = deque()
         with ThreadPoolExecutor(1) as pool:
             for number, window in enumerate(batched(docs, self.window_size), first):
                 keys = np.array([key_of(doc) for doc in window], dtype=np.uint64)
                 columns, unknown = stored(number, window, keys)
-                prepared = pool.submit(self.prepare, [window[row] for row in unknown]) if unknown.size else None
+                prepared = pool.submit(self.prepare, [window[row] for row in unknown]) if prepares and unknown.size else None
                 pending.append(_Window(number, window, keys, columns, unknown, prepared))
                 if len(pending) > 1:
-                    yield self._complete(pending.popleft())
-            while pending:
-                yield self._complete(pending.popleft())
+                    yield *self._complete(pending.popleft()), False
+            for last in pending:
+                yield *self._complete(last), True
 
     def _complete(self, window: _Window) -> tuple[_Window, Columns]:
         """Return a window and the columns of all its documents, after computing those that are not stored."""
