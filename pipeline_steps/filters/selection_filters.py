@@ -14,7 +14,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
+from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreIncomplete
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.scorers.metadata import LabelStore
@@ -109,6 +109,7 @@ class CutFilter(NoCredentials, BaseFilter):
         """Yield the kept documents, in order."""
         corpus = CorpusListing(data)
         corpus.refuse_shared_list(type(self).__name__, world_size)
+        self._refuse_own_scorer(corpus)
         found = self._find_cut()  # anew: Slurm reuses a step for many ranks
         claims = None if world_size == 1 else Claims(f"{self._pass(found, corpus, world_size)}/claims", rank)
         self._rows = KeptRows(found, claims)
@@ -123,6 +124,15 @@ class CutFilter(NoCredentials, BaseFilter):
         if self._rows is None:
             self._rows = KeptRows(self._find_cut())
         return self._rows.keeps(doc) or (False, self._reason)
+
+    def _refuse_own_scorer(self, corpus: CorpusListing) -> None:
+        """Raise StoreIncomplete if a step of this pipeline writes the scores: a cut needs those of all documents."""
+        for step in corpus.steps:
+            if step.get("store") == self.scores and not ScoreStore(self.scores).is_complete:
+                raise StoreIncomplete(
+                    f"{type(self).__name__} needs all scores of {self.scores}, and {step['step']} of this pipeline "
+                    "is still to write them: put the filter into a second pipeline, which reads the corpus again"
+                )
 
     def _find_cut(self) -> FoundCut:
         labels = None if self.labels is None else LabelStore.open(self.labels)

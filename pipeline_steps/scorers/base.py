@@ -161,7 +161,9 @@ class DocumentColumns(NoCredentials, PipelineStep):
             for number, window in enumerate(batched(docs, self.window_size), first):
                 keys = np.array([key_of(doc) for doc in window], dtype=np.uint64)
                 columns, unknown = stored(number, window, keys)
-                prepared = pool.submit(self.prepare, [window[row] for row in unknown]) if prepares and unknown.size else None
+                prepared = (
+                    pool.submit(self.prepare, [window[row] for row in unknown]) if prepares and unknown.size else None
+                )
                 pending.append(_Window(number, window, keys, columns, unknown, prepared))
                 if len(pending) > 1:
                     yield *self._complete(pending.popleft()), False

@@ -246,6 +246,14 @@ class Artefact:
         """Digest of the settings and of what the manifest says of every part: as an input, what identifies it."""
         return digest(canonical([self.kind, self.made, self.manifest]))
 
+    @property
+    def is_complete(self) -> bool:
+        """Return whether `manifest` can be read."""
+        try:
+            return self.manifest is not None
+        except (StoreIncomplete, StoreDamaged, StoreMismatch):
+            return False
+
     def check_complete(self) -> None:
         """Raise what `manifest` raises."""
         _ = self.manifest

@@ -66,12 +66,24 @@ def dataset(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["interleaved", "dataset", "list"])
-def reader(request, crawl, dataset):
+@pytest.fixture(scope="module")
+def mixed(crawl, tmp_path_factory):
+    """Some files whose rows have a path of their own, and some whose rows have none."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for file in crawl.iterdir():
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        own = [{k: v for k, v in row.items() if k != "file_path" or int(file.stem) % 2} for row in lines]
+        (folder / file.name).write_text("".join(json.dumps(row) + "\n" for row in own))
+    return folder
+
+
+@pytest.fixture(params=["interleaved", "mixed", "dataset", "list"])
+def reader(request, crawl, mixed, dataset):
     """Return a reader, anew for every run."""
     docs = [Document(row["text"], row["id"]) for row in rows()]
     return {
         "interleaved": lambda: JsonlReader(str(crawl)),
+        "mixed": lambda: JsonlReader(str(mixed)),
         "dataset": lambda: HuggingFaceDatasetReader(str(dataset), load_from_disk=True),
         "list": lambda: Documents(docs),
     }[request.param]
