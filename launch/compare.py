@@ -21,7 +21,8 @@ from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.numerics.keys import document_key, keys_digest, mix
-from pipeline_steps.readers.corpus import open_corpus, why_not
+from pipeline_steps.readers.corpus import open_corpus
+from pipeline_steps.readers.places import why_not
 from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection

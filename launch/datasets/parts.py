@@ -61,7 +61,12 @@ class WrittenFile:
 
 
 def write_parts(
-    rows: Iterable[Row], folder: Path, prefix: str, schema: pa.Schema | None = None, level: int = LEVEL
+    rows: Iterable[Row],
+    folder: Path,
+    prefix: str,
+    schema: pa.Schema | None = None,
+    level: int = LEVEL,
+    text_key: str = "text",
 ) -> list[WrittenFile]:
     """Write rows into files of at most `PART_ROWS` rows and some `PART_BYTES` of text; no rows make no file.
 
@@ -71,22 +76,23 @@ def write_parts(
         prefix: of their names.
         schema: of the rows, for Parquet; None for JSON lines, which find theirs while they are written.
         level: of gzip, for JSON lines.
+        text_key: the column of the texts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     suffix = SUFFIX["jsonl" if schema is None else "parquet"]
-    batches, parts = _batches(rows), list[WrittenFile]()
+    batches, parts = _batches(rows, text_key), list[WrittenFile]()
     for batch in batches:
         path = folder / f"{prefix}-{len(parts):05d}{suffix}"
-        parts.append(_write_part(path, chain([batch], batches), schema, level))
+        parts.append(_write_part(path, chain([batch], batches), schema, level, text_key))
     return parts
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _batches(rows: Iterable[Row], text_key: str) -> Iterator[list[Row]]:
     """Yield the rows of each row group."""
     batch, size = list[Row](), 0
     for row in rows:
         batch.append(row)
-        size += len(row.values["text"])
+        size += len(row.values[text_key])
         if len(batch) >= _GROUP_ROWS or size >= _GROUP_BYTES:
             yield batch
             batch, size = [], 0
@@ -94,7 +100,9 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _write_part(path: Path, batches: Iterable[list[Row]], schema: pa.Schema | None, level: int) -> WrittenFile:
+def _write_part(
+    path: Path, batches: Iterable[list[Row]], schema: pa.Schema | None, level: int, text_key: str
+) -> WrittenFile:
     """Write one file, and take no more batches than it holds."""
     rows, size, first = 0, 0, ""
     found, mixed = pa.schema([]) if schema is None else schema, dict[str, str]()
@@ -111,7 +119,7 @@ def _write_part(path: Path, batches: Iterable[list[Row]], schema: pa.Schema | No
                 else:
                     sink.write_table(table(batch, schema))
                 rows += len(batch)
-                size += sum(len(row.values["text"]) for row in batch)
+                size += sum(len(row.values[text_key]) for row in batch)
                 if rows >= PART_ROWS or size >= PART_BYTES:
                     break
         file.flush()

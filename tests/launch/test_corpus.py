@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_steps.errors import CorpusError
-from pipeline_steps.readers.corpus import PageText, open_corpus
+from pipeline_steps.readers.corpus import open_corpus
+from pipeline_steps.readers.page_text import PageText
 
 
 ROWS = [{"id": i, "text": f"text {i}", "url": "u"} for i in range(5)]
