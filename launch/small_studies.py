@@ -93,12 +93,14 @@ class SmallStudy:
         corpus, output = self.values.get("corpus"), str(self.values["output"])
         if corpus is None or self.values.get("models"):  # the corpus is dealt into files of our own
             return self.workers
-        files = list_corpus(corpus, self.values.get("glob", ""))
+        glob = {name: value for name, value in self.values.items() if name == "glob"}
+        files = list_corpus(corpus, **glob)
         with suppress(FileNotFoundError):
-            noted = read_json(os.path.join(output, "study.json"), DELETE)["corpus"]
+            noted = read_json(os.path.join(output, "study.json"), DELETE)
             listed = CorpusFiles(**read_json(str(Files(corpus, "train").listing(output)), DELETE)).listing
-            made = {"corpus": corpus, "files": files.listing}
-            refuse_changed_files({"corpus": noted, "files": listed}, made, output)
+            refuse_changed_files(
+                {**noted, "files": listed}, {"corpus": corpus, "files": files.listing, **glob}, output
+            )
         return 1 if self.values["limit"] >= 0 else max(1, min(self.workers, len(files.sizes)))
 
 

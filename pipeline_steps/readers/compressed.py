@@ -13,8 +13,7 @@ from shutil import copyfileobj
 from typing import Any
 
 
-_CHUNK = 1 << 16  # of a zstd file: what it holds is in memory, mostly some five times as much
-_BUFFER = 1 << 20
+_CHUNK = 1 << 16  # of a file; what a chunk of zstd holds is in memory, mostly some five times as much
 _LONGEST_WINDOW = 1 << 31  # of zstd --long=31; by default, half of that and less is refused
 
 
@@ -86,7 +85,7 @@ def opened(folder: Any, name: str) -> Iterator[io.BufferedReader]:
     with folder.open(name, "rb") as raw:
         decompressor = next((one for suffix, one in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
         # The buffer hands out lines without a call of Python's for each
-        with closing(io.BufferedReader(raw if decompressor is None else decompressor(raw), _BUFFER)) as file:
+        with closing(io.BufferedReader(raw if decompressor is None else decompressor(raw), _CHUNK)) as file:
             yield file
 
 
@@ -98,6 +97,6 @@ def opened_anywhere(folder: Any, name: str) -> Iterator[Any]:
             yield file
         return
     with opened(folder, name) as packed, tempfile.TemporaryFile() as file:
-        copyfileobj(packed, file, _BUFFER)
+        copyfileobj(packed, file)
         file.seek(0)
         yield file

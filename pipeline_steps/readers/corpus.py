@@ -285,7 +285,8 @@ def _saved(folder: str, name: str) -> dict[str, Any]:
 def refuse_changed_files(found: Mapping[str, Any], made: Mapping[str, Any], where: str) -> None:
     """Raise StoreMismatch if a corpus's listing, under `files`, is not what it was when `where` was made of it."""
     there, now = found.get("files"), made["files"]
-    if found.get("corpus") == made["corpus"] and there != now:
+    is_same = all(found.get(name) == made.get(name) for name in ("corpus", "glob"))
+    if is_same and there != now:
         raise StoreMismatch(
             f"{made['corpus']} has changed since {where} was made of it ({there} then, {now} now; a file counts as "
             "changed if its name, its size or the time it was written differs, as it may in a copy): give another "

@@ -181,24 +181,45 @@ def pages(folder: Any, name: str) -> Rows:
     """Yield the pages of a WARC file, as HTML, and the texts of a WET file.
 
     Raises:
-        EOFError: the last record is shorter than it says.
+        OSError: the file was cut short, or a record has another length than it says.
     """
     from datatrove.pipeline.readers.warc import process_record
     from warcio.archiveiterator import ArchiveIterator
 
     with opened(folder, name) as file:
-        for row, record in enumerate(ArchiveIterator(file)):
+        archive = _Archive(file)
+        records = ArchiveIterator(archive)
+        for row, record in enumerate(records):
             page: Any
             try:
                 page = process_record(record)
             except KeyError as error:
                 page = BadRow("a header is missing", f"the record lacks the header {error}")
-            while record.raw_stream.read(1 << 16):
-                pass
-            if getattr(record.raw_stream, "limit", 0) > 0:
-                raise EOFError("the file ends before its last record does")
+            records.read_to_end()
+            if records.err_count or getattr(record.raw_stream, "limit", 0) > 0:
+                raise OSError(f"record {row + 1} does not end where it says")
             if page and (isinstance(page, BadRow) or page["text"].strip()):
                 yield row, page
+        if not archive.end.endswith(b"\r\n\r\n"):
+            raise OSError("the file ends before its last record does")
+
+
+class _Archive:
+    """A file as warcio reads it, which takes an EOFError for the end of all records, and nothing else for an error."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.end = file, b"\r\n\r\n"
+
+    def read(self, size: int) -> bytes:
+        try:
+            chunk: bytes = self._file.read(size)
+        except EOFError as error:
+            raise OSError(str(error)) from error
+        self.end = (self.end + chunk)[-4:]
+        return chunk
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 ROWS: dict[str, Callable[[Any, str], Rows]] = {

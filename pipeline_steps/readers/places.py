@@ -80,8 +80,9 @@ def _hub_files(repository: str, asked: str) -> Entries:
         raise CorpusError(f"{repository}?{asked}: after the question mark comes config=NAME, split=NAME, or both by &")
     fs, root = fsspec.core.url_to_fs(repository, use_listings_cache=False)
     names = [name.removeprefix(f"{root}/") for name in fs.ls(root, detail=False)]
-    card = DatasetCard(fs.read_text(f"{root}/README.md")).data if "README.md" in names else DatasetCardData()
-    configurations = MetadataConfigs.from_dataset_card_data(card)
+    card = fs.read_text(f"{root}/README.md") if "README.md" in names else ""
+    said_of = DatasetCard(card).data if card.startswith("---") else DatasetCardData()
+    configurations = MetadataConfigs.from_dataset_card_data(said_of)
     folder, said = repository, None
     if configurations or "config" in wanted:
         config = _one_of(configurations, wanted.get("config"), repository, "config", "default")
@@ -89,7 +90,10 @@ def _hub_files(repository: str, asked: str) -> Entries:
         said = configurations[config].get("data_files")
     patterns = sanitize_patterns(said) if said else get_data_patterns(folder)
     split = _one_of(patterns, wanted.get("split"), repository, "split", "")
-    found = dict.fromkeys(file for pattern in patterns[split] for file in resolve_pattern(pattern, folder))
+    found = dict[str, None]()
+    for pattern in patterns[split]:
+        with suppress(*([FileNotFoundError] if has_magic(pattern) else [])):  # a split has many patterns by default
+            found |= dict.fromkeys(resolve_pattern(pattern, folder))
     inside = [fs._strip_protocol(file) for file in found]
     return {name.removeprefix(f"{root}/"): fs.info(name) for name in inside}
 
