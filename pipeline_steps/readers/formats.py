@@ -75,7 +75,7 @@ def comma_separated(folder: Any, name: str) -> Rows:
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         cells, row = csv.reader(lines, strict=True), 0
         columns = next(cells, [])
-        _refuse_twice(columns)
+        _refuse_twice(columns, folder.resolve_paths(name))
         while True:
             try:
                 values = next(cells)
@@ -111,7 +111,7 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
 def parquet(folder: Any, name: str) -> Rows:
     """Yield the rows of a Parquet file."""
     with opened_anywhere(folder, name) as file, pq.ParquetFile(file) as found:
-        _refuse_twice(found.schema_arrow.names)
+        _refuse_twice(found.schema_arrow.names, folder.resolve_paths(name))
         yield from _numbered(found.iter_batches(batch_size=_BATCH))
 
 
@@ -129,7 +129,7 @@ def arrow(folder: Any, name: str) -> Rows:
                 raise EOFError("the file ends before its Arrow stream does")
         file.seek(0)
         with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(file) as found:
-            _refuse_twice(found.schema.names)
+            _refuse_twice(found.schema.names, folder.resolve_paths(name))
             batches = map(found.get_batch, range(found.num_record_batches)) if is_file else iter(found)
             yield from _numbered(_shorter(batches))
 
@@ -172,9 +172,10 @@ def _value(row: pa.RecordBatch) -> Any:
         return BadRow("a value that cannot be read", f"a value cannot be read: {error}")
 
 
-def _refuse_twice(columns: list[str]) -> None:
-    if twice := {name for name in columns if columns.count(name) > 1}:
-        raise ValueError(f"two of its columns are called {min(twice)!r}: rename one")
+def _refuse_twice(columns: list[str], path: str) -> None:
+    if len(set(columns)) < len(columns):
+        twice = min(name for name in columns if columns.count(name) > 1)
+        raise CorpusError(f"{path} has two columns {twice!r}: rename one")
 
 
 def pages(folder: Any, name: str) -> Rows:

@@ -88,7 +88,7 @@ def _hub_files(repository: str, asked: str) -> Entries:
         config = _one_of(configurations, wanted.get("config"), repository, "config", "default")
         folder = f"{repository}/{configurations[config].get('data_dir') or ''}".rstrip("/")
         said = configurations[config].get("data_files")
-    patterns = sanitize_patterns(said) if said else get_data_patterns(folder)
+    patterns = {str(name): of for name, of in (sanitize_patterns(said) if said else get_data_patterns(folder)).items()}
     split = _one_of(patterns, wanted.get("split"), repository, "split", "")
     found = dict[str, None]()
     for pattern in patterns[split]:

@@ -280,7 +280,7 @@ def test_columns_of_parquet(tmp_path):
     with pytest.raises(CorpusError, match="c.parquet has two columns 'text'"):
         everything(corpus, tmp_path / "twice")
     pq.write_table(pa.table({"text": text, "at": pa.array([2**62] * 3, pa.timestamp("us"))}), corpus / "c.parquet")
-    with pytest.raises(CorpusError, match="c.parquet cannot be read"):
+    with pytest.raises(CorpusError, match="c.parquet, row 1: a value cannot be read"):
         everything(corpus, tmp_path / "late")
 
 
