@@ -14,7 +14,7 @@ from datatrove.data import Document
 from datatrove.io import get_datafolder
 
 from launch.datasets.columns import KEEP, Row, unify
-from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, read_rows
+from launch.datasets.parts import read_rows
 from launch.datasets.unfinished import Step, Unfinished
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.filters.cuts import FoundCut
@@ -57,7 +57,7 @@ def write_files(work: Path, step: Step, task: int, tasks: int, bad_rows: str | N
             return
         for group in mine:
             rows = chain.from_iterable(map(read_rows, dataset.rows[group]))
-            dataset.write(step, group, rows, dataset.columns[0], LEVEL)
+            dataset.write(step, group, rows, dataset.columns[0])
 
 
 def _write_rows(dataset: Unfinished, groups: Sequence[int], bad_rows: str | None) -> None:
@@ -65,9 +65,7 @@ def _write_rows(dataset: Unfinished, groups: Sequence[int], bad_rows: str | None
     is_parquet = dataset.settings.format == "parquet"
     for group in groups:
         schema = _source_schema(dataset, group) if is_parquet and dataset.kind in TYPED else None
-        dataset.write(
-            "rows", group, _rows(dataset, group, cut, bad_rows), schema, SCRATCH_LEVEL if is_parquet else LEVEL
-        )
+        dataset.write("rows", group, _rows(dataset, group, cut, bad_rows), schema)
 
 
 def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) -> Iterator[Row]:
@@ -75,7 +73,7 @@ def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) 
     files = CorpusFiles(dataset.corpus, dataset.kind, dict.fromkeys(dataset.groups[group], 0))
     listing = dataset.work / "listings" / f"{group:06d}.txt"
     documents: Any = None
-    settings = dataset.settings
+    settings, column = dataset.settings, dataset.settings.score_column
     for step in files.reader(str(listing), settings.limit, True, settings.reading, bad_rows):
         documents = step.run(documents, 0, 1)
     # Anew for each group: which of several copies is kept depends on what came before
@@ -86,8 +84,8 @@ def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) 
             continue
         if kept.place[0] != source:
             source = kept.place[0]
-            score_N = cut.store.read(source, ("score",))["score"]
-        yield _row(document, source, dataset.settings.score_column, float(score_N[kept.place[1]]))
+            score_N = cut.store.read(source, ("score",))["score"] if column is not None else score_N
+        yield _row(document, source, column, float(score_N[kept.place[1]]) if column is not None else 0.0)
 
 
 def _row(document: Document, source: str, column: str | None, score: float) -> Row:

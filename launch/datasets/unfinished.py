@@ -23,7 +23,7 @@ import pyarrow as pa
 from datatrove.utils.logging import logger
 
 from launch.datasets.columns import KEEP, Row, unify
-from launch.datasets.parts import WrittenFile, write_parts
+from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, Form, WrittenFile, write_parts
 from launch.datasets.settings import DatasetSettings
 from pipeline_steps.errors import CorpusError, InvalidCut, StoreDamaged, StoreIncomplete, StoreMismatch, WinnowError
 from pipeline_steps.filters.cuts import Cut, select
@@ -101,10 +101,17 @@ class Unfinished:
         """Write the plan."""
         write_json(f"{self.work}/plan.json", {key: value for key, value in asdict(self).items() if key != "work"})
 
-    def write(self, step: Step, group: int, rows: Iterable[Row], schema: pa.Schema | None, level: int) -> None:
-        """Write the files of a group, as `write_parts` takes them, and then their record."""
-        text_key = self.settings.reading.text_key
-        parts = write_parts(rows, self.work / step, f"{group:06d}", schema, level, text_key)
+    def write(self, step: Step, group: int, rows: Iterable[Row], schema: pa.Schema | None) -> None:
+        """Write the files of a group, of a schema or as the rows have it, and then their record."""
+        is_parquet = self.settings.format == "parquet"
+        form = Form(
+            schema=schema,
+            is_parquet=is_parquet,
+            level=SCRATCH_LEVEL if is_parquet else LEVEL,
+            text_key=self.settings.reading.text_key,
+            score_column=self.settings.score_column,
+        )
+        parts = write_parts(rows, self.work / step, f"{group:06d}", form)
         write_json(str(self._record(step, group)), {"parts": [part.to_json() for part in parts]})
 
     def left(self, step: Step) -> list[int]:
