@@ -23,6 +23,7 @@ from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.numerics.keys import document_key, keys_digest, mix
 from pipeline_steps.readers.corpus import open_corpus
 from pipeline_steps.readers.places import why_not
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
@@ -79,7 +80,7 @@ def open_side(path: str) -> Side:
     return Side(path, "scores", store.corpus_digest, store.documents, None, store)
 
 
-def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict[str, Any]:
+def compare(a: str, b: str, rate: float, corpus: str | None, shown: int, reading: Reading = USUAL) -> dict[str, Any]:
     """Compare two selections or scores of one corpus, and return what was found as JSON types.
 
     Args:
@@ -89,6 +90,7 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
             documents as the selection does.
         corpus: path of the corpus that both sides are of, for the documents' ids and texts.
         shown: how many documents of each kind to show.
+        reading: how rows of the corpus are read.
 
     Raises:
         StoreMismatch: the sides are of different corpora, or `corpus` is another one.
@@ -110,7 +112,7 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
         found["tau"] = rank_agreement(scores[0], scores[1], one.store.keys)
     rows = _rows(masks, scores, shown)
     wanted = {row for some in rows.values() for row in some}
-    texts = _read(corpus, one.digest, one.documents, wanted) if corpus else {}
+    texts = _read(corpus, reading, one.digest, one.documents, wanted) if corpus else {}
     found["documents"] = {kind: [{"row": row, **texts.get(row, {})} for row in some] for kind, some in rows.items()}
     return found
 
@@ -238,12 +240,12 @@ def _rank(score_N: np.ndarray) -> np.ndarray:
     return np.asarray(rankdata(score_N))
 
 
-def _read(corpus: str, digest: str, documents: int, wanted: set[int]) -> dict[int, dict[str, str]]:
+def _read(corpus: str, reading: Reading, digest: str, documents: int, wanted: set[int]) -> dict[int, dict[str, str]]:
     """Return the ids and first lines of documents, by their place in the corpus."""
     logger.disable("datatrove")  # readers name every file they open
     with tempfile.TemporaryDirectory() as folder:
         data: Any = None
-        for step in open_corpus(corpus, str(Path(folder, "files.txt"))):  # a limit would count pages without text
+        for step in open_corpus(corpus, str(Path(folder, "files.txt")), reading=reading):
             data = step.run(data, 0, 1)
         keys, found = [], dict[int, dict[str, str]]()
         for row, document in enumerate(islice(data, documents)):

@@ -16,7 +16,7 @@ class Reading:
 
     Attributes:
         text_key: the column of the text.
-        id_key: the column of the id; a row without it is named by its file and place.
+        id_key: the column of the id; without "id", a row is named by its file and place.
         glob: pattern of the files that are read: of their names or, if it has a slash, of their paths in the folder,
             where ** stands for any number of folders; "" for all.
         on_bad_row: whether a row that is no document is an error, or is left out and counted.

@@ -179,3 +179,19 @@ def test_datasets_of_the_hub_by_configuration_and_split(tmp_path, the_hub, capsy
             names(path)
     assert select("hf://datasets/me/plain?split=train", tmp_path / "kept", "--k", 5) == 0
     assert load(tmp_path / "kept")["id"][0].startswith("one.jsonl/")
+
+
+def test_other_commands_take_the_same_flags(tmp_path, capsys):
+    corpus = bad_corpus(tmp_path / "corpus")
+    words = ["--rate", 0.5, *KEYS, "--on-bad-row", "skip"]
+    assert select(corpus, tmp_path / "kept", *words) == 0
+    assert (
+        run("tokenize", "--corpus", corpus, "--output", tmp_path / "tokens", *words[2:], "--tokenizer", "embedded")
+        == 0
+    )
+    assert "121 documents" in capsys.readouterr().out
+    both = [tmp_path / "kept", tmp_path / "kept.work" / "scores" / "keys", "--corpus", corpus, "--json"]
+    assert run("compare", *both, *words[2:]) == 0
+    shown = json.loads(capsys.readouterr().out)["documents"]
+    assert {row["id"][0] for rows in shown.values() for row in rows} <= set("abc")
+    assert run("compare", *both) == 2
