@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline_steps.readers.corpus import CorpusFiles
 
 C4_DOCUMENTS = 364_868_892  # allenai/c4, configuration en, split train: the data set's card
-_ALL_OF_C4 = re.compile(r"\bc4/en/c4-train\.\*")
+_ALL_OF_C4 = re.compile(r"\bc4(/en/c4-train\.\*|\?config=en&split=train$)")
 MOST_BYTES = 64_000_000  # of files, compressed or not, that are read: some seconds
 _MOST_FILES = 16  # that a sample of a corpus is taken from
 _MOST_SOURCES = 400  # files of Python that a sample of the installed documentation is taken from

@@ -267,6 +267,20 @@ def test_a_limit_counts_documents_and_the_bad_rows_before_the_last(tmp_path):
     assert bad_rows(path, tmp_path) == []  # what was mended is forgotten
 
 
+def test_a_reader_that_was_stopped_leaves_no_record(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(as_lines([{}, *ROWS, {}]))
+    (reader,) = list_corpus(str(path)).reader(
+        str(tmp_path / "files.txt"), reading=SKIP, bad_rows=str(tmp_path / "bad")
+    )
+    stopped = reader.run()
+    next(stopped)
+    stopped.close()
+    assert bad_rows(path, tmp_path) == []
+    documents(path, tmp_path)
+    assert [row for row, _ in bad_rows(path, tmp_path)] == [1, 2502]
+
+
 def test_folders_of_save_to_disk(tmp_path):
     made = datasets.Dataset.from_list(ROWS)
     made.save_to_disk(tmp_path / "one", num_shards=3)
