@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_small_files.py --files 500 --documents 200
 
-The baseline reads every document and writes it as Parquet, in one process. winnow scores the corpus (a draw by chance),
-cuts it, writes the kept rows and publishes them, with one worker. CPU seconds are those of all processes; a second
-select of an empty-handed size says what starting them takes. Prints one JSON line; ratios are winnow by datatrove.
+The baseline reads every document and writes it as Parquet, in one process. winnow scores the corpus (a draw by
+chance), cuts it, writes the kept rows and publishes them, with one worker. CPU seconds are those of all processes; a
+second select, of ten documents, says what starting them takes. Prints one JSON line; ratios are winnow by datatrove.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import ParquetWriter
 corpus, output = sys.argv[1:]
-LocalPipelineExecutor([JsonlReader(corpus), ParquetWriter(output, compression="zstd")], logging_dir=f"{output}-logs").run()
+pipeline = [JsonlReader(corpus), ParquetWriter(output, compression="zstd")]
+LocalPipelineExecutor(pipeline, logging_dir=f"{output}-logs").run()
 """
 
 
