@@ -19,7 +19,8 @@ from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.numerics.keys import keys_digest, mix
-from pipeline_steps.readers.corpus import why_not
+from pipeline_steps.readers.places import why_not
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.documents import key_of
 from pipeline_steps.stores.score_store import ScoreStore
@@ -77,7 +78,7 @@ def open_side(path: str) -> Side:
     return Side(path, "scores", store.corpus_digest, store.documents, None, store)
 
 
-def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict[str, Any]:
+def compare(a: str, b: str, rate: float, corpus: str | None, shown: int, reading: Reading = USUAL) -> dict[str, Any]:
     """Compare two selections or scores of one corpus, and return what was found as JSON types.
 
     Args:
@@ -87,6 +88,7 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
             documents as the selection does.
         corpus: path of the corpus that both sides are of, for the documents' ids and texts.
         shown: how many documents of each kind to show.
+        reading: how rows of the corpus are read.
 
     Raises:
         StoreMismatch: the sides are of different corpora, or `corpus` is another one.
@@ -111,7 +113,11 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int) -> dict
     texts: dict[int, dict[str, str]] = {}
     by_key = next((side.store for side in (one, other) if side.store is not None and side.store.is_by_key), None)
     if corpus:
-        texts = _read_by_key(corpus, by_key, wanted) if by_key else _read(corpus, one.digest, one.documents, wanted)
+        texts = (
+            _read_by_key(corpus, reading, by_key, wanted)
+            if by_key
+            else _read(corpus, reading, one.digest, one.documents, wanted)
+        )
     found["documents"] = {kind: [{"row": row, **texts.get(row, {})} for row in some] for kind, some in rows.items()}
     return found
 
@@ -239,10 +245,10 @@ def _rank(score_N: np.ndarray) -> np.ndarray:
     return np.asarray(rankdata(score_N))
 
 
-def _read(corpus: str, digest: str, documents: int, wanted: set[int]) -> dict[int, dict[str, str]]:
+def _read(corpus: str, reading: Reading, digest: str, documents: int, wanted: set[int]) -> dict[int, dict[str, str]]:
     """Return the ids and first lines of documents, by their place in the corpus."""
     keys, found = [], dict[int, dict[str, str]]()
-    for row, document in enumerate(islice(documents_of(corpus), documents)):
+    for row, document in enumerate(islice(documents_of(corpus, reading), documents)):
         keys.append(key_of(document))
         if row in wanted:
             found[row] = {"id": document.id, "text": opening(document.text)}
@@ -251,10 +257,10 @@ def _read(corpus: str, digest: str, documents: int, wanted: set[int]) -> dict[in
     return found
 
 
-def _read_by_key(corpus: str, store: ScoreStore, wanted: set[int]) -> dict[int, dict[str, str]]:
+def _read_by_key(corpus: str, reading: Reading, store: ScoreStore, wanted: set[int]) -> dict[int, dict[str, str]]:
     """Return the same for a store whose documents are in order of their keys."""
     key_N, id_N = store.keys, store.column("id")
-    texts = openings(corpus, {int(key_N[row]) for row in wanted})
+    texts = openings(corpus, reading, {int(key_N[row]) for row in wanted})
     if lost := [row for row in wanted if int(key_N[row]) not in texts]:
         raise StoreMismatch(f"{corpus} is not the corpus of these: it lacks document {id_N[lost[0]]}")
     return {row: {"id": str(id_N[row]), "text": texts[int(key_N[row])]} for row in wanted}

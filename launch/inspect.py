@@ -16,19 +16,23 @@ from rich.text import Text
 from launch.neighbours import add_neighbours, add_texts, extremes, show_examples
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.numerics.statistics import summarise
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.stores.score_store import ScoreStore
 
 
 FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
-def inspect(path: str, corpus: str | None = None, embeddings: str | None = None) -> dict[str, Any]:
+def inspect(
+    path: str, corpus: str | None = None, embeddings: str | None = None, reading: Reading = USUAL
+) -> dict[str, Any]:
     """Return facts about a score store, finished or not, as JSON types.
 
     Args:
         path: the store's folder.
         corpus: the corpus, to show words of documents.
         embeddings: its embedding store, to show the nearest documents too.
+        reading: how the rows of the corpus are read.
 
     Raises:
         StoreIncomplete: there is no score store, or none of its sources is finished.
@@ -55,7 +59,7 @@ def inspect(path: str, corpus: str | None = None, embeddings: str | None = None)
     if embeddings:
         add_neighbours(examples, store, embeddings)
     if corpus:
-        add_texts(examples, corpus)
+        add_texts(examples, corpus, reading)
     return {
         "path": path,
         "complete": problem is None,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from launch.texts import openings
 from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.source_store import SourceStore
 
@@ -63,13 +64,13 @@ def add_neighbours(found: list[dict[str, Any]], store: ScoreStore, embeddings: s
         ]
 
 
-def add_texts(found: list[dict[str, Any]], corpus: str) -> None:
+def add_texts(found: list[dict[str, Any]], corpus: str, reading: Reading = USUAL) -> None:
     """Add to each document its first words.
 
     Raises:
         StoreMismatch: the corpus lacks one of the documents.
     """
-    texts = openings(corpus, {one["key"] for one in _all(found)})
+    texts = openings(corpus, reading, {one["key"] for one in _all(found)})
     for one in _all(found):
         if one["key"] not in texts:
             raise StoreMismatch(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ from launch.study_samplers import StudySampler
 from launch.study_sections import KEYS
 from launch.yaml_places import nearest
 from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
 from train.arguments import FREE
 
@@ -146,7 +147,7 @@ class _Stages:
     @cached_property
     def _corpus(self) -> Corpus:
         study = self.study
-        source = Files(study.corpus, "corpus", study.limit) if study.corpus is not None else None
+        source = None if study.corpus is None else Files(study.corpus, "corpus", study.limit, study.reading)
         tasks = min(self._tasks, SHARDS) if source is None else 1
         return Corpus(deal=Deal(source=source, limit=study.limit, tasks=tasks))
 
@@ -156,7 +157,12 @@ class _Stages:
         if self._is_dealt:
             return Split(self._corpus, "train")
         assert self.study.corpus is not None  # the study file refuses held-out text, and no models, without a corpus
-        return Files(self.study.corpus, "train", self.study.limit)
+        return Files(self.study.corpus, "train", self.study.limit, self.study.reading)
+
+    @cached_property
+    def _beside(self) -> Reading:
+        """How the target and held-out texts are read: as the corpus, but all of their files."""
+        return replace(self.study.reading, glob="")
 
     @cached_property
     def _over_text(self) -> int:
@@ -175,7 +181,7 @@ class _Stages:
             }
         else:
             named = {
-                task: [Files(path, f"{task}/{source}") for source, path in sources.items()]
+                task: [Files(path, f"{task}/{source}", reading=self._beside) for source, path in sources.items()]
                 for task, sources in self.study.held_out.items()
             }
         tokenizer = self.study.tokenizer
@@ -194,7 +200,7 @@ class _Stages:
     def _target(self) -> Target:
         if self.study.target is None:
             return Target(self.text, prose_only=True)
-        return Target(Files(self.study.target, "target"))
+        return Target(Files(self.study.target, "target", reading=self._beside))
 
     def _foundation(self, stands_on: str, options: Mapping[str, Any]) -> Foundation | None:
         if not stands_on:

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from launch.records import task_state, tasks_left
 from launch.stages.base import Stage
@@ -60,6 +61,10 @@ class StageProgress:
     def note(self, text: str) -> None:
         """Say something beside the stages."""
         self._console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
+    def show(self, table: Table) -> None:
+        """Show a table below the stages."""
+        self._console.print(table)
 
 
 class Stages:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from launch.bad_rows import tell_bad_rows
 from launch.engines import NEVER_STARTED, Engine, Task, engine_of
 from launch.faults import DISK_FULL, USERS_FAULT, disk_full
 from launch.plan import Plan
@@ -26,6 +27,7 @@ from launch.worker import command
 from pipeline_steps.engines.models import model_identity
 from pipeline_steps.errors import InvalidStudy, StageFailed, StoreMismatch, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.readers.special_files import refuse_special_files
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from pipeline_steps.stores.files import DELETE, create, read_json, seal, write_json
@@ -81,13 +83,16 @@ def run(
             )
         if engine is None:
             Stages(plan.output, chosen, progress).show()
+            tell_bad_rows(plan, chosen, progress)
             return
         for note in engine.notes:
             progress.note(note)
         if not engine.attended:
             submit_all(plan, chosen, engine, tell)
+            tell_bad_rows(plan, chosen, progress)
             return
         attend(plan, chosen, engine, Stages(plan.output, chosen, progress))
+        tell_bad_rows(plan, chosen, progress)
 
 
 # --------------------------------------------------------------------------------------------------- before the start
@@ -134,13 +139,14 @@ def check_access(plan: Plan, chosen: Iterable[Stage]) -> dict[Files, CorpusFiles
     """
     left = [stage for stage in chosen if tasks_left(plan.output, stage)]
     sources = dict.fromkeys(source for stage in left for source in stage.sources)
-    by_path = {path: list_corpus(path) for path in dict.fromkeys(source.path for source in sources)}
+    places = dict.fromkeys((source.path, source.reading.glob) for source in sources)
+    by_place = {place: list_corpus(*place) for place in places}
     for model in dict.fromkeys(model for stage in left for model in stage.models):
         refuse_special_files(model)
         model_identity(model)
     for stage in left:
         stage.check_start(plan.output)
-    return {source: by_path[source.path] for source in sources}
+    return {source: by_place[source.path, source.reading.glob] for source in sources}
 
 
 def note_files(plan: Plan, listed: Mapping[Files, CorpusFiles], begun: Iterable[Stage]) -> None:
@@ -169,7 +175,7 @@ def left_out(plan: Plan) -> int:
             and source.listing(plan.output).exists()
         ):
             known = read_json(str(source.listing(plan.output)), DELETE)["sizes"].keys()
-            found += len(list_corpus(source.path).sizes.keys() - known)
+            found += len(list_corpus(source.path, source.reading.glob).sizes.keys() - known)
     return found
 
 
@@ -183,10 +189,14 @@ def claim(plan: Plan) -> None:
     kinds = {stage.kind for stage in plan.stages.values()}
     used = {"tokenizer": {"tokens"}, "embedder": {"embeddings"}, "target": {"ngrams", "quality"}}
     names = ["corpus", "limit", "held_out", *(name for name, of in used.items() if of & kinds)]
-    made = json_types({name: getattr(study, name) for name in names})
+    rows = asdict(USUAL)
+    del rows["on_bad_row"]  # what is done already had no bad rows, or is done again
+    changed = {name: value for name, value in study.reading.changed.items() if name in rows}
+    made = json_types({name: getattr(study, name) for name in names} | changed)
     if create(path, seal(made)):
         return
     found = read_json(path, DELETE)
+    refuse_differences({name: found.get(name, rows[name]) for name in rows}, rows | changed, plan.output)
     both = found.keys() & made.keys()
     refuse_differences({name: found[name] for name in both}, {name: made[name] for name in both}, plan.output)
     if made.keys() - found.keys():

@@ -81,7 +81,7 @@ class SmallStudy:
             if Path(str(self.values["output"]), "stages").is_dir():  # tasks of a stage stay as many as they were
                 tasks = parse_study(self.path, text).engine.tasks
             found, wanted = YamlFile.read(self.path, text).plain, json_types(dict(self.values))
-            keys = {**found, **wanted}.keys() - {"output", "engine", *self.free}
+            keys = {**found, **wanted}.keys() - {"output", "engine", "on_bad_row", *self.free}
             refuse_differences(
                 {key: found.get(key) for key in keys}, {key: wanted.get(key) for key in keys}, self.path
             )
@@ -93,12 +93,14 @@ class SmallStudy:
         corpus, output = self.values.get("corpus"), str(self.values["output"])
         if corpus is None or self.values.get("models"):  # the corpus is dealt into files of our own
             return self.workers
-        files = list_corpus(corpus)
+        glob = {name: value for name, value in self.values.items() if name == "glob"}
+        files = list_corpus(corpus, **glob)
         with suppress(FileNotFoundError):
-            noted = read_json(os.path.join(output, "study.json"), DELETE)["corpus"]
+            noted = read_json(os.path.join(output, "study.json"), DELETE)
             listed = CorpusFiles(**read_json(str(Files(corpus, "train").listing(output)), DELETE)).listing
-            made = {"corpus": corpus, "files": files.listing}
-            refuse_changed_files({"corpus": noted, "files": listed}, made, output)
+            refuse_changed_files(
+                {**noted, "files": listed}, {"corpus": corpus, "files": files.listing, **glob}, output
+            )
         return 1 if self.values["limit"] >= 0 else max(1, min(self.workers, len(files.sizes)))
 
 
@@ -106,7 +108,9 @@ def quickstart_values(output: str, flags: Any) -> dict[str, Any]:
     """Return what the packaged quickstart study says, with the flags of `winnow quickstart` in place of its own."""
     values: dict[str, Any] = YamlFile.read(QUICKSTART, study_text(QUICKSTART)).plain
     if flags.corpus is not None:
-        values |= {"corpus": spelled(flags.corpus), "limit": flags.limit}
+        values |= {"corpus": spelled(flags.corpus), "limit": flags.limit, **flags.reading.changed}
+    elif flags.reading.changed:
+        raise WinnowError(f"{_flag(min(flags.reading.changed))} is of a corpus: give --corpus, or leave it out")
     for sampler in values["samplers"]:
         if isinstance(sampler, dict):
             ((_, settings),) = sampler.items()
@@ -148,7 +152,7 @@ def given_scores_values(output: str, scores: str, flags: Any) -> dict[str, Any]:
 def _corpus(output: str, flags: Any) -> dict[str, Any]:
     if flags.limit == 0 or flags.limit < -1:
         raise WinnowError(f"--limit {flags.limit} reads nothing: give a number of documents, or leave it out")
-    return {"output": output, "corpus": spelled(flags.corpus), "limit": flags.limit}
+    return {"output": output, "corpus": spelled(flags.corpus), "limit": flags.limit, **flags.reading.changed}
 
 
 def _model(row: Sampler, proxy: str | None) -> str | None:
@@ -171,6 +175,10 @@ def _model(row: Sampler, proxy: str | None) -> str | None:
     if row.model == "":
         raise WinnowError(f"{row.name} asks a model: give its Hub id or folder as --proxy, e.g. google/t5-v1_1-base")
     return row.model
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def spelled(corpus: str) -> str:

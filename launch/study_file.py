@@ -26,6 +26,7 @@ from launch.study_sections import (
 from launch.yaml_places import YamlFile, nearest, read_text, refusal, short
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy
+from pipeline_steps.readers.reading import USUAL, OnBadRow, Reading
 from pipeline_steps.readers.special_files import refuse_unusable_name
 from pipeline_steps.samplers import EMBEDDED, FULL
 from train.arguments import PretrainArguments
@@ -87,6 +88,7 @@ def _sources(value: Any) -> Any:
 
 
 Place = Annotated[str | None, AfterValidator(_filled)]
+Key = Annotated[str, Field(min_length=1)]
 
 
 class Study(Section):
@@ -101,6 +103,14 @@ class Study(Section):
     """What is selected from; default: documentation of installed packages."""
     limit: Annotated[int, Field(ge=-1)] = -1
     """Documents of the corpus that are read; -1: all."""
+    text_key: Key = USUAL.text_key
+    """Column of the text: of the corpus, of target and of held_out."""
+    id_key: Key = USUAL.id_key
+    """Column of the id, likewise."""
+    glob: str = USUAL.glob
+    """Pattern of the corpus's files that are read: of their names, or of their paths in it if it has a slash."""
+    on_bad_row: OnBadRow = USUAL.on_bad_row
+    """Whether a row that is no document, of any of these, stops the run or is left out and counted."""
     tokenizer: str = EMBEDDED
     """Hub id or folder."""
     held_out: Annotated[dict[Name, dict[Name, str]], BeforeValidator(_sources)] = {}
@@ -150,6 +160,8 @@ class Study(Section):
             )
         if self.held_out and self.corpus is None:
             raise refusal("held_out is given and corpus is not: give it, or leave held_out out", "held_out")
+        for key in self.reading.changed if self.corpus is None else ():
+            raise refusal(f"{key} is given and corpus is not: give it, or leave {key} out", key)
         runs = len(self.samplers) * len(self.rates) * len(self.models) * len(self.seeds)
         if runs > MOST_RUNS:
             raise refusal(
@@ -215,6 +227,11 @@ class Study(Section):
                 )
         if sampler.stands_on in ("dsir", "quality-classifier") and self.corpus is not None and self.target is None:
             raise refusal(f"{sampler.name} needs a target: the corpus of text it is to find more of", "samplers", at)
+
+    @property
+    def reading(self) -> Reading:
+        """Return how rows are read."""
+        return Reading(text_key=self.text_key, id_key=self.id_key, glob=self.glob, on_bad_row=self.on_bad_row)
 
     def runs(self) -> list[Run]:
         """Return all trainings: on everything first, of references too."""

@@ -11,29 +11,30 @@ from datatrove.data import Document
 from datatrove.utils.logging import logger
 
 from pipeline_steps.readers.corpus import open_corpus
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.stores.documents import key_of
 
 
 _LINES, _WIDTH = 3, 110  # of a text that is shown
 
 
-def documents_of(corpus: str) -> Iterator[Document]:
+def documents_of(corpus: str, reading: Reading = USUAL) -> Iterator[Document]:
     """Yield the documents of a corpus. Raises CorpusError as `open_corpus` does."""
     logger.disable("datatrove")  # readers name every file they open
     try:
         with tempfile.TemporaryDirectory() as folder:
             data: Any = None
-            for step in open_corpus(corpus, str(Path(folder, "files.txt"))):
+            for step in open_corpus(corpus, str(Path(folder, "files.txt")), reading=reading):
                 data = step.run(data, 0, 1)
             yield from data
     finally:
         logger.enable("datatrove")
 
 
-def openings(corpus: str, keys: Collection[int]) -> dict[int, str]:
+def openings(corpus: str, reading: Reading, keys: Collection[int]) -> dict[int, str]:
     """Return the first lines of documents by their key; keys that the corpus does not hold are left out."""
     left, found = set(keys), dict[int, str]()
-    for document in documents_of(corpus):
+    for document in documents_of(corpus, reading):
         if not left:
             break
         if (key := key_of(document)) in left:

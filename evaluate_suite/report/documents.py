@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_steps.errors import InvalidCut, StoreMismatch
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.samplers import FAMILIES, label
 from pipeline_steps.stores.documents import key_of
 
@@ -141,12 +142,13 @@ def pick(
     }
 
 
-def read_documents(corpus: str, key_N: np.ndarray) -> Iterator[tuple[int, str, str]]:
+def read_documents(corpus: str, key_N: np.ndarray, reading: Reading = USUAL) -> Iterator[tuple[int, str, str]]:
     """Yield ordinal, id and text of each document of a corpus, checked against what was scored.
 
     Args:
         corpus: as `pipeline_steps.readers.corpus.open_corpus` takes it.
         key_N: `document_key` of each document that was scored.
+        reading: how its rows are read.
 
     Raises:
         CorpusError: the corpus cannot be read.
@@ -156,7 +158,7 @@ def read_documents(corpus: str, key_N: np.ndarray) -> Iterator[tuple[int, str, s
 
     with tempfile.TemporaryDirectory() as folder:
         data = None
-        for step in open_corpus(corpus, str(Path(folder, "files.txt"))):
+        for step in open_corpus(corpus, str(Path(folder, "files.txt")), reading=reading):
             data = step.run(data, 0, 1)
         for ordinal, document in enumerate(data or ()):
             if ordinal >= len(key_N) or key_of(document) != int(key_N[ordinal]):

@@ -24,6 +24,7 @@ from evaluate_suite.report.table_data import time_unit
 from evaluate_suite.report.verdicts import flat, table_rate, verdicts
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.samplers import ordered
 from pipeline_steps.stores.files import write_atomically
 from pipeline_steps.stores.score_store import ScoreStore
@@ -50,6 +51,7 @@ class ReportSettings:
         scores: score stores of one corpus by sampler.
         selections: selection files of that corpus by sampler.
         corpus: the corpus of the scores, to show documents of.
+        reading: how its rows are read.
         figures: folder that every figure is also written to, as .svg, .pdf and .png.
         partial: average incomplete suites over the tasks that all runs have, and say so.
         scoring_hours: accelerator hours of scoring the corpus by sampler.
@@ -66,6 +68,7 @@ class ReportSettings:
     scores: Mapping[str, str] = field(default_factory=dict)
     selections: Mapping[str, str] = field(default_factory=dict)
     corpus: str | None = None
+    reading: Reading = USUAL
     figures: str | None = None
     partial: bool = False
     scoring_hours: Mapping[str, float] = field(default_factory=dict)
@@ -111,7 +114,7 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     if settings.figures:
         yield f"figures  {settings.figures}: {len(drawn)}, each .svg, .pdf and .png"
     if page:
-        documents = _choose_documents(settings.corpus, stores, oriented(scores, lower))
+        documents = _choose_documents(settings, stores, oriented(scores, lower))
         text = render(study, found, drawn, Scorers(scores, lower, units, selections, documents), words)
     else:
         text = markdown(study, found, words)
@@ -206,7 +209,7 @@ def _open_selections(settings: ReportSettings, stores: Mapping[str, ScoreStore])
 
 
 def _choose_documents(
-    corpus: str | None, stores: Mapping[str, ScoreStore], scores: Mapping[str, np.ndarray]
+    settings: ReportSettings, stores: Mapping[str, ScoreStore], scores: Mapping[str, np.ndarray]
 ) -> dict[tuple[str, str], list[Document]]:
     """Pick documents of every kind, read from the corpus of the scores; none without a corpus.
 
@@ -214,11 +217,11 @@ def _choose_documents(
         CorpusError: the corpus cannot be read.
         StoreMismatch: it is not the one that was scored, or there are no scores.
     """
-    if corpus is None:
+    if settings.corpus is None:
         return {}
     if not stores:
         raise StoreMismatch("--corpus shows documents by their scores: give --scores as well")
-    documents = read_documents(corpus, next(iter(stores.values())).keys)
+    documents = read_documents(settings.corpus, next(iter(stores.values())).keys, settings.reading)
     return pick(scores, documents, _DOCUMENTS, *ends(scores), each=len(scores) <= MOST_SCORERS)
 
 

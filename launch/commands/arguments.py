@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 from pipeline_steps.command_line import named_place, new_place, place
+from pipeline_steps.readers.reading import Reading
 
 
 CORES = os.cpu_count() or 1
@@ -43,5 +44,7 @@ SEVERAL = Parameter(consume_multiple=(1, None))
 """A flag that is followed by one or more values."""
 NamedPlaces = Annotated[list[tuple[str, str]], SEVERAL, Parameter(converter=_named, n_tokens=1)]
 """Files or folders with names, as in `--scores a=DIR b=DIR`."""
+Rows = Annotated[Reading, Parameter(name="*")]
+"""Flags that say how the rows of a corpus are read."""
 Forwarded = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 """Words that are handed on as they are."""

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from launch.commands.arguments import CORPUS, NAME, NEW_PLACE, PLACE, SEVERAL, NamedPlaces
+from launch.commands.arguments import CORPUS, NAME, NEW_PLACE, PLACE, SEVERAL, NamedPlaces, Rows
 from pipeline_steps.errors import InvalidStudy, WinnowError
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.terminal import Terminal, print_json, wide
 
 
@@ -20,6 +21,7 @@ def compare(
     /,
     *,
     corpus: Annotated[str | None, CORPUS] = None,
+    reading: Rows = USUAL,
     rate: float = 0.2,
     documents: int = 5,
     json: bool = False,
@@ -47,7 +49,7 @@ def compare(
 
     if documents < 0:
         raise WinnowError(f"--documents {documents} cannot be shown: give 0 or more")
-    found = comparing.compare(a, b, rate, corpus, documents)
+    found = comparing.compare(a, b, rate, corpus, documents, reading)
     if json:
         print_json(found)
     else:
@@ -61,6 +63,7 @@ def inspect(
     *,
     corpus: Annotated[str | None, CORPUS] = None,
     embeddings: Annotated[str | None, PLACE] = None,
+    reading: Rows = USUAL,
     json: bool = False,
 ) -> int:
     """Print how many documents a score store holds, how their scores are distributed (exactly), and what made them.
@@ -72,6 +75,7 @@ def inspect(
         corpus: the corpus that was scored: also show the first words of the documents of highest and lowest scores.
         embeddings: embedding store of the same corpus: also show the nearest documents of the highest and lowest
             scores.
+        reading: how the rows of the corpus are read.
         json: print one JSON object instead.
 
     Examples:
@@ -82,7 +86,7 @@ def inspect(
     from launch.inspect import inspect as facts_of
     from launch.inspect import show
 
-    facts = facts_of(path, corpus, embeddings)
+    facts = facts_of(path, corpus, embeddings, reading)
     if json:
         print_json(facts)
     else:
@@ -165,6 +169,7 @@ class ReportFlags:
     lower_is_better: Annotated[list[str], SEVERAL, NAME] = field(default_factory=list)
     selections: Annotated[NamedPlaces, Parameter(metavar="NAME=FILE")] = field(default_factory=list)
     corpus: Annotated[str | None, CORPUS] = None
+    reading: Rows = USUAL
     figures: Annotated[str | None, NEW_PLACE] = None
     partial: bool = False
     scoring_hours: Annotated[
@@ -207,6 +212,7 @@ def report(*runs: Annotated[str, PLACE], flags: ReportFlags) -> int:
         scores=dict(flags.scores),
         selections=dict(flags.selections),
         corpus=flags.corpus,
+        reading=flags.reading,
         figures=flags.figures,
         partial=flags.partial,
         scoring_hours=dict(flags.scoring_hours),

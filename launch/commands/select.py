@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter
 
-from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE
+from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, Rows
 from pipeline_steps.errors import InvalidCut, WinnowError
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.terminal import Terminal
 
 
@@ -35,7 +36,8 @@ class Scoring:
     """The flags that `score` and `select` have in common.
 
     Attributes:
-        corpus: file, folder or glob of .jsonl, .parquet or .warc files, local, s3:// or hf://datasets/...
+        corpus: file, folder or glob of .jsonl, .csv, .parquet, .arrow or .warc files, local or s3://..., or
+            hf://datasets/USER/NAME?config=NAME&split=NAME.
         proxy: Hub id or folder of the model that ask-llm or perplexity asks (ask-llm's default is the embedded one,
             which is for trying out).
         embedder: of density, semdedup and prototypes: Hub id or folder; the default needs no weights.
@@ -50,6 +52,7 @@ class Scoring:
     embedder: Annotated[str, MODEL] = "hashed-ngrams"
     target: Annotated[str | None, CORPUS] = None
     limit: int = -1
+    reading: Rows = USUAL
     workers: int = CORES
 
 
@@ -190,7 +193,7 @@ def _refuse_more_than_there_are(k: int, scoring: Scoring) -> None:
     """Raise InvalidCut, before anything is scored, if a small corpus has fewer documents than are to be kept."""
     from launch.cost.corpus_size import counted_documents
 
-    documents = counted_documents(scoring.corpus, scoring.limit)
+    documents = counted_documents(scoring.corpus, scoring.limit, scoring.reading)
     if documents is not None and k > documents:
         raise InvalidCut(
             f"--k asks for {k:,} documents, and {scoring.corpus} has {documents:,}: give a smaller amount"

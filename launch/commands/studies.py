@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
 
-from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, Forwarded
+from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, Forwarded, Rows
 from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.terminal import Terminal, print_json, wide
 
 
@@ -271,8 +272,9 @@ class QuickstartFlags:
     """The flags of `winnow quickstart` that decide its numbers.
 
     Attributes:
-        corpus: file, folder or glob of .jsonl, .parquet or .warc files, local, s3:// or hf://datasets/... (default:
-            the documentation of the installed Python packages).
+        corpus: file, folder or glob of .jsonl, .csv, .parquet, .arrow or .warc files, local or s3://..., or
+            hf://datasets/USER/NAME?config=NAME&split=NAME (default: the documentation of the installed Python
+            packages).
         limit: read at most this many documents of --corpus.
         proxy: Ask-LLM proxy: Hub id or folder of an encoder-decoder (default: the embedded one).
         embedder: Hub id or folder of a sentence-transformers model; the default needs no weights.
@@ -283,6 +285,7 @@ class QuickstartFlags:
 
     corpus: Annotated[str | None, CORPUS] = None
     limit: int = 40_000
+    reading: Rows = USUAL
     proxy: Annotated[str | None, MODEL] = None
     embedder: Annotated[str, MODEL] = "hashed-ngrams"
     rate: float = 0.2

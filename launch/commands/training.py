@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from launch.commands.arguments import CORES, CORPUS, MODEL, NEW_PLACE, PLACE, Forwarded
+from launch.commands.arguments import CORES, CORPUS, MODEL, NEW_PLACE, PLACE, Forwarded, Rows
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.terminal import Terminal
 
 
@@ -18,6 +19,7 @@ def tokenize(
     output: Annotated[str, NEW_PLACE],
     append_eos: bool = False,
     limit: int = -1,
+    reading: Rows = USUAL,
     workers: int = CORES,
 ) -> int:
     """Tokenise every document of a corpus into a memory-mapped store, from which every selection is replayed.
@@ -26,7 +28,8 @@ def tokenize(
     train.token_store_writer.TokenStoreWriter into a datatrove pipeline instead.
 
     Args:
-        corpus: file, folder or glob of .jsonl, .parquet or .warc files.
+        corpus: file, folder or glob of .jsonl, .csv, .parquet, .arrow or .warc files, local or s3://..., or
+            hf://datasets/USER/NAME?config=NAME&split=NAME.
         tokenizer: Hub id or folder, e.g. google-t5/t5-small.
         output: the store; continued if it exists.
         append_eos: end every document in EOS, for causal models.
@@ -41,6 +44,7 @@ def tokenize(
 
     refuse_inside(corpus, output)
     values = {"output": output, "corpus": spelled(corpus), "limit": limit, "tokenizer": tokenizer}
+    values |= reading.changed
     values["token_store"] = {"append_eos": append_eos}
     SmallStudy("winnow tokenize", f"{output}/tokenize.yaml", values, workers).run()
     store = TokenStore.open(output)

@@ -19,6 +19,7 @@ from launch.stages.runs import Training
 from launch.status import TaskStatus
 from pipeline_steps.errors import CorpusError, InvalidStudy, StoreIncomplete
 from pipeline_steps.paper import C4_TOKENS
+from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import EMBEDDED
 
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline_steps.readers.corpus import CorpusFiles
 
 C4_DOCUMENTS = 364_868_892  # allenai/c4, configuration en, split train: the data set's card
-_ALL_OF_C4 = re.compile(r"\bc4/en/c4-train\.\*")
+_ALL_OF_C4 = re.compile(r"\bc4(/en/c4-train\.\*|\?config=en&split=train$)")
 MOST_BYTES = 64_000_000  # of files, compressed or not, that are read: some seconds
 _MOST_FILES = 16  # that a sample of a corpus is taken from
 _MOST_SOURCES = 400  # files of Python that a sample of the installed documentation is taken from
@@ -75,7 +76,7 @@ def size_of(plan: Plan, tasks: Sequence[TaskStatus], documents: int | None, toke
     if study.limit < 0 and _ALL_OF_C4.search(study.corpus):
         return CorpusSize(C4_DOCUMENTS, C4_TOKENS, "C4")
     if study.corpus.startswith("file://") or "://" not in study.corpus:
-        return _counted(_local(study.corpus, study.limit), study.limit, study.tokenizer)
+        return _counted(_local(study.corpus, study.limit, study.reading), study.limit, study.tokenizer)
     if study.limit >= 1:
         return CorpusSize(study.limit, round(study.limit * mean), f"the limit, {mean:.0f} tokens a document")
     raise InvalidStudy(
@@ -84,11 +85,11 @@ def size_of(plan: Plan, tasks: Sequence[TaskStatus], documents: int | None, toke
     )
 
 
-def counted_documents(corpus: str, limit: int) -> int | None:
+def counted_documents(corpus: str, limit: int, reading: Reading) -> int | None:
     """Return how many documents a small local corpus has; None for a remote one, or one too large to be read now."""
     if "://" in corpus and not corpus.startswith("file://"):
         return None
-    count = _local(corpus, limit)
+    count = _local(corpus, limit, reading)
     return count.documents if count.known_from == _Count.known_from else None
 
 
@@ -161,11 +162,11 @@ def _documentation() -> _Count:
     return count
 
 
-def _local(path: str, limit: int) -> _Count:
+def _local(path: str, limit: int, reading: Reading) -> _Count:
     """Count a corpus of files: from the first if it is small or only begun, evenly chosen ones otherwise."""
     from pipeline_steps.readers.corpus import list_corpus
 
-    corpus, count = list_corpus(path), _Count()
+    corpus, count = list_corpus(path, reading.glob), _Count()
     whole = sum(corpus.sizes.values())
     from_first = limit >= 0 or whole <= MOST_BYTES
     chosen = list(corpus.sizes) if from_first else _evenly(list(corpus.sizes), _MOST_FILES)
@@ -175,7 +176,7 @@ def _local(path: str, limit: int) -> _Count:
         if most <= 0:
             break
         begun += 1
-        for text, share in _texts(corpus, name):
+        for text, share in _texts(corpus, name, reading):
             count.add(text)
             if count.documents == limit:
                 return count
@@ -191,21 +192,25 @@ def _local(path: str, limit: int) -> _Count:
     return count
 
 
-def _texts(corpus: CorpusFiles, name: str) -> Iterator[tuple[str, float]]:
+def _texts(corpus: CorpusFiles, name: str, reading: Reading) -> Iterator[tuple[str, float]]:
     """Yield each text of a file, and the share of a large file that has been read until there; 0 for small ones."""
     import pyarrow.parquet as pq
     from datatrove.io import DataFolder
 
+    from pipeline_steps.readers.compressed import without_compression
+    from pipeline_steps.readers.formats import TYPED
+
     opened, folder = _Opened(), LocalFileSystem._strip_protocol(corpus.folder)
     with tempfile.TemporaryDirectory() as scratch:
-        reader, *others = corpus.reader(str(Path(scratch, "files.txt")))
+        reader, *others = corpus.reader(str(Path(scratch, "files.txt")), reading=reading)
     reader.data_folder = DataFolder(folder, fs=opened)
-    rows = pq.read_metadata(f"{folder}/{name}").num_rows if corpus.kind == "parquet" else 0
+    rows = pq.read_metadata(f"{folder}/{name}").num_rows if name.endswith(".parquet") else 0
     documents: Any = reader.read_file(name)
     for step in others:
         documents = step.run(documents)
-    # Of small files all is in a buffer after the first document
-    is_large = corpus.sizes[name] > MOST_BYTES / _MOST_FILES
+    # Of small files all is in a buffer after the first document; of packed columns too
+    is_packed = corpus.kind in TYPED and without_compression(name) != name
+    is_large = corpus.sizes[name] > MOST_BYTES / _MOST_FILES and not is_packed
     for number, document in enumerate(documents, 1):
         share = number / rows if rows else opened.last.tell() / corpus.sizes[name]
         yield document.text, share if is_large else 0.0

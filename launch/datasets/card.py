@@ -14,6 +14,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline_steps import __version__
+from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
@@ -116,7 +117,7 @@ def _front(record: Record, title: str, pattern: str, columns: Columns | None) ->
         "tags": ["winnow", "data-selection", "datatrove", sampler, "arxiv:2402.09668"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}],
     }
-    if hub := re.match(r"hf://datasets/([^/@]+/[^/@]+)", made["corpus"]):
+    if hub := re.match(r"hf://datasets/([^/@?]+/[^/@?]+)", made["corpus"]):
         front["source_datasets"] = [hub[1]]
     if columns is not None:
         schema, mixed = columns
@@ -173,6 +174,7 @@ def _how(record: Record) -> dict[str, tuple[str]]:
         "corpus": made["corpus"],
         "corpus, files": made["files"],
         "corpus, read up to": made["limit"] if made["limit"] >= 0 else None,
+        **{f"corpus, {name}": value for name, value in Reading.of(made).changed.items()},
         "sampler": made["sampler"],
         "scorer": scores["scorer"],
         **proxies,

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -60,58 +60,98 @@ class WrittenFile:
         return cls(**record | {"schema": pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))})
 
 
-def write_parts(
-    rows: Iterable[Row], folder: Path, prefix: str, schema: pa.Schema | None = None, level: int = LEVEL
-) -> list[WrittenFile]:
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """The form of files of rows.
+
+    Attributes:
+        schema: of Parquet; None if the rows decide.
+        is_parquet: whether rows become Parquet where those of a row group have one type for each column.
+        level: of gzip, for JSON lines.
+        text_key: the column of the texts.
+        score_column: the column of scores, float32 in Parquet; None if there is none.
+    """
+
+    schema: pa.Schema | None = None
+    is_parquet: bool = False
+    level: int = LEVEL
+    text_key: str = "text"
+    score_column: str | None = None
+
+
+class _Batch(NamedTuple):
+    """Rows of a row group, their schema, and what is the matter with columns of no one type."""
+
+    rows: list[Row]
+    schema: pa.Schema
+    mixed: dict[str, str]
+
+
+def write_parts(rows: Iterable[Row], folder: Path, prefix: str, form: Form) -> list[WrittenFile]:
     """Write rows into files of at most `PART_ROWS` rows and some `PART_BYTES` of text; no rows make no file.
+
+    Parquet has one schema, so where that of the rows changes, another file begins.
 
     Args:
         rows: in order, each with a text.
         folder: where the files go.
         prefix: of their names.
-        schema: of the rows, for Parquet; None for JSON lines, which find theirs while they are written.
-        level: of gzip, for JSON lines.
+        form: of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    suffix = SUFFIX["jsonl" if schema is None else "parquet"]
-    batches, parts = _batches(rows), list[WrittenFile]()
-    for batch in batches:
-        path = folder / f"{prefix}-{len(parts):05d}{suffix}"
-        parts.append(_write_part(path, chain([batch], batches), schema, level))
+    parts = list[WrittenFile]()
+
+    def schema_of(batch: _Batch) -> pa.Schema | None:
+        return None if not form.is_parquet or batch.mixed else batch.schema
+
+    for schema, batches in groupby(_batches(rows, form), key=schema_of):
+        suffix = SUFFIX["jsonl" if schema is None else "parquet"]
+        for batch in batches:
+            path = folder / f"{prefix}-{len(parts):05d}{suffix}"
+            parts.append(_write_part(path, chain([batch], batches), schema, form))  # noqa: B031  takes what it writes
     return parts
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _batches(rows: Iterable[Row], form: Form) -> Iterator[_Batch]:
     """Yield the rows of each row group."""
     batch, size = list[Row](), 0
     for row in rows:
         batch.append(row)
-        size += len(row.values["text"])
+        size += len(row.values[form.text_key])
         if len(batch) >= _GROUP_ROWS or size >= _GROUP_BYTES:
-            yield batch
+            yield _batch(batch, form)
             batch, size = [], 0
     if batch:
-        yield batch
+        yield _batch(batch, form)
 
 
-def _write_part(path: Path, batches: Iterable[list[Row]], schema: pa.Schema | None, level: int) -> WrittenFile:
+def _batch(rows: list[Row], form: Form) -> _Batch:
+    if form.schema is not None:
+        return _Batch(rows, form.schema, {})
+    schema, mixed = infer(rows)
+    if form.is_parquet and form.score_column is not None:
+        schema = schema.set(schema.get_field_index(form.score_column), pa.field(form.score_column, pa.float32()))
+    return _Batch(rows, schema, mixed)
+
+
+def _write_part(path: Path, batches: Iterable[_Batch], schema: pa.Schema | None, form: Form) -> WrittenFile:
     """Write one file, and take no more batches than it holds."""
     rows, size, first = 0, 0, ""
     found, mixed = pa.schema([]) if schema is None else schema, dict[str, str]()
     temporary = path.with_name(f".{path.name}")
     with temporary.open("wb") as file:  # an open one, for pyarrow takes a name with a colon for an address
-        with _sink(file, schema, level) as sink:
+        with _sink(file, schema, form.level) as sink:
             for batch in batches:
-                first = first or str(batch[0])
+                begin = str(batch.rows[0])
+                first = first or begin
                 if schema is None:
-                    sink.write(b"".join(map(_line, batch)))
-                    own, odd = infer(batch)
-                    found, more = unify({"": found, str(batch[0]): own})
-                    mixed = odd | more | mixed
+                    sink.write(b"".join(map(_line, batch.rows)))
+                    found, more = unify({"": found, begin: batch.schema})
+                    mixed = batch.mixed | more | mixed
                 else:
-                    sink.write_table(table(batch, schema))
-                rows += len(batch)
-                size += sum(len(row.values["text"]) for row in batch)
+                    sink.write_table(table(batch.rows, schema))
+                rows += len(batch.rows)
+                size += sum(len(row.values[form.text_key]) for row in batch.rows)
                 if rows >= PART_ROWS or size >= PART_BYTES:
                     break
         file.flush()

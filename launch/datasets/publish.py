@@ -23,7 +23,8 @@ from launch.datasets.settings import DatasetSettings
 from launch.datasets.unfinished import Unfinished
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
-from pipeline_steps.readers.corpus import list_corpus, refuse_changed_files, why_not
+from pipeline_steps.readers.corpus import list_corpus, refuse_changed_files
+from pipeline_steps.readers.places import why_not
 from pipeline_steps.stores.artefact import refuse_differences
 from pipeline_steps.stores.files import (
     is_object_store,
@@ -214,7 +215,7 @@ def is_published(settings: DatasetSettings, note: Callable[[str], None] = logger
     place = destination(settings.output, settings.private)
     if (there := place.record()) is None:
         return None
-    made_from = settings.made_from(list_corpus(settings.corpus))
+    made_from = settings.made_from(list_corpus(settings.corpus, settings.reading.glob))
     refuse_changed_files(there["made_from"], made_from, settings.output)
     refuse_differences(there["made_from"], made_from, settings.output)
     if lacking := place.lacking(there):

@@ -8,19 +8,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datatrove.data import Document
+from datatrove.io import get_datafolder
 
 from launch.datasets.columns import KEEP, Row, unify
-from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, read_rows
+from launch.datasets.parts import read_rows
 from launch.datasets.unfinished import Step, Unfinished
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.filters.cuts import FoundCut
 from pipeline_steps.filters.selection_filters import KeptRows
 from pipeline_steps.readers.corpus import ROW, CorpusFiles
+from pipeline_steps.readers.formats import TYPED, schema_of
 from pipeline_steps.stores.score_store import ScoreStore
 
 
@@ -35,36 +35,46 @@ def groups_left(work: Path, step: Step) -> list[int]:
         return dataset.left(step)
 
 
-def write_files(work: Path, step: Step, task: int, tasks: int) -> None:
+def write_files(work: Path, step: Step, task: int, tasks: int, bad_rows: str | None = None) -> None:
     """Write a task's share of a step: the rows, or these again as Parquet of the schema that all files have in common.
 
-    Rows that are Parquet of that schema already, or JSON lines in the end, are not written again. Raises what
-    `groups_left` raises.
+    Rows that are Parquet of that schema already, or JSON lines in the end, are not written again.
+
+    Args:
+        work: folder of the unfinished dataset.
+        step: the step.
+        task: number of the task.
+        tasks: how many share the step.
+        bad_rows: folder for the records of bad rows; None for none.
+
+    Raises:
+        WinnowError: as `groups_left` raises it.
     """
     with Unfinished.opened(work) as dataset:
         mine = [group for group in dataset.left(step) if group % tasks == task]
         if step == "rows":
-            _write_rows(dataset, mine)
+            _write_rows(dataset, mine, bad_rows)
             return
         for group in mine:
             rows = chain.from_iterable(map(read_rows, dataset.rows[group]))
-            dataset.write(step, group, rows, dataset.columns[0], LEVEL)
+            dataset.write(step, group, rows, dataset.columns[0])
 
 
-def _write_rows(dataset: Unfinished, groups: Sequence[int]) -> None:
+def _write_rows(dataset: Unfinished, groups: Sequence[int], bad_rows: str | None) -> None:
     cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut)
     is_parquet = dataset.settings.format == "parquet"
     for group in groups:
-        schema = _source_schema(dataset, group) if is_parquet and dataset.kind == "parquet" else None
-        dataset.write("rows", group, _rows(dataset, group, cut), schema, SCRATCH_LEVEL if is_parquet else LEVEL)
+        schema = _source_schema(dataset, group) if is_parquet and dataset.kind in TYPED else None
+        dataset.write("rows", group, _rows(dataset, group, cut, bad_rows), schema)
 
 
-def _rows(dataset: Unfinished, group: int, cut: FoundCut) -> Iterator[Row]:
+def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) -> Iterator[Row]:
     """Yield the kept rows of a group as they were, with an id and a score."""
     files = CorpusFiles(dataset.corpus, dataset.kind, dict.fromkeys(dataset.groups[group], 0))
     listing = dataset.work / "listings" / f"{group:06d}.txt"
     documents: Any = None
-    for step in files.reader(str(listing), dataset.settings.limit, rows=True):
+    settings, column = dataset.settings, dataset.settings.score_column
+    for step in files.reader(str(listing), settings.limit, True, settings.reading, bad_rows):
         documents = step.run(documents, 0, 1)
     # Anew for each group: which of several copies is kept depends on what came before
     kept, source = KeptRows(cut), ""
@@ -74,8 +84,8 @@ def _rows(dataset: Unfinished, group: int, cut: FoundCut) -> Iterator[Row]:
             continue
         if kept.place[0] != source:
             source = kept.place[0]
-            score_N = cut.store.read(source, ("score",))["score"]
-        yield _row(document, source, dataset.settings.score_column, float(score_N[kept.place[1]]))
+            score_N = cut.store.read(source, ("score",))["score"] if column is not None else score_N
+        yield _row(document, source, column, float(score_N[kept.place[1]]) if column is not None else 0.0)
 
 
 def _row(document: Document, source: str, column: str | None, score: float) -> Row:
@@ -96,10 +106,8 @@ def _row(document: Document, source: str, column: str | None, score: float) -> R
 
 def _source_schema(dataset: Unfinished, group: int) -> pa.Schema:
     """Return the schema that a group of Parquet files has in common, with the columns that are added."""
-    found = dict[str, pa.Schema]()
-    for name in dataset.groups[group]:
-        with fsspec.open(f"{dataset.corpus}/{name}", "rb") as file:
-            found[name] = pq.read_schema(file)
+    folder = get_datafolder(dataset.corpus)
+    found = {name: schema_of(folder, name) for name in dataset.groups[group]}
     schema, mixed = unify(found)
     for why in mixed.values():
         raise CorpusError(f"{dataset.corpus}/{why}: {KEEP}")

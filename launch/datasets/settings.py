@@ -13,6 +13,7 @@ from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.filters.cuts import Cut
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.readers.corpus import CorpusFiles
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.stores.score_store import ScoreStore
 
 
@@ -37,6 +38,7 @@ class DatasetSettings:
         format: of the files.
         score_column: the column that scores go to; None if the dataset has none.
         private: whether a repository that has to be made on the Hub is private.
+        reading: how rows of the corpus are read.
 
     Raises:
         WinnowError: a setting holds a credential.
@@ -55,6 +57,7 @@ class DatasetSettings:
     format: Format = "parquet"
     score_column: str | None = None
     private: bool = False
+    reading: Reading = USUAL
 
     def __post_init__(self) -> None:
         refuse_credentials(asdict(self), "winnow select")
@@ -62,8 +65,8 @@ class DatasetSettings:
     def made_from(self, files: CorpusFiles) -> dict[str, Any]:
         """Return what decides the dataset, as JSON types: two datasets of the same have the same files."""
         made = asdict(self)
-        del made["output"], made["private"]
-        made |= {"files": files.listing, "proxy": made.pop("model"), **made.pop("cut")}
+        del made["output"], made["private"], made["reading"]
+        made |= self.reading.changed | {"files": files.listing, "proxy": made.pop("model"), **made.pop("cut")}
         return made
 
     def command(self, output: str) -> str:
@@ -74,6 +77,7 @@ class DatasetSettings:
         flags = {
             "corpus": self.corpus,
             "limit": self.limit if self.limit >= 0 else None,
+            **self.reading.changed,
             "sampler": self.sampler,
             "proxy": None if self.model == usual else self.model,
             "embedder": self.embedder,

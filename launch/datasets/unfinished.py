@@ -23,11 +23,12 @@ import pyarrow as pa
 from datatrove.utils.logging import logger
 
 from launch.datasets.columns import KEEP, Row, unify
-from launch.datasets.parts import WrittenFile, write_parts
+from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, Form, WrittenFile, write_parts
 from launch.datasets.settings import DatasetSettings
 from pipeline_steps.errors import CorpusError, InvalidCut, StoreDamaged, StoreIncomplete, StoreMismatch, WinnowError
 from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
+from pipeline_steps.readers.reading import Reading
 from pipeline_steps.stores.artefact import refuse_differences
 from pipeline_steps.stores.files import read_json, write_json
 from pipeline_steps.stores.listed_files import damaged
@@ -77,7 +78,8 @@ class Unfinished:
         except FileNotFoundError:
             raise StoreIncomplete(f"no dataset was begun in {work}: give the same command again") from None
         settings = made.pop("settings")
-        return cls(work, DatasetSettings(**settings | {"cut": Cut(**settings["cut"])}), **made)
+        settings |= {"cut": Cut(**settings["cut"]), "reading": Reading(**settings.get("reading", {}))}
+        return cls(work, DatasetSettings(**settings), **made)
 
     @classmethod
     @contextmanager
@@ -99,9 +101,17 @@ class Unfinished:
         """Write the plan."""
         write_json(f"{self.work}/plan.json", {key: value for key, value in asdict(self).items() if key != "work"})
 
-    def write(self, step: Step, group: int, rows: Iterable[Row], schema: pa.Schema | None, level: int) -> None:
-        """Write the files of a group, as `write_parts` takes them, and then their record."""
-        parts = write_parts(rows, self.work / step, f"{group:06d}", schema, level)
+    def write(self, step: Step, group: int, rows: Iterable[Row], schema: pa.Schema | None) -> None:
+        """Write the files of a group, of a schema or as the rows have it, and then their record."""
+        is_parquet = self.settings.format == "parquet"
+        form = Form(
+            schema=schema,
+            is_parquet=is_parquet,
+            level=SCRATCH_LEVEL if is_parquet else LEVEL,
+            text_key=self.settings.reading.text_key,
+            score_column=self.settings.score_column,
+        )
+        parts = write_parts(rows, self.work / step, f"{group:06d}", form)
         write_json(str(self._record(step, group)), {"parts": [part.to_json() for part in parts]})
 
     def left(self, step: Step) -> list[int]:
@@ -148,7 +158,7 @@ class Unfinished:
         return [
             group
             for group, parts in enumerate(self.rows)
-            if self.kind != "parquet" or not all(schema.equals(part.schema) for part in parts.values())
+            if not all(path.suffix == ".parquet" and schema.equals(part.schema) for path, part in parts.items())
         ]
 
     @property
@@ -198,7 +208,7 @@ def check_begun(settings: DatasetSettings, work: Path, files: CorpusFiles | None
     except (StoreIncomplete, StoreDamaged):
         shutil.rmtree(work, ignore_errors=True)
         return None
-    made_from = settings.made_from(files or list_corpus(settings.corpus))
+    made_from = settings.made_from(files or list_corpus(settings.corpus, settings.reading.glob))
     refuse_changed_files(begun.made_from, made_from, str(work))
     refuse_differences(begun.made_from, made_from, f"{work}, which is unfinished,")
     return begun
@@ -216,7 +226,7 @@ def begin(settings: DatasetSettings, scores: str, work: Path) -> None:
         InvalidCut: the cut keeps nothing, or asks for more than there is.
         StoreMismatch: another dataset was begun in `work`, or the corpus or the scores have changed since.
     """
-    files = list_corpus(settings.corpus)
+    files = list_corpus(settings.corpus, settings.reading.glob)
     begun, store = check_begun(settings, work, files), ScoreStore.open(scores)
     chosen = select(store, settings.cut)
     if not chosen.documents:

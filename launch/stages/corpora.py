@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from launch.stages.base import PipelineStage, Stage, open_sealed, place_of
 from pipeline_steps.errors import CorpusError
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.samplers import EMBEDDED
 from pipeline_steps.stores.files import DELETE, read_json, write_json
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline_steps.readers.corpus import CorpusFiles
 
 SHARDS = 8  # files a corpus is dealt into: fixed, so that it does not depend on the number of tasks
+BAD_ROWS = "bad-rows"  # the folder of what is said of them
 DEALT_FILES = "corpus.json"  # the sealed file that lists a dealt corpus
 
 
@@ -33,11 +35,13 @@ class Files:
         path: as `pipeline_steps.readers.corpus.list_corpus` takes it.
         name: what its listing is called.
         limit: the documents that are read, from the first; -1 for all.
+        reading: how its rows are read.
     """
 
     path: str
     name: str
     limit: int = -1
+    reading: Reading = USUAL
 
     def listing(self, output: str) -> Path:
         """Return the file that lists the corpus's files as they were when the study began."""
@@ -49,12 +53,17 @@ class Files:
 
         listing = self.listing(output)
         if not listing.exists():
-            write_json(str(listing), asdict(list_corpus(self.path)))
+            write_json(str(listing), asdict(list_corpus(self.path, self.reading.glob)))
         return CorpusFiles(**read_json(str(listing), DELETE))
 
     def reader(self, output: str) -> list[PipelineStep]:
         """Return the steps that read the corpus."""
-        return self.files(output).reader(str(self.listing(output).with_suffix(".txt")), self.limit)
+        listing = str(self.listing(output).with_suffix(".txt"))
+        return self.files(output).reader(listing, self.limit, reading=self.reading, bad_rows=self.bad_rows(output))
+
+    def bad_rows(self, output: str) -> str:
+        """Return the folder of the records of bad rows, one for each file that has any."""
+        return os.path.join(output, BAD_ROWS, "files", self.name)
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,16 @@ class DatasetRows(DatasetStage):
     step: ClassVar[Step] = "rows"
     before: DatasetCut | DatasetRows
 
+    @property
+    def text(self) -> Files:
+        """Return the corpus."""
+        return self.before.text
+
     @override
     def run_task(self, output: str, task: int) -> int:
         from launch.datasets.rows import write_files
 
-        write_files(self.work(output), self.step, task, self.tasks)
+        write_files(self.work(output), self.step, task, self.tasks, self.text.bad_rows(output))
         return 0
 
     @override
@@ -209,6 +214,7 @@ def dataset_of(
         format=asked.format,
         score_column=asked.score_column or usual_column(sampler.row, sampler.scores or None),
         private=asked.private,
+        reading=text.reading,
     )
     called = f"{sampler.name}-{digest(asked.output.rstrip('/').encode())[:8]}"
     of: dict[str, Any] = {"called": called, "settings": settings}

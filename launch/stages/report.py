@@ -16,6 +16,7 @@ from launch.stages.corpora import Files, Split, Text
 from launch.stages.runs import Measurement
 from launch.stages.scores import GivenScores, Scores, Selected
 from pipeline_steps.errors import StoreIncomplete
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.samplers import EMBEDDED
 
 
@@ -59,6 +60,7 @@ class Report(Stage):
             scores={name: scores.folder(output) for name, scores in scored.items()},
             selections={one.sampler: one.selection.file(output) for one in self.samplers if one.selection},
             corpus=self._shown(output, [scores.folder(output) for scores in scored.values()]),
+            reading=self.text.reading if isinstance(self.text, Files) else USUAL,
             partial=True,
             scoring_hours={
                 name: _scoring_seconds(output, scores) / 3600

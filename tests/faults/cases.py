@@ -51,7 +51,7 @@ def write(path: Path, *parts: bytes) -> Path:
 
 def reading_command(rng: random.Random, corpus: str, tokenizer: str) -> list[str]:
     """One of the commands that read a corpus, all of it."""
-    workers = ["--workers", str(rng.choice((1, 2)))]
+    workers = ["--workers", str(rng.choice((1, 2))), *rng.choice(([], [], ["--on-bad-row", "skip"]))]
     select = ["select", "--corpus", corpus, "--sampler", "random", "--rate", "0.999", "--output", "out", *workers]
     return rng.choice(
         [

@@ -115,7 +115,8 @@ def _verdict(ended: Ended) -> tuple[str, str]:
         return "HANG", said
     if "Traceback" in ended.error + ended.out:
         return "TRACEBACK", said
-    if ended.status == 2 and 0 < len(said.splitlines()) <= _LINES:
+    sentence = said.rpartition("/bad-rows\n")[2]  # below the table of rows that were left out
+    if ended.status == 2 and 0 < len(sentence.splitlines()) <= _LINES:
         return REFUSED, said
     if ended.status in (0, 3):  # 3: winnow status, of a study that is not done
         return ("UNREADABLE", ended.fault) if ended.fault else (SUCCEEDED, said)

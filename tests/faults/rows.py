@@ -1,4 +1,4 @@
-"""Documents that are not what they should be: in JSON lines, in Parquet and in WARC."""
+"""Documents that are not what they should be: in JSON lines, in columns of Parquet and Arrow, in CSV and in WARC."""
 
 from __future__ import annotations
 
@@ -124,6 +124,20 @@ def _jsonl(number: int) -> Case:
     return Case("rows of JSON lines", f"jsonl {number}", make)
 
 
+def _csv(number: int) -> Case:
+    def make(folder: Path, rng: random.Random) -> Sequence[str]:
+        cells = ("a", "words to read", "", '"', '"a\nb"', '"a"b', "\xe9", " ", "\x00", "1", "x" * 200_000, "a,b", "\r")
+        header = rng.choice(("id,text,n", "id,text", "text", '"id","text"', "id,id,text", "", "\ufeffid,text", "a,b"))
+        rows = [",".join(rng.choices(cells, k=rng.choice((1, 2, 2, 3, 3)))) for _ in range(rng.randint(0, 6))]
+        content = rng.choice(("\n", "\r\n", "\r")).join([header, *rows, rng.choice(("", "d,last"))])
+        write(
+            folder / "corpus" / "b.csv", content.encode(rng.choice(("utf-8", "utf-8", "latin-1", "utf-16")), "replace")
+        )
+        return reading_command(rng, "corpus", EMBEDDED_PROXY)
+
+    return Case("rows of CSV", f"csv {number}", make)
+
+
 def _columns(rng: random.Random) -> dict[str, Callable[[], Any]]:
     """Columns of three rows, by what is odd about them."""
     import numpy as np
@@ -224,6 +238,11 @@ def _parquet(number: int) -> Case:
                 {key: rng.choice((b"{", b"\xff\xfe", b'{"info": 5}', b"null", b"[]"))}
             )
         (folder / "corpus").mkdir()
+        if rng.random() < 0.2:
+            new = rng.choice((pa.ipc.new_file, pa.ipc.new_stream))
+            with new(folder / "corpus" / "b.arrow", table.schema) as file:
+                file.write_table(table)
+            return reading_command(rng, "corpus", EMBEDDED_PROXY)
         options = {"compression": rng.choice(("none", "snappy", "zstd", "gzip")), "use_dictionary": rng.random() < 0.5}
         pq.write_table(
             table,
@@ -300,4 +319,4 @@ def _warc(number: int) -> Case:
 
 def cases(number: int, rng: random.Random) -> Case:
     """The case of a number."""
-    return rng.choices((_jsonl, _parquet, _warc), (6, 3, 1))[0](number)
+    return rng.choices((_jsonl, _parquet, _csv, _warc), (6, 3, 1, 1))[0](number)

@@ -8,6 +8,8 @@ from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+
 
 class Hub(ThreadingHTTPServer):
     """Repositories in memory.
@@ -35,6 +37,20 @@ def running():
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         yield hub
         hub.shutdown()
+
+
+@contextmanager
+def known(monkeypatch):
+    """The same, and this process knows no other."""
+    with running() as hub:
+        constants = huggingface_hub.constants  # of the environment at import
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        yield hub
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from launch.datasets.columns import Row, infer
-from launch.datasets.parts import write_parts
+from launch.datasets.parts import Form, write_parts
 from pipeline_steps.errors import CorpusError
 
 
@@ -62,7 +62,7 @@ def test_a_value_that_is_of_no_one_type_itself():
 
 def test_json_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(CorpusError, match="f, document x holds values nested 401 deep"):
-        write_parts(rows_of({"id": "x", "text": "t", "v": nested(400, True)}), tmp_path, "p")
+        write_parts(rows_of({"id": "x", "text": "t", "v": nested(400, True)}), tmp_path, "p", Form())
 
 
 @pytest.mark.parametrize("row", [{"a\0b": 1}, {"v": {"\0": 1}}, {"v": [{"a": {"b\0": "x"}}]}])

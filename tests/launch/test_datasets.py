@@ -218,19 +218,24 @@ def test_a_damaged_dataset_is_written_again(folder, settings):
     assert files_of(output) | {Path("README.md"): b""} == whole | {Path("README.md"): b""}
 
 
-def test_what_is_damaged_before_it_is_published(folder, settings, tmp_path):
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_what_is_damaged_before_it_is_published(folder, settings, tmp_path, monkeypatch, rewritten):
+    names = ["rows/000000-00000.parquet"]
+    if rewritten:  # the last file has a column of its own
+        monkeypatch.setattr(parts, "_GROUP_ROWS", 8)
+        names.append("parquet/000000-00000.parquet")
     store, whole = str(folder / "scores"), replace(settings, output=str(tmp_path / "whole"))
     written(whole, store)
 
     def damage_first(work):
-        for name in ("rows/000000-00000.jsonl.gz", "parquet/000000-00000.parquet"):
+        for name in names:
             blob = (work / name).read_bytes()
             (work / name).write_bytes(blob[:-9] + b"x" + blob[-8:])
         (work / "staged").mkdir()  # as an upload to the Hub that was killed leaves it
         (work / "staged" / "winnow.json").write_text("{}")
         return datasets.publish(work)
 
-    with pytest.raises(StoreDamaged, match=r"parquet/000000-00000.parquet is damaged: give the same command again"):
+    with pytest.raises(StoreDamaged, match=f"{names[-1]} is damaged: give the same command again"):
         written(settings, store, publish=damage_first)
     written(settings, store)
     assert without_output(files_of(settings.output)) == without_output(files_of(whole.output))
@@ -280,7 +285,7 @@ def test_columns_of_parquet(tmp_path):
     with pytest.raises(CorpusError, match="c.parquet has two columns 'text'"):
         everything(corpus, tmp_path / "twice")
     pq.write_table(pa.table({"text": text, "at": pa.array([2**62] * 3, pa.timestamp("us"))}), corpus / "c.parquet")
-    with pytest.raises(CorpusError, match="c.parquet cannot be read"):
+    with pytest.raises(CorpusError, match="c.parquet, row 1: a value cannot be read"):
         everything(corpus, tmp_path / "late")
 
 

@@ -280,7 +280,7 @@ def test_a_local_corpus_is_counted(tmp_path):
     first = size(over(tmp_path, corpus, 5))
     assert (first.documents, first.known_from) == (5, "counted")
     lines(corpus, "c.jsonl", [" "])
-    with pytest.raises(CorpusError, match="row 1, has no text"):
+    with pytest.raises(CorpusError, match="row 1: 'text' is empty"):
         size(over(tmp_path, corpus))
 
 

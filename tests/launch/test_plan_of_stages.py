@@ -20,6 +20,7 @@ from launch.study_file import open_study, parse_study
 from launch.worker import run_task
 from pipeline_steps import BaseScorer, ScoreStore, Selection, samplers
 from pipeline_steps.errors import InvalidStudy
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.samplers import Sampler
 
 
@@ -196,7 +197,7 @@ def test_a_sampler_of_ones_own_is_priced(study):
 
 
 def test_commands_know_a_sampler_of_ones_own(own, tmp_path):
-    flags = SimpleNamespace(corpus="c/", limit=-1, embedder="hashed-ngrams", target=None, proxy=None)
+    flags = SimpleNamespace(corpus="c/", limit=-1, embedder="hashed-ngrams", target=None, proxy=None, reading=USUAL)
     values = score_values(str(tmp_path), "shout", flags)
     assert values["samplers"] == ["shout"]
     assert list(Plan.of(parse_study("s.yaml", yaml.safe_dump(values))).stages) == ["scores/shout"]

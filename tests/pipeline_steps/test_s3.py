@@ -4,10 +4,12 @@ import pytest
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
+from test_formats import FORMATS, PACKERS, ROWS
 from word_count import WordCountScorer, score
 
 from pipeline_steps import Cut, IPSFilter, ScoreSelector, ScoreStore, Selection, TopKFilter, combine, select
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.readers.corpus import open_corpus
 
 
 @pytest.fixture
@@ -74,3 +76,12 @@ def test_processes_of_a_real_executor(bucket, tmp_path):
     ).run()
     assert stats.stats[1]["forwarded"].total == 33
     assert len(list(JsonlReader(f"{bucket}/kept").run())) == 33
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.parquet", "a.arrow", "a.csv.xz"])
+def test_corpora_of_every_format(s3, tmp_path, name):
+    format, _, packer = name.removeprefix("a.").partition(".")
+    s3.makedirs("formats", exist_ok=True)
+    s3.pipe_file(f"formats/{name}", PACKERS[f".{packer}" if packer else ""](FORMATS[format](ROWS)))
+    (reader,) = open_corpus(f"s3://formats/{name}", str(tmp_path / "files.txt"))
+    assert [doc.text for doc in reader.run()] == [row["text"] for row in ROWS]

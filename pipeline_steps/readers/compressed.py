@@ -1,0 +1,102 @@
+"""Files as bytes, whatever they are compressed with; one that was cut short raises an error at its end."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from shutil import copyfileobj
+from typing import Any
+
+
+_CHUNK = 1 << 16  # of a file; what a chunk of zstd holds is in memory, mostly some five times as much
+_LONGEST_WINDOW = 1 << 31  # of zstd --long=31; by default, half of that and less is refused
+
+
+class ZstdFile(io.RawIOBase):
+    """The content of a zstd file of any number of frames, with windows of any length.
+
+    Args:
+        raw: the file, opened in binary.
+
+    Raises:
+        EOFError: the last frame has no end. The stream_reader of zstandard ends there without a word.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        import zstandard
+
+        self._raw, self._rest = raw, memoryview(b"")
+        self._frames = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW).decompressobj(
+            read_across_frames=True
+        )
+        self._sentinel = zstandard.ZstdCompressor().compress(b"\0")
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, and return how many bytes were there for it."""
+        while not self._rest:
+            chunk = self._raw.read(_CHUNK)
+            if not chunk:
+                self._check_end()
+                return 0
+            self._rest = memoryview(self._frames.decompress(chunk))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+    def _check_end(self) -> None:
+        """Raise EOFError inside a frame: only at the end of one does another frame decompress to what it holds."""
+        import zstandard
+
+        try:
+            # In two parts: zstd takes a whole frame for one, even behind a header that is not whole
+            parts = map(self._frames.decompress, (self._sentinel[:1], self._sentinel[1:]))
+            is_whole = b"".join(parts) == b"\0"
+        except zstandard.ZstdError:
+            is_whole = False
+        if not is_whole:
+            raise EOFError("the file ends before its last zstd frame does")
+
+
+_DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".zst": ZstdFile,
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
+
+
+def without_compression(name: str) -> str:
+    """Return the name of a file without the suffix of its compression."""
+    return next((name.removesuffix(suffix) for suffix in _DECOMPRESSORS if name.endswith(suffix)), name)
+
+
+@contextmanager
+def opened(folder: Any, name: str) -> Iterator[io.BufferedReader]:
+    """Open a file of a DataFolder by its name, to be read from its beginning to its end, decompressed."""
+    with folder.open(name, "rb") as raw:
+        decompressor = next((one for suffix, one in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
+        # The buffer hands out lines without a call of Python's for each
+        with closing(io.BufferedReader(raw if decompressor is None else decompressor(raw), _CHUNK)) as file:
+            yield file
+
+
+@contextmanager
+def opened_anywhere(folder: Any, name: str) -> Iterator[Any]:
+    """Open a file of a DataFolder by its name, to be read in any order; a compressed one is unpacked for that."""
+    if without_compression(name) == name:
+        with folder.open(name, "rb") as file:
+            yield file
+        return
+    with opened(folder, name) as packed, tempfile.TemporaryFile() as file:
+        copyfileobj(packed, file)
+        file.seek(0)
+        yield file
