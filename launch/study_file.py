@@ -19,6 +19,7 @@ from launch.study_sections import (
     Count,
     EngineSettings,
     Evaluation,
+    JoinSettings,
     Name,
     Section,
     TokenStoreSettings,
@@ -128,6 +129,8 @@ class Study(Section):
     """Datasets to write of what samplers keep."""
     token_store: TokenStoreSettings | None = None
     """Write the corpus as a token store, into the output itself."""
+    join: JoinSettings | None = None
+    """Write published annotations as a score store of the corpus, into the output itself."""
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
@@ -135,7 +138,9 @@ class Study(Section):
         """Refuse what cannot go together."""
         if self.limit == 0:
             raise refusal("limit is 0: give a number of documents, or leave it out", "limit")
-        if not self.samplers and self.token_store is None:
+        if self.join and (self.token_store or self.samplers or self.corpus is None):
+            raise refusal("join needs a corpus, and goes with neither samplers nor token_store", "join")
+        if not self.samplers and self.token_store is None and self.join is None:
             raise refusal("samplers are missing: add them")
         if (self.models or self.references) and not self.models:
             raise refusal("references need models beside them: add models", "references")
