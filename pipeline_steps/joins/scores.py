@@ -218,8 +218,9 @@ class JoinScores(NoCredentials, PipelineStep):
 
     def _write(self, store: ScoreStore, keys: Artefact, connection: duckdb.DuckDBPyConnection, matched: int) -> None:
         """Seal every source: the default, or the joined value where there is one; all in all `matched` of them."""
-        result = connection.execute("SELECT place, value FROM joined WHERE value IS NOT NULL ORDER BY place")
-        groups = groupby(_pieces(result.to_arrow_reader(_BATCH) or ()), key=lambda piece: piece.source)
+        connection.execute("SET preserve_insertion_order = true")  # otherwise ORDER BY does not hold for batches
+        result = connection.sql("SELECT place, value FROM joined WHERE value IS NOT NULL ORDER BY place")
+        groups = groupby(_pieces(result.to_arrow_reader(_BATCH)), key=lambda piece: piece.source)
         number, pieces = next(groups, (-1, iter(())))
         for at, (source, entry) in enumerate(keys.manifest.items()):
             score = np.full(entry["documents"], self.default or 0.0, dtype=np.float32)

@@ -43,7 +43,7 @@ def generate(folder, annotations, documents):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline_steps.joins.keys import KIND, _published, _SCHEMA, open_keys
+    from pipeline_steps.joins.keys import _SCHEMA, KIND, _published, open_keys
     from pipeline_steps.stores.files import file_digest
 
     (folder / "annotations").mkdir(parents=True)
@@ -113,9 +113,9 @@ def wrong(folder, out, annotations, documents):
 
 
 def measure(engine, folder, out, memory):
-    code = f"import sys; sys.argv = {['one', engine, str(folder), str(out), memory]!r}; import runpy; runpy.run_path({__file__!r}, run_name='one')"
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    words = [sys.executable, __file__, "--measured", engine, folder, out, memory]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
     wall = time.perf_counter() - start
     if done.returncode:
         return {"engine": engine, "failed": done.stderr.strip().splitlines()[-1:] or done.returncode}
@@ -125,8 +125,9 @@ def measure(engine, folder, out, memory):
 def one(engine, folder, out, memory):
     globals()[engine](Path(folder), Path(out), memory)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = used.ru_utime + used.ru_stime
-    print(json.dumps({"cpu_s": round(cpu, 1), "peak_mb": round(used.ru_maxrss / 1024)}))
+    # ru_maxrss of a child begins at that of its parent, which has made the files
+    (peak,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(json.dumps({"cpu_s": round(used.ru_utime + used.ru_stime, 1), "peak_mb": round(peak / 1024)}))
 
 
 def main():
@@ -156,7 +157,5 @@ def main():
                 print(json.dumps({"ratio": f"{engine} / ours", **ratios}))
 
 
-if __name__ == "one":
-    one(*sys.argv[1:])
-elif __name__ == "__main__":
-    main()
+if __name__ == "__main__":
+    one(*sys.argv[2:]) if sys.argv[1:2] == ["--measured"] else main()
