@@ -62,6 +62,7 @@ class Joined(PipelineStage):
         from pipeline_steps.joins.annotations import Annotations
 
         require("duckdb", "join")
+        self.pipeline(output)  # which refuses a score or an amount of memory that is none
         on = self.keys.on
         Annotations.open(self.annotations, on, self.key_column or on, self.column, self.labels)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline_steps.errors import CorpusError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 PLACE_BITS = 40  # of the row in a place: the number of a file, shifted, and of the row in it
 _READERS = 8  # files whose schemas are read at a time
+_BLOCK = 1 << 23  # bytes read ahead of a remote file, by each thread; s3fs would read 50 MB
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,12 @@ class Annotations:
     def create_view(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Create the view `annotations`: `match` (BLOB), `value` (DOUBLE), `raw` (VARCHAR) and `place` (BIGINT)."""
         fs, _ = fsspec.core.url_to_fs(self.files[0])
-        if not isinstance(fs, LocalFileSystem):
-            connection.register_filesystem(fs)
-        files = ", ".join(_literal(glob.escape(file)) for file in self.files)
+        if isinstance(fs, LocalFileSystem):
+            names = [glob.escape(file) for file in self.files]
+        else:
+            connection.register_filesystem(_Numbered(fs, self.files))
+            names = [f"{_Numbered.protocol}://{number}" for number in range(len(self.files))]
+        files = ", ".join(map(_literal, names))
         key, raw = _identifier(self.key), f"CAST({_identifier(self.column)} AS VARCHAR)"
         match = f"encode(CAST({key} AS VARCHAR))"
         if self.on == "text":
@@ -113,6 +119,35 @@ class Annotations:
     def where(self, place: int) -> str:
         """Return the file and row of a place, for messages."""
         return f"{self.files[place >> PLACE_BITS]}, row {(place & ((1 << PLACE_BITS) - 1)) + 1:,}"
+
+
+class _Numbered(AbstractFileSystem):
+    """Files behind any fsspec protocol by their numbers, as DuckDB reads them: its own client would be downloaded.
+
+    DuckDB asks for the time of a file, which not every filesystem knows, and takes signs in a name for a pattern.
+    """
+
+    protocol = "annotations"
+    cachable = False
+
+    def __init__(self, behind: AbstractFileSystem, files: Sequence[str]) -> None:
+        super().__init__()
+        self.behind, self.files = behind, files
+
+    def _behind(self, path: str) -> str:
+        return self.files[int(self._strip_protocol(path))]
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        return {"name": path, "size": self.behind.info(self._behind(path))["size"], "type": "file"}
+
+    def glob(self, path: str, **kwargs: Any) -> list[str]:
+        return [path]
+
+    def modified(self, path: str) -> datetime:
+        return datetime.fromtimestamp(0, UTC)
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        return self.behind.open(self._behind(path), "rb", block_size=_BLOCK)
 
 
 def place_in(file: str, row: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
-from pipeline_steps.errors import CorpusError, InvalidScore
+from pipeline_steps.errors import CorpusError, InvalidScore, WinnowError
 from pipeline_steps.joins.annotations import PLACE_BITS, Annotations, documents_view
 from pipeline_steps.joins.keys import open_keys, verify_keys
 from pipeline_steps.stores.artefact import Artefact
@@ -35,6 +36,7 @@ Duplicates = Literal["error", "max", "first"]
 COUNTS = "counts.json"  # in the folder of the keys: what a join has counted
 _BATCH = 1 << 16  # rows of the result taken at a time
 _MOST_THREADS = 8  # more need a larger memory limit, and wait for the disk
+_MEMORY = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT]i?B", re.IGNORECASE)
 _LARGEST = float(np.finfo(np.float32).max)
 _CHOSEN = {"error": "max(a.value)", "max": "max(a.value)", "first": "arg_min(a.value, a.place)"}
 
@@ -77,6 +79,7 @@ class JoinScores(NoCredentials, PipelineStep):
     Raises:
         CorpusError: files of annotations cannot be read or lack a column, documents without an annotation, or
             annotations that differ; names an example.
+        WinnowError: `memory` is not an amount.
         InvalidScore: an annotation or the default is not a finite number of float32; names its file and row.
         StoreMismatch: the store was made with other settings, annotations or documents.
         StoreIncomplete, StoreDamaged: the keys are not finished, or not what was written.
@@ -102,6 +105,8 @@ class JoinScores(NoCredentials, PipelineStep):
         super().__init__()
         if duplicates not in get_args(Duplicates):
             raise ValueError(f"duplicates={duplicates!r} is none of {', '.join(get_args(Duplicates))}")
+        if not _MEMORY.fullmatch(memory):
+            raise WinnowError(f"memory {memory!r} is not an amount, such as 1GB or 500MB")
         for said, value in {"the default": default, **(labels or {})}.items():
             if value is not None and not abs(value) <= _LARGEST:
                 raise InvalidScore(f"{said} has the score {value}: give a finite number of float32")
@@ -191,7 +196,7 @@ class JoinScores(NoCredentials, PipelineStep):
             "GROUP BY d.place"
         )
         valued, unknown, conflicting = _one(
-            connection, "SELECT count(value), count(*) - count(value), count_if(differs) FROM joined"
+            connection, "SELECT count(value), count(*) - count(value), count(*) FILTER (differs) FROM joined"
         )
         documents = sum(entry["documents"] for entry in keys.manifest.values())
         counted = Counted(documents, documents - valued, unknown, conflicting)

@@ -126,7 +126,8 @@ def one(engine, folder, out, memory):
     globals()[engine](Path(folder), Path(out), memory)
     used = resource.getrusage(resource.RUSAGE_SELF)
     # ru_maxrss of a child begins at that of its parent, which has made the files
-    (peak,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     print(json.dumps({"cpu_s": round(used.ru_utime + used.ru_stime, 1), "peak_mb": round(peak / 1024)}))
 
 

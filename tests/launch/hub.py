@@ -6,7 +6,10 @@ import threading
 from contextlib import contextmanager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from huggingface_hub import constants
 
 
 class Hub(ThreadingHTTPServer):
@@ -35,6 +38,18 @@ def running():
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         yield hub
         hub.shutdown()
+
+
+@contextmanager
+def reached(monkeypatch):
+    """A Hub, and this process with it."""
+    with running() as found:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, found.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", found.token)
+        yield found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"files": [{"path": one, "uploadMode": "regular", "shouldIgnore": False} for one in files]})
             case ["api", "datasets", user, name, "paths-info", _]:
                 files = self.server.repos[f"{user}/{name}"]
-                wanted = json.loads(body)["paths"]
+                wanted = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
                 self._json([_entry(one, files[one]) for one in wanted if one in files])
             case ["api", "datasets", user, name, "commit", _]:
                 lines = [json.loads(line) for line in body.splitlines()]
@@ -137,9 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _tree(files, folder, everything):
     inside = {name: text for name, text in files.items() if name.startswith(folder)}
-    if everything:
-        return [_entry(*one) for one in inside.items()]
     names = {folder + name.removeprefix(folder).partition("/")[0] for name in inside}
+    if everything:
+        parents = (str(one) for name in inside for one in PurePosixPath(name).parents if str(one) != ".")
+        names = {*inside, *(one for one in parents if one.startswith(folder))}
     return [
         _entry(name, files[name])
         if name in files

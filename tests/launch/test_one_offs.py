@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import hub
-import huggingface_hub
 import numpy as np
 import pytest
 import yaml
@@ -310,14 +309,7 @@ def test_from_s3_and_to_s3(folder, bucket, tmp_path, quick, monkeypatch, capsys)
 
 @pytest.fixture
 def the_hub(monkeypatch):
-    """A Hub, and this process with it."""
-    with hub.running() as found:
-        constants = huggingface_hub.constants  # of the environment at import
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, found.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", found.token)
+    with hub.reached(monkeypatch) as found:
         yield found
 
 
