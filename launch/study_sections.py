@@ -192,7 +192,7 @@ class JoinSettings(Section):
     """What becomes of a document whose annotations differ."""
     lower_is_better: bool = False
     """Whether low scores are the good ones."""
-    memory: str = "1GB"
+    memory: str = "1.5GB"
     """DuckDB's limit; the process takes some 100 MB more."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
@@ -45,25 +46,62 @@ def _unmatched(kind: Any, words: Sequence[Token]) -> float | None:
         raise ValueError(f"{text!r} is neither error nor default=SCORE") from None
 
 
+_LABELS = Parameter(converter=_labels, n_tokens=1, metavar="LABEL=SCORE,...")
+_UNMATCHED = Parameter(converter=_unmatched, n_tokens=1, metavar="error|default=SCORE", show_default=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Joining:
+    """The flags that decide a join.
+
+    Attributes:
+        column: the annotations' column of numbers, or of labels.
+        on: match ids as they stand, or texts by a hash of 128 bits.
+        id_key: the annotations' column of ids.
+        text_key: the annotations' column of texts, of --on text.
+        labels: the score of each label, such as good=1,bad=0.
+        unmatched: documents without an annotation are an error (the default), or get a score, such as default=0.
+        duplicates: documents whose annotations differ are an error, or get the largest, or the first by file name
+            and row.
+        lower_is_better: record that low scores are the good ones, as of perplexities.
+        memory: limit of the join's tables; the process takes some 100 MB more.
+    """
+
+    column: Annotated[str, NAME]
+    on: Literal["id", "text"] = "id"
+    id_key: Annotated[str, NAME] = "id"
+    text_key: Annotated[str, NAME] = "text"
+    labels: Annotated[dict[str, float] | None, _LABELS] = None
+    unmatched: Annotated[float | None, _UNMATCHED] = None
+    duplicates: Literal["error", "max", "first"] = "error"
+    lower_is_better: bool = False
+    memory: Annotated[str, NAME] = "1.5GB"
+
+    def section(self, annotations: str) -> dict[str, Any]:
+        """Return the section of a study file; defaults that are empty stay out."""
+        key = self.id_key if self.on == "id" else self.text_key
+        said = {
+            "annotations": annotations,
+            "column": self.column,
+            "on": self.on,
+            "key_column": None if key == self.on else key,
+            "labels": self.labels or None,
+            "default": self.unmatched,
+            "duplicates": self.duplicates,
+            "lower_is_better": self.lower_is_better,
+            "memory": self.memory,
+        }
+        return {name: value for name, value in said.items() if value is not None}
+
+
 def join(
     annotations: Annotated[str, CORPUS],
     /,
+    joining: Joining,
     *,
     corpus: Annotated[str, CORPUS],
     output: Annotated[str, NEW_PLACE],
-    column: Annotated[str, NAME],
-    on: Literal["id", "text"] = "id",
-    id_key: Annotated[str, NAME] = "id",
-    text_key: Annotated[str, NAME] = "text",
-    labels: Annotated[
-        dict[str, float] | None, Parameter(converter=_labels, n_tokens=1, metavar="LABEL=SCORE,...")
-    ] = None,
-    unmatched: Annotated[
-        float | None, Parameter(converter=_unmatched, n_tokens=1, metavar="error|default=SCORE", show_default=False)
-    ] = None,
-    duplicates: Literal["error", "max", "first"] = "error",
-    lower_is_better: bool = False,
-    memory: Annotated[str, NAME] = "1GB",
     limit: int = -1,
     workers: int = CORES,
 ) -> int:
@@ -81,16 +119,6 @@ def join(
         annotations: file, folder or glob of .parquet files, local, s3:// or hf://datasets/...
         corpus: file, folder or glob of .jsonl, .parquet or .warc files, local, s3:// or hf://datasets/...
         output: local folder of the score store; continued if it exists.
-        column: the annotations' column of numbers, or of labels.
-        on: match ids as they stand, or texts by a hash of 128 bits.
-        id_key: the annotations' column of ids.
-        text_key: the annotations' column of texts, of --on text.
-        labels: the score of each label, such as good=1,bad=0.
-        unmatched: documents without an annotation are an error (the default), or get a score, such as default=0.
-        duplicates: documents whose annotations differ are an error, or get the largest, or the first by file name
-            and row.
-        lower_is_better: record that low scores are the good ones, as of perplexities.
-        memory: limit of the join's tables; the process takes some 100 MB more.
         limit: the first documents of the corpus only; -1: all.
         workers: processes that read the corpus; changes the speed, nothing else.
 
@@ -101,41 +129,43 @@ def join(
       winnow select --corpus crawl/ --scores scores --rate 0.2 --output kept
     """
     from launch.small_studies import SmallStudy, refuse_inside, spelled
-    from pipeline_steps.joins.scores import COUNTS, Counted
-    from pipeline_steps.stores.files import read_json
 
+    corpus, annotations = spelled(corpus), spelled(annotations)
     refuse_inside(corpus, output)
     refuse_inside(annotations, output)
     if limit == 0 or limit < -1:
         raise WinnowError(f"--limit {limit} reads nothing: give a number of documents, or leave it out")
-    key = id_key if on == "id" else text_key
-    settings = {
-        "annotations": spelled(annotations),
-        "column": column,
-        "on": on,
-        "key_column": None if key == on else key,
-        "labels": labels or {},
-        "default": unmatched,
-        "duplicates": duplicates,
-        "lower_is_better": lower_is_better,
-        "memory": memory,
-    }
-    values = {"output": output, "corpus": spelled(corpus), "limit": limit}
-    values["join"] = {name: value for name, value in settings.items() if value not in (None, {})}
+    values = {"output": output, "corpus": corpus, "limit": limit}
+    _refuse_changed(annotations, output)
+    values["join"] = joining.section(annotations)
     # What the join decides is noted in the store itself, once nothing has been refused
     SmallStudy("winnow join", f"{output}/join.yaml", values, workers, free=("join",)).run()
+    _show(output, joining)
+    return 0
+
+
+def _refuse_changed(annotations: str, output: str) -> None:
+    """Raise StoreMismatch if a finished store is of annotations whose files have changed since."""
+    from pipeline_steps.readers.corpus import list_corpus, refuse_changed_files
+    from pipeline_steps.stores.score_store import ScoreStore
+
+    if (store := ScoreStore(output)).exists:
+        there = {"corpus": store.made.get("annotations"), "files": store.made.get("files")}
+        refuse_changed_files(there, {"corpus": annotations, "files": list_corpus(annotations).listing}, output)
+
+
+def _show(output: str, joining: Joining) -> None:
+    from pipeline_steps.joins.scores import COUNTS, Counted
+    from pipeline_steps.stores.files import read_json
+
     found = read_json(f"{output}/join/{COUNTS}")
     counted = Counted(**{name: found[name] for name in Counted._fields})
     matched = counted.documents - counted.unmatched
     said = f"{matched:,} of {counted.documents:,} documents have an annotation: {output}"
     if counted.unmatched:
-        said += f"\n{counted.unmatched:,} got {unmatched:g}"
+        said += f"\n{counted.unmatched:,} got {joining.unmatched:g}"
         said += f", {counted.unknown:,} of them with null or unknown labels only" if counted.unknown else ""
     if counted.conflicting:
-        said += f"\n{counted.conflicting:,} had annotations that differ, and got the {_chosen(duplicates)}"
+        chosen = "largest" if joining.duplicates == "max" else "first"
+        said += f"\n{counted.conflicting:,} had annotations that differ, and got the {chosen}"
     Terminal().print(said, highlight=False, soft_wrap=True)
-    return 0
-
-
-def _chosen(duplicates: str) -> str:
-    return "largest" if duplicates == "max" else "first"

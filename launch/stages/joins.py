@@ -54,7 +54,7 @@ class Joined(PipelineStage):
     default: float | None = None
     duplicates: Duplicates = "error"
     lower_is_better: bool = False
-    memory: str = free("1GB")
+    memory: str = free("1.5GB")
 
     @override
     def check_start(self, output: str) -> None:

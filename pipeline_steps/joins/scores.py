@@ -73,8 +73,10 @@ class JoinScores(NoCredentials, PipelineStep):
         duplicates: the value of a document whose annotations differ: "error" refuses them, "max" takes the largest,
             "first" the first by file name and row.
         lower_is_better: whether low scores are the good ones, which the store records.
-        memory: DuckDB's limit, e.g. "1GB"; the process takes some 100 MB more.
-        threads: DuckDB's; 0 for one a core, 8 at most.
+        memory: DuckDB's limit, e.g. "1.5GB"; the process takes some 100 MB more.
+
+    Attributes:
+        threads: DuckDB's: one a core, 8 at most.
 
     Raises:
         CorpusError: files of annotations cannot be read or lack a column, documents without an annotation, or
@@ -99,8 +101,7 @@ class JoinScores(NoCredentials, PipelineStep):
         default: float | None = None,
         duplicates: Duplicates = "error",
         lower_is_better: bool = False,
-        memory: str = "1GB",
-        threads: int = 0,
+        memory: str = "1.5GB",
     ) -> None:
         super().__init__()
         if duplicates not in get_args(Duplicates):
@@ -114,7 +115,7 @@ class JoinScores(NoCredentials, PipelineStep):
         self.key_column, self.labels = key_column, {str(label): float(one) for label, one in (labels or {}).items()}
         self.default = None if default is None else float(default)
         self.duplicates, self.lower_is_better = duplicates, bool(lower_is_better)
-        self.memory, self.threads = memory, int(threads)
+        self.memory, self.threads = memory, min(os.cpu_count() or 1, _MOST_THREADS)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Write the store; documents pass through."""
@@ -168,7 +169,7 @@ class JoinScores(NoCredentials, PipelineStep):
         spill = f"{os.path.abspath(self.keys)}/.spill.tmp-{uuid.uuid4().hex}"  # Artefact sweeps what a kill leaves
         settings: dict[str, Any] = {
             "memory_limit": self.memory,
-            "threads": self.threads or min(os.cpu_count() or 1, _MOST_THREADS),
+            "threads": self.threads,
             "temp_directory": spill,
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,

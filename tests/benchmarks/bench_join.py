@@ -1,6 +1,6 @@
 """Annotations joined with a corpus, against polars and pandas on the same files: seconds and peak memory.
 
-    python tests/benchmarks/bench_join.py [--annotations 2000000] [--documents 200000] [--memory 1GB] [--only ours]
+    python tests/benchmarks/bench_join.py [--annotations 2000000] [--documents 200000] [--memory 1.5GB] [--only ours]
 
 Annotations are 40 hexadecimal digits and a float32, shuffled, in files of a million; of the documents, one in twenty
 has none. Every measurement is a process of its own. Ours reads what JoinKeys wrote, refuses duplicates, and ends with
@@ -135,7 +135,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=int, default=2_000_000)
     parser.add_argument("--documents", type=int, default=200_000)
-    parser.add_argument("--memory", default="1GB", help="DuckDB's limit, for ours")
+    parser.add_argument("--memory", default="1.5GB", help="DuckDB's limit, for ours")
     parser.add_argument("--only", choices=ENGINES, action="append", help="engines to measure; default: all")
     parser.add_argument("--folder", type=Path, help="where the files are made, or are already")
     args = parser.parse_args()

@@ -49,8 +49,10 @@ def write_annotations(folder, *files, **types):
     return str(folder)
 
 
-def join(folder, keys, annotations, *, name="scores", **options):
-    list(JoinScores(f"{folder}/{name}", keys, annotations, "score", **options).run())
+def join(folder, keys, annotations, *, name="scores", threads=2, **options):
+    step = JoinScores(f"{folder}/{name}", keys, annotations, "score", **options)
+    step.threads = threads
+    list(step.run())
     return ScoreStore.open(f"{folder}/{name}")
 
 
