@@ -28,8 +28,8 @@ from pipeline_steps.stores.files import AGAIN, file_digest, sync_folder
 
 On = Literal["id", "text"]
 KIND = "join keys"
-_SCHEMA = pa.schema([("match", pa.binary()), ("key", pa.uint64()), ("tokens", pa.uint32())])
-_ROWS = 1 << 15  # of a row group: a few MB, whatever the size of a source
+SCHEMA = pa.schema([("match", pa.binary()), ("key", pa.uint64()), ("tokens", pa.uint32())])
+_WINDOW, _WINDOWS = 4096, 8  # documents held at a time, and how many such make a row group
 _MOST_TOKENS = np.iinfo(np.uint32).max
 
 
@@ -100,13 +100,18 @@ class JoinKeys(NoCredentials, PipelineStep):
         artefact.announce()
         entries = {}
         for source, docs in by_source(data, type(self).__name__):
-            path, documents = artefact.part(source), 0
-            with _published(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
-                for batch in batched(docs, _ROWS):
+            path, documents, tables = artefact.part(source), 0, list[pa.Table]()
+            with _published(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+                for batch in batched(docs, _WINDOW):
                     with self.track_time("window"):
-                        writer.write_table(self._table(batch))
+                        tables.append(self._table(batch))
+                        if len(tables) == _WINDOWS:
+                            writer.write_table(pa.concat_tables(tables))
+                            tables.clear()
                     documents += len(batch)
                     yield from batch
+                if tables:
+                    writer.write_table(pa.concat_tables(tables))
             entries[source] = {"documents": documents, "xxh3": file_digest(path)}
         corpus.check_unchanged()
         artefact.finish(rank, world_size, entries)
@@ -116,7 +121,7 @@ class JoinKeys(NoCredentials, PipelineStep):
         match = [text_hash(doc.text) if by_text else str(doc.id).encode("utf-8", "surrogatepass") for doc in docs]
         keys = np.array([document_key(doc.id, doc.text) for doc in docs], dtype=np.uint64)
         tokens = np.array([_tokens(doc) for doc in docs], dtype=np.uint32)
-        return pa.table([pa.array(match, pa.binary()), keys, tokens], schema=_SCHEMA)
+        return pa.table([pa.array(match, pa.binary()), keys, tokens], schema=SCHEMA)
 
 
 def _tokens(doc: Document) -> int:

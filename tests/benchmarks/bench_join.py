@@ -43,7 +43,7 @@ def generate(folder, annotations, documents):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline_steps.joins.keys import _SCHEMA, KIND, _published, open_keys
+    from pipeline_steps.joins.keys import KIND, SCHEMA, _published, open_keys
     from pipeline_steps.stores.files import file_digest
 
     (folder / "annotations").mkdir(parents=True)
@@ -63,7 +63,7 @@ def generate(folder, annotations, documents):
         source = f"crawl/{start:012d}.jsonl"
         columns = [pa.array([one.encode() for one in id]), numbers.astype(np.uint64), numbers.astype(np.uint32)]
         with _published(keys.part(source)) as path:
-            pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd", row_group_size=1 << 15)
+            pq.write_table(pa.table(columns, schema=SCHEMA), path, compression="zstd", row_group_size=1 << 15)
         entries[source] = {"documents": len(numbers), "xxh3": file_digest(keys.part(source))}
     keys.finish(0, 1, entries)
 

@@ -75,6 +75,7 @@ def test_from_annotations_to_documents(corpus, tmp_path, capsys, monkeypatch):
     assert run(*words) == 0
     assert run("inspect", store) == 0
     assert "JoinScores" in capsys.readouterr().out
+    assert run("plan", store / "join.yaml") == run("status", store / "join.yaml") == 0
     assert run("select", "--corpus", corpus, "--scores", store, "--k", 10, "--output", tmp_path / "kept") == 0
     best = sorted(ids, key=expected.get)[-10:]
     assert {row["id"]: row["score"] for row in load(tmp_path / "kept")} == {id: expected[id] for id in best}
