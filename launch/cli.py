@@ -69,6 +69,7 @@ _COMMANDS = {
     },
     _CHOOSE: {
         "score": ("select", "one scorer over a corpus, with all it needs: embeddings, sketch, clusters, n-grams"),
+        "join": ("join", "published annotations (Parquet, the Hub) as the score store of a corpus"),
         "select": ("select", "a corpus in, the chosen documents out, as a dataset with a card"),
     },
     _LOOK: {

@@ -24,6 +24,7 @@ _EXTRAS = {
     **dict.fromkeys(("jinja2", "matplotlib", "scipy"), "report"),
     **dict.fromkeys(("evaluate", "lm_eval", "rouge_score", "sklearn"), "eval"),
     **dict.fromkeys(("s3fs", "botocore"), "s3"),
+    "duckdb": "join",
     "numba": "density",
     "faiss": "cluster",
     "fasttext": "fasttext",

@@ -31,6 +31,7 @@ from launch.stages.foundations import (
     SketchParts,
     Target,
 )
+from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.report import Report, Reported
 from launch.stages.runs import (
     FewShots,
@@ -43,7 +44,7 @@ from launch.stages.runs import (
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from launch.study_samplers import StudySampler
-from launch.study_sections import KEYS
+from launch.study_sections import KEYS, JoinSettings
 from launch.yaml_places import nearest
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.readers.reading import Reading
@@ -133,6 +134,8 @@ class _Stages:
         if study.token_store:
             eos, tokenizer = study.token_store.append_eos, study.tokenizer
             yield OwnTokenStage(text=self.text, tokenizer=tokenizer, append_eos=eos, tasks=self._over_text)
+        if study.join:
+            yield self._joined(study.join)
         if study.models:
             measured = [one for run in study.runs() for one in self._measured(self.training(run))]
             yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text, study=study.path)
@@ -266,6 +269,11 @@ class _Stages:
         return Selected(
             scores=self.scores(sampler), sampler=sampler.name, mode=self._mode(sampler), rate=rate, seed=seed
         )
+
+    def _joined(self, settings: JoinSettings) -> Joined:
+        keys = JoinKeysStage(text=self.text, on=settings.on, tasks=self._over_text)
+        chosen = settings.model_dump(exclude={"on", "memory"})
+        return Joined(keys=keys, memory=settings.memory, **chosen)
 
     def _dataset(self, settings: Any) -> Dataset:
         named = [one for one in self.study.samplers if settings.sampler in (None, one.name)]

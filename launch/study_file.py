@@ -19,6 +19,7 @@ from launch.study_sections import (
     Count,
     EngineSettings,
     Evaluation,
+    JoinSettings,
     Name,
     Section,
     TokenStoreSettings,
@@ -138,14 +139,17 @@ class Study(Section):
     """Datasets to write of what samplers keep."""
     token_store: TokenStoreSettings | None = None
     """Write the corpus as a token store, into the output itself."""
+    join: JoinSettings | None = None
+    """Write published annotations as a score store of the corpus, into the output itself."""
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
     def _together(self) -> Study:
         """Refuse what cannot go together."""
-        if self.limit == 0:
-            raise refusal("limit is 0: give a number of documents, or leave it out", "limit")
-        if not self.samplers and self.token_store is None:
+        self._check_corpus()
+        if self.join and (self.token_store or self.samplers or self.corpus is None):
+            raise refusal("join needs a corpus, and goes with neither samplers nor token_store", "join")
+        if not self.samplers and self.token_store is None and self.join is None:
             raise refusal("samplers are missing: add them")
         if (self.models or self.references) and not self.models:
             raise refusal("references need models beside them: add models", "references")
@@ -158,10 +162,6 @@ class Study(Section):
                 "datasets are written from the files of a corpus: give corpus, and held_out if models are trained",
                 "datasets",
             )
-        if self.held_out and self.corpus is None:
-            raise refusal("held_out is given and corpus is not: give it, or leave held_out out", "held_out")
-        for key in self.reading.changed if self.corpus is None else ():
-            raise refusal(f"{key} is given and corpus is not: give it, or leave {key} out", key)
         runs = len(self.samplers) * len(self.rates) * len(self.models) * len(self.seeds)
         if runs > MOST_RUNS:
             raise refusal(
@@ -172,6 +172,14 @@ class Study(Section):
         self._check_models()
         self._check_samplers()
         return self
+
+    def _check_corpus(self) -> None:
+        if self.limit == 0:
+            raise refusal("limit is 0: give a number of documents, or leave it out", "limit")
+        if self.held_out and self.corpus is None:
+            raise refusal("held_out is given and corpus is not: give it, or leave held_out out", "held_out")
+        for key in self.reading.changed if self.corpus is None else ():
+            raise refusal(f"{key} is given and corpus is not: give it, or leave {key} out", key)
 
     def _check_models(self) -> None:
         for name in self.references:

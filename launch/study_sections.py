@@ -173,6 +173,29 @@ class AskedDataset(Section):
         return self
 
 
+class JoinSettings(Section):
+    """A score store of published annotations, as `winnow join` writes it."""
+
+    annotations: str
+    """File, folder or glob of Parquet files; s3://... and hf://datasets/... too."""
+    column: str
+    """The annotations' column of numbers, or of labels."""
+    on: Literal["id", "text"] = "id"
+    """What documents and annotations are matched by."""
+    key_column: str | None = None
+    """The annotations' column of ids or texts; default: id or text."""
+    labels: dict[str, float] = {}
+    """The score of each label; leave it out for a column of numbers."""
+    default: float | None = None
+    """Score of documents without an annotation; default: they are an error."""
+    duplicates: Literal["error", "max", "first"] = "error"
+    """What becomes of a document whose annotations differ."""
+    lower_is_better: bool = False
+    """Whether low scores are the good ones."""
+    memory: str = "1.5GB"
+    """DuckDB's limit; the process takes some 100 MB more."""
+
+
 class TokenStoreSettings(Section):
     """A token store of the corpus, as `winnow tokenize` writes it."""
 

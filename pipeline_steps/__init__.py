@@ -7,6 +7,7 @@ Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, Densit
            DSIRScorer (after NgramCounts, DSIRFit), QualityClassifierScorer (after QualityClassifierFit or
            ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer, KeysScorer (for chance to
            draw from); your own: BaseScorer; several made into one: `combine`
+Joins      JoinKeys, then JoinScores: annotations that others have published, as a score store
 Samplers   `samplers`: one row for each, with its scorer, what that stands on, and how its scores are cut
 Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
            stores the categories to cut by; `coverage` measures what was selected
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pipeline_steps.errors import WinnowError
     from pipeline_steps.filters.cuts import Cut, cascade, select
     from pipeline_steps.filters.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
+    from pipeline_steps.joins.keys import JoinKeys
+    from pipeline_steps.joins.scores import JoinScores
     from pipeline_steps.readers.documents import Documents
     from pipeline_steps.readers.installed_docs import InstalledDocsReader
     from pipeline_steps.scorers.ask_llm import AskLLMScorer
@@ -59,6 +62,8 @@ _NAMES = {
     "errors": "WinnowError",
     "filters.cuts": "Cut cascade select",
     "filters.selection_filters": "CutFilter IPSFilter RandomFilter ScoreSelector TopKFilter",
+    "joins.keys": "JoinKeys",
+    "joins.scores": "JoinScores",
     "readers.documents": "Documents",
     "readers.installed_docs": "InstalledDocsReader",
     "scorers.ask_llm": "AskLLMScorer",
@@ -97,6 +102,8 @@ __all__ = [  # a test keeps it equal to _HOME
     "FastTextScorer",
     "IPSFilter",
     "InstalledDocsReader",
+    "JoinKeys",
+    "JoinScores",
     "KMeansAssign",
     "KMeansFit",
     "KeysScorer",

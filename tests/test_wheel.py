@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parent.parent
-COMMANDS = "quickstart run status plan report schema score select compare inspect coverage tokenize materialise"
+COMMANDS = "quickstart run status plan report schema score join select compare inspect coverage tokenize materialise"
 COMMANDS += " pretrain verify-resume evaluate help completion"
 CUT = """
 from datatrove.data import Document

@@ -34,7 +34,6 @@ from tqdm import tqdm
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.files import AGAIN
-from pipeline_steps.stores.selection import Selection
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.verified import verify_files
 
@@ -198,38 +197,3 @@ def _copy(source: Path, target: Path) -> None:
     hidden = shutil.ignore_patterns(".*")
     with tqdm(total=size, unit="B", unit_scale=True, desc="staging", disable=not sys.stderr.isatty()) as bar:
         shutil.copytree(source, target, ignore=hidden, copy_function=copy, dirs_exist_ok=True)
-
-
-def materialise(store: TokenStore, selection: Selection | None, output: Path) -> tuple[int, int]:
-    """Write the selected documents' tokens as datatrove's .ds files into the folder `output`, which appears whole.
-
-    Runs of this package need no such copy, which costs the tokens again; a selection costs one bit a document.
-
-    Per source: <source>.ds, token ids as they are in the store, one document after the other;
-    <source>.ds.index, uint64, where each document ends; <source>.ds.metadata, tokenizer and number of tokens.
-    Returns how many documents and tokens were written.
-
-    Raises:
-        StoreMismatch: `output` exists already, or the selection was made for another corpus.
-    """
-    if output.exists():
-        raise StoreMismatch(f"{output} exists already: give another folder, or remove it")
-    if selection is not None:
-        selection.check_corpus(store.corpus_digest, str(store.path))
-    documents = written = begin = 0
-    with whole_folder(output) as folder:
-        for name, tokens, offsets in store.by_source():
-            count = len(offsets) - 1
-            kept = np.ones(count, dtype=bool) if selection is None else selection.mask[begin : begin + count]
-            begin += count
-            if kept.any():
-                lengths = np.diff(offsets)
-                _write_ds(folder / f"{name}.ds", tokens[np.repeat(kept, lengths)], lengths[kept], store.tokenizer_name)
-                documents, written = documents + int(kept.sum()), written + int(lengths[kept].sum())
-    return documents, written
-
-
-def _write_ds(path: Path, tokens: np.ndarray, lengths: np.ndarray, tokenizer: str) -> None:
-    tokens.tofile(path)
-    np.cumsum(lengths).astype("<u8").tofile(f"{path}.index")
-    Path(f"{path}.metadata").write_text(f"{tokenizer}|{tokens.itemsize}\n{tokens.size}\n{tokens.size / 1e9:.2f} GT")

@@ -69,7 +69,7 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
             if source is None:
                 raise CorpusError(
                     f"{named(next(docs))} says no file that it comes from, or one that other documents have come from "
-                    "before: tokens are stored by file, as readers of files give them; `winnow tokenize` reads any corpus"
+                    "before: tokens are stored by file, as readers give them; `winnow tokenize` reads any corpus"
                 )
             folder = Path(store.part(source))
             part = _intact(folder, source, store.made_digest)

@@ -2,6 +2,7 @@
 
 studies    run, status, plan, report, schema, quickstart
 select     score, select
+join       join
 look       compare, inspect, coverage
 training   tokenize, materialise, pretrain, verify-resume, evaluate
 arguments  types of flags that several commands have

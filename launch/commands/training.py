@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from launch.commands.arguments import CORES, CORPUS, MODEL, NEW_PLACE, PLACE, Forwarded, Rows
 from pipeline_steps.readers.reading import USUAL
@@ -53,27 +55,44 @@ def tokenize(
 
 
 def materialise(
-    *, tokens: Annotated[str, PLACE], selection: Annotated[str | None, PLACE] = None, output: Annotated[str, NEW_PLACE]
+    *,
+    tokens: Annotated[str, PLACE],
+    selection: Annotated[str | None, PLACE] = None,
+    output: Annotated[str, NEW_PLACE],
+    format: Literal["ds", "megatron", "mds"] = "ds",
+    append_eos: Annotated[bool | None, Parameter(negative="--no-append-eos")] = None,
 ) -> int:
-    """Write the tokens of the selected documents as datatrove's .ds files, one per source file.
+    """Write the tokens of the selected documents as files that other trainers read.
 
-    winnow pretrain needs none: it replays a selection from the store.
+    winnow pretrain needs none: it replays a selection from the store. For trainers that tokenise for themselves, such
+    as LLaMA-Factory, Axolotl or TRL, winnow select writes Parquet with the texts. Documents are in corpus order. The
+    folder appears once it is complete; killed, give the same command again.
 
     Args:
         tokens: token store.
         selection: file written by Selection.save; all documents if not given.
         output: a new folder.
+        format: ds, for datatrove and nanotron: FILE.ds, .ds.index and .ds.metadata of each source file. megatron, for
+            Megatron-LM and NeMo: text_document.bin and .idx, of uint16 if the vocabulary has less than 65,500 ids and
+            of int32 otherwise; train with --data-path DIR/text_document. mds, for MosaicML Streaming: shards of 64 MB
+            with a column tokens, an array for each document.
+        append_eos: end each document in EOS once, where the store's do not; by default for megatron and mds. Trainers
+            that read ds expect one, too.
 
     Examples:
       winnow materialise --tokens tokens --selection kept.safetensors --output ds
+      winnow materialise --tokens tokens --selection kept.safetensors --output megatron --format megatron
     """
     from pipeline_steps.stores.selection import Selection
+    from train.exports import materialise as write
     from train.token_store import TokenStore
-    from train.token_store import materialise as write
 
     chosen = Selection.load(selection) if selection else None
-    documents, ids = write(TokenStore.open(tokens), chosen, Path(output))
-    Terminal().print(f"{documents:,} documents, {ids:,} tokens: {output}")
+    store = TokenStore.open(tokens)
+    documents, ids = write(store, chosen, Path(output), format, append_eos)
+    appended = (format != "ds" if append_eos is None else append_eos) and not store.append_eos
+    said = "EOS appended to each" if appended else "each ends in EOS" if store.append_eos else "none ends in EOS"
+    Terminal().print(f"{documents:,} documents ({said}), {ids:,} tokens: {output}")
     return 0
 
 

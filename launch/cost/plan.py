@@ -25,7 +25,9 @@ from pipeline_steps.samplers import FULL
 
 
 SCORING = ("embeddings", "density", "clusters", "ngrams", "dsir", "quality", "scores")
-_KINDS = ("proxies", "corpus", "tokens", *SCORING, "selections", "datasets", "runs", "measured", "report")  # in tables
+_KINDS = (  # in tables
+    "proxies", "corpus", "tokens", "join", *SCORING, "selections", "datasets", "runs", "measured", "report",
+)  # fmt: skip
 
 Origin = Literal["measured", "FLOPs", "assumed", "unknown"]
 

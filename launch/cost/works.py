@@ -28,6 +28,7 @@ from launch.stages.foundations import (
     SketchParts,
     Target,
 )
+from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.runs import FewShots, FineTuned, Perplexity, Training, Tuned
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
@@ -131,6 +132,14 @@ class Works:
         seconds = self._documents * READ + self._size.tokens * TOKENISE
         # uint16 ids, offsets and keys: `train.token_store`
         return Work(core_seconds=seconds, bytes=2 * self._size.tokens + 16 * self._documents)
+
+    @of.register
+    def _join_keys(self, stage: JoinKeysStage) -> Work:
+        return Work(core_seconds=self._documents * (READ + PASS), bytes=40 * self._documents)
+
+    @of.register
+    def _joined(self, stage: Joined) -> Work:
+        return Work(bytes=16 * self._documents)  # how many annotations there are is not known
 
     @of.register
     def _embeddings(self, stage: Embeddings) -> Work:

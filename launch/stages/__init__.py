@@ -8,6 +8,7 @@ base         what every stage is; a pipeline of datatrove as a stage
 corpora      corpora, dealt or from outside the study, and their tokens
 foundations  what scorers stand on
 scores       score stores and what is selected from them
+joins        a score store of published annotations
 runs         trainings, measurements, the report
 datasets     the chosen documents as a dataset
 """

@@ -6,7 +6,8 @@ import threading
 from contextlib import contextmanager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 
@@ -104,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"files": [{"path": one, "uploadMode": "regular", "shouldIgnore": False} for one in files]})
             case ["api", "datasets", user, name, "paths-info", _]:
                 files = self.server.repos[f"{user}/{name}"]
-                wanted = json.loads(body)["paths"]
+                wanted = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
                 self._json([_entry(one, files[one]) for one in wanted if one in files])
             case ["api", "datasets", user, name, "commit", _]:
                 lines = [json.loads(line) for line in body.splitlines()]
@@ -153,9 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _tree(files, folder, everything):
     inside = {name: text for name, text in files.items() if name.startswith(folder)}
-    if everything:
-        return [_entry(*one) for one in inside.items()]
     names = {folder + name.removeprefix(folder).partition("/")[0] for name in inside}
+    if everything:
+        parents = (str(one) for name in inside for one in PurePosixPath(name).parents if str(one) != ".")
+        names = {*inside, *(one for one in parents if one.startswith(folder))}
     return [
         _entry(name, files[name])
         if name in files

@@ -141,6 +141,7 @@ ADDED = [  # as the second line of the study
     ("seeds: [-1]", r"the seed -1 must be 0 or more"),
     ("limit: 0", r"limit is 0"),
     ("held_out: {c4: c/}", r"held_out is given and corpus is not"),
+    ("join: {annotations: a/, column: score}", r"join needs a corpus, and goes with neither samplers nor token_store"),
     ("evaluation: {limit: -3}", r"evaluation.limit must be greater than or equal to 0, not -3"),
     ("engine: {ray: {gpus: 1}}", r"no key 'gpus'"),
     ("references: {t5-tiny: {total_tokens: 65536}}", r".* one folder"),

@@ -146,8 +146,14 @@ def test_materialise(tokens, tmp_path, capsys):
     Selection(np.arange(store.documents) % 2 == 0, store.corpus_digest, {}).save(str(tmp_path / "half"))
     words = ["materialise", "--tokens", str(tokens), "--selection", str(tmp_path / "half")]
     assert main([*words, "--output", str(tmp_path / "out")]) == 0
-    assert "60 documents" in capsys.readouterr().out
+    assert "60 documents (none ends in EOS)" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("*.ds"))) == 3
+    sizes = []
+    for flags in ((), ("--no-append-eos",)):
+        assert main([*words, "--format", "megatron", *flags, "--output", str(tmp_path / f"m{len(flags)}")]) == 0
+        sizes.append((tmp_path / f"m{len(flags)}" / "text_document.bin").stat().st_size)
+    assert "60 documents (EOS appended to each)" in capsys.readouterr().out
+    assert sizes[0] == sizes[1] + 60 * 2
 
 
 def test_plan(tokens, capsys):

@@ -377,9 +377,7 @@ def test_poisson_is_checked_by_the_last_task_alone(corpus, scores, monkeypatch):
 
 def test_a_scorer_and_its_filter_do_not_go_into_one_pipeline(corpus, tmp_path):
     steps = [JsonlReader(str(corpus)), WordCountScorer(str(tmp_path / "s")), TopKFilter(str(tmp_path / "s"), k=5)]
-    with pytest.raises(
-        StoreIncomplete, match="WordCountScorer of this pipeline is still to write.*second pipeline"
-    ):
+    with pytest.raises(StoreIncomplete, match="WordCountScorer of this pipeline is still to write.*second pipeline"):
         LocalPipelineExecutor(steps, tasks=1, logging_dir=str(tmp_path / "logs")).run()
     LocalPipelineExecutor(steps[:2], tasks=1, logging_dir=str(tmp_path / "l")).run()
     stats = LocalPipelineExecutor(steps, tasks=1, logging_dir=str(tmp_path / "m")).run().stats[2]

@@ -1,0 +1,1 @@
+"""Annotations that others have published, joined with a corpus as a score store."""
