@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline_steps.errors import WinnowError
     from pipeline_steps.filters.cuts import Cut, cascade, select
     from pipeline_steps.filters.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
+    from pipeline_steps.numerics.copies import UpsamplingCurve
     from pipeline_steps.readers.installed_docs import InstalledDocsReader
     from pipeline_steps.scorers.ask_llm import AskLLMScorer
     from pipeline_steps.scorers.base import BaseScorer
@@ -57,6 +58,7 @@ _NAMES = {
     "errors": "WinnowError",
     "filters.cuts": "Cut cascade select",
     "filters.selection_filters": "CutFilter IPSFilter RandomFilter ScoreSelector TopKFilter",
+    "numerics.copies": "UpsamplingCurve",
     "readers.installed_docs": "InstalledDocsReader",
     "scorers.ask_llm": "AskLLMScorer",
     "scorers.base": "BaseScorer",
@@ -114,6 +116,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "SemDeDupScorer",
     "SemDeDupSimilarities",
     "TopKFilter",
+    "UpsamplingCurve",
     "WinnowError",
     "cascade",
     "combine",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from typing import Literal, TypedDict, Unpack
 
 from datatrove.data import Document, DocumentsPipeline
@@ -13,6 +15,7 @@ from datatrove.utils.logging import logger
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
+from pipeline_steps.numerics.copies import UpsamplingCurve
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.scorers.metadata import LabelStore
@@ -31,7 +34,7 @@ class ScoreSelector(NoCredentials, PipelineStep):
         scores: folder of the score store.
         cut: what to keep.
         labels: folder of a label store; each of its strata is cut by itself.
-        selection: where to write the Selection (a bitmap over the corpus, for training); None writes none.
+        selection: where to write the Selection (counts over the corpus, for training); None writes none.
 
     Raises:
         StoreIncomplete: the store is half written.
@@ -66,6 +69,7 @@ class CutOptions(TypedDict, total=False):
     labels: str | None
     exclusion_writer: DiskWriter | None
     partial: bool
+    repeat: bool
 
 
 class CutFilter(NoCredentials, BaseFilter):
@@ -78,6 +82,8 @@ class CutFilter(NoCredentials, BaseFilter):
         exclusion_writer: writes the dropped documents, so that drops can be audited.
         partial: whether only a part of the scored corpus is read, or steps before this one drop documents. If not,
             a pass that has met fewer documents of the cut than there are fails at its end.
+        repeat: whether a document that the cut keeps several times comes out as often, as Documents of their own with
+            ids that end in #2, #3 ...; if not, each document comes out once, with `count` in its metadata.
 
     Raises:
         StoreIncomplete: the store is half written.
@@ -95,19 +101,22 @@ class CutFilter(NoCredentials, BaseFilter):
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
         partial: bool = False,
+        repeat: bool = True,
     ) -> None:
         super().__init__(exclusion_writer)
-        self.scores, self.cut, self.partial = str(scores), cut, partial
+        self.scores, self.cut, self.partial, self.repeat = str(scores), cut, partial, repeat
         self.labels = None if labels is None else str(labels)
         self._rows: KeptRows | None = None
+        self._count = 0  # of the document that was filtered last
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield the kept documents, in order."""
+        """Yield the kept documents, in order, each as often as it is kept."""
         self._rows = self._find_cut()  # anew: Slurm reuses a step for many ranks
         # Where other tasks read the rest, what is read and done before this step tells this pass from others
         corpus = CorpusListing(data) if world_size > 1 and not self.partial else None
         try:
-            yield from super().run(data, rank, world_size)
+            for doc in super().run(data, rank, world_size):
+                yield from self._copies(doc, self._count)
             self._check_pass(self._rows, corpus, rank, world_size)
         finally:
             self._rows = None
@@ -116,14 +125,23 @@ class CutFilter(NoCredentials, BaseFilter):
         """Return whether the document is in the cut."""
         if self._rows is None:
             self._rows = self._find_cut()
-        return self._rows.keeps(doc) or (False, self._reason)
+        self._count = self._rows.keeps(doc)
+        return self._count > 0 or (False, self._reason)
+
+    def _copies(self, doc: Document, count: int) -> list[Document]:
+        """Return a kept document as often as it comes out; steps that change a copy change no other."""
+        if not self.repeat:
+            doc.metadata["count"] = count
+            return [doc]
+        later = range(2, count + 1)
+        return [doc, *(replace(deepcopy(doc), id=f"{doc.id}#{number}") for number in later)]
 
     def _find_cut(self) -> KeptRows:
         labels = None if self.labels is None else LabelStore.open(self.labels)
         return KeptRows(FoundCut(ScoreStore.open(self.scores), self.cut, labels))
 
     def _check_pass(self, rows: KeptRows, corpus: CorpusListing | None, rank: int, tasks: int) -> None:
-        """Say how many of the cut's documents have come by, and raise CorpusError if all tasks lack some."""
+        """Say how many of the cut's copies have come by, and raise CorpusError if all tasks lack some."""
         cut, came = rows.found, sum(rows.kept.values())
         of = "" if cut.amount is None else f" of the {cut.amount:,}"
         task = f" in task {rank} of {tasks}" if tasks > 1 else ""
@@ -144,7 +162,7 @@ class CutFilter(NoCredentials, BaseFilter):
     def _met_by_all(
         self, rows: KeptRows, corpus: CorpusListing | None, rank: int, tasks: int
     ) -> dict[str, int] | None:
-        """Return how many documents of each source all tasks of this pass have kept; None while nobody can know.
+        """Return how many copies of each source all tasks of this pass have kept; None while nobody can know.
 
         The last task of a pass adds the records of all: a file in the score store for each.
         """
@@ -180,7 +198,8 @@ class TopKFilter(CutFilter):
         order: "top" keeps the largest scores, "bottom" the smallest; "pareto", for log-odds as the quality classifier
             gives, the largest with noise added: GPT-3's way of keeping some of the low.
         seed: of the noise, and decides among equal scores.
-        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
+        upsample: keep the better documents several times, along this curve.
+        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
     """
 
     name = "🔝 Top-k"
@@ -194,11 +213,12 @@ class TopKFilter(CutFilter):
         token_budget: int | None = None,
         order: Literal["top", "bottom", "pareto"] = "top",
         seed: int = 0,
+        upsample: UpsamplingCurve | None = None,
         **options: Unpack[CutOptions],
     ) -> None:
         if order not in ("top", "bottom", "pareto"):
             raise InvalidCut(f"no order {order!r}: choose top, bottom or pareto")
-        super().__init__(scores, Cut(order, k, rate, token_budget, seed), **options)
+        super().__init__(scores, Cut(order, k, rate, token_budget, seed, upsample=upsample), **options)
 
 
 class IPSFilter(CutFilter):
@@ -213,7 +233,8 @@ class IPSFilter(CutFilter):
             "direct" in proportion to exp(score), for log weights; "poisson" decides about each document by itself,
             with probability min(1, c / exp(score)), and meets the amount in expectation (Thm. A.2's estimator).
         seed: another seed, another sample; one seed gives nested samples across rates.
-        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
+        temperature: of "inverse" and "direct": scores are divided by it, so a higher one keeps more of the unlikely.
+        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
     """
 
     name = "🎲 Inverse propensity sampling"
@@ -227,12 +248,13 @@ class IPSFilter(CutFilter):
         token_budget: int | None = None,
         method: Literal["inverse", "direct", "poisson"] = "inverse",
         seed: int = 0,
+        temperature: float = 1.0,
         **options: Unpack[CutOptions],
     ) -> None:
         if method not in ("inverse", "direct", "poisson"):
             raise InvalidCut(f"no method {method!r}: choose inverse, direct or poisson")
         mode: Mode = "ips" if method == "inverse" else method
-        super().__init__(scores, Cut(mode, k, rate, token_budget, seed), **options)
+        super().__init__(scores, Cut(mode, k, rate, token_budget, seed, temperature), **options)
 
 
 class RandomFilter(CutFilter):
@@ -242,7 +264,7 @@ class RandomFilter(CutFilter):
         scores: folder of any score store of the corpus; only its keys are used.
         k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         seed: another seed, another sample; one seed gives nested samples across rates.
-        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
+        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
     """
 
     name = "🎲 Random"
@@ -269,7 +291,8 @@ class KeptRows:
     Attributes:
         found: the cut.
         place: source and row in the store of the document that was asked for last.
-        kept: how many documents of each source, as it is named in the store, were asked for and are in the cut.
+        kept: how many copies the cut keeps of the documents of each source, as it is named in the store, that were
+            asked for.
     """
 
     def __init__(self, found: FoundCut) -> None:
@@ -278,15 +301,15 @@ class KeptRows:
         self._source: str | None = None
         self._scored_as = ""
         self._keys: list[int] = []
-        self._kept: list[bool] = []
+        self._kept: list[int] = []
         self._next = 0
         self._used = bytearray()
         self._used_of: dict[str, bytearray] = {}  # by source, for when its documents come again
         self._file_of: dict[str, str] = {}
         self._rows_of: dict[int, list[int]] | None = None
 
-    def keeps(self, doc: Document) -> bool:
-        """Return whether the document is in the cut. Raises MissingScore if the store does not know it."""
+    def keeps(self, doc: Document) -> int:
+        """Return how often the cut keeps the document. Raises MissingScore if the store does not know it."""
         source = doc.metadata.get("file_path")
         if source != self._source:
             self._load(doc, source)
@@ -295,9 +318,9 @@ class KeptRows:
             row = self._search(doc, key)
         self._used[row] = True
         self._next, self.place = row + 1, (self._scored_as, row)
-        if self._kept[row]:
-            self.kept[self._scored_as] = self.kept.get(self._scored_as, 0) + 1
-        return self._kept[row]
+        if count := self._kept[row]:
+            self.kept[self._scored_as] = self.kept.get(self._scored_as, 0) + count
+        return count
 
     def _load(self, doc: Document, source: str | None) -> None:
         scored_as = self.found.store.locate(str(source))

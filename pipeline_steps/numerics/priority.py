@@ -13,12 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from pipeline_steps.numerics.keys import mix, uniform
 
+
+if TYPE_CHECKING:
+    from pipeline_steps.numerics.copies import Copies
 
 Mode = Literal["top", "bottom", "pareto", "random", "ips", "direct", "poisson"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -43,8 +48,8 @@ def priority_columns(mode: Mode) -> tuple[str, ...]:
     return {"top": ("score",), "bottom": ("score",), "random": ("key",)}.get(mode, ("score", "key"))
 
 
-def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Array:
-    """Return priorities as uint32 [N]: larger codes are kept first.
+def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0, temperature: float = 1.0) -> Array:
+    """Return priorities as uint32 [N]: larger codes are kept first. Scores of ips and direct go by the temperature.
 
     top, bottom: the score, or its negative (Alg. 1).
     pareto: for scores that are log-odds of being wanted: their probability plus Pareto noise. GPT-3 kept documents
@@ -66,6 +71,8 @@ def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Ar
     if mode == "pareto":
         probability_N = 0.5 * (1 + np.tanh(0.5 * score_N.astype(np.float64)))
         return order_code(uniform_N ** (-1 / _PARETO_SHAPE) - 1 + probability_N)
+    if temperature != 1:
+        score_N = score_N.astype(np.float64) / temperature
     noise_N = -np.log(uniform_N)
     if mode != "poisson":
         noise_N = -np.log(noise_N)
@@ -97,7 +104,13 @@ KEEP_ALL = Threshold(0, 0, _MOST_ROWS)
 
 
 def find_thresholds(
-    read: Read, mode: Mode, amount_S: Sequence[int], seed: int = 0, weight: str | None = None
+    read: Read,
+    mode: Mode,
+    amount_S: Sequence[int],
+    seed: int = 0,
+    weight: str | None = None,
+    temperature: float = 1.0,
+    copies: Copies | None = None,
 ) -> list[Threshold]:
     """Find each stratum's longest run, in order of priority, whose weights sum to at most the amount.
 
@@ -111,10 +124,15 @@ def find_thresholds(
         amount_S: what to keep of each stratum, in units of the weight.
         seed: of the random modes and of ties.
         weight: column that counts towards the amount; None counts documents.
+        temperature: as `priority_code` takes it.
+        copies: how documents become several events, whose thresholds are found instead of the documents'.
     """
     if mode == "poisson":
         return _poisson_thresholds(read, amount_S, weight)
-    return _Search(read, mode, amount_S, seed, weight).run()
+    if copies is not None:
+        return _Search(copies.events(read, weight), ("code",), itemgetter("code"), amount_S, seed, "weight").run()
+    code = partial(priority_code, mode, seed=seed, temperature=temperature)
+    return _Search(read, priority_columns(mode), code, amount_S, seed, weight).run()
 
 
 def keeps(
@@ -147,8 +165,16 @@ class _Rows(NamedTuple):
 class _Search:
     """One radix select, for all strata at once: the digits settled so far, and the amount left below them."""
 
-    def __init__(self, read: Read, mode: Mode, amount_S: Sequence[int], seed: int, weight: str | None) -> None:
-        self.read, self.mode, self.seed, self.weight = read, mode, seed, weight
+    def __init__(
+        self,
+        read: Read,
+        names: Sequence[str],
+        code: Callable[[Mapping[str, Array]], Array],
+        amount_S: Sequence[int],
+        seed: int,
+        weight: str | None,
+    ) -> None:
+        self.read, self.code, self.seed, self.weight = read, code, seed, weight
         self.strata = len(amount_S)
         self.left_S = np.array(amount_S, dtype=np.int64)
         self.whole_S = np.zeros(self.strata, dtype=bool)  # strata that are kept whole
@@ -156,8 +182,8 @@ class _Search:
         self.tie_S = np.zeros(self.strata, dtype=np.uint64)
         self.depth = 0  # bits settled, of the code and then of the tie
         self.digit_bits = 16 if self.strata <= 16 else 8  # counters: at most 8 MB, or 2 kB a stratum
-        names = [*priority_columns(mode), weight, "stratum" if self.strata > 1 else None]
-        self.columns = tuple(name for name in names if name)
+        asked = [*names, weight, "stratum" if self.strata > 1 else None]
+        self.columns = tuple(name for name in asked if name)
 
     def run(self) -> list[Threshold]:
         """Settle digits until few documents are in question, then sort those."""
@@ -203,7 +229,7 @@ class _Search:
         return self.read((*self.columns, "key") if by_tie else self.columns, None)
 
     def _in_question(self, columns: Mapping[str, Array]) -> _Rows:
-        code, stratum = priority_code(self.mode, columns, self.seed), _stratum(columns)
+        code, stratum = self.code(columns), _stratum(columns)
         if self.depth == 0:
             return _Rows(slice(None), stratum, code, code)
         agrees = _same_start(code, self.code_S[stratum], min(self.depth, _CODE_BITS)) & ~self.whole_S[stratum]
