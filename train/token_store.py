@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
@@ -205,9 +205,10 @@ def materialise(store: TokenStore, selection: Selection | None, output: Path) ->
 
     Runs of this package need no such copy, which costs the tokens again; a selection costs one bit a document.
 
-    Per source: <source>.ds, token ids as they are in the store, one document after the other;
+    Per source: <source>.ds, token ids as they are in the store, one document after the other, and then once more all
+    that are selected twice or more, and so on;
     <source>.ds.index, uint64, where each document ends; <source>.ds.metadata, tokenizer and number of tokens.
-    Returns how many documents and tokens were written.
+    Returns how many documents and tokens were written, all copies counted.
 
     Raises:
         StoreMismatch: `output` exists already, or the selection was made for another corpus.
@@ -220,16 +221,21 @@ def materialise(store: TokenStore, selection: Selection | None, output: Path) ->
     with whole_folder(output) as folder:
         for name, tokens, offsets in store.by_source():
             count = len(offsets) - 1
-            kept = np.ones(count, dtype=bool) if selection is None else selection.mask[begin : begin + count]
+            counts = np.ones(count, np.uint8) if selection is None else selection.counts[begin : begin + count]
             begin += count
-            if kept.any():
-                lengths = np.diff(offsets)
-                _write_ds(folder / f"{name}.ds", tokens[np.repeat(kept, lengths)], lengths[kept], store.tokenizer_name)
-                documents, written = documents + int(kept.sum()), written + int(lengths[kept].sum())
+            if counts.any():
+                lengths, layers = np.diff(offsets), [counts >= layer for layer in range(1, int(counts.max()) + 1)]
+                parts = (tokens[np.repeat(layer, lengths)] for layer in layers)
+                own = np.concatenate([lengths[layer] for layer in layers])
+                _write_ds(folder / f"{name}.ds", parts, own, store.tokenizer_name, tokens.itemsize)
+                documents, written = documents + own.size, written + int(own.sum())
     return documents, written
 
 
-def _write_ds(path: Path, tokens: np.ndarray, lengths: np.ndarray, tokenizer: str) -> None:
-    tokens.tofile(path)
+def _write_ds(path: Path, parts: Iterable[np.ndarray], lengths: np.ndarray, tokenizer: str, width: int) -> None:
+    with path.open("wb") as file:
+        for tokens in parts:
+            tokens.tofile(file)
     np.cumsum(lengths).astype("<u8").tofile(f"{path}.index")
-    Path(f"{path}.metadata").write_text(f"{tokenizer}|{tokens.itemsize}\n{tokens.size}\n{tokens.size / 1e9:.2f} GT")
+    size = int(lengths.sum())
+    Path(f"{path}.metadata").write_text(f"{tokenizer}|{width}\n{size}\n{size / 1e9:.2f} GT")
