@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from evaluate_suite.registry import registry
 from launch.yaml_places import nearest, refusal, short
+from pipeline_steps.errors import InvalidCut
+from pipeline_steps.filters.cut_settings import Cut
 from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.samplers import FULL
 
@@ -153,7 +155,7 @@ class AskedDataset(Section):
     """A new folder: local, s3://..., or hf://datasets/USER/NAME."""
     sampler: str | None = None
     """The sampler whose documents are written; a study of one sampler need not say it."""
-    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    rate: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1)] | None = None
     token_budget: Annotated[int, Field(ge=1)] | None = None
     mode: str | None = None
@@ -163,14 +165,55 @@ class AskedDataset(Section):
     score_column: str | None = None
     """The column that scores go to; default: the scorer's."""
     private: bool = False
+    temperature: float = 1.0
+    """Of the modes ips and direct: what scores are divided by."""
+    upsample: dict[str, Any] | None = None
+    """Keep the better documents several times: drop, cap, power, growth and dither of the curve."""
+    copies: dict[str, int] | None = None
+    """How often to keep a document, by its score and up, {"1": 1, "2": 3}; without an amount, or within it."""
+    mixture: dict[str, float] | None = None
+    """Shares of the amount by label, of `labels`."""
+    labels: str | None = None
+    """A label store: each label is cut by itself."""
+    fill: Literal["none", "others"] = "none"
+    """What to do if a label holds less than its share: refuse, or give the rest to the others."""
+    repeat: bool = False
+    """A row for each copy, instead of a column `count`."""
 
     @model_validator(mode="after")
     def _one_amount(self) -> AskedDataset:
         if self.mode is not None and self.mode not in MODES:
             raise refusal(f"no mode {self.mode!r}: {nearest(self.mode, MODES)}", given=self.mode)
-        if sum(one is not None for one in (self.rate, self.k, self.token_budget)) != 1:
+        given = sum(one is not None for one in (self.rate, self.k, self.token_budget))
+        if given != 1 and not (given == 0 and self.copies):
             raise refusal("a dataset needs one of rate, k and token_budget", given="output")
+        if self.mixture and not self.labels:
+            raise refusal("a mixture is of labels: add labels, a store of MetadataLabels", "mixture")
+        try:
+            self.cut(_likely_mode(self))
+        except InvalidCut as error:
+            raise refusal(str(error), given="output") from error
         return self
+
+    def cut(self, mode: str) -> Cut:
+        """Return the cut; `mode` is the sampler's. Raises InvalidCut if settings do not go together."""
+        return Cut(
+            "top" if self.copies else self.mode or mode,  # type: ignore[arg-type]
+            self.k,
+            self.rate,
+            self.token_budget,
+            self.seed,
+            self.temperature,
+            self.upsample,  # type: ignore[arg-type]
+            self.copies,  # type: ignore[arg-type]
+            self.mixture,
+            self.fill,
+        )
+
+
+def _likely_mode(asked: AskedDataset) -> str:
+    """Return a mode that the settings go with, for a dataset that leaves it to its sampler."""
+    return "direct" if asked.temperature != 1 else "top"
 
 
 class TokenStoreSettings(Section):

@@ -91,9 +91,11 @@ class Cut:
         if not 0 < self.temperature < float("inf"):
             raise InvalidCut(f"temperature={self.temperature} is out of range: above 0")
         if self.temperature != 1 and self.mode not in _TEMPERED:
-            raise InvalidCut(f"temperature is for the modes {' and '.join(_TEMPERED)}, not for {self.mode}")
+            raise InvalidCut(
+                f"temperature is for the modes {' and '.join(_TEMPERED)}, not for {self.mode}: give one of them"
+            )
         if self.upsample is not None and self.mode not in ("top", "bottom"):
-            raise InvalidCut(f"upsample is for the modes top and bottom, not for {self.mode}")
+            raise InvalidCut(f"upsample is for the modes top and bottom, not for {self.mode}: give one of them")
         if self.copies is not None:
             if self.mode != "top" or self.upsample is not None:
                 raise InvalidCut("copies stand for the whole cut: leave upsample and any mode but top out")
