@@ -148,8 +148,53 @@ class EngineSettings(Section):
         return self
 
 
-class AskedDataset(Section):
-    """A dataset of the documents that a sampler keeps, as `winnow select` writes it."""
+class Shaped(Section):
+    """What a sampler or a dataset says of its cut beside mode and amount."""
+
+    temperature: float = 1.0
+    """Of the modes ips and direct: what scores are divided by."""
+    upsample: dict[str, Any] | None = None
+    """Keep the better documents several times: drop, cap, power, growth and dither of the curve."""
+    copies: dict[str, int] | None = None
+    """How often to keep a document, by its score and up, {"1": 1, "2": 3}."""
+    mixture: dict[str, float] | None = None
+    """Shares of the amount by label, of `labels`."""
+    labels: str | None = None
+    """A label store: each label is cut by itself."""
+    fill: Literal["none", "others"] = "none"
+    """What to do if a label holds less than its share: refuse, or give the rest to the others."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Shaped:
+        if self.mixture and not self.labels:
+            raise refusal("a mixture is of labels: add labels, a store of MetadataLabels", "mixture")
+        return self
+
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that are given, as arguments of Cut."""
+        return {
+            name: getattr(self, name) for name in _SHAPING if getattr(self, name) != Shaped.model_fields[name].default
+        }
+
+    def checked(self, mode: str, **amount: Any) -> Cut:
+        """Return the cut, or refuse settings that do not go together."""
+        try:
+            return Cut("top" if self.copies else mode, **amount, **self.shaping())  # type: ignore[arg-type]
+        except InvalidCut as error:
+            raise refusal(str(error)) from error
+
+    @property
+    def likely_mode(self) -> str:
+        """Return a mode that the settings go with, where only the scores say which it is."""
+        return "direct" if self.temperature != 1 else "top"
+
+
+_SHAPING = ("temperature", "upsample", "copies", "mixture", "fill")
+
+
+class AskedDataset(Shaped):
+    """A dataset of the documents that a sampler keeps, as `winnow select` writes it; shaped as the sampler's own cut
+    unless it says something of its shape."""
 
     output: str
     """A new folder: local, s3://..., or hf://datasets/USER/NAME."""
@@ -165,18 +210,6 @@ class AskedDataset(Section):
     score_column: str | None = None
     """The column that scores go to; default: the scorer's."""
     private: bool = False
-    temperature: float = 1.0
-    """Of the modes ips and direct: what scores are divided by."""
-    upsample: dict[str, Any] | None = None
-    """Keep the better documents several times: drop, cap, power, growth and dither of the curve."""
-    copies: dict[str, int] | None = None
-    """How often to keep a document, by its score and up, {"1": 1, "2": 3}; without an amount, or within it."""
-    mixture: dict[str, float] | None = None
-    """Shares of the amount by label, of `labels`."""
-    labels: str | None = None
-    """A label store: each label is cut by itself."""
-    fill: Literal["none", "others"] = "none"
-    """What to do if a label holds less than its share: refuse, or give the rest to the others."""
     repeat: bool = False
     """A row for each copy, instead of a column `count`."""
 
@@ -187,33 +220,14 @@ class AskedDataset(Section):
         given = sum(one is not None for one in (self.rate, self.k, self.token_budget))
         if given != 1 and not (given == 0 and self.copies):
             raise refusal("a dataset needs one of rate, k and token_budget", given="output")
-        if self.mixture and not self.labels:
-            raise refusal("a mixture is of labels: add labels, a store of MetadataLabels", "mixture")
-        try:
-            self.cut(_likely_mode(self))
-        except InvalidCut as error:
-            raise refusal(str(error), given="output") from error
+        if self.shaping() or self.rate is None or self.rate <= 1:  # the sampler's shape may allow more
+            self.checked(self.mode or self.likely_mode, **self.amount)
         return self
 
-    def cut(self, mode: str) -> Cut:
-        """Return the cut; `mode` is the sampler's. Raises InvalidCut if settings do not go together."""
-        return Cut(
-            "top" if self.copies else self.mode or mode,  # type: ignore[arg-type]
-            self.k,
-            self.rate,
-            self.token_budget,
-            self.seed,
-            self.temperature,
-            self.upsample,  # type: ignore[arg-type]
-            self.copies,  # type: ignore[arg-type]
-            self.mixture,
-            self.fill,
-        )
-
-
-def _likely_mode(asked: AskedDataset) -> str:
-    """Return a mode that the settings go with, for a dataset that leaves it to its sampler."""
-    return "direct" if asked.temperature != 1 else "top"
+    @property
+    def amount(self) -> dict[str, Any]:
+        """Return the amount and the seed, as arguments of Cut."""
+        return {"k": self.k, "rate": self.rate, "token_budget": self.token_budget, "seed": self.seed}
 
 
 class TokenStoreSettings(Section):

@@ -194,12 +194,14 @@ def dataset_of(
         text: the corpus.
     """
     from launch.datasets.settings import DatasetSettings, usual_column
+    from pipeline_steps.filters.cuts import Cut
 
     embeds = sampler.stands_on in ("density", "clusters", "similarities") and not sampler.scores
+    shaping = asked.shaping() or sampler.shaping
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,
-        cut=asked.cut(mode),
+        cut=Cut("top" if "copies" in shaping else asked.mode or mode, **asked.amount, **shaping),  # type: ignore[arg-type]
         output=asked.output,
         limit=text.limit,
         sampler=None if sampler.scores else sampler.row,
@@ -211,7 +213,7 @@ def dataset_of(
         format=asked.format,
         score_column=asked.score_column or usual_column(sampler.row, sampler.scores or None),
         private=asked.private,
-        labels=asked.labels,
+        labels=asked.labels or (sampler.labels or None if shaping == sampler.shaping else None),
         repeat=asked.repeat,
     )
     called = f"{sampler.name}-{digest(asked.output.rstrip('/').encode())[:8]}"

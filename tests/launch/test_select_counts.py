@@ -12,6 +12,8 @@ from datatrove.pipeline.readers import JsonlReader
 from here import in_this_process
 
 from launch.cli import main
+from launch.plan import Plan
+from launch.stages.datasets import Dataset
 from launch.study_file import parse_study
 from pipeline_steps import (
     Cut,
@@ -143,6 +145,28 @@ def test_a_config_file_may_say_it(folder, tmp_path):
     (tmp_path / "flags.yaml").write_text(yaml.safe_dump(flags))
     assert choose(folder, tmp_path / "kept", "--config", tmp_path / "flags.yaml") == 0
     assert len(load(tmp_path / "kept")) == 120
+
+
+def test_a_sampler_of_a_study_may_say_it_for_its_runs_and_datasets(folder, tmp_path):
+    text = f"""
+output: {tmp_path}/out
+corpus: {folder}/corpus
+rates: [0.5]
+samplers:
+  - good: {{scores: {folder}/quality, upsample: {{cap: 3}}, labels: {folder}/labels, mixture: {{web: 0.6, wiki: 0.4}}}}
+datasets: [{{output: {tmp_path}/as-it, rate: 1.0}}, {{output: {tmp_path}/own, k: 30, temperature: 2, mode: direct}}]
+"""
+    plan = Plan.of(parse_study("s.yaml", text))
+    (selected,) = (stage for name, stage in plan.stages.items() if name.startswith("selections/"))
+    selected.run_task(plan.output, 0)
+    kept = Selection.load(selected.file(plan.output))
+    assert (kept.copies, kept.cut["upsample"]["cap"], kept.cut["mixture"]) == (50, 3, {"web": 0.6, "wiki": 0.4})
+    cuts = {stage.settings.output: stage.settings for stage in plan.stages.values() if isinstance(stage, Dataset)}
+    as_it, own = cuts[f"{tmp_path}/as-it"], cuts[f"{tmp_path}/own"]
+    assert (as_it.cut.upsample.cap, as_it.labels) == (3, f"{folder}/labels")
+    assert (own.cut, own.labels) == (Cut("direct", k=30, temperature=2), None)
+    with pytest.raises(InvalidStudy, match="line 6.*modes ips and direct, not for top"):
+        parse_study("s.yaml", text.replace("upsample: {cap: 3}", "mode: top, temperature: 3"))
 
 
 def test_study_files_refuse_it_by_line():
