@@ -1,6 +1,6 @@
 """Data selection as datatrove steps: every method writes a score, every selection is one exact cut of a score.
 
-    reader -> scorer -> score store -> cut -> filter (documents) or Selection (a bitmap for training)
+    reader -> scorer -> score store -> cut -> filter (documents) or Selection (counts for training)
 
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
            SemDeDupScorer and PrototypesScorer (after Embedder, KMeansFit, KMeansAssign; SemDeDupSimilarities),
@@ -8,8 +8,9 @@ Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, Densit
            ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer, KeysScorer (for chance to
            draw from); your own: BaseScorer; several made into one: `combine`
 Samplers   `samplers`: one row for each, with its scorer, what that stands on, and how its scores are cut
-Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
-           stores the categories to cut by; `coverage` measures what was selected
+Filters    TopKFilter (with an UpsamplingCurve), IPSFilter, RandomFilter, CutFilter of any Cut; ScoreSelector finds
+           their cut ahead of them, MetadataLabels stores the categories to cut by; `coverage` measures what was
+           selected
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
 Readers    InstalledDocsReader: the documentation of the installed Python packages, a corpus on every machine
 
