@@ -133,6 +133,7 @@ def sampler_schema() -> dict[str, Any]:
         "options": {"type": "object"},
         "scores": {"type": "string"},
         "temperature": {"type": "number"},
+        "normalize": {"type": "boolean"},
         "upsample": {"type": "object"},
         "copies": {"type": "object", "additionalProperties": {"type": "integer"}},
         "mixture": {"type": "object", "additionalProperties": {"type": "number"}},

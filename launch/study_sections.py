@@ -153,6 +153,8 @@ class Shaped(Section):
 
     temperature: float = 1.0
     """Of the modes ips and direct: what scores are divided by."""
+    normalize: bool = False
+    """Divide scores by their standard deviation too."""
     upsample: dict[str, Any] | None = None
     """Keep the better documents several times: drop, cap, power, growth and dither of the curve."""
     copies: dict[str, int] | None = None
@@ -186,10 +188,10 @@ class Shaped(Section):
     @property
     def likely_mode(self) -> str:
         """Return a mode that the settings go with, where only the scores say which it is."""
-        return "direct" if self.temperature != 1 else "top"
+        return "direct" if self.temperature != 1 or self.normalize else "top"
 
 
-_SHAPING = ("temperature", "upsample", "copies", "mixture", "fill")
+_SHAPING = ("temperature", "normalize", "upsample", "copies", "mixture", "fill")
 
 
 class AskedDataset(Shaped):

@@ -89,6 +89,7 @@ class Shaping:
     Attributes:
         temperature: what scores are divided by in the modes ips and direct, so that the cut is soft: near 0 the
             highest scores are kept, far above 1 a uniform sample.
+        normalize: divide scores by their standard deviation too, so that a temperature of 1 means the same for all.
         upsample: keep the better documents several times (modes top and bottom), along OLMo 3's curve
             C * (x - drop)**power * exp(growth * (x - drop)) of the share x that scores lower: drop=0.4 drops the
             lowest 40 %, cap=7 is the most copies, power=1, growth=1; those not given are as here. The amount sets C.
@@ -99,6 +100,7 @@ class Shaping:
     """
 
     temperature: Annotated[float, _SHAPE] = 1.0
+    normalize: Annotated[bool, _SHAPE] = False
     upsample: Annotated[NamedValues | None, _SHAPE] = None
     mixture: Annotated[NamedValues | None, _SHAPE] = None
     labels: Annotated[str | None, PLACE, _SHAPE] = None
@@ -288,4 +290,5 @@ def _cut(cutting: Cutting, shaping: Shaping, mode: str) -> Cut:
         dict(cutting.copies) if cutting.copies else None,  # type: ignore[arg-type]
         dict(shaping.mixture) if shaping.mixture else None,  # type: ignore[arg-type]
         shaping.fill,
+        shaping.normalize,
     )

@@ -188,7 +188,10 @@ def _how(record: Record) -> dict[str, tuple[str]]:
         "target": made["target"],
         "cut": f"{made['mode']}: {_chosen(made)}",
         **{name: made[name] for name in ("rate", "k", "token_budget", "seed")},
-        **{name: made.get(name) for name in ("temperature", "upsample", "copies", "mixture", "fill", "labels")},
+        **{
+            name: made.get(name)
+            for name in ("temperature", "normalize", "upsample", "copies", "mixture", "fill", "labels")
+        },
         "score threshold": None if threshold is None else f"{threshold:.9g}",
         "digest of the corpus": record["corpus_digest"],
         "digest of the scores": record["scores_fingerprint"],
@@ -201,8 +204,9 @@ def _chosen(made: Record) -> str:
     if made.get("copies"):
         return "as often as a table says"
     chosen = _MODES[made["mode"]]
-    if "temperature" in made:
-        chosen = chosen.replace("score", f"score / {made['temperature']:g}")
+    if "temperature" in made or "normalize" in made:
+        unit = " standard deviations" if "normalize" in made else ""
+        chosen = chosen.replace("score", f"score / {made.get('temperature', 1):g}{unit}")
     if "upsample" in made:
         chosen += f", each up to {made['upsample']['cap']} times, along a curve"
     return chosen

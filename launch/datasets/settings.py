@@ -102,7 +102,7 @@ class DatasetSettings:
             "scores": self.scores,
             **self.cut.made(),
             "labels": self.labels,
-            "repeat": "" if self.repeat else None,
+            "repeat": self.repeat or None,
             "score_column": self.score_column,
             "format": self.format,
             "output": output,
@@ -115,7 +115,7 @@ def _words(value: Any) -> list[str]:
     """Return what follows a flag."""
     if isinstance(value, dict):
         return [f"{name}={one}" for name, one in value.items()]
-    return [str(value)] if value != "" else []
+    return [] if value is True else [str(value)]
 
 
 def usual_mode(scores: str) -> Mode:

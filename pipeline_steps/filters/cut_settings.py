@@ -30,6 +30,8 @@ class Cut:
         seed: of the random modes, and of the order among equal scores. One seed gives nested cuts across amounts.
         temperature: of "ips" and "direct", whose scores are divided by it: QuRating's soft cut, from top-k near 0 to
             a uniform sample (Wettig et al. 2024).
+        normalize: divide scores by their standard deviation too, over the whole store, so that a temperature means
+            the same for scores of any scale.
         upsample: of "top" and "bottom", keep the better documents several times, as a curve says.
         copies: of "top", scores say how often a document may be kept: {1: 1, 2: 3, 9: 5} keeps a score of 1 once, of 2
             to 8 three times, of 9 or more five times, and lower scores never. Without an amount all copies are kept;
@@ -52,6 +54,7 @@ class Cut:
     copies: Mapping[int, int] | None = field(default=None, hash=False)
     mixture: Mapping[str, float] | None = field(default=None, hash=False)
     fill: Literal["none", "others"] = "none"
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings; take NumPy's numbers as Python's, and what `made` returned as what it was made of."""
@@ -90,7 +93,7 @@ class Cut:
     def _check_together(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise InvalidCut(f"temperature={self.temperature} is out of range: above 0")
-        if self.temperature != 1 and self.mode not in _TEMPERED:
+        if (self.temperature != 1 or self.normalize) and self.mode not in _TEMPERED:
             raise InvalidCut(
                 f"temperature is for the modes {' and '.join(_TEMPERED)}, not for {self.mode}: give one of them"
             )

@@ -75,6 +75,7 @@ class FoundCut:
             found = made_from | self._find()
             _publish(self.path, found)
         self._amounts: list[int] | None = found.get("amounts")
+        self._temperature: float = found.get("temperature", cut.temperature)
         self._thresholds = [Threshold(**threshold) for threshold in found["thresholds"]]
         self._copies = self._copies_by(found.get("shares", ()))
         sizes = store.sources
@@ -87,7 +88,7 @@ class FoundCut:
         key, seed, start = columns["key"], self.cut.seed, self._starts[source]
         strata = self.labels.strata(source) if self.labels is not None else None
         if self._copies is None:
-            code = priority_code(self.cut.mode, columns, seed, self.cut.temperature)
+            code = priority_code(self.cut.mode, columns, seed, self._temperature)
             kept = keeps(self._thresholds, code, key, start, seed, 0 if strata is None else strata)
             return key, kept.view(np.uint8)
         if strata is not None:
@@ -138,7 +139,13 @@ class FoundCut:
         if cut.mixture is not None or copies is not None:
             held = self._held(copies, weight)
             amounts = found["amounts"] = self._within(amounts, held, "tokens" if weight else "documents")
-        thresholds = find_thresholds(self._read, cut.mode, amounts, cut.seed, weight, cut.temperature, copies)
+        if copies is not None:
+            thresholds = copies.find_thresholds(self._read, amounts, cut.seed, weight)
+        else:
+            if cut.normalize:
+                found["temperature"] = cut.temperature * self._deviation()
+            temperature = found.get("temperature", cut.temperature)
+            thresholds = find_thresholds(self._read, cut.mode, amounts, cut.seed, weight, temperature)
         return found | {"thresholds": [asdict(threshold) for threshold in thresholds]}
 
     def _held(self, copies: Copies | None, weight: str | None) -> list[int]:
@@ -210,6 +217,16 @@ class FoundCut:
                 where = f" of {name!r}" if name else ""
                 raise InvalidCut(f"asked to keep {amount:,} documents{where}, but {self.store.path} holds {size:,}")
         return amounts
+
+    def _deviation(self) -> float:
+        """Return the standard deviation of all scores, as a float32: its last bits depend on the processor."""
+        total = squares = 0.0
+        for _, columns in self._read(["score"], None):
+            total += columns["score"].sum(dtype=np.float64)
+        mean = total / max(self.store.documents, 1)
+        for _, columns in self._read(["score"], None):
+            squares += np.square(columns["score"] - mean, dtype=np.float64).sum()
+        return float(np.float32((squares / max(self.store.documents, 1)) ** 0.5)) or 1.0
 
     def _check_tokens(self) -> None:
         chunks = self._read(["tokens"], None)

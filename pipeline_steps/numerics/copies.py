@@ -10,14 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.numerics.keys import mix, uniform
-from pipeline_steps.numerics.priority import Array, Chunk, Mode, Read, Threshold, keeps, order_code, priority_code
-from pipeline_steps.numerics.priority import priority_columns as _columns_of
+from pipeline_steps.numerics.priority import (
+    Array,
+    Chunk,
+    Mode,
+    Read,
+    Search,
+    Threshold,
+    keeps,
+    order_code,
+    priority_code,
+    priority_columns,
+)
 
 
 MOST_COPIES = 255  # a count is a byte, and float32 tells g / 254 from g / 255
@@ -128,7 +139,7 @@ def _flag(value: Any) -> bool:
 
 def shares(read: Read, mode: Mode, seed: int, weight: str | None, strata: int) -> list[Shares]:
     """Return the distribution of each stratum's priorities, which are counted by their upper half in one pass."""
-    names = [*_columns_of(mode), *([weight] if weight else []), *(["stratum"] if strata > 1 else [])]
+    names = [*priority_columns(mode), *([weight] if weight else []), *(["stratum"] if strata > 1 else [])]
     count = np.zeros(strata << 16)  # float64: exact below 2**53
     low, high = np.full(count.size, 2**32 - 1, dtype=np.uint32), np.zeros(count.size, dtype=np.uint32)
     for _, columns in read(names, None):
@@ -196,7 +207,7 @@ class Copies:
             held_S += np.bincount(columns.get("stratum", np.zeros(units.size, np.intp)), units, minlength=strata)
         return [int(held) for held in held_S]
 
-    def events(self, read: Read, weight: str | None) -> Read:
+    def _events(self, read: Read, weight: str | None) -> Read:
         """Return a corpus of events, of which "code", "weight", "stratum" and "key" can be read."""
 
         def read_events(names: Sequence[str], rows: Array | None) -> Iterator[Chunk]:
@@ -208,6 +219,12 @@ class Copies:
                     yield (start + first) * self.most, self._events_of(columns, names, weight)
 
         return read_events
+
+    def find_thresholds(
+        self, read: Read, amount_S: Sequence[int], seed: int = 0, weight: str | None = None
+    ) -> list[Threshold]:
+        """Find each stratum's longest run of events, as `priority.find_thresholds` finds that of documents."""
+        return Search(self._events(read, weight), ("code",), itemgetter("code"), amount_S, seed, "weight").run()
 
     def counts(
         self, thresholds: Sequence[Threshold], columns: Mapping[str, Array], first_row: int, seed: int
@@ -260,7 +277,7 @@ class CopiesByCurve(Copies):
     """
 
     def __init__(self, curve: UpsamplingCurve, mode: Mode, seed: int, distribution: Sequence[Shares]) -> None:
-        columns = (*_columns_of(mode), *(["key"] if curve.dither else []))
+        columns = (*priority_columns(mode), *(["key"] if curve.dither else []))
         super().__init__(curve.cap, (*columns, *(["stratum"] if len(distribution) > 1 else [])))
         self.curve, self.mode, self.seed, self.distribution = curve, mode, seed, distribution
 

@@ -14,16 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from pipeline_steps.numerics.keys import mix, uniform
 
-
-if TYPE_CHECKING:
-    from pipeline_steps.numerics.copies import Copies
 
 Mode = Literal["top", "bottom", "pareto", "random", "ips", "direct", "poisson"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -110,7 +106,6 @@ def find_thresholds(
     seed: int = 0,
     weight: str | None = None,
     temperature: float = 1.0,
-    copies: Copies | None = None,
 ) -> list[Threshold]:
     """Find each stratum's longest run, in order of priority, whose weights sum to at most the amount.
 
@@ -125,14 +120,11 @@ def find_thresholds(
         seed: of the random modes and of ties.
         weight: column that counts towards the amount; None counts documents.
         temperature: as `priority_code` takes it.
-        copies: how documents become several events, whose thresholds are found instead of the documents'.
     """
     if mode == "poisson":
         return _poisson_thresholds(read, amount_S, weight)
-    if copies is not None:
-        return _Search(copies.events(read, weight), ("code",), itemgetter("code"), amount_S, seed, "weight").run()
     code = partial(priority_code, mode, seed=seed, temperature=temperature)
-    return _Search(read, priority_columns(mode), code, amount_S, seed, weight).run()
+    return Search(read, priority_columns(mode), code, amount_S, seed, weight).run()
 
 
 def keeps(
@@ -162,8 +154,17 @@ class _Rows(NamedTuple):
     word: Array  # what the next digit is a part of: the code, later the tie
 
 
-class _Search:
-    """One radix select, for all strata at once: the digits settled so far, and the amount left below them."""
+class Search:
+    """One radix select, for all strata at once: the digits settled so far, and the amount left below them.
+
+    Args:
+        read: the corpus.
+        names: the columns that priorities are made of.
+        code: makes priorities, uint32 [N], of these columns.
+        amount_S: as `find_thresholds` takes it.
+        seed: likewise.
+        weight: likewise.
+    """
 
     def __init__(
         self,

@@ -95,9 +95,12 @@ class Selection:
         bits = {"bitmap": 0} | {f"bit{bit}": bit for bit in range(8)}
         if not tensors or not tensors.keys() <= bits.keys():
             raise StoreMismatch(f"{path} is not a selection: it holds {', '.join(tensors)}")
-        counts = np.zeros(header["corpus_documents"], dtype=np.uint8)
+        counts: Any = 0
         for name, plane in tensors.items():
-            counts |= np.unpackbits(plane, count=counts.size) << np.uint8(bits[name])
+            unpacked = np.unpackbits(plane, count=header["corpus_documents"])
+            unpacked <<= np.uint8(bits[name])
+            unpacked |= counts
+            counts = unpacked
         return cls(counts, header["corpus_digest"], header["cut"])
 
     def check_corpus(self, corpus_digest: str, corpus: str) -> None:

@@ -108,7 +108,7 @@ def on_the_fly(rows, mode):
     if mode == "curve":
         copies = CopiesByCurve(UpsamplingCurve(), "top", 0, shares(read, "top", 0, None, 1))
         (held,) = copies.held(read, None, 1)
-        find_thresholds(read, "top", [min(rows, held)], copies=copies)
+        copies.find_thresholds(read, [min(rows, held)])
     else:
         find_thresholds(read, mode, [rows // 5])
     return time.process_time() - start

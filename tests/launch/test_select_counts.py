@@ -118,6 +118,10 @@ def test_mixtures_duplicates_and_soft_cuts(folder, tmp_path, capsys):
     assert choose(folder, tmp_path / "soft", "--k", 20, "--mode", "direct", "--temperature", 2) == 0
     soft = counts_of(folder, Cut("direct", k=20, temperature=2))
     assert load(tmp_path / "soft")["id"] == [document(n)["id"] for n in np.flatnonzero(soft)]
+    assert choose(folder, tmp_path / "scaled", "--k", 20, "--mode", "ips", "--temperature", 2, "--normalize") == 0
+    scaled = counts_of(folder, Cut("ips", k=20, temperature=2, normalize=True))
+    assert load(tmp_path / "scaled")["id"] == [document(n)["id"] for n in np.flatnonzero(scaled)]
+    assert "exp(-score / 2 standard deviations)" in (tmp_path / "scaled" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

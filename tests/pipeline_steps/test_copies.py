@@ -31,7 +31,7 @@ from pipeline_steps.numerics import copies as module
 from pipeline_steps.numerics import priority
 from pipeline_steps.numerics.copies import CopiesByCurve, CopiesByScore, event_keys, shares
 from pipeline_steps.numerics.mixtures import share_out
-from pipeline_steps.numerics.priority import find_thresholds, priority_code, tie_hash
+from pipeline_steps.numerics.priority import priority_code, tie_hash
 from pipeline_steps.scorers.base import SCORE_FIELDS
 from pipeline_steps.stores.source_store import SourceStore
 
@@ -61,7 +61,7 @@ def copies_of(rule, columns, strata, seed, weight):
 
 
 def counted(copies, columns, amounts, seed, weight):
-    found = find_thresholds(reader(columns), "top", amounts, seed, weight, copies=copies)
+    found = copies.find_thresholds(reader(columns), amounts, seed, weight)
     return copies.counts(found, columns, 0, seed)
 
 
@@ -266,6 +266,10 @@ def test_a_temperature_softens(stores):
     best = np.sort(store.scores)[-50:].sum()
     assert store.scores[hard.mask].sum() == best
     assert best > store.scores[soft.mask].sum() > store.scores[flat.mask].sum()
+    scaled = select(store, Cut("direct", k=50, temperature=2 * float(np.float32(store.scores.std(dtype=float)))))
+    normalized = select(store, Cut("direct", k=50, temperature=2, normalize=True))
+    for same in (normalized, select(store, Cut("direct", k=50, temperature=2, normalize=True))):
+        np.testing.assert_array_equal(same.counts, scaled.counts)
     assert Cut("direct", k=5, temperature=1).made() == Cut("direct", k=5).made()
     halved = {"score": store.scores / np.float32(2), "key": store.keys}
     np.testing.assert_array_equal(
