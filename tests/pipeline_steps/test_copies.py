@@ -1,5 +1,6 @@
 """Documents are kept as often as a full sort of all their copies says: nested, within the amount, along the curve."""
 
+import hashlib
 import json
 import re
 
@@ -258,6 +259,34 @@ def test_a_cut_survives_json_and_old_ones_keep_their_digest(stores):
     assert Cut("top", k=1).made() == {"mode": "top", "k": 1, "rate": None, "token_budget": None, "seed": 0}
     first = select(store, cut, labels)
     np.testing.assert_array_equal(select(store, cut, labels).counts, first.counts)  # from the published file
+
+
+PINNED = {
+    ("top", "k", 30): "c1a5bb24eba86489",
+    ("ips", "rate", 0.4): "c947f9641f4dfe64",
+    ("direct", "token_budget", 200): "47ac9024a70256f9",
+    ("poisson", "rate", 0.4): "b4cf9edd2f22ca7a",
+    ("random", "k", 30): "5eaf4698caba9768",
+}
+
+
+def test_selections_of_one_copy_have_the_bytes_they_had_before_there_were_copies(tmp_path):
+    store = SourceStore(str(tmp_path / "s"), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS]))
+    store.begin("scores", {"scorer": "test"}, None)
+    for source, first, n in (("a", 0, 50), ("b", 50, 70)):
+        i = np.arange(first, first + n, dtype=np.uint64)
+        columns = {
+            "key": i * np.uint64(0x9E3779B97F4A7C15),
+            "score": (i * np.uint64(7) % np.uint64(11)).astype(np.float32) / 4,
+            "tokens": (i % np.uint64(9) + np.uint64(1)).astype(np.uint32),
+        }
+        store.seal(source, columns)
+    store.finish_task(0, 1, ["a", "b"])
+    for (mode, amount, value), expected in PINNED.items():
+        select(ScoreStore.open(store.path), Cut(mode, **{amount: value}, seed=3)).save(str(tmp_path / "file"))
+        assert hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()[:16] == expected
+    cuts = sorted((tmp_path / "s" / "cuts").iterdir())
+    assert cuts[0].name == "549020a5a711d93748c30847c2a044ae.json"
 
 
 def test_a_temperature_softens(stores):
