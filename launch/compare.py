@@ -41,7 +41,7 @@ class Side:
         kind: "selection", "scores" or "dataset".
         digest: digest of the corpus.
         documents: N, the number of documents of the corpus.
-        mask: bool [N], which documents the side keeps; None if the side is scores.
+        counts: uint8 [N], how often the side keeps each document; None if the side is scores.
         store: the scores; None if the side is a selection.
     """
 
@@ -49,7 +49,7 @@ class Side:
     kind: str
     digest: str
     documents: int
-    mask: np.ndarray | None
+    counts: np.ndarray | None
     store: ScoreStore | None
 
 
@@ -68,10 +68,10 @@ def open_side(path: str) -> Side:
         raise StoreIncomplete(f"{path} cannot be read ({why_not(path, error)}") from error
     if is_file or path.endswith(".safetensors"):
         selection = Selection.load(path)
-        return Side(path, "selection", selection.corpus_digest, selection.mask.size, selection.mask, None)
+        return Side(path, "selection", selection.corpus_digest, selection.counts.size, selection.counts, None)
     if is_dataset:
         selection = Selection.load(f"{path}/selection.safetensors")
-        return Side(path, "dataset", selection.corpus_digest, selection.mask.size, selection.mask, None)
+        return Side(path, "dataset", selection.corpus_digest, selection.counts.size, selection.counts, None)
     if not is_store:
         raise StoreMismatch(f"{path} is neither a selection, nor a score store, nor a dataset of winnow select")
     store = ScoreStore.open(path)
@@ -103,8 +103,11 @@ def compare(a: str, b: str, rate: float, corpus: str | None, shown: int, reading
     scores = [None if side.store is None or _by_chance(side.store) else _oriented(side.store) for side in (one, other)]
     if any(score_N is not None for score_N in scores):
         require("scipy", "eval")
-    masks = _masks(one, other, rate)
+    counts = _counts(one, other, rate), _counts(other, one, rate)
+    masks = counts[0] > 0, counts[1] > 0
     found: dict[str, Any] = {"a": a, "b": b, "corpus_documents": one.documents, **overlap(*masks)}
+    if max(int(own.max()) for own in counts) > 1:
+        found["copies"] = overlap_of_copies(*counts)
     found["kept_by"] = [_kept_by(side, found["b" if side is one else "a"], rate, other) for side in (one, other)]
     if one.store is not None and scores[0] is not None and scores[1] is not None:
         found["tau"] = rank_agreement(scores[0], scores[1], one.store.keys)
@@ -138,6 +141,16 @@ def overlap(mask_N: np.ndarray, other_N: np.ndarray) -> dict[str, Any]:
         "share_of_b_in_a": both / b,
         "share_of_b_in_a_by_chance": a / N,
     }
+
+
+def overlap_of_copies(count_N: np.ndarray, other_N: np.ndarray) -> dict[str, Any]:
+    """Count what two selections have in common if a document counts as often as both keep it.
+
+    The Jaccard index is the weighted one: the sum of the smaller counts over the sum of the larger counts.
+    """
+    both, either = (int(pick(count_N, other_N).sum(dtype=np.int64)) for pick in (np.minimum, np.maximum))
+    kept = [int(own.sum(dtype=np.int64)) for own in (count_N, other_N)]
+    return {"kept": kept, "both": both, "jaccard": both / either}
 
 
 def rank_agreement(score_N: np.ndarray, other_N: np.ndarray, key_N: np.ndarray) -> dict[str, Any]:
@@ -174,6 +187,11 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     table.add_row("kept by both", f"{found['both']:,}", f"{chance:,.1f}")
     for name, title in {"jaccard": "Jaccard", "share_of_a_in_b": "of A in B", "share_of_b_in_a": "of B in A"}.items():
         table.add_row(title, f"{found[name]:.4f}", f"{found[f'{name}_by_chance']:.4f}")
+    if copies := found.get("copies"):
+        a, b = copies["kept"]
+        table.add_row("copies by A, by B", f"{a:,}, {b:,}", "")
+        table.add_row("copies by both", f"{copies['both']:,}", "")
+        table.add_row("Jaccard of copies", f"{copies['jaccard']:.4f}", "")
     if tau := found.get("tau"):
         low, high = tau["interval"]
         table.add_row("Kendall's tau", f"{tau['tau']:.4f} ({low:.4f} to {high:.4f})", "0")
@@ -190,27 +208,24 @@ def show(found: Mapping[str, Any], console: Console) -> None:
                 console.print(f"    {text.replace(chr(10), chr(10) + '    ')}", highlight=False, markup=False)
 
 
-def _masks(one: Side, other: Side, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    return _mask(one, other, rate), _mask(other, one, rate)
-
-
-def _mask(side: Side, other: Side, rate: float) -> np.ndarray:
-    """Return which documents a side keeps. Scores keep as many of their best as the other side does."""
-    if side.mask is not None:
-        return side.mask
+def _counts(side: Side, other: Side, rate: float) -> np.ndarray:
+    """Return how often a side keeps documents. Scores keep as many documents of their best as the other side does."""
+    if side.counts is not None:
+        return side.counts
     assert side.store is not None
     mode: Any = "random" if _by_chance(side.store) else "bottom" if side.store.lower_is_better else "top"
-    cut = Cut(mode, rate=rate) if other.mask is None else Cut(mode, k=int(other.mask.sum()))
-    return select(side.store, cut).mask
+    cut = Cut(mode, rate=rate) if other.counts is None else Cut(mode, k=int(np.count_nonzero(other.counts)))
+    return select(side.store, cut).counts
 
 
 def _kept_by(side: Side, other_path: str, rate: float, other: Side) -> str:
     if side.store is None:
         return ""
     if _by_chance(side.store):
-        return f"{rate:.0%} by chance" if other.mask is None else f"as many as {other_path} keeps, by chance (seed 0)"
+        by_rate = f"{rate:.0%} by chance"
+        return by_rate if other.counts is None else f"as many as {other_path} keeps, by chance (seed 0)"
     end = "lowest" if side.store.lower_is_better else "highest"
-    return f"its {end} {rate:.0%}" if other.mask is None else f"as many of its {end} as {other_path} keeps"
+    return f"its {end} {rate:.0%}" if other.counts is None else f"as many of its {end} as {other_path} keeps"
 
 
 def _by_chance(store: ScoreStore) -> bool:

@@ -25,12 +25,14 @@ def show_coverage(rows: list[dict[str, Any]], console: Console) -> None:
     """Print what `compare` found."""
     table = Table(box=None)
     table.add_column("selection", overflow="fold")
-    columns = ["documents", "clusters", "evenness", "to corpus", "to uniform"]
+    counted = any(row["copies"] != row["documents"] for row in rows)
+    columns = ["documents", *(["copies"] if counted else []), "clusters", "evenness", "to corpus", "to uniform"]
     for name in [*columns, *(["quality"] if rows[0]["quality"] is not None else [])]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         evenness = row["entropy"] / row["attainable"] if row["attainable"] else 1.0
-        cells = [f"{row['documents']:,}", f"{row['clusters']:,}", f"{evenness:.3f}"]
+        cells = [f"{row['documents']:,}", *([f"{row['copies']:,}"] if counted else [])]
+        cells += [f"{row['clusters']:,}", f"{evenness:.3f}"]
         cells += [f"{row['to_corpus']:.4f}", f"{row['to_uniform']:.4f}"]
         table.add_row(row["selection"], *cells, *([] if row["quality"] is None else [f"{row['quality']:.4g}"]))
     console.print(table)

@@ -267,7 +267,13 @@ class _Stages:
         """Return the documents that a sampler keeps at a rate."""
         seed = self.study.selection_seed
         return Selected(
-            scores=self.scores(sampler), sampler=sampler.name, mode=self._mode(sampler), rate=rate, seed=seed
+            scores=self.scores(sampler),
+            sampler=sampler.name,
+            mode=self._mode(sampler),
+            rate=rate,
+            seed=seed,
+            shaping=sampler.shaping,
+            labels=sampler.labels,
         )
 
     def _joined(self, settings: JoinSettings) -> Joined:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError, WithJsonSchema, create_model
 
-from launch.study_sections import Name, Section
+from launch.study_sections import Name, Section, Shaped
 from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
@@ -29,11 +29,15 @@ class StudySampler(Sampler):
         row: the name of the table's row that it is made from.
         scores: a score store that exists already, instead of scoring; "" if the study scores.
         asked_mode: how the study says that the scores are cut; "" if it does not say.
+        shaping: further arguments of its Cut.
+        labels: a label store whose labels are cut each by itself; "" for none.
     """
 
     row: str = ""
     scores: str = ""
     asked_mode: str = ""
+    shaping: Mapping[str, Any] = field(default_factory=dict)
+    labels: str = ""
 
     @property
     def scored_by(self) -> tuple[Any, ...]:
@@ -41,7 +45,7 @@ class StudySampler(Sampler):
         return self.scorer, self.model, dict(self.options), self.scores
 
 
-class SamplerSettings(Section):
+class SamplerSettings(Shaped):
     """What a study says about a sampler; everything else comes from the table's row."""
 
     name: Name
@@ -69,8 +73,11 @@ class SamplerSettings(Section):
             raise refusal(f"{self.name} needs a model: Hub id, folder, or MODEL@STEP of this study", given=self.name)
         values = {field.name: getattr(row, field.name) for field in fields(Sampler)}
         values |= {"name": self.name, "model": model, "options": {**row.options, **_options(row, self.options)}}
-        values["cut"] = self.mode or row.cut
-        return StudySampler(**values, row=row.name, scores=self.scores or "", asked_mode=self.mode or "")
+        asked = "top" if self.copies and not self.mode else self.mode or ""
+        values["cut"] = asked or row.cut
+        self.checked(self.likely_mode if self.scores and not asked else values["cut"], rate=0.5)
+        values |= {"shaping": self.shaping(), "labels": self.labels or ""}
+        return StudySampler(**values, row=row.name, scores=self.scores or "", asked_mode=asked)
 
 
 def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +132,13 @@ def sampler_schema() -> dict[str, Any]:
         "mode": {"enum": list(MODES)},
         "options": {"type": "object"},
         "scores": {"type": "string"},
+        "temperature": {"type": "number"},
+        "normalize": {"type": "boolean"},
+        "upsample": {"type": "object"},
+        "copies": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "mixture": {"type": "object", "additionalProperties": {"type": "number"}},
+        "labels": {"type": "string"},
+        "fill": {"enum": ["none", "others"]},
     }
     own = {"type": "object", "additionalProperties": False, "properties": settings}
     return {"anyOf": [{"enum": known}, {"type": "object", "maxProperties": 1, "additionalProperties": own}]}

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from evaluate_suite.registry import registry
 from launch.yaml_places import nearest, refusal, short
+from pipeline_steps.errors import InvalidCut
+from pipeline_steps.filters.cut_settings import Cut
 from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.samplers import FULL
 
@@ -146,14 +148,61 @@ class EngineSettings(Section):
         return self
 
 
-class AskedDataset(Section):
-    """A dataset of the documents that a sampler keeps, as `winnow select` writes it."""
+class Shaped(Section):
+    """What a sampler or a dataset says of its cut beside mode and amount."""
+
+    temperature: float = 1.0
+    """Of the modes ips and direct: what scores are divided by."""
+    normalize: bool = False
+    """Divide scores by their standard deviation too."""
+    upsample: dict[str, Any] | None = None
+    """Keep the better documents several times: drop, cap, power, growth and dither of the curve."""
+    copies: dict[str, int] | None = None
+    """How often to keep a document, by its score and up, {"1": 1, "2": 3}."""
+    mixture: dict[str, float] | None = None
+    """Shares of the amount by label, of `labels`."""
+    labels: str | None = None
+    """A label store: each label is cut by itself."""
+    fill: Literal["none", "others"] = "none"
+    """What to do if a label holds less than its share: refuse, or give the rest to the others."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Shaped:
+        if self.mixture and not self.labels:
+            raise refusal("a mixture is of labels: add labels, a store of MetadataLabels", "mixture")
+        return self
+
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that are given, as arguments of Cut."""
+        return {
+            name: getattr(self, name) for name in _SHAPING if getattr(self, name) != Shaped.model_fields[name].default
+        }
+
+    def checked(self, mode: str, **amount: Any) -> Cut:
+        """Return the cut, or refuse settings that do not go together."""
+        try:
+            return Cut("top" if self.copies else mode, **amount, **self.shaping())  # type: ignore[arg-type]
+        except InvalidCut as error:
+            raise refusal(str(error)) from error
+
+    @property
+    def likely_mode(self) -> str:
+        """Return a mode that the settings go with, where only the scores say which it is."""
+        return "direct" if self.temperature != 1 or self.normalize else "top"
+
+
+_SHAPING = ("temperature", "normalize", "upsample", "copies", "mixture", "fill")
+
+
+class AskedDataset(Shaped):
+    """A dataset of the documents that a sampler keeps, as `winnow select` writes it; shaped as the sampler's own cut
+    unless it says something of its shape."""
 
     output: str
     """A new folder: local, s3://..., or hf://datasets/USER/NAME."""
     sampler: str | None = None
     """The sampler whose documents are written; a study of one sampler need not say it."""
-    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    rate: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1)] | None = None
     token_budget: Annotated[int, Field(ge=1)] | None = None
     mode: str | None = None
@@ -163,14 +212,24 @@ class AskedDataset(Section):
     score_column: str | None = None
     """The column that scores go to; default: the scorer's."""
     private: bool = False
+    repeat: bool = False
+    """A row for each copy, instead of a column `count`."""
 
     @model_validator(mode="after")
     def _one_amount(self) -> AskedDataset:
         if self.mode is not None and self.mode not in MODES:
             raise refusal(f"no mode {self.mode!r}: {nearest(self.mode, MODES)}", given=self.mode)
-        if sum(one is not None for one in (self.rate, self.k, self.token_budget)) != 1:
+        given = sum(one is not None for one in (self.rate, self.k, self.token_budget))
+        if given != 1 and not (given == 0 and self.copies):
             raise refusal("a dataset needs one of rate, k and token_budget", given="output")
+        if self.shaping() or self.rate is None or self.rate <= 1:  # the sampler's shape may allow more
+            self.checked(self.mode or self.likely_mode, **self.amount)
         return self
+
+    @property
+    def amount(self) -> dict[str, Any]:
+        """Return the amount and the seed, as arguments of Cut."""
+        return {"k": self.k, "rate": self.rate, "token_budget": self.token_budget, "seed": self.seed}
 
 
 class JoinSettings(Section):

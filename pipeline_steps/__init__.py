@@ -1,6 +1,6 @@
 """Data selection as datatrove steps: every method writes a score, every selection is one exact cut of a score.
 
-    reader -> scorer -> score store -> cut -> filter (documents) or Selection (a bitmap for training)
+    reader -> scorer -> score store -> cut -> filter (documents) or Selection (counts for training)
 
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
            SemDeDupScorer and PrototypesScorer (after Embedder, KMeansFit, KMeansAssign; SemDeDupSimilarities),
@@ -9,8 +9,9 @@ Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, Densit
            draw from); your own: BaseScorer; several made into one: `combine`
 Joins      JoinKeys, then JoinScores: annotations that others have published, as a score store
 Samplers   `samplers`: one row for each, with its scorer, what that stands on, and how its scores are cut
-Filters    TopKFilter, IPSFilter, RandomFilter; ScoreSelector finds their cut ahead of them, MetadataLabels
-           stores the categories to cut by; `coverage` measures what was selected
+Filters    TopKFilter (with an UpsamplingCurve), IPSFilter, RandomFilter, CutFilter of any Cut; ScoreSelector finds
+           their cut ahead of them, MetadataLabels stores the categories to cut by; `coverage` measures what was
+           selected
 Stores     ScoreStore, and Selection made by `select(store, Cut(...))`; `cascade` of two
 Readers    InstalledDocsReader: the documentation of the installed Python packages, a corpus on every machine;
            Documents: what is in memory, shared out among tasks
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline_steps.filters.selection_filters import CutFilter, IPSFilter, RandomFilter, ScoreSelector, TopKFilter
     from pipeline_steps.joins.keys import JoinKeys
     from pipeline_steps.joins.scores import JoinScores
+    from pipeline_steps.numerics.copies import UpsamplingCurve
     from pipeline_steps.readers.documents import Documents
     from pipeline_steps.readers.installed_docs import InstalledDocsReader
     from pipeline_steps.scorers.ask_llm import AskLLMScorer
@@ -64,6 +66,7 @@ _NAMES = {
     "filters.selection_filters": "CutFilter IPSFilter RandomFilter ScoreSelector TopKFilter",
     "joins.keys": "JoinKeys",
     "joins.scores": "JoinScores",
+    "numerics.copies": "UpsamplingCurve",
     "readers.documents": "Documents",
     "readers.installed_docs": "InstalledDocsReader",
     "scorers.ask_llm": "AskLLMScorer",
@@ -125,6 +128,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "SemDeDupScorer",
     "SemDeDupSimilarities",
     "TopKFilter",
+    "UpsamplingCurve",
     "WinnowError",
     "cascade",
     "combine",

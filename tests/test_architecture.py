@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "launch": {"pipeline_steps", "train", "evaluate_suite"},
 }
 NUMERICS_MAY_IMPORT = {"__future__", "collections", "concurrent", "dataclasses", "functools", "hashlib", "itertools"}
-NUMERICS_MAY_IMPORT |= {"math", "typing"}
+NUMERICS_MAY_IMPORT |= {"fractions", "math", "operator", "typing"}
 NUMERICS_MAY_IMPORT |= {"numba", "numpy", "regex", "xxhash"}
 OURS_FOR_NUMERICS = ("pipeline_steps.numerics", "pipeline_steps.errors", "pipeline_steps.paper")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import document
+from datatrove.pipeline.readers import JsonlReader
 
 
 README = Path(__file__).parent.parent / "README.md"
@@ -55,6 +56,9 @@ def test_the_examples_run_in_order(folder):
     assert int(dropped.stdout) == 72
     by_host = subprocess.run(f"zcat {folder}/kept-by-host/*.gz | wc -l", shell=True, capture_output=True, text=True)
     assert int(by_host.stdout) == 18  # 2 of the 10 with one digit, 16 of the 80 with two
+
+    outputs = {name: len(list(JsonlReader(str(folder / name)).run())) for name in ("upsampled", "mixed", "soft")}
+    assert outputs == {"upsampled": 90, "mixed": 20, "soft": 20}
 
     d4 = subprocess.run(f"zcat {folder}/d4/*.gz | wc -l", shell=True, capture_output=True, text=True)
     minhashed = subprocess.run(f"zcat {folder}/minhashed/*.gz | wc -l", shell=True, capture_output=True, text=True)

@@ -4,8 +4,8 @@
     megatron  text_document.bin, text_document.idx   Megatron-LM, NeMo: --data-path FOLDER/text_document
     mds       shard.00000.mds ..., index.json        MosaicML Streaming: StreamingDataset(local=FOLDER)
 
-Documents come in corpus order. Each writer takes them from `chosen_documents`, the one place that knows which are
-chosen, a few thousand at a time, so the memory does not grow with the corpus.
+A document comes as often as it is selected. Each writer takes them from `chosen_documents`, the one place that knows
+which are chosen, a few thousand at a time, so the memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def materialise(
             whose trainers put documents side by side; `ds` files hold what the store holds.
 
     Returns:
-        How many documents and tokens were written.
+        How many documents and tokens were written, all copies counted.
 
     Raises:
         StoreMismatch: `output` exists already, or the selection was made for another corpus.
@@ -89,14 +89,19 @@ def materialise(
 
 
 def chosen_documents(store: TokenStore, selection: Selection | None, eos: int | None) -> Iterator[Documents]:
-    """Yield the chosen documents in corpus order, each with `eos` at its end if that is not None."""
+    """Yield the chosen documents, each with `eos` at its end if that is not None.
+
+    Sources come in corpus order. Of each, all chosen documents come first, then once more all that are selected twice
+    or more, and so on.
+    """
     begin = 0
     for name, tokens, offsets in store.by_source():
         count = len(offsets) - 1
-        kept = np.ones(count, dtype=bool) if selection is None else selection.mask[begin : begin + count]
+        counts = np.ones(count, np.uint8) if selection is None else selection.counts[begin : begin + count]
         begin += count
-        for start in range(0, count, _BLOCK):
-            own, edges = kept[start : start + _BLOCK], offsets[start : start + _BLOCK + 1]
+        layers = range(1, int(counts.max(initial=0)) + 1)
+        for layer, start in ((layer, start) for layer in layers for start in range(0, count, _BLOCK)):
+            own, edges = counts[start : start + _BLOCK] >= layer, offsets[start : start + _BLOCK + 1]
             lengths = np.diff(edges)
             if (longest := int(lengths.max())) > _LONGEST:
                 raise InvalidCut(f"a document of {store.path}/parts/{name} has {longest:,} tokens: leave it out")

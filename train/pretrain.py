@@ -120,7 +120,7 @@ class PretrainPlan:
             "corpus_digest": store.corpus_digest,
             "corpus_documents": store.documents,
             "corpus_tokens": store.tokens,
-            "selection_digest": selection and xxhash.xxh3_128_hexdigest(np.packbits(selection.mask).tobytes()),
+            "selection_digest": selection and selection.counts_digest,
             "selected_documents": replay.documents,
             "selected_tokens": replay.tokens,
             "cut": selection and selection.cut,

@@ -1,6 +1,8 @@
 """Which tokens sample i of a run shows: any selection, replayed for as long as the run lasts.
 
-The selected documents, one after the other with nothing between them, form a ring of T tokens. Epoch e cuts it into
+The selected documents, one after the other with nothing between them, form a ring of T tokens. A document that is
+selected several times is there as often: the ring is made of layers, of which layer j holds the documents that are
+selected j times or more, in corpus order, so copies stand far from each other. Epoch e cuts the ring into
 W = T // L windows, starting at a place of its own, and shows them in an order of its own: sample i is window
 permutation_e(i mod W) of epoch e = i // W. Every window is shown once before any is shown again; the T mod L tokens
 an epoch leaves out differ from epoch to epoch. All is a function of (seed, i): the same for any number of processes,
@@ -51,8 +53,8 @@ class Replay:
         seed: of order and starting places.
 
     Attributes:
-        documents: how many are selected.
-        tokens: T.
+        documents: how many are selected, each counted once.
+        tokens: T, all copies counted.
         windows: W, windows of an epoch.
 
     Raises:
@@ -65,7 +67,7 @@ class Replay:
             selection.check_corpus(store.corpus_digest, str(store.path))
         self.store, self.raw_length, self.seed = store, raw_length, seed
         self.documents = store.documents if selection is None else selection.documents
-        starts, shifts, self.tokens = _runs(store.lengths_by_source(), None if selection is None else selection.mask)
+        starts, shifts, self.tokens = _layers(store, selection)
         self.windows = self.tokens // raw_length
         if self.windows == 0:
             raise InvalidCut(
@@ -150,14 +152,28 @@ def _find_pieces(
     return count
 
 
-def _runs(lengths_by_source: Iterable[np.ndarray], mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
-    """Find runs of neighbouring selected documents; documents without tokens belong to none.
+def _layers(store: TokenStore, selection: Selection | None) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return what `_runs` returns, of all layers: 16 bytes a run of each."""
+    starts, shifts, ring = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    for layer in range(1, 2 if selection is None else selection.most + 1):
+        mask = None if selection is None else selection.counts >= layer
+        start, shift, ring = _runs(store.lengths_by_source(), mask, ring)
+        starts.append(start)
+        shifts.append(shift)
+    return np.concatenate(starts), np.concatenate(shifts), ring
 
-    Returns where each run begins in the ring and how far from there it stands in the store, int64 [runs] each, and T.
-    It takes a source at a time: a crawl has hundreds of millions of documents.
+
+def _runs(
+    lengths_by_source: Iterable[np.ndarray], mask: np.ndarray | None, ring: int = 0
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Find runs of neighbouring documents of a layer, whose ring is `ring` tokens long before it.
+
+    Returns where each run begins in the ring and how far from there it stands in the store, int64 [runs] each, and
+    how long the ring is then. Documents without tokens belong to no run. It takes a source at a time: a crawl has
+    hundreds of millions of documents.
     """
     starts, shifts = [], []
-    documents, position, ring, last_shift = 0, 0, 0, -1
+    documents, position, last_shift = 0, 0, -ring - 1  # the last is none of a document's: it would begin at -1
     for length in lengths_by_source:
         begin = position + np.cumsum(length) - length
         kept = length > 0

@@ -30,6 +30,16 @@ def _named(kind: Any, words: Sequence[Token]) -> list[tuple[str, str]]:
     return [named_place(word.value) for word in words]
 
 
+def _valued(kind: Any, words: Sequence[Token]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for word in words:
+        name, _, value = word.value.rpartition("=")
+        if not name or not value or name in dict(pairs):
+            raise ValueError(f"{word.value!r} must be NAME=VALUE, each name once")
+        pairs.append((name, value))
+    return pairs
+
+
 PLACE = Parameter(validator=_each(place), metavar="PATH")
 """A file or folder that is opened."""
 MODEL = Parameter(validator=_each(place), metavar="MODEL")
@@ -46,5 +56,7 @@ NamedPlaces = Annotated[list[tuple[str, str]], SEVERAL, Parameter(converter=_nam
 """Files or folders with names, as in `--scores a=DIR b=DIR`."""
 Rows = Annotated[Reading, Parameter(name="*")]
 """Flags that say how the rows of a corpus are read."""
+NamedValues = Annotated[list[tuple[str, str]], SEVERAL, Parameter(converter=_valued, n_tokens=1, metavar="NAME=VALUE")]
+"""Values with names, as in `--mixture web=0.6 wiki=0.4`."""
 Forwarded = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 """Words that are handed on as they are."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter
 
-from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, Rows
+from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, NamedValues, Rows
 from pipeline_steps.errors import InvalidCut, WinnowError
 from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.terminal import Terminal
 
+
+if TYPE_CHECKING:
+    from pipeline_steps.filters.cuts import Cut
 
 # As in pipeline_steps.numerics.priority, which imports NumPy
 Mode = Literal["top", "bottom", "pareto", "random", "ips", "direct", "poisson"]
@@ -22,12 +25,14 @@ Format = Literal["parquet", "jsonl"]
 
 def _one_amount(given: ArgumentCollection) -> None:
     names = [one.name for one in given.filter_by(value_set=True)]
-    if len(names) != 1:
-        found = f"not {' and '.join(names)}" if names else "select needs one of them"
+    amounts = [name for name in names if name != "--copies"]
+    if len(amounts) > 1 or not names:
+        found = f"not {' and '.join(amounts)}" if amounts else "select needs one of them"
         raise ValueError(f"give one of --rate, --k and --token-budget: {found}")
 
 
 _AMOUNT = Parameter(group=Group("How much to keep, one of", sort_key=2, validator=_one_amount))
+_SHAPE = Parameter(group=Group("Copies, soft cuts and mixtures", sort_key=3))
 
 
 @Parameter(name="*")
@@ -62,9 +67,11 @@ class Cutting:
     """The flags that say which documents `select` keeps.
 
     Attributes:
-        rate: share of the documents to keep.
-        k: documents to keep.
-        token_budget: tokens to keep, of a scorer that counts them.
+        rate: share of the documents to keep; with --upsample or --copies, copies per document, such as 1.5.
+        k: documents to keep, or copies.
+        token_budget: tokens to keep, of a scorer that counts them; copies count.
+        copies: how often to keep a document, by its score: 1=1 2=3 9=5 keeps a score of 1 once, of 2 to 8 three
+            times, of 9 or more five times, lower ones never. All copies, or those that fit one of the amounts above.
         mode: how the score is cut; if not given, as the paper does.
         seed: of random modes, and among equal scores.
     """
@@ -72,8 +79,36 @@ class Cutting:
     rate: Annotated[float | None, _AMOUNT] = None
     k: Annotated[int | None, _AMOUNT] = None
     token_budget: Annotated[int | None, _AMOUNT] = None
+    copies: Annotated[NamedValues | None, _AMOUNT] = None
     mode: Mode | None = None
     seed: int = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Shaping:
+    """The flags of cuts that are not sharp, not of one share of the corpus, or keep documents several times.
+
+    Attributes:
+        temperature: what scores are divided by in the modes ips and direct, so that the cut is soft: near 0 the
+            highest scores are kept, far above 1 a uniform sample.
+        normalize: divide scores by their standard deviation too, so that a temperature of 1 means the same for all.
+        upsample: keep the better documents several times (modes top and bottom), along OLMo 3's curve
+            C * (x - drop)**power * exp(growth * (x - drop)) of the share x that scores lower: drop=0.4 drops the
+            lowest 40 %, cap=7 is the most copies, power=1, growth=1; those not given are as here. The amount sets C.
+        mixture: shares of the amount by label, each label cut by its own scores; needs --labels.
+        labels: a store of MetadataLabels; without --mixture, each label is cut by itself, with the same amount.
+        fill: if a label holds less than its share: refuse (none), or give the rest to the others.
+        repeat: write a row for each copy, with ids that end in #2, #3 ..., instead of one row with a column count.
+    """
+
+    temperature: Annotated[float, _SHAPE] = 1.0
+    normalize: Annotated[bool, _SHAPE] = False
+    upsample: Annotated[NamedValues | None, _SHAPE] = None
+    mixture: Annotated[NamedValues | None, _SHAPE] = None
+    labels: Annotated[str | None, PLACE, _SHAPE] = None
+    fill: Annotated[Literal["none", "others"], _SHAPE] = "none"
+    repeat: Annotated[bool, _SHAPE] = False
 
 
 @Parameter(name="*")
@@ -142,6 +177,7 @@ def select(
     scoring: Scoring,
     writing: Writing,
     cutting: Cutting = Cutting(),
+    shaping: Shaping = Shaping(),
     *,
     sampler: Annotated[str | None, NAME] = None,
     scores: Annotated[str | None, PLACE] = None,
@@ -153,6 +189,9 @@ def select(
     any time; the same command goes on where it was, and the files are the same to the byte for any --workers.
     Credentials come from the environment (AWS_..., HF_TOKEN or `hf auth login`), never from a path.
 
+    A document that is kept several times has one row, whose column `count` says how often: the dataset stays small,
+    and its ids are the corpus's. Give --repeat for a trainer that reads no counts.
+
     Args:
         sampler: as of winnow score; says how the score is cut, too.
         scores: a finished score store of this corpus, instead of scoring.
@@ -161,6 +200,10 @@ def select(
       winnow select --corpus crawl/ --sampler ask-llm --proxy google/flan-t5-large --rate 0.2 --output kept
       winnow select --corpus crawl/ --sampler density --k 100000 --seed 1 --output s3://bucket/kept
       winnow select --corpus crawl/ --scores work/scores/ask-llm --token-budget 1000000000 --output kept --format jsonl
+      winnow select --corpus crawl/ --scores work/scores/ask-llm --token-budget 5000000000 --upsample cap=7 \\
+          --output upsampled
+      winnow select --corpus crawl/ --scores work/scores/ask-llm --token-budget 5000000000 --labels labels/ \\
+          --mixture web=0.6 wiki=0.4 --output mixed
       winnow select --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz --sampler random --rate 0.1 \\
           --output hf://datasets/USER/c4-tenth --private
     """
@@ -169,19 +212,21 @@ def select(
     from launch.stages.datasets import Dataset
 
     start, work = time.monotonic(), writing.work_folder()
-    values = _values(scoring, writing, cutting, sampler, scores)
+    values = _values(scoring, writing, cutting, shaping, sampler, scores)
     refuse_inside(scoring.corpus, writing.output, work)
     small = SmallStudy("winnow select", f"{work}/{sampler or 'scores'}.yaml", values, scoring.workers, ("datasets",))
     stages = Plan.of(small.study()).stages.values()
     (dataset,) = (stage for stage in stages if isinstance(stage, Dataset))
     if (record := dataset.published()) is None:
-        if cutting.k and not scores:
+        if cutting.k and not scores and not shaping.upsample and not cutting.copies:
             _refuse_more_than_there_are(cutting.k, scoring)
         small.run()
         record = dataset.record(work)
     before, after = record["documents"]
     Terminal().print(
-        f"{after:,} of {before:,} documents, {time.monotonic() - start:,.1f} s: {writing.output}"
+        f"{after:,} of {before:,} documents"
+        + (f" in {record['copies']:,} copies" if "copies" in record else "")
+        + f", {time.monotonic() - start:,.1f} s: {writing.output}"
         + (f"\nscores   {scores or f'{work}/scores'}" if scores or os.path.isdir(f"{work}/scores") else ""),
         highlight=False,
         soft_wrap=True,
@@ -201,11 +246,11 @@ def _refuse_more_than_there_are(k: int, scoring: Scoring) -> None:
 
 
 def _values(
-    scoring: Scoring, writing: Writing, cutting: Cutting, sampler: str | None, scores: str | None
+    scoring: Scoring, writing: Writing, cutting: Cutting, shaping: Shaping, sampler: str | None, scores: str | None
 ) -> dict[str, Any]:
     from launch.datasets.settings import check_scores, usual_mode
     from launch.small_studies import given_scores_values, score_values
-    from pipeline_steps.filters.cuts import Cut
+    from pipeline_steps.samplers import find
 
     if sampler is None and scores is None:
         raise WinnowError("say what chooses: --sampler NAME, or --scores DIR of an existing score store")
@@ -213,19 +258,40 @@ def _values(
         check_scores(scores, sampler)
     work = writing.work_folder()
     values = given_scores_values(work, scores, scoring) if scores else score_values(work, sampler or "", scoring)
-    mode = cutting.mode or (usual_mode(scores) if scores else None)
-    Cut(mode or "top", cutting.k, cutting.rate, cutting.token_budget, cutting.seed)  # refuses what no corpus can give
+    mode = cutting.mode or ("top" if cutting.copies else usual_mode(scores) if scores else None)
+    cut = _cut(cutting, shaping, mode or find(sampler or "").cut)
+    if cut.mixture is not None and shaping.labels is None:
+        raise InvalidCut("--mixture is of labels: give --labels, the folder of a store of MetadataLabels")
     if cutting.k == 0:
         raise InvalidCut("--k 0 keeps none of the documents: give a larger amount")
     dataset = {
         "output": writing.output.rstrip("/"),
-        "rate": cutting.rate,
-        "k": cutting.k,
-        "token_budget": cutting.token_budget,
+        **cut.made(),
         "mode": mode,
-        "seed": cutting.seed,
+        "labels": shaping.labels,
+        "repeat": shaping.repeat or None,
         "format": writing.chosen_format(),
         "score_column": writing.score_column,
         "private": writing.private,
     }
     return values | {"datasets": [{name: value for name, value in dataset.items() if value is not None}]}
+
+
+def _cut(cutting: Cutting, shaping: Shaping, mode: str) -> Cut:
+    """Return the cut that the flags say. Raises InvalidCut if no corpus can give it."""
+    from pipeline_steps.filters.cuts import Cut
+    from pipeline_steps.numerics.copies import UpsamplingCurve
+
+    return Cut(
+        mode,  # type: ignore[arg-type]
+        cutting.k,
+        cutting.rate,
+        cutting.token_budget,
+        cutting.seed,
+        shaping.temperature,
+        UpsamplingCurve.of(dict(shaping.upsample)) if shaping.upsample else None,
+        dict(cutting.copies) if cutting.copies else None,  # type: ignore[arg-type]
+        dict(shaping.mixture) if shaping.mixture else None,  # type: ignore[arg-type]
+        shaping.fill,
+        shaping.normalize,
+    )

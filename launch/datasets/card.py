@@ -14,6 +14,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline_steps import __version__
+from pipeline_steps.filters.cut_settings import Cut
 from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import of_scorer
 from pipeline_steps.stores.score_store import ScoreStore
@@ -47,20 +48,23 @@ _MODES = {
 _BOTH = ("", "corpus", "this dataset")
 
 
-def facts(store: ScoreStore, selection: Selection, mode: str) -> dict[str, Any]:
+def facts(store: ScoreStore, selection: Selection, cut: Cut) -> dict[str, Any]:
     """Return the numbers of a selection, for the record: pairs are of the corpus and of the dataset.
 
-    Tokens are 0 where the scorer counts none. There are no quantiles where chance chose, and only "top" and "bottom"
-    have a threshold: the score of the last document kept.
+    Tokens are 0 where the scorer counts none; like quantiles, they count copies. There are no quantiles where chance
+    chose, and only "top" and "bottom" of a whole corpus have a threshold: the score of the last document kept.
     """
-    score_N, token_N, mask_N = store.scores, store.tokens, selection.mask
-    row, threshold = of_scorer(store.made.get("scorer")), {"top": np.min, "bottom": np.max}.get(mode)
-    by_chance = row is not None and row.cut == "random"
+    score_N, token_N, count_N = store.scores, store.tokens, selection.counts
+    row, threshold = of_scorer(store.made.get("scorer")), {"top": np.min, "bottom": np.max}.get(cut.mode)
+    if cut.mixture is not None or cut.copies is not None:
+        threshold = None
+    by_chance, kept = row is not None and row.cut == "random", np.repeat(score_N, count_N)
     return {
-        "documents": [mask_N.size, selection.documents],
-        "tokens": [int(token_N.sum(dtype=np.int64)), int(token_N[mask_N].sum(dtype=np.int64))],
-        "quantiles": [] if by_chance else [np.quantile(one, QUANTILES).tolist() for one in (score_N, score_N[mask_N])],
-        "threshold": None if threshold is None else float(threshold(score_N[mask_N])),
+        "documents": [count_N.size, selection.documents],
+        **({} if cut.is_plain else {"copies": selection.copies}),
+        "tokens": [int(token_N.sum(dtype=np.int64)), int(np.repeat(token_N, count_N).sum(dtype=np.int64))],
+        "quantiles": [] if by_chance else [np.quantile(one, QUANTILES).tolist() for one in (score_N, kept)],
+        "threshold": None if threshold is None else float(threshold(kept)),
         "corpus_digest": selection.corpus_digest,
         "scores_fingerprint": store.fingerprint,
         "scores": store.made,
@@ -81,11 +85,13 @@ def write_card(record: Record, command: str, pattern: str, columns: Columns | No
     title = _title(made, sampler)
     front = yaml.safe_dump(_front(record, title, pattern, columns), sort_keys=False, allow_unicode=True)
     column = f", and `{made['score_column']}`, the score" if made["score_column"] else ""
+    copies = f", {record['copies']:,} copies in all" if "copies" in record else ""
     sections = [
         f"---\n{front}---\n\n# {title}",
-        f"{after:,} of {before:,} documents ({after / before:.2%}) of `{made['corpus']}`, in the corpus's order: "
-        f"{_MODES[made['mode']]} by `{sampler}`, as in [How to Train Data-Efficient LLMs]"
+        f"{after:,} of {before:,} documents ({after / before:.2%}){copies} of `{made['corpus']}`, in the corpus's "
+        f"order: {_chosen(made)} by `{sampler}`, as in [How to Train Data-Efficient LLMs]"
         f"(https://huggingface.co/papers/2402.09668). All columns of the corpus are here{column}.",
+        *_counted(record),
         "## How it was chosen\n\n" + _table(_how(record)),
         "## What was kept\n\n" + _table(_kept(record), _BOTH),
     ]
@@ -112,7 +118,7 @@ def _front(record: Record, title: str, pattern: str, columns: Columns | None) ->
     sampler = made["sampler"] or record["scores"]["scorer"]
     front: dict[str, Any] = {
         "pretty_name": title,
-        "size_categories": [size_category(record["documents"][1])],
+        "size_categories": [size_category(record["copies"] if made.get("repeat") else record["documents"][1])],
         "task_categories": ["text-generation"],
         "tags": ["winnow", "data-selection", "datatrove", sampler, "arxiv:2402.09668"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}],
@@ -158,8 +164,10 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
 def _title(made: Mapping[str, Any], sampler: str) -> str:
     if made["rate"] is not None:
         amount = f"{made['rate'] * 100:.4g} % of the documents"
+    elif made["k"] is not None:
+        amount = f"{made['k']:,} documents"
     else:
-        amount = f"{made['token_budget']:,} tokens" if made["k"] is None else f"{made['k']:,} documents"
+        amount = "all copies" if made["token_budget"] is None else f"{made['token_budget']:,} tokens"
     return f"{made['corpus'].rstrip('/').rpartition('/')[2]}: {amount} by {sampler}"
 
 
@@ -180,8 +188,12 @@ def _how(record: Record) -> dict[str, tuple[str]]:
         **proxies,
         "embedder": made["embedder"],
         "target": made["target"],
-        "cut": f"{made['mode']}: {_MODES[made['mode']]}",
+        "cut": f"{made['mode']}: {_chosen(made)}",
         **{name: made[name] for name in ("rate", "k", "token_budget", "seed")},
+        **{
+            name: made.get(name)
+            for name in ("temperature", "normalize", "upsample", "copies", "mixture", "fill", "labels")
+        },
         "score threshold": None if threshold is None else f"{threshold:.9g}",
         "digest of the corpus": record["corpus_digest"],
         "digest of the scores": record["scores_fingerprint"],
@@ -189,9 +201,37 @@ def _how(record: Record) -> dict[str, tuple[str]]:
     return {name: (f"`{value}`",) for name, value in rows.items() if value is not None}
 
 
+def _chosen(made: Record) -> str:
+    """Say what the cut keeps."""
+    if made.get("copies"):
+        return "as often as a table says"
+    chosen = _MODES[made["mode"]]
+    if "temperature" in made or "normalize" in made:
+        unit = " standard deviations" if "normalize" in made else ""
+        chosen = chosen.replace("score", f"score / {made.get('temperature', 1):g}{unit}")
+    if "upsample" in made:
+        chosen += f", each up to {made['upsample']['cap']} times, along a curve"
+    return chosen
+
+
+def _counted(record: Record) -> list[str]:
+    """Say how a document that is kept several times is there."""
+    if "copies" not in record:
+        return []
+    if record["made_from"].get("repeat"):
+        return ["A document that is kept several times has as many rows, with ids that end in `#2`, `#3` ..."]
+    return [
+        "Each document has one row, and `count` says how often to train on it. A trainer that knows nothing of counts "
+        'needs rows repeated:\n\n```python\nrows = [i for i, count in enumerate(dataset["count"]) for _ in '
+        "range(count)]\ndataset = dataset.select(rows)\n```"
+    ]
+
+
 def _kept(record: Record) -> dict[str, tuple[str, ...]]:
     documents, tokens = record["documents"], record["tokens"]
     rows = {"documents": tuple(f"{count:,}" for count in documents)}
+    if "copies" in record:
+        rows["copies"], documents = (f"{documents[0]:,}", f"{record['copies']:,}"), [documents[0], record["copies"]]
     if not tokens[0]:
         return rows | {"tokens": ("not counted by this scorer", "")}
     mean = tuple(f"{of / by:,.1f}" for of, by in zip(tokens, documents, strict=True))

@@ -241,7 +241,7 @@ def publish(work: Path) -> dict[str, Any]:
         name = f"data/train-{number:05d}-of-{len(parts):05d}{suffix}"
         files[name], listed[name] = path, part.entry
     record = {"made_from": dataset.made_from, "winnow": __version__}
-    record |= facts(ScoreStore.open(dataset.scores), Selection.load(f"{work}/{SELECTION}"), settings.cut.mode)
+    record |= facts(ScoreStore.open(dataset.scores), Selection.load(f"{work}/{SELECTION}"), settings.cut)
     # Of JSON lines, a reader would guess the columns from the first
     columns = dataset.columns if settings.format == "jsonl" else None
     card = write_card(record, settings.command(settings.output), f"data/train-*{suffix}", columns)

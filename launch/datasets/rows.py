@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from datatrove.io import get_datafolder
 
 from launch.datasets.columns import KEEP, Row, unify
 from launch.datasets.parts import read_rows
+from launch.datasets.settings import COUNT
 from launch.datasets.unfinished import Step, Unfinished
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.filters.cuts import FoundCut
 from pipeline_steps.filters.selection_filters import KeptRows
 from pipeline_steps.readers.corpus import ROW, CorpusFiles
 from pipeline_steps.readers.formats import TYPED, schema_of
+from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.score_store import ScoreStore
 
 
@@ -61,7 +63,8 @@ def write_files(work: Path, step: Step, task: int, tasks: int, bad_rows: str | N
 
 
 def _write_rows(dataset: Unfinished, groups: Sequence[int], bad_rows: str | None) -> None:
-    cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut)
+    labels = dataset.settings.labels
+    cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut, LabelStore.open(labels) if labels else None)
     is_parquet = dataset.settings.format == "parquet"
     for group in groups:
         schema = _source_schema(dataset, group) if is_parquet and dataset.kind in TYPED else None
@@ -69,7 +72,7 @@ def _write_rows(dataset: Unfinished, groups: Sequence[int], bad_rows: str | None
 
 
 def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) -> Iterator[Row]:
-    """Yield the kept rows of a group as they were, with an id and a score."""
+    """Yield the kept rows of a group as they were, with an id, a score and a count; or each as often as it is kept."""
     files = CorpusFiles(dataset.corpus, dataset.kind, dict.fromkeys(dataset.groups[group], 0))
     listing = dataset.work / "listings" / f"{group:06d}.txt"
     documents: Any = None
@@ -77,31 +80,41 @@ def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) 
     for step in files.reader(str(listing), settings.limit, True, settings.reading, bad_rows):
         documents = step.run(documents, 0, 1)
     # Anew for each group: which of several copies is kept depends on what came before
-    kept, source = KeptRows(cut), ""
+    kept, source, settings = KeptRows(cut), "", dataset.settings
     score_N = np.empty(0, dtype=np.float32)
     for document in documents:
-        if not kept.keeps(document):
+        if not (count := kept.keeps(document)):
             continue
         if kept.place[0] != source:
             source = kept.place[0]
             score_N = cut.store.read(source, ("score",))["score"] if column is not None else score_N
-        yield _row(document, source, column, float(score_N[kept.place[1]]) if column is not None else 0.0)
+        added: dict[str, Any] = {} if settings.count_column is None else {settings.count_column: count}
+        if column is not None:
+            added = {column: float(score_N[kept.place[1]])} | added
+        row = _row(document, source, added)
+        yield row
+        for number in range(2, count + 1 if settings.repeat else 2):
+            yield Row(row.values | {"id": _id_of_copy(row, number)}, source)
 
 
-def _row(document: Document, source: str, column: str | None, score: float) -> Row:
+def _id_of_copy(row: Row, number: int) -> str:
+    if not isinstance(row.values["id"], str):
+        raise CorpusError(f"{row} has an id that is no text, so its copies have none: leave --repeat out")
+    return f"{row.values['id']}#{number}"
+
+
+def _row(document: Document, source: str, added: Mapping[str, Any]) -> Row:
     row = document.metadata.get(ROW)
     if row is None:  # a page of a WARC
         row = {"text": document.text, **{k: v for k, v in document.metadata.items() if k != "file_path"}}
     if "id" not in row:
         row = {"id": document.id, **row}
-    if column is None:
-        return Row(row, source)
-    if column in row:
+    for column in added.keys() & row.keys():
+        remedy = "rename it, or give --repeat" if column == COUNT in added else "give --score-column another name"
         raise CorpusError(
-            f"{document.metadata['file_path']}, document {document.id}, has a column {column!r} already: give "
-            "--score-column another name"
+            f"{document.metadata['file_path']}, document {document.id}, has a column {column!r} already: {remedy}"
         )
-    return Row(row | {column: score}, source)
+    return Row(row | added, source)
 
 
 def _source_schema(dataset: Unfinished, group: int) -> pa.Schema:
@@ -111,11 +124,13 @@ def _source_schema(dataset: Unfinished, group: int) -> pa.Schema:
     schema, mixed = unify(found)
     for why in mixed.values():
         raise CorpusError(f"{dataset.corpus}/{why}: {KEEP}")
-    fields, column = list(schema), dataset.settings.score_column
+    fields, settings = list(schema), dataset.settings
     if "id" not in schema.names:
         fields.insert(0, pa.field("id", pa.string()))
-    if column is not None:
-        fields.append(pa.field(column, pa.float32()))
+    if settings.score_column is not None:
+        fields.append(pa.field(settings.score_column, pa.float32()))
+    if settings.count_column is not None:
+        fields.append(pa.field(settings.count_column, pa.uint8()))
     metadata = next(iter(found.values())).metadata or {}
     kept = {key: value for key, value in metadata.items() if key == b"huggingface" and _has_features(value)}
     return pa.schema(fields, metadata=kept or None)

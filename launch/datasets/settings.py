@@ -9,15 +9,17 @@ from typing import Any, Literal
 
 from pipeline_steps import samplers
 from pipeline_steps.credentials import refuse_credentials
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import InvalidCut, StoreMismatch
 from pipeline_steps.filters.cuts import Cut
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.readers.corpus import CorpusFiles
 from pipeline_steps.readers.reading import USUAL, Reading
+from pipeline_steps.stores.artefact import json_types
 from pipeline_steps.stores.score_store import ScoreStore
 
 
 Format = Literal["parquet", "jsonl"]
+COUNT = "count"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,12 @@ class DatasetSettings:
         score_column: the column that scores go to; None if the dataset has none.
         private: whether a repository that has to be made on the Hub is private.
         reading: how rows of the corpus are read.
+        labels: the label store whose strata, or whose mixture, are cut; None for the corpus as a whole.
+        repeat: whether a document that is kept several times has as many rows, instead of a row with its count.
 
     Raises:
         WinnowError: a setting holds a credential.
+        InvalidCut: the scores go to the column of the counts, or there are labels missing.
     """
 
     corpus: str
@@ -58,13 +63,29 @@ class DatasetSettings:
     score_column: str | None = None
     private: bool = False
     reading: Reading = USUAL
+    labels: str | None = None
+    repeat: bool = False
 
     def __post_init__(self) -> None:
         refuse_credentials(asdict(self), "winnow select")
+        if self.cut.mixture is not None and self.labels is None:
+            raise InvalidCut("a mixture is of the labels of documents: give --labels, a store of MetadataLabels")
+        if self.count_column == self.score_column is not None:
+            raise InvalidCut(f"the column {COUNT!r} holds counts: give --score-column another name")
+
+    @property
+    def count_column(self) -> str | None:
+        """Return the column that says how often a document is kept; None if each row is kept once."""
+        return None if self.cut.is_plain or self.repeat else COUNT
+
+    def made(self) -> dict[str, Any]:
+        """Return all settings as JSON types, without those that were added later and are at their defaults."""
+        made = json_types(asdict(self) | {"cut": self.cut.made()})
+        return {name: value for name, value in made.items() if value or name not in ("labels", "repeat")}
 
     def made_from(self, files: CorpusFiles) -> dict[str, Any]:
         """Return what decides the dataset, as JSON types: two datasets of the same have the same files."""
-        made = asdict(self)
+        made = self.made()
         del made["output"], made["private"], made["reading"]
         made |= self.reading.changed | {"files": files.listing, "proxy": made.pop("model"), **made.pop("cut")}
         return made
@@ -83,13 +104,22 @@ class DatasetSettings:
             "embedder": self.embedder,
             "target": self.target,
             "scores": self.scores,
-            **asdict(self.cut),
+            **self.cut.made(),
+            "labels": self.labels,
+            "repeat": self.repeat or None,
             "score_column": self.score_column,
             "format": self.format,
             "output": output,
         }
-        given = ((f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items() if value is not None)
-        return shlex.join(["winnow", "select", *(word for flag in given for word in flag)])
+        given = ((f"--{name.replace('_', '-')}", value) for name, value in flags.items() if value is not None)
+        return shlex.join(["winnow", "select", *(word for flag, value in given for word in (flag, *_words(value)))])
+
+
+def _words(value: Any) -> list[str]:
+    """Return what follows a flag."""
+    if isinstance(value, dict):
+        return [f"{name}={one}" for name, one in value.items()]
+    return [] if value is True else [str(value)]
 
 
 def usual_mode(scores: str) -> Mode:

@@ -29,6 +29,7 @@ from pipeline_steps.errors import CorpusError, InvalidCut, StoreDamaged, StoreIn
 from pipeline_steps.filters.cuts import Cut, select
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from pipeline_steps.readers.reading import Reading
+from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.artefact import refuse_differences
 from pipeline_steps.stores.files import read_json, write_json
 from pipeline_steps.stores.listed_files import damaged
@@ -52,7 +53,7 @@ class Unfinished:
         groups: names of the files that are written together, in the order they are read.
         scores: the score store.
         fingerprint: of the score store.
-        documents: how many the cut keeps.
+        documents: how many the cut keeps, as rows.
     """
 
     work: Path
@@ -138,13 +139,14 @@ class Unfinished:
 
     @cached_property
     def columns(self) -> tuple[pa.Schema, dict[str, str]]:
-        """The schema of all files in the end, with float32 scores; and why columns have no one type, by name."""
+        """The schema of all files, scores float32, counts uint8; and why columns have no one type, by name."""
         parts = [part for parts in self.rows for part in parts.values()]
         schema, mixed = unify({part.first: part.schema for part in parts})
         for part in reversed(parts):
             mixed |= part.mixed
-        if (column := self.settings.score_column) is not None:
-            schema = schema.set(schema.get_field_index(column), pa.field(column, pa.float32()))
+        for column, kind in ((self.settings.score_column, pa.float32()), (self.settings.count_column, pa.uint8())):
+            if column is not None:
+                schema = schema.set(schema.get_field_index(column), pa.field(column, kind))
         return schema, mixed
 
     @cached_property
@@ -228,10 +230,11 @@ def begin(settings: DatasetSettings, scores: str, work: Path) -> None:
     """
     files = list_corpus(settings.corpus, settings.reading.glob)
     begun, store = check_begun(settings, work, files), ScoreStore.open(scores)
-    chosen = select(store, settings.cut)
+    chosen = select(store, settings.cut, LabelStore.open(settings.labels) if settings.labels else None)
     if not chosen.documents:
-        raise InvalidCut(f"this cut keeps none of {chosen.mask.size:,} documents: give a larger amount")
-    share = chosen.documents / chosen.mask.size
+        raise InvalidCut(f"this cut keeps none of {chosen.counts.size:,} documents: give a larger amount")
+    rows = chosen.copies if settings.repeat else chosen.documents
+    share = rows / chosen.counts.size
     plan = Unfinished(
         work=work,
         settings=settings,
@@ -241,7 +244,7 @@ def begin(settings: DatasetSettings, scores: str, work: Path) -> None:
         groups=list(_groups(files, share)) if settings.limit < 0 else [list(files.sizes)],
         scores=scores,
         fingerprint=store.fingerprint,
-        documents=chosen.documents,
+        documents=rows,
     )
     if begun is not None and replace(begun, settings=settings) != plan:
         raise StoreMismatch(f"{settings.corpus} or {scores} has changed since {work} was begun: delete that folder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,7 +62,7 @@ class DatasetStage(Stage):
     def is_published(self, output: str) -> bool:
         """Return whether the receipt is that of this dataset."""
         with suppress(FileNotFoundError, StoreDamaged):
-            return bool(read_json(str(self.receipt(output)))["settings"] == json_types(asdict(self.settings)))
+            return bool(read_json(str(self.receipt(output)))["settings"] == self.settings.made())
         return False
 
     def left(self, output: str) -> Any:
@@ -153,8 +153,11 @@ class Dataset(DatasetStage):
     @override
     def check_start(self, output: str) -> None:
         from launch.datasets.unfinished import check_begun
+        from pipeline_steps.scorers.metadata import LabelStore
 
         self.published()
+        if self.settings.labels is not None:
+            LabelStore.open(self.settings.labels)
         check_begun(self.settings, self.work(output))
 
     @override
@@ -166,8 +169,8 @@ class Dataset(DatasetStage):
         return 0
 
     def _receive(self, output: str, record: Mapping[str, Any]) -> None:
-        counted = {name: record[name] for name in ("documents", "tokens")}
-        write_json(str(self.receipt(output)), {"settings": json_types(asdict(self.settings)), **counted})
+        counted = {name: record[name] for name in ("documents", "tokens", "copies") if name in record}
+        write_json(str(self.receipt(output)), {"settings": self.settings.made(), **counted})
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -199,10 +202,11 @@ def dataset_of(
     from pipeline_steps.filters.cuts import Cut
 
     embeds = sampler.stands_on in ("density", "clusters", "similarities") and not sampler.scores
+    shaping = asked.shaping() or sampler.shaping
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,
-        cut=Cut(asked.mode or mode, asked.k, asked.rate, asked.token_budget, asked.seed),  # type: ignore[arg-type]
+        cut=Cut("top" if "copies" in shaping else asked.mode or mode, **asked.amount, **shaping),  # type: ignore[arg-type]
         output=asked.output,
         limit=text.limit,
         sampler=None if sampler.scores else sampler.row,
@@ -215,6 +219,8 @@ def dataset_of(
         score_column=asked.score_column or usual_column(sampler.row, sampler.scores or None),
         private=asked.private,
         reading=text.reading,
+        labels=asked.labels or (sampler.labels or None if shaping == sampler.shaping else None),
+        repeat=asked.repeat,
     )
     called = f"{sampler.name}-{digest(asked.output.rstrip('/').encode())[:8]}"
     of: dict[str, Any] = {"called": called, "settings": settings}

@@ -166,7 +166,7 @@ class GivenScores(Stage):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Selected(PipelineStage):
-    """The documents that a sampler keeps at a rate, as a bitmap."""
+    """How often a sampler keeps each document at a rate."""
 
     kind = "selections"
     scores: Scores | GivenScores
@@ -174,6 +174,8 @@ class Selected(PipelineStage):
     mode: str
     rate: float
     seed: int = 0
+    shaping: Mapping[str, Any] = field(default_factory=dict)  # further arguments of Cut
+    labels: str = ""
 
     @property
     @override
@@ -188,8 +190,8 @@ class Selected(PipelineStage):
     def pipeline(self, output: str) -> list[PipelineStep]:
         from pipeline_steps import Cut, ScoreSelector
 
-        cut = Cut(self.mode, rate=self.rate, seed=self.seed)  # type: ignore[arg-type]
-        return [ScoreSelector(self.scores.folder(output), cut, selection=self.file(output))]
+        cut = Cut(self.mode, rate=self.rate, seed=self.seed, **self.shaping)  # type: ignore[arg-type]
+        return [ScoreSelector(self.scores.folder(output), cut, self.labels or None, self.file(output))]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:

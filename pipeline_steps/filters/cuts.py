@@ -1,25 +1,34 @@
-"""Cuts: (mode, k | rate | token_budget, seed) -> exactly those documents of a scored corpus.
+"""Found cuts: exactly those documents of a scored corpus that a `Cut` says, each as often as it says.
 
 A cut is found once, in a few passes over the scores and constant memory, and published as a small JSON file in the
-score store (`<scores>/cuts/<digest>.json`); whoever needs it next reads it. The file holds thresholds, so deciding
-about a document takes its own score and key only.
+score store (`<scores>/cuts/<digest>.json`); whoever needs it next reads it. The file holds thresholds, and of an
+upsampling curve the distribution it stands on, so deciding about a document takes its own score and key only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import InvalidCut, StoreDamaged
+from pipeline_steps.filters.cut_settings import Cut
+from pipeline_steps.numerics.copies import (
+    MOST_COPIES,
+    MOST_CURVES,
+    Copies,
+    CopiesByCurve,
+    CopiesByScore,
+    Shares,
+    shares,
+)
 from pipeline_steps.numerics.keys import keys_digest
+from pipeline_steps.numerics.mixtures import share_out
 from pipeline_steps.numerics.priority import (
-    MODES,
     Chunk,
-    Mode,
     Threshold,
     find_thresholds,
     keeps,
@@ -32,46 +41,7 @@ from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What to keep of a scored corpus, or of each of its strata.
-
-    Attributes:
-        mode: "top" or "bottom" of the score; "pareto" (the top of noisy probabilities, for log-odds: GPT-3's way of
-            keeping some of the low); "random"; "ips" (k draws without replacement, each in proportion to
-            exp(-score), for log densities); "direct" (in proportion to exp(+score), for log weights); "poisson" (each
-            document by itself with probability min(1, c * exp(-score)); the amount is met in expectation).
-        k: documents to keep, exactly.
-        rate: fraction of the documents to keep, rounded to the nearest document.
-        token_budget: keep the most documents whose tokens, in order of priority, stay within this many.
-        seed: of the random modes, and of the order among equal scores. One seed gives nested cuts across amounts.
-    """
-
-    mode: Mode
-    k: int | None = None
-    rate: float | None = None
-    token_budget: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise InvalidCut unless exactly one amount is given and it makes sense; take NumPy's numbers as Python's."""
-        for field, kind in {"k": int, "rate": float, "token_budget": int, "seed": int}.items():
-            value = getattr(self, field)
-            if value is not None and type(value) is not kind:
-                if kind(value) != value and value == value:
-                    raise InvalidCut(f"{field}={value} is not a whole number")
-                object.__setattr__(self, field, kind(value))
-        amounts = {"k": self.k, "rate": self.rate, "token_budget": self.token_budget}
-        given = {name: value for name, value in amounts.items() if value is not None}
-        if len(given) != 1:
-            raise InvalidCut(f"give exactly one of k, rate and token_budget; got {given or 'none'}")
-        if self.mode not in MODES:
-            raise InvalidCut(f"no selection mode {self.mode!r}: choose one of {', '.join(MODES)}")
-        (name, value), *_ = given.items()
-        if not value >= 0 or (name == "rate" and value > 1):
-            raise InvalidCut(f"{name}={value} is out of range: {'0 to 1' if name == 'rate' else 'at least 0'}")
-        if not 0 <= self.seed < 2**64:
-            raise InvalidCut(f"seed={self.seed} is out of range: 0 to 2**64 - 1")
+__all__ = ["Cut", "FoundCut", "cascade", "select"]
 
 
 class FoundCut:
@@ -83,7 +53,8 @@ class FoundCut:
         labels: cut each stratum by itself.
 
     Raises:
-        InvalidCut: more documents asked for than there are, or a token budget on a store without token counts.
+        InvalidCut: more asked for than there is, a token budget on a store without token counts, or a mixture
+            without labels or of labels that are not there.
         StoreMismatch: the labels are of another corpus.
     """
 
@@ -91,42 +62,135 @@ class FoundCut:
         self.store, self.cut, self.labels = store, cut, labels
         if labels is not None:
             store.check_same_corpus(labels)
+        elif cut.mixture:
+            raise InvalidCut("a mixture is of the labels of documents: give the store of MetadataLabels too")
         made_from = {
-            "cut": asdict(cut),
+            "cut": cut.made(),
             "scores": store.fingerprint,
             "labels": labels.fingerprint if labels is not None else None,
         }
         self.path = f"{store.path}/cuts/{digest(canonical(made_from))}.json"
         found = _read_published(self.path)
         if found is None:
-            found = made_from | {"thresholds": [asdict(threshold) for threshold in self._find()]}
+            found = made_from | self._find()
             _publish(self.path, found)
+        self._amounts: list[int] | None = found.get("amounts")
+        self._temperature: float = found.get("temperature", cut.temperature)
         self._thresholds = [Threshold(**threshold) for threshold in found["thresholds"]]
+        self._copies = self._copies_by(found.get("shares", ()))
         sizes = store.sources
         self._starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
 
     def keeps(self, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the keys (uint64 [N]) of a source's documents, and whether each is kept (bool [N])."""
-        columns = self.store.read(source, tuple(dict.fromkeys(("key", *priority_columns(self.cut.mode)))))
-        code, key = priority_code(self.cut.mode, columns, self.cut.seed), columns["key"]
-        stratum = self.labels.strata(source) if self.labels is not None else 0
-        return key, keeps(self._thresholds, code, key, self._starts[source], self.cut.seed, stratum)
+        """Return the keys (uint64 [N]) of a source's documents, and how often each is kept (uint8 [N])."""
+        names = ("key", *priority_columns(self.cut.mode), *(["score"] if self._copies else []))
+        columns = self.store.read(source, tuple(dict.fromkeys(names)))
+        key, seed, start = columns["key"], self.cut.seed, self._starts[source]
+        strata = self.labels.strata(source) if self.labels is not None else None
+        if self._copies is None:
+            code = priority_code(self.cut.mode, columns, seed, self._temperature)
+            kept = keeps(self._thresholds, code, key, start, seed, 0 if strata is None else strata)
+            return key, kept.view(np.uint8)
+        if strata is not None:
+            columns["stratum"] = strata
+        return key, self._copies.counts(self._thresholds, columns, start, seed)
 
     def kept(self) -> dict[str, int]:
-        """Return how many documents of each source are kept; reads every score once."""
+        """Return how many copies of documents of each source are kept; reads every score once."""
         return {source: int(self.keeps(source)[1].sum()) for source in self.store.sources}
 
     @property
     def amount(self) -> int | None:
-        """Return how many documents are kept; None if only the scores can tell: of a token budget, of poisson."""
-        exact = self.cut.token_budget is None and self.cut.mode != "poisson"
-        return sum(self._amounts()) if exact else None
+        """Return how many copies are kept; None if only the scores can tell: of a token budget, of poisson."""
+        if self.cut.token_budget is not None or self.cut.mode == "poisson" or self.cut.is_whole:
+            return None
+        return sum(self._whole_amounts() if self._amounts is None else self._amounts)
 
-    def _find(self) -> list[Threshold]:
-        weight = "tokens" if self.cut.token_budget is not None else None
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return self.labels.counts if self.labels is not None else {"": self.store.documents}
+
+    @property
+    def _strata(self) -> int:
+        return len(self._sizes)
+
+    def _copies_by(self, distribution: Sequence[Shares]) -> Copies | None:
+        """Return the events of a cut that keeps documents several times; None of any other cut."""
+        if self.cut.copies is not None:
+            return CopiesByScore(self.cut.copies)
+        if self.cut.upsample is not None:
+            return CopiesByCurve(self.cut.upsample, self.cut.mode, self.cut.seed, distribution)
+        return None
+
+    def _find(self) -> dict[str, Any]:
+        """Return what a published cut holds beside what it was made from."""
+        cut, found = self.cut, dict[str, Any]()
+        weight = "tokens" if cut.token_budget is not None else None
         if weight:
             self._check_tokens()
-        return find_thresholds(self._read, self.cut.mode, self._amounts(), self.cut.seed, weight)
+        if cut.upsample is not None:
+            if self._strata > MOST_CURVES:
+                raise InvalidCut(f"upsample takes up to {MOST_CURVES} strata, and there are {self._strata:,}")
+            found["shares"] = shares(self._read, cut.mode, cut.seed, weight, self._strata)
+        copies = self._copies_by(found.get("shares", ()))
+        if cut.is_whole:
+            return {"thresholds": []}
+        amounts = [] if cut.mixture is not None else self._whole_amounts()
+        if cut.mixture is not None or copies is not None:
+            held = self._held(copies, weight)
+            amounts = found["amounts"] = self._within(amounts, held, "tokens" if weight else "documents")
+        if copies is not None:
+            thresholds = copies.find_thresholds(self._read, amounts, cut.seed, weight)
+        else:
+            if cut.normalize:
+                found["temperature"] = cut.temperature * self._deviation()
+            temperature = found.get("temperature", cut.temperature)
+            thresholds = find_thresholds(self._read, cut.mode, amounts, cut.seed, weight, temperature)
+        return found | {"thresholds": [asdict(threshold) for threshold in thresholds]}
+
+    def _held(self, copies: Copies | None, weight: str | None) -> list[int]:
+        """Return what each stratum holds, all copies counted, in units of the weight."""
+        if copies is not None:
+            return copies.held(self._read, weight, self._strata)
+        if weight is None:
+            return list(self._sizes.values())
+        held_S = np.zeros(self._strata)  # float64: exact below 2**53
+        for _, columns in self._read([weight, "stratum"], None):
+            held_S += np.bincount(columns["stratum"], columns[weight], minlength=self._strata)
+        return [int(held) for held in held_S]
+
+    def _within(self, amounts: list[int], held: list[int], unit: str) -> list[int]:
+        """Return amounts of the strata that they hold: of a mixture, their parts of the amount."""
+        cut, names = self.cut, list(self._sizes)
+        if cut.mixture is not None:
+            asked = cut.mixture
+            if strangers := asked.keys() - set(names):
+                raise InvalidCut(
+                    f"the mixture names {min(strangers)!r}, and {self.labels.path if self.labels else ''} has only "
+                    f"{', '.join(names[:20])}"
+                )
+            there, total = dict(zip(names, held, strict=True)), cut.asked(self.store.documents)
+            if cut.fill == "others" and total > (most := sum(there[name] for name in asked)):
+                raise InvalidCut(
+                    f"all labels of the mixture hold {most:,} {unit}{self._in_copies}, and the cut asks for "
+                    f"{total:,}: give a smaller amount"
+                )
+            parts = share_out(total, asked, there if cut.fill == "others" else None)
+            amounts = [parts.get(name, 0) for name in names]
+        for name, amount, most in zip(names, amounts, held, strict=True):
+            if amount > most:
+                where = f"the stratum {name!r}" if name else self.store.path
+                raise InvalidCut(
+                    f"{where} holds {most:,} {unit}{self._in_copies}, and the cut asks for {amount:,} of it: give a "
+                    f"smaller amount{' or fill=others' if cut.mixture and cut.fill == 'none' else ''}"
+                )
+        return amounts
+
+    @property
+    def _in_copies(self) -> str:
+        if self.cut.upsample is not None:
+            return f" above drop={self.cut.upsample.drop}, in up to {self.cut.upsample.cap} copies each"
+        return " in copies by the table" if self.cut.copies is not None else ""
 
     def _read(self, columns: Sequence[str], rows: np.ndarray | None) -> Iterator[Chunk]:
         start = 0
@@ -145,20 +209,24 @@ class FoundCut:
             yield row, batch
             row += size
 
-    def _amounts(self) -> list[int]:
-        """Return what to keep of each stratum, or of the whole corpus."""
-        sizes = self.labels.counts if self.labels is not None else {"": self.store.documents}
-        if self.cut.token_budget is not None:
-            return [self.cut.token_budget] * len(sizes)
-        if self.cut.rate is not None:
-            return [round(self.cut.rate * size) for size in sizes.values()]
-        for name, size in sizes.items():
-            if self.cut.k > size:  # type: ignore[operator]  # one of the three is given
+    def _whole_amounts(self) -> list[int]:
+        """Return what to keep of each stratum, or of the whole corpus, unless a mixture says otherwise."""
+        amounts = [self.cut.asked(size) for size in self._sizes.values()]
+        for (name, size), amount in zip(self._sizes.items(), amounts, strict=True):
+            if self.cut.k is not None and self.cut.is_plain and amount > size:
                 where = f" of {name!r}" if name else ""
-                raise InvalidCut(
-                    f"asked to keep {self.cut.k:,} documents{where}, but {self.store.path} holds {size:,}"
-                )
-        return [self.cut.k] * len(sizes)  # type: ignore[list-item]
+                raise InvalidCut(f"asked to keep {amount:,} documents{where}, but {self.store.path} holds {size:,}")
+        return amounts
+
+    def _deviation(self) -> float:
+        """Return the standard deviation of all scores, as a float32: its last bits depend on the processor."""
+        total = squares = 0.0
+        for _, columns in self._read(["score"], None):
+            total += columns["score"].sum(dtype=np.float64)
+        mean = total / max(self.store.documents, 1)
+        for _, columns in self._read(["score"], None):
+            squares += np.square(columns["score"] - mean, dtype=np.float64).sum()
+        return float(np.float32((squares / max(self.store.documents, 1)) ** 0.5)) or 1.0
 
     def _check_tokens(self) -> None:
         chunks = self._read(["tokens"], None)
@@ -170,10 +238,10 @@ class FoundCut:
 
 
 def select(store: ScoreStore, cut: Cut, labels: LabelStore | None = None) -> Selection:
-    """Return the documents that a cut keeps, as a bitmap in corpus order. Raises what FoundCut raises."""
+    """Return how often a cut keeps each document, in corpus order. Raises what FoundCut raises."""
     found = FoundCut(store, cut, labels)
-    parts = [found.keeps(source)[1] for source in store.sources]
-    made: dict[str, Any] = {**asdict(cut), "scores": store.made, "scores_fingerprint": store.fingerprint}
+    parts = [np.empty(0, np.uint8), *(found.keeps(source)[1] for source in store.sources)]
+    made: dict[str, Any] = {**cut.made(), "scores": store.made, "scores_fingerprint": store.fingerprint}
     if labels is not None:
         made |= {"labels": labels.made, "labels_fingerprint": labels.fingerprint}
     return Selection(np.concatenate(parts), store.corpus_digest, made)
@@ -182,18 +250,25 @@ def select(store: ScoreStore, cut: Cut, labels: LabelStore | None = None) -> Sel
 def cascade(corpus: ScoreStore, first: Selection, second: Selection) -> Selection:
     """Return what is left of `corpus` when `second` was made from scores of only what `first` keeps of it.
 
+    A document that the first keeps a times, and the second b times, is left a * b times.
+
     Raises:
-        StoreMismatch: `first` is not of this corpus, or `second` not of what `first` keeps.
+        StoreMismatch: `first` is not of this corpus, or `second` not of what `first` keeps, each document once.
+        InvalidCut: more than 255 copies of a document are left.
     """
     first.check_corpus(corpus.corpus_digest, corpus.path)
     kept_keys, start = [np.empty(0, np.uint64)], 0
     for source, size in corpus.sources.items():
-        kept_keys.append(corpus.read(source, ["key"])["key"][first.mask[start : start + size]])
+        kept_keys.append(corpus.read(source, ["key"])["key"][first.counts[start : start + size] > 0])
         start += size
     second.check_corpus(keys_digest(np.concatenate(kept_keys)), f"what the first cut keeps of {corpus.path}")
-    mask = np.zeros_like(first.mask)
-    mask[np.flatnonzero(first.mask)[second.mask]] = True
-    return Selection(mask, first.corpus_digest, {"first": first.cut, "second": second.cut})
+    counts = first.counts.copy()
+    left = np.flatnonzero(counts)
+    product = counts[left] * second.counts.astype(np.uint16)
+    if product.max(initial=0) > MOST_COPIES:
+        raise InvalidCut(f"the two cuts keep a document {product.max():,} times: at most {MOST_COPIES} are possible")
+    counts[left] = product
+    return Selection(counts, first.corpus_digest, {"first": first.cut, "second": second.cut})
 
 
 def _read_published(path: str) -> dict[str, Any] | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
@@ -16,6 +17,7 @@ from datatrove.utils.logging import logger
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreIncomplete
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
+from pipeline_steps.numerics.copies import UpsamplingCurve
 from pipeline_steps.numerics.priority import Mode
 from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.corpus_listing import CorpusListing
@@ -35,7 +37,7 @@ class ScoreSelector(NoCredentials, PipelineStep):
         scores: folder of the score store.
         cut: what to keep.
         labels: folder of a label store; each of its strata is cut by itself.
-        selection: where to write the Selection (a bitmap over the corpus, for training); None writes none.
+        selection: where to write the Selection (counts over the corpus, for training); None writes none.
 
     Raises:
         StoreIncomplete: the store is half written.
@@ -70,6 +72,7 @@ class CutOptions(TypedDict, total=False):
     labels: str | None
     exclusion_writer: DiskWriter | None
     partial: bool
+    repeat: bool
 
 
 class CutFilter(NoCredentials, BaseFilter):
@@ -82,6 +85,8 @@ class CutFilter(NoCredentials, BaseFilter):
         exclusion_writer: writes the dropped documents, so that drops can be audited.
         partial: whether only a part of the scored corpus is read, or steps before this one drop documents. If not,
             a pass that has met fewer documents of the cut than there are fails at its end.
+        repeat: whether a document that the cut keeps several times comes out as often, as Documents of their own with
+            ids that end in #2, #3 ...; if not, each document comes out once, with `count` in its metadata.
 
     Raises:
         StoreIncomplete: the store is half written.
@@ -99,14 +104,16 @@ class CutFilter(NoCredentials, BaseFilter):
         labels: str | None = None,
         exclusion_writer: DiskWriter | None = None,
         partial: bool = False,
+        repeat: bool = True,
     ) -> None:
         super().__init__(exclusion_writer)
-        self.scores, self.cut, self.partial = str(scores), cut, partial
+        self.scores, self.cut, self.partial, self.repeat = str(scores), cut, partial, repeat
         self.labels = None if labels is None else str(labels)
         self._rows: KeptRows | None = None
+        self._count = 0  # of the document that was filtered last
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield the kept documents, in order."""
+        """Yield the kept documents, in order, each as often as it is kept."""
         corpus = CorpusListing(data)
         corpus.refuse_shared_list(type(self).__name__, world_size)
         self._refuse_own_scorer(corpus)
@@ -114,7 +121,8 @@ class CutFilter(NoCredentials, BaseFilter):
         claims = None if world_size == 1 else Claims(f"{self._pass(found, corpus, world_size)}/claims", rank)
         self._rows = KeptRows(found, claims)
         try:
-            yield from super().run(data, rank, world_size)
+            for doc in super().run(data, rank, world_size):
+                yield from self._copies(doc, self._count)
             self._check_pass(self._rows, corpus, rank, world_size)
         finally:
             self._rows = None
@@ -123,7 +131,16 @@ class CutFilter(NoCredentials, BaseFilter):
         """Return whether the document is in the cut."""
         if self._rows is None:
             self._rows = KeptRows(self._find_cut())
-        return self._rows.keeps(doc) or (False, self._reason)
+        self._count = self._rows.keeps(doc)
+        return self._count > 0 or (False, self._reason)
+
+    def _copies(self, doc: Document, count: int) -> list[Document]:
+        """Return a kept document as often as it comes out; steps that change a copy change no other."""
+        if not self.repeat:
+            doc.metadata["count"] = count
+            return [doc]
+        later = range(2, count + 1)
+        return [doc, *(replace(deepcopy(doc), id=f"{doc.id}#{number}") for number in later)]
 
     def _refuse_own_scorer(self, corpus: CorpusListing) -> None:
         """Raise StoreIncomplete if a step of this pipeline writes the scores: a cut needs those of all documents."""
@@ -148,7 +165,7 @@ class CutFilter(NoCredentials, BaseFilter):
         return f"{self.scores.rstrip('/')}/passes/{this_pass[:16]}/{tasks}"
 
     def _check_pass(self, rows: KeptRows, corpus: CorpusListing, rank: int, tasks: int) -> None:
-        """Say how many of the cut's documents have come by, and raise CorpusError if all tasks lack some."""
+        """Say how many of the cut's copies have come by, and raise CorpusError if all tasks lack some."""
         cut, came = rows.found, sum(rows.kept.values())
         of = "" if cut.amount is None else f" of the {cut.amount:,}"
         task = f" in task {rank} of {tasks}" if tasks > 1 else ""
@@ -167,7 +184,7 @@ class CutFilter(NoCredentials, BaseFilter):
         )
 
     def _met_by_all(self, rows: KeptRows, corpus: CorpusListing, rank: int, tasks: int) -> dict[str, int] | None:
-        """Return how many documents of each source all tasks of this pass have kept; None while nobody can know.
+        """Return how many copies of each source all tasks of this pass have kept; None while nobody can know.
 
         The last task of a pass adds the records of all: a file in the score store for each.
         """
@@ -202,7 +219,8 @@ class TopKFilter(CutFilter):
         order: "top" keeps the largest scores, "bottom" the smallest; "pareto", for log-odds as the quality classifier
             gives, the largest with noise added: GPT-3's way of keeping some of the low.
         seed: of the noise, and decides among equal scores.
-        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
+        upsample: keep the better documents several times, along this curve.
+        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
     """
 
     name = "🔝 Top-k"
@@ -216,11 +234,12 @@ class TopKFilter(CutFilter):
         token_budget: int | None = None,
         order: Literal["top", "bottom", "pareto"] = "top",
         seed: int = 0,
+        upsample: UpsamplingCurve | None = None,
         **options: Unpack[CutOptions],
     ) -> None:
         if order not in ("top", "bottom", "pareto"):
             raise InvalidCut(f"no order {order!r}: choose top, bottom or pareto")
-        super().__init__(scores, Cut(order, k, rate, token_budget, seed), **options)
+        super().__init__(scores, Cut(order, k, rate, token_budget, seed, upsample=upsample), **options)
 
 
 class IPSFilter(CutFilter):
@@ -235,7 +254,8 @@ class IPSFilter(CutFilter):
             "direct" in proportion to exp(score), for log weights; "poisson" decides about each document by itself,
             with probability min(1, c / exp(score)), and meets the amount in expectation (Thm. A.2's estimator).
         seed: another seed, another sample; one seed gives nested samples across rates.
-        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
+        temperature: of "inverse" and "direct": scores are divided by it, so a higher one keeps more of the unlikely.
+        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
     """
 
     name = "🎲 Inverse propensity sampling"
@@ -249,12 +269,13 @@ class IPSFilter(CutFilter):
         token_budget: int | None = None,
         method: Literal["inverse", "direct", "poisson"] = "inverse",
         seed: int = 0,
+        temperature: float = 1.0,
         **options: Unpack[CutOptions],
     ) -> None:
         if method not in ("inverse", "direct", "poisson"):
             raise InvalidCut(f"no method {method!r}: choose inverse, direct or poisson")
         mode: Mode = "ips" if method == "inverse" else method
-        super().__init__(scores, Cut(mode, k, rate, token_budget, seed), **options)
+        super().__init__(scores, Cut(mode, k, rate, token_budget, seed, temperature), **options)
 
 
 class RandomFilter(CutFilter):
@@ -264,7 +285,7 @@ class RandomFilter(CutFilter):
         scores: folder of any score store of the corpus; only its keys are used.
         k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         seed: another seed, another sample; one seed gives nested samples across rates.
-        **options: `labels`, `exclusion_writer` and `partial`, as in CutFilter.
+        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
     """
 
     name = "🎲 Random"
@@ -295,7 +316,8 @@ class KeptRows:
     Attributes:
         found: the cut.
         place: source and row in the store of the document that was asked for last.
-        kept: how many documents of each source, as it is named in the store, were asked for and are in the cut.
+        kept: how many copies the cut keeps of the documents of each source, as it is named in the store, that were
+            asked for.
     """
 
     def __init__(self, found: FoundCut, claims: Claims | None = None) -> None:
@@ -305,7 +327,7 @@ class KeptRows:
         self._source: str | None = None
         self._scored_as = ""
         self._keys: list[int] = []
-        self._kept: list[bool] = []
+        self._kept: list[int] = []
         self._next = 0
         self._used = bytearray()
         self._used_of: dict[str, bytearray] = {}  # by source, for when its documents come again
@@ -313,19 +335,19 @@ class KeptRows:
         self._rows_of: dict[int, list[int]] | None = None
         self._came: dict[int, int] = {}  # by key of documents of unknown files of which some are kept
 
-    def keeps(self, doc: Document) -> bool:
-        """Return whether the document is in the cut. Raises MissingScore if the store does not know it."""
+    def keeps(self, doc: Document) -> int:
+        """Return how often the cut keeps the document. Raises MissingScore if the store does not know it."""
         source, key = doc.metadata.get("file_path"), key_of(doc)
-        is_kept = None
+        count: int | None = None
         if not self._is_by_key and source is not None:
             if source != self._source:
                 self._open(doc, source)
-            is_kept = self._keeps_of_file(doc, key)
-        if is_kept is None:
-            is_kept = self._keeps_by_key(doc, key)
-        if is_kept:
-            self.kept[self.place[0]] = self.kept.get(self.place[0], 0) + 1
-        return is_kept
+            count = self._keeps_of_file(doc, key)
+        if count is None:
+            count = self._keeps_by_key(doc, key)
+        if count:
+            self.kept[self.place[0]] = self.kept.get(self.place[0], 0) + count
+        return count
 
     def _open(self, doc: Document, source: str) -> None:
         """Load the rows of a file; of one that the store does not know, there are none."""
@@ -343,8 +365,8 @@ class KeptRows:
         self._keys, self._kept = key_N.tolist(), kept_N.tolist()
         self._used = self._used_of.setdefault(source, bytearray(len(self._keys)))
 
-    def _keeps_of_file(self, doc: Document, key: int) -> bool | None:
-        """Return whether a document of the open file is in the cut; None if the store does not have it there.
+    def _keeps_of_file(self, doc: Document, key: int) -> int | None:
+        """Return how often the cut keeps a document of the open file; None if the store does not have it there.
 
         Raises:
             MissingScore: more copies of it come than were scored.
@@ -371,8 +393,8 @@ class KeptRows:
                 self._rows_of.setdefault(self._keys[row], []).append(row)
         return self._rows_of.get(key)
 
-    def _keeps_by_key(self, doc: Document, key: int) -> bool:
-        """Return whether a document is in the cut, wherever in the store it is."""
+    def _keeps_by_key(self, doc: Document, key: int) -> int:
+        """Return how often the cut keeps a document, wherever in the store it is."""
         index, kept_N = self._by_key
         rows = index.rows(key)
         if not rows.size:
@@ -380,21 +402,19 @@ class KeptRows:
                 f"{named(doc)} has no score in {self.found.store.path}, or its text has changed since: score this "
                 "corpus first"
             )
-        of_rows = kept_N[rows]
-        if of_rows.all() or not of_rows.any():
-            chosen = 0
-        else:  # of identical documents, the cut keeps some
+        count_R, chosen = kept_N[rows], 0
+        if count_R.min() < count_R.max():  # identical documents of which the cut does not keep all alike
+            order = np.argsort(-count_R.astype(int), kind="stable")
             nth = self._came[key] = self._came.get(key, -1) + 1
-            slot = nth if self._claims is None else self._claims.slot(key, nth, int(of_rows.sum()))
-            rows = np.concatenate([rows[of_rows], rows[~of_rows]])
-            chosen = min(slot, len(rows) - 1)
+            slot = nth if self._claims is None else self._claims.slot(key, nth, int((count_R > 0).sum()))
+            chosen = int(order[min(slot, len(rows) - 1)])
         self.place = index.place(int(rows[chosen]))
-        return bool(kept_N[rows[chosen]])
+        return int(count_R[chosen])
 
     @cached_property
     def _by_key(self) -> tuple[KeyIndex, np.ndarray]:
-        """Where the documents of the store stand, and whether each is kept: bool [N], in order of the index's rows."""
-        keys, kept = dict[str, np.ndarray](), [np.empty(0, dtype=bool)]
+        """Where the documents of the store stand, and how often each is kept: uint8 [N], in the index's rows."""
+        keys, kept = dict[str, np.ndarray](), [np.empty(0, dtype=np.uint8)]
         for source in self.found.store.sources:
             keys[source], kept_N = self.found.keeps(source)
             kept.append(kept_N)
@@ -411,13 +431,27 @@ class Claims:
 
     def __init__(self, folder: str, rank: int) -> None:
         self._folder, self._rank = folder, rank
+        self._mine: dict[int, dict[int, int]] = {}  # by key, slots that an earlier attempt of this task has claimed
+        self._free: dict[int, int] = {}  # by key, the first slot that may be free
 
     def slot(self, key: int, nth: int, wanted: int) -> int:
         """Return a slot below `wanted` for the task's n-th document of a key, or `wanted` if all are taken."""
-        mine = seal({"rank": self._rank, "nth": nth})
-        names = [f"{self._folder}/{key:016x}/{slot:06d}.json" for slot in range(wanted)]
-        for slot, name in enumerate(names):
-            with suppress(FileNotFoundError):
-                if read_json(name) == {"rank": self._rank, "nth": nth}:
-                    return slot
-        return next((slot for slot, name in enumerate(names) if create(name, mine)), wanted)
+        if key not in self._mine:
+            claims = {slot: self._read(key, slot) for slot in range(wanted)}
+            self._mine[key] = {claim["nth"]: slot for slot, claim in claims.items() if claim["rank"] == self._rank}
+        if nth in self._mine[key]:
+            return self._mine[key][nth]
+        first = self._free.get(key, 0)
+        claim = seal({"rank": self._rank, "nth": nth})
+        found = next((slot for slot in range(first, wanted) if create(self._name(key, slot), claim)), wanted)
+        self._free[key] = found + 1
+        return found
+
+    def _read(self, key: int, slot: int) -> dict[str, Any]:
+        try:
+            return read_json(self._name(key, slot))
+        except FileNotFoundError:
+            return {"rank": -1}
+
+    def _name(self, key: int, slot: int) -> str:
+        return f"{self._folder}/{key:016x}/{slot:06d}.json"

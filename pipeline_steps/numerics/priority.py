@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -43,8 +44,8 @@ def priority_columns(mode: Mode) -> tuple[str, ...]:
     return {"top": ("score",), "bottom": ("score",), "random": ("key",)}.get(mode, ("score", "key"))
 
 
-def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Array:
-    """Return priorities as uint32 [N]: larger codes are kept first.
+def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0, temperature: float = 1.0) -> Array:
+    """Return priorities as uint32 [N]: larger codes are kept first. Scores of ips and direct go by the temperature.
 
     top, bottom: the score, or its negative (Alg. 1).
     pareto: for scores that are log-odds of being wanted: their probability plus Pareto noise. GPT-3 kept documents
@@ -66,6 +67,8 @@ def priority_code(mode: Mode, columns: Mapping[str, Array], seed: int = 0) -> Ar
     if mode == "pareto":
         probability_N = 0.5 * (1 + np.tanh(0.5 * score_N.astype(np.float64)))
         return order_code(uniform_N ** (-1 / _PARETO_SHAPE) - 1 + probability_N)
+    if temperature != 1:
+        score_N = score_N.astype(np.float64) / temperature
     noise_N = -np.log(uniform_N)
     if mode != "poisson":
         noise_N = -np.log(noise_N)
@@ -97,7 +100,12 @@ KEEP_ALL = Threshold(0, 0, _MOST_ROWS)
 
 
 def find_thresholds(
-    read: Read, mode: Mode, amount_S: Sequence[int], seed: int = 0, weight: str | None = None
+    read: Read,
+    mode: Mode,
+    amount_S: Sequence[int],
+    seed: int = 0,
+    weight: str | None = None,
+    temperature: float = 1.0,
 ) -> list[Threshold]:
     """Find each stratum's longest run, in order of priority, whose weights sum to at most the amount.
 
@@ -111,10 +119,12 @@ def find_thresholds(
         amount_S: what to keep of each stratum, in units of the weight.
         seed: of the random modes and of ties.
         weight: column that counts towards the amount; None counts documents.
+        temperature: as `priority_code` takes it.
     """
     if mode == "poisson":
         return _poisson_thresholds(read, amount_S, weight)
-    return _Search(read, mode, amount_S, seed, weight).run()
+    code = partial(priority_code, mode, seed=seed, temperature=temperature)
+    return Search(read, priority_columns(mode), code, amount_S, seed, weight).run()
 
 
 def keeps(
@@ -144,11 +154,28 @@ class _Rows(NamedTuple):
     word: Array  # what the next digit is a part of: the code, later the tie
 
 
-class _Search:
-    """One radix select, for all strata at once: the digits settled so far, and the amount left below them."""
+class Search:
+    """One radix select, for all strata at once: the digits settled so far, and the amount left below them.
 
-    def __init__(self, read: Read, mode: Mode, amount_S: Sequence[int], seed: int, weight: str | None) -> None:
-        self.read, self.mode, self.seed, self.weight = read, mode, seed, weight
+    Args:
+        read: the corpus.
+        names: the columns that priorities are made of.
+        code: makes priorities, uint32 [N], of these columns.
+        amount_S: as `find_thresholds` takes it.
+        seed: likewise.
+        weight: likewise.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        names: Sequence[str],
+        code: Callable[[Mapping[str, Array]], Array],
+        amount_S: Sequence[int],
+        seed: int,
+        weight: str | None,
+    ) -> None:
+        self.read, self.code, self.seed, self.weight = read, code, seed, weight
         self.strata = len(amount_S)
         self.left_S = np.array(amount_S, dtype=np.int64)
         self.whole_S = np.zeros(self.strata, dtype=bool)  # strata that are kept whole
@@ -156,8 +183,8 @@ class _Search:
         self.tie_S = np.zeros(self.strata, dtype=np.uint64)
         self.depth = 0  # bits settled, of the code and then of the tie
         self.digit_bits = 16 if self.strata <= 16 else 8  # counters: at most 8 MB, or 2 kB a stratum
-        names = [*priority_columns(mode), weight, "stratum" if self.strata > 1 else None]
-        self.columns = tuple(name for name in names if name)
+        asked = [*names, weight, "stratum" if self.strata > 1 else None]
+        self.columns = tuple(name for name in asked if name)
 
     def run(self) -> list[Threshold]:
         """Settle digits until few documents are in question, then sort those."""
@@ -203,7 +230,7 @@ class _Search:
         return self.read((*self.columns, "key") if by_tie else self.columns, None)
 
     def _in_question(self, columns: Mapping[str, Array]) -> _Rows:
-        code, stratum = priority_code(self.mode, columns, self.seed), _stratum(columns)
+        code, stratum = self.code(columns), _stratum(columns)
         if self.depth == 0:
             return _Rows(slice(None), stratum, code, code)
         agrees = _same_start(code, self.code_S[stratum], min(self.depth, _CODE_BITS)) & ~self.whole_S[stratum]

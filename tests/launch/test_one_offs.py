@@ -365,6 +365,20 @@ def test_compare_counts_what_is_in_both(folder, scores, tmp_path, capsys):
     assert "Jaccard" in capsys.readouterr().out
 
 
+def test_compare_counts_copies(scores, tmp_path, capsys):
+    store = ScoreStore.open(str(scores))
+    a, b = Selection(np.arange(100) % 4, store.corpus_digest, {}), select(store, Cut("top", k=30))
+    for name, selection in {"a": a, "b": b}.items():
+        selection.save(str(tmp_path / f"{name}.safetensors"))
+    assert run("compare", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kept"] == [75, 30]
+    both, either = np.minimum(a.counts, b.counts).sum(), np.maximum(a.counts, b.counts).sum()
+    assert found["copies"] == {"kept": [150, 30], "both": both, "jaccard": both / either}
+    assert run("compare", tmp_path / "a.safetensors", tmp_path / "b.safetensors") == 0
+    assert "Jaccard of copies" in capsys.readouterr().out
+
+
 def test_compare_scores_and_refuses_other_corpora(folder, scores, tmp_path, quick, capsys):
     store = ScoreStore.open(str(scores))
     both = combine(str(tmp_path / "noisy"), {str(scores): 1.0}, "rank")

@@ -20,6 +20,7 @@ from pipeline_steps import (
     KMeansFit,
     MetadataScorer,
     ScoreStore,
+    Selection,
     combine,
     coverage,
     select,
@@ -151,6 +152,20 @@ def test_everything_is_no_distance_from_the_corpus(stores):
     assert report["entropy"] == pytest.approx(report["attainable"])
     assert report["clusters"] == 4
     assert report["quality"] is None
+
+
+def test_copies_weigh_as_much_as_they_are(stores):
+    store, where = ScoreStore.open(stores("density")), [stores(n) for n in ("clusters", "embeddings", "density")]
+    once, twice = (coverage(select(store, Cut("top", copies={-1000: n})), *where) for n in (1, 2))
+    assert (twice.documents, twice.copies) == (once.documents, 2 * once.copies)
+    assert (twice.entropy, twice.attainable) == (pytest.approx(once.entropy), pytest.approx(once.attainable))
+    assert twice.to_corpus == pytest.approx(0, abs=1e-9)
+    some = select(store, Cut("top", k=60))
+    heavy = Selection(some.counts * (np.arange(some.counts.size) % 5), some.corpus_digest, {})
+    rows = np.repeat(np.arange(heavy.counts.size), heavy.counts)
+    found = coverage(heavy, *where, stores("quality"))
+    quality = ScoreStore.open(stores("quality")).scores[rows].mean(dtype=float)
+    assert (found.copies, found.quality) == (rows.size, pytest.approx(quality))
 
 
 def test_a_store_of_another_kind_is_refused(stores):

@@ -151,6 +151,22 @@ def die_after(blocks, store, folder, format):
     materialise(store, None, folder / "out", format)
 
 
+def test_a_document_that_is_selected_several_times_is_written_as_often(store, tmp_path):
+    counts, lengths = np.arange(store.documents) % 4, np.concatenate(list(store.lengths_by_source()))
+    assert materialise(store, Selection(counts, store.corpus_digest, {}), tmp_path / "out") == (
+        counts.sum(),
+        (counts * lengths).sum(),
+    )
+    everything = np.empty(store.tokens, dtype=np.int32)
+    store.copy(0, everything)
+    read = np.concatenate([np.fromfile(file, dtype=np.uint16) for file in (tmp_path / "out").glob("*.ds")])
+    np.testing.assert_array_equal(np.sort(read), np.sort(np.repeat(everything, np.repeat(counts, lengths))))
+    name, _, offsets = next(store.by_source())
+    layers = [np.diff(offsets)[counts[: len(offsets) - 1] >= layer] for layer in (1, 2, 3)]
+    ends = np.fromfile(tmp_path / "out" / f"{name}.ds.index", dtype="<u8")
+    np.testing.assert_array_equal(np.diff(ends, prepend=0), np.concatenate(layers))
+
+
 def test_all_documents_and_nothing_overwritten(store, tmp_path):
     assert materialise(store, None, tmp_path / "out") == (store.documents, store.tokens)
     before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}

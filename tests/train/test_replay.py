@@ -59,6 +59,41 @@ def test_every_token_of_an_epoch_is_shown_once(corpus, raw_length, seed, epoch):
         assert places == [(places[0] + step) % len(selected) for step in range(raw_length)]
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.sampled_from([0, 1, 1, 2, 3, 7])), min_size=1, max_size=30),
+    st.integers(1, 12),
+    st.integers(0, 99),
+    st.integers(0, 5),
+)
+def test_every_token_of_an_epoch_is_shown_as_often_as_it_is_selected(corpus, raw_length, seed, epoch):
+    lengths, counts = zip(*corpus, strict=True)
+    ring = [p for layer in range(1, 8) for p in _positions(lengths, [count >= layer for count in counts])]
+    if len(ring) < raw_length:
+        with pytest.raises(InvalidCut, match="less than one window"):
+            Replay(Ring(lengths), selection(counts), raw_length, seed)
+        return
+    replay = Replay(Ring(lengths), selection(counts), raw_length, seed)
+    assert replay.documents == sum(count > 0 for count in counts)
+    shown = replay.batch(epoch * replay.windows + np.arange(replay.windows))
+    missing = Counter(ring)
+    missing.subtract(shown.ravel().tolist())
+    assert min(missing.values()) >= 0
+    assert missing.total() == replay.tokens % raw_length == len(ring) % raw_length
+    start = replay.batch(
+        epoch * replay.windows + np.argsort(replay.order(np.arange(replay.windows) + epoch * replay.windows))
+    )
+    around = "".join(map(chr, [*ring, *ring]))  # the windows in their order are the ring, from some place on
+    assert "".join(map(chr, start.ravel().tolist())) in around
+
+
+def test_a_document_that_is_selected_twice_comes_again_after_all_others():
+    once, twice = (Replay(Ring([30] * 40), selection([count] * 40), 7, seed=4) for count in (1, 2))
+    assert (twice.tokens, twice.documents) == (2 * once.tokens, 40)
+    shown = twice.batch(np.arange(twice.windows))[np.argsort(twice.order(np.arange(twice.windows)))]
+    assert all(len(set(window.tolist())) == 7 for window in shown)
+
+
 def _positions(lengths, mask):
     begin = 0
     for length, kept in zip(lengths, mask, strict=True):
@@ -90,8 +125,10 @@ def test_order_is_not_the_corpus_order():
     assert abs(np.corrcoef(window[1:], window[:-1])[0, 1]) < 4.5 / 5000**0.5
 
 
-def test_no_batch_and_no_rank_matters(store):
-    replay = Replay(store, None, 64, seed=5)
+@pytest.mark.parametrize("counted", [False, True])
+def test_no_batch_and_no_rank_matters(store, counted):
+    counts = np.arange(store.documents) % 4
+    replay = Replay(store, Selection(counts, store.corpus_digest, {}) if counted else None, 64, seed=5)
     sample = np.arange(replay.windows - 10, replay.windows + 30)  # across the end of an epoch
     whole = replay.batch(sample)
     for parts in (2, 4, 40):
