@@ -30,7 +30,7 @@ def write_store(path, rows):
     from pipeline_steps.stores.score_store import SCORE_FIELDS
     from pipeline_steps.stores.source_store import SourceStore
 
-    store = SourceStore(path, pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]])  # without ids)
+    store = SourceStore(path, pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]]))
     store.begin("scores", {"scorer": "benchmark"}, None)
     rng, sources = np.random.default_rng(0), []
     for start in range(0, rows, SOURCE_ROWS):

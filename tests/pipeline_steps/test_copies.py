@@ -171,7 +171,7 @@ def test_an_amount_is_shared_out_and_no_part_falls_when_it_grows(parts, amount, 
 def stores(tmp_path):
     """200 documents of two sources, with tokens, and their labels: web, wiki and code."""
     rng = np.random.default_rng(3)
-    scores = SourceStore(str(tmp_path / "scores"), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]])  # without ids)
+    scores = SourceStore(str(tmp_path / "scores"), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]]))
     labels = SourceStore(str(tmp_path / "labels"), pa.schema([("key", pa.uint64()), ("label", pa.string())]))
     scores.begin("scores", {"scorer": "test"}, None)
     labels.begin("labels", {"labels": "kind"}, None)
@@ -271,7 +271,7 @@ PINNED = {
 
 
 def test_selections_of_one_copy_have_the_bytes_they_had_before_there_were_copies(tmp_path):
-    store = SourceStore(str(tmp_path / "s"), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]])  # without ids)
+    store = SourceStore(str(tmp_path / "s"), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]]))
     store.begin("scores", {"scorer": "test"}, None)
     for source, first, n in (("a", 0, 50), ("b", 50, 70)):
         i = np.arange(first, first + n, dtype=np.uint64)
@@ -356,7 +356,7 @@ def test_only_the_bits_in_use_are_stored_and_told_apart():
 def test_a_cascade_multiplies_counts(stores, tmp_path):
     store, _ = stores
     first = select(store, Cut("top", copies={1: 0, 10: 3}))
-    left = SourceStore(str(tmp_path / "left"), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]])  # without ids)
+    left = SourceStore(str(tmp_path / "left"), pa.schema([pa.field("key", pa.uint64()), *SCORE_FIELDS[1:]]))
     left.begin("scores", {"scorer": "test"}, None)
     size = first.documents
     ones = np.ones(size, np.uint32)
