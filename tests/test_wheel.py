@@ -79,7 +79,7 @@ def test_files_and_extras_of_the_wheel(wheel):
         "evaluate_suite",
         "launch",
     }
-    extras = {"score", "train", "report", "eval", "density", "cluster", "quickstart", "s3", "ray", "warc", "embed"}
+    extras = set("score train report eval density cluster quickstart s3 ray warc embed join".split())
     assert extras <= set(about.get_all("Provides-Extra"))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
+from filelock import FileLock
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
@@ -24,7 +24,7 @@ from pipeline_steps.errors import CorpusError, InvalidScore, WinnowError
 from pipeline_steps.joins.annotations import PLACE_BITS, Annotations, documents_view
 from pipeline_steps.joins.keys import open_keys, verify_keys
 from pipeline_steps.stores.artefact import Artefact
-from pipeline_steps.stores.files import write_json
+from pipeline_steps.stores.files import digest, write_json
 from pipeline_steps.stores.score_store import SCORE_FIELDS, ScoreStore
 from pipeline_steps.terminal import one_line
 
@@ -163,20 +163,19 @@ class JoinScores(NoCredentials, PipelineStep):
 
     @contextmanager
     def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a database in memory that spills into a folder of its own, which goes with the database."""
+        """Yield a database in memory that spills into a folder beside the keys."""
         import duckdb
 
-        spill = f"{os.path.abspath(self.keys)}/.spill.tmp-{uuid.uuid4().hex}"  # Artefact sweeps what a kill leaves
         settings: dict[str, Any] = {
             "memory_limit": self.memory,
             "threads": self.threads,
-            "temp_directory": spill,
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
+        spill = f"{os.path.abspath(self.keys)}/.spill-{digest(self.scores.encode())[:16]}"
         try:
-            with duckdb.connect(config=settings) as connection:
+            with _own_folder(spill), duckdb.connect(config=settings | {"temp_directory": spill}) as connection:
                 connection.execute("SET enable_progress_bar = false")
                 yield connection
         except duckdb.OutOfMemoryException as error:
@@ -186,8 +185,6 @@ class JoinScores(NoCredentials, PipelineStep):
             ) from error
         except duckdb.Error as error:
             raise CorpusError(f"{self.annotations} cannot be joined: {one_line(error)[:300]}") from error
-        finally:
-            shutil.rmtree(spill, ignore_errors=True)
 
     def _join(self, connection: duckdb.DuckDBPyConnection, found: Annotations, keys: Artefact) -> Counted:
         """Make the table `joined` of the documents that have annotations, and refuse what was not foreseen."""
@@ -243,6 +240,17 @@ class JoinScores(NoCredentials, PipelineStep):
         if matched:
             raise RuntimeError(f"the join has counted {matched:,} documents more than it has returned")
         store.finish_task(0, 1, keys.manifest)
+
+
+@contextmanager
+def _own_folder(path: str) -> Iterator[None]:
+    """Let one process at a time use a folder that is not there before and after; a lock ends with its process."""
+    with FileLock(f"{path}.lock", thread_local=False):
+        try:
+            shutil.rmtree(path, ignore_errors=True)  # of a process that was killed
+            yield
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Piece(NamedTuple):

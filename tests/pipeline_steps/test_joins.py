@@ -104,7 +104,7 @@ def test_the_bytes_depend_on_neither_threads_nor_tasks_nor_memory(tmp_path):
         stores.append(bytes_of(tmp_path / str(threads)))
     assert stores[0] == stores[1] == stores[2]
     assert ScoreStore.open(str(tmp_path / "1")).scores.tolist() == list(range(len(docs)))[::-1]
-    assert not list(tmp_path.glob("keys-*/.spill*"))
+    assert not [path for path in tmp_path.glob("keys-*/.spill*") if path.is_dir()]
 
 
 def test_texts_are_matched_as_they_stand(tmp_path):
@@ -202,9 +202,9 @@ def test_a_finished_store_refuses_other_annotations_documents_and_settings(tmp_p
 
 
 def test_killed_while_it_writes_it_ends_with_the_same_bytes(tmp_path):
-    keys = write_keys(tmp_path / "keys", documents("ab", "cd", "ef"))
+    keys, own = (write_keys(tmp_path / name, documents("ab", "cd", "ef")) for name in ("keys", "own"))
     annotations = write_annotations(tmp_path / "annotations", [(id, float(ord(id))) for id in "fedcba"])
-    whole = bytes_of(join(tmp_path, keys, annotations, name="whole").path)
+    whole = bytes_of(join(tmp_path, own, annotations, name="whole").path)
     for sealed in range(3):
         child = multiprocessing.get_context("fork").Process(
             target=die_after, args=(sealed, tmp_path, keys, annotations)
@@ -213,8 +213,10 @@ def test_killed_while_it_writes_it_ends_with_the_same_bytes(tmp_path):
         child.join()
         assert child.exitcode == -signal.SIGKILL
         assert len(list((tmp_path / "scores").glob("parts/*.parquet"))) == sealed
+        next(tmp_path.glob("keys/.spill-*.lock")).with_suffix("").mkdir(exist_ok=True)  # as a large join leaves it
     join(tmp_path, keys, annotations)
     assert bytes_of(tmp_path / "scores") == whole
+    assert not [path for path in tmp_path.glob("keys/.spill*") if path.is_dir()]
 
 
 def die_after(sealed, folder, keys, annotations):
