@@ -241,18 +241,18 @@ def list_corpus(path: str, glob: str = "") -> CorpusFiles:
 
 def _not_one(path: str, glob: str, files: int, by_format: Mapping[str, list[str]]) -> CorpusError:
     """Return the error of a path with files of no format, or of several."""
-    where = f"{path}, --glob {glob}," if glob else path
     kinds = " and ".join(sorted(by_format))
     if not by_format:
+        called = f" is called {glob}" if glob else ""
         suffixes = ", ".join(list(KINDS)[:-1])
         return CorpusError(
-            f"{where} is not one corpus ({files} files, none of a known format): give files of one format "
+            f"{path} is not one corpus ({files} files, none of a known format{called}): give files of one format "
             f"({suffixes}), compressed (.gz, .zst, .xz, .bz2) or not"
         )
     some = ", ".join(names[0] for _, names in sorted(by_format.items()))
     suffix = min(by_format)
     return CorpusError(
-        f"{where} is not one corpus ({files} files, {kinds}, such as {some}): choose those of one format, e.g. by "
+        f"{path} is not one corpus ({files} files, {kinds}, such as {some}): choose those of one format, e.g. by "
         f"--glob '*.{suffix}*'"
     )
 

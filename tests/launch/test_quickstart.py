@@ -190,8 +190,8 @@ def test_two_at_once_in_one_folder_are_refused(corpus, tmp_path):
     ("content", "message"),
     [
         (b"", "is too small for held-out text"),
-        (b'{"text": "fine"}\n{"text": ""}\n', r"a.jsonl, row 2, has no text"),
-        (b'{"text": "fine"}\n{"te\n', r"a.jsonl, row 2, is not JSON"),
+        (b'{"text": "fine"}\n{"text": ""}\n', r"a.jsonl, row 2: 'text' is empty"),
+        (b'{"text": "fine"}\n{"te\n', r"a.jsonl, row 2: the line is not JSON"),
         (gzip.compress(b'{"text": "fine"}\n' * 100, mtime=0)[:-9], r"a.jsonl.gz cannot be read"),
         (b'{"id": 1, "text": "one lonely document"}\n', "is too small for held-out text"),
     ],
