@@ -198,6 +198,18 @@ def find(name: str) -> Sampler:
     return known[name]
 
 
+def score_name(made: Mapping[str, Any]) -> str | None:
+    """Return what the scores of a store are called, in metadata and columns; None of keys for a draw by chance.
+
+    Args:
+        made: the configuration that the store records.
+    """
+    row = of_scorer(made.get("scorer"))
+    if row is None:
+        return str(made.get("key", "score"))  # MetadataScorer's, which the documents have
+    return None if row.cut == "random" else row.metadata_key() or "score"
+
+
 def of_scorer(scorer: str | None) -> Sampler | None:
     """Return the plainest sampler of a scorer; None if there is none.
 

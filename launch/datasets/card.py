@@ -84,13 +84,16 @@ def write_card(record: Record, command: str, pattern: str, columns: Columns | No
     sampler = made["sampler"] or record["scores"]["scorer"]
     title = _title(made, sampler)
     front = yaml.safe_dump(_front(record, title, pattern, columns), sort_keys=False, allow_unicode=True)
-    column = f", and `{made['score_column']}`, the score" if made["score_column"] else ""
+    column = (
+        made["score_column"]
+        and f", and `{made['score_column']}`, the score, and `{made['score_column']}_rank`, its rank"
+    )
     copies = f", {record['copies']:,} copies in all" if "copies" in record else ""
     sections = [
         f"---\n{front}---\n\n# {title}",
         f"{after:,} of {before:,} documents ({after / before:.2%}){copies} of `{made['corpus']}`, in the corpus's "
         f"order: {_chosen(made)} by `{sampler}`, as in [How to Train Data-Efficient LLMs]"
-        f"(https://huggingface.co/papers/2402.09668). All columns of the corpus are here{column}.",
+        f"(https://huggingface.co/papers/2402.09668). All columns of the corpus are here{column or ''}.",
         *_counted(record),
         "## How it was chosen\n\n" + _table(_how(record)),
         "## What was kept\n\n" + _table(_kept(record), _BOTH),

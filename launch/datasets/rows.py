@@ -81,16 +81,18 @@ def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) 
         documents = step.run(documents, 0, 1)
     # Anew for each group: which of several copies is kept depends on what came before
     kept, source, settings = KeptRows(cut), "", dataset.settings
-    score_N = np.empty(0, dtype=np.float32)
+    score_N, rank_N = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
     for document in documents:
         if not (count := kept.keeps(document)):
             continue
         if kept.place[0] != source:
             source = kept.place[0]
-            score_N = cut.store.read(source, ("score",))["score"] if column is not None else score_N
+            if column is not None:
+                score_N, rank_N = cut.store.read(source, ("score",))["score"], cut.ranks(source)
         added: dict[str, Any] = {} if settings.count_column is None else {settings.count_column: count}
         if column is not None:
-            added = {column: float(score_N[kept.place[1]])} | added
+            at = kept.place[1]
+            added = {column: float(score_N[at]), settings.rank_column or "": int(rank_N[at])} | added
         row = _row(document, source, added)
         yield row
         for number in range(2, count + 1 if settings.repeat else 2):
@@ -127,10 +129,7 @@ def _source_schema(dataset: Unfinished, group: int) -> pa.Schema:
     fields, settings = list(schema), dataset.settings
     if "id" not in schema.names:
         fields.insert(0, pa.field("id", pa.string()))
-    if settings.score_column is not None:
-        fields.append(pa.field(settings.score_column, pa.float32()))
-    if settings.count_column is not None:
-        fields.append(pa.field(settings.count_column, pa.uint8()))
+    fields += [pa.field(name, pa.type_for_alias(kind)) for name, kind in settings.added.items()]
     metadata = next(iter(found.values())).metadata or {}
     kept = {key: value for key, value in metadata.items() if key == b"huggingface" and _has_features(value)}
     return pa.schema(fields, metadata=kept or None)

@@ -70,13 +70,24 @@ class DatasetSettings:
         refuse_credentials(asdict(self), "winnow select")
         if self.cut.mixture is not None and self.labels is None:
             raise InvalidCut("a mixture is of the labels of documents: give --labels, a store of MetadataLabels")
-        if self.count_column == self.score_column is not None:
+        if len(self.added) < 2 * (self.score_column is not None) + (self.count_column is not None):
             raise InvalidCut(f"the column {COUNT!r} holds counts: give --score-column another name")
 
     @property
     def count_column(self) -> str | None:
         """Return the column that says how often a document is kept; None if each row is kept once."""
         return None if self.cut.is_plain or self.repeat else COUNT
+
+    @property
+    def rank_column(self) -> str | None:
+        """Return the column of ranks, 1 for the document that is kept first; None if there are no scores."""
+        return None if self.score_column is None else f"{self.score_column}_rank"
+
+    @property
+    def added(self) -> dict[str, str]:
+        """Return the columns that are added to those of the corpus, with their Arrow types by name."""
+        columns = {self.score_column: "float", self.rank_column: "int64", self.count_column: "uint8"}
+        return {name: kind for name, kind in columns.items() if name is not None}
 
     def made(self) -> dict[str, Any]:
         """Return all settings as JSON types, without those that were added later and are at their defaults."""
@@ -131,9 +142,7 @@ def usual_mode(scores: str) -> Mode:
 def usual_column(sampler: str | None, scores: str | None) -> str | None:
     """Return the column that scores go to unless the user names one: the scorer's; None for a draw by chance."""
     row = samplers.find(sampler or "") if scores is None else samplers.of_scorer(ScoreStore(scores).made.get("scorer"))
-    if row is not None and row.cut == "random":
-        return None
-    return (row and row.metadata_key()) or "score"
+    return "score" if row is None else samplers.score_name({"scorer": row.scorer_name})
 
 
 def check_scores(scores: str, sampler: str) -> None:

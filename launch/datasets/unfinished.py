@@ -139,14 +139,13 @@ class Unfinished:
 
     @cached_property
     def columns(self) -> tuple[pa.Schema, dict[str, str]]:
-        """The schema of all files, scores float32, counts uint8; and why columns have no one type, by name."""
+        """The schema of all files, added columns of their types; and why columns have no one type, by name."""
         parts = [part for parts in self.rows for part in parts.values()]
         schema, mixed = unify({part.first: part.schema for part in parts})
         for part in reversed(parts):
             mixed |= part.mixed
-        for column, kind in ((self.settings.score_column, pa.float32()), (self.settings.count_column, pa.uint8())):
-            if column is not None:
-                schema = schema.set(schema.get_field_index(column), pa.field(column, kind))
+        for column, kind in self.settings.added.items():
+            schema = schema.set(schema.get_field_index(column), pa.field(column, pa.type_for_alias(kind)))
         return schema, mixed
 
     @cached_property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,23 @@ class FoundCut:
         if strata is not None:
             columns["stratum"] = strata
         return key, self._copies.counts(self._thresholds, columns, start, seed)
+
+    def ranks(self, source: str) -> np.ndarray:
+        """Return the ranks of a source's documents in order of priority, int64 [N]: 1 is kept first, equals share one.
+
+        They hold of documents that are kept, among all of the corpus. 4 bytes of memory for each of those.
+        """
+        later_N = np.searchsorted(self._kept_codes, self._codes(source), side="right")
+        return np.asarray(self._kept_codes.size - later_N + 1)
+
+    @cached_property
+    def _kept_codes(self) -> np.ndarray:
+        codes = [self._codes(source)[self.keeps(source)[1] > 0] for source in self.store.sources]
+        return np.sort(np.concatenate([np.empty(0, dtype=np.uint32), *codes]))
+
+    def _codes(self, source: str) -> np.ndarray:
+        names = priority_columns(self.cut.mode)
+        return priority_code(self.cut.mode, self.store.read(source, names), self.cut.seed, self._temperature)
 
     def kept(self) -> dict[str, int]:
         """Return how many copies of documents of each source are kept; reads every score once."""

@@ -19,6 +19,7 @@ from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreIn
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
 from pipeline_steps.numerics.copies import UpsamplingCurve
 from pipeline_steps.numerics.priority import Mode
+from pipeline_steps.samplers import score_name
 from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.corpus_listing import CorpusListing
 from pipeline_steps.stores.documents import key_of, named
@@ -73,6 +74,7 @@ class CutOptions(TypedDict, total=False):
     exclusion_writer: DiskWriter | None
     partial: bool
     repeat: bool
+    ranks: bool
 
 
 class CutFilter(NoCredentials, BaseFilter):
@@ -87,6 +89,11 @@ class CutFilter(NoCredentials, BaseFilter):
             a pass that has met fewer documents of the cut than there are fails at its end.
         repeat: whether a document that the cut keeps several times comes out as often, as Documents of their own with
             ids that end in #2, #3 ...; if not, each document comes out once, with `count` in its metadata.
+        ranks: whether kept documents get the rank of their score too, 1 for the one that is kept first: 4 bytes of
+            memory for each, in every task.
+
+    A kept document has its score in its metadata, under the scorer's own key such as "ask_llm", if nothing is there
+    already; and its rank under "ask_llm_rank".
 
     Raises:
         StoreIncomplete: the store is half written.
@@ -105,8 +112,10 @@ class CutFilter(NoCredentials, BaseFilter):
         exclusion_writer: DiskWriter | None = None,
         partial: bool = False,
         repeat: bool = True,
+        ranks: bool = False,
     ) -> None:
         super().__init__(exclusion_writer)
+        self.ranks = ranks
         self.scores, self.cut, self.partial, self.repeat = str(scores), cut, partial, repeat
         self.labels = None if labels is None else str(labels)
         self._rows: KeptRows | None = None
@@ -132,7 +141,11 @@ class CutFilter(NoCredentials, BaseFilter):
         if self._rows is None:
             self._rows = KeptRows(self._find_cut())
         self._count = self._rows.keeps(doc)
-        return self._count > 0 or (False, self._reason)
+        if not self._count:
+            return False, self._reason
+        for name, value in self._rows.scored(self.ranks).items():
+            doc.metadata.setdefault(name, value)
+        return True
 
     def _copies(self, doc: Document, count: int) -> list[Document]:
         """Return a kept document as often as it comes out; steps that change a copy change no other."""
@@ -333,6 +346,8 @@ class KeptRows:
         self._used_of: dict[str, bytearray] = {}  # by source, for when its documents come again
         self._file_of: dict[str, str] = {}
         self._rows_of: dict[int, list[int]] | None = None
+        self._score_name = score_name(found.store.made) if found.cut.mode != "random" else None
+        self._scored: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
         self._came: dict[int, int] = {}  # by key of documents of unknown files of which some are kept
 
     def keeps(self, doc: Document) -> int:
@@ -348,6 +363,20 @@ class KeptRows:
         if count:
             self.kept[self.place[0]] = self.kept.get(self.place[0], 0) + count
         return count
+
+    def scored(self, ranks: bool) -> dict[str, float | int]:
+        """Return the score, and the rank if asked for, of the document that was asked for last; {} in a random cut."""
+        source, row = self.place
+        if self._score_name is None:
+            return {}
+        if source not in self._scored:
+            if not self._is_by_key:  # sources come one after the other
+                self._scored.clear()
+            score_N = self.found.store.read(source, ["score"])["score"]
+            self._scored[source] = score_N, self.found.ranks(source) if ranks else None
+        score_N, rank_N = self._scored[source]
+        score = {self._score_name: float(score_N[row])}
+        return score if rank_N is None else score | {f"{self._score_name}_rank": int(rank_N[row])}
 
     def _open(self, doc: Document, source: str) -> None:
         """Load the rows of a file; of one that the store does not know, there are none."""

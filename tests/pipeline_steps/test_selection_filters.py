@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
@@ -382,3 +383,18 @@ def test_a_scorer_and_its_filter_do_not_go_into_one_pipeline(corpus, tmp_path):
     LocalPipelineExecutor(steps[:2], tasks=1, logging_dir=str(tmp_path / "l")).run()
     stats = LocalPipelineExecutor(steps, tasks=1, logging_dir=str(tmp_path / "m")).run().stats[2]
     assert stats["forwarded"].total == 5
+
+
+def test_kept_documents_carry_score_and_rank(corpus, scores):
+    kept_docs = list(TopKFilter(scores, k=10, ranks=True).run(JsonlReader(str(corpus)).run()))
+    store = ScoreStore.open(scores)
+    best = np.sort(store.scores)[::-1]
+    found = sorted((doc.metadata["score"] for doc in kept_docs), reverse=True)
+    np.testing.assert_array_equal(np.float32(found), best[:10])
+    for doc in kept_docs:
+        assert type(doc.metadata["score_rank"]) is int
+        assert doc.metadata["score_rank"] == 1 + (best > doc.metadata["score"]).sum()
+    own = [Document(doc.text, doc.id, metadata=doc.metadata | {"score": 7}) for doc in kept_docs]
+    (doc,) = TopKFilter(scores, k=1, partial=True).run(iter(own))
+    assert doc.metadata["score"] == 7  # what is there already is the corpus's own
+    assert "score" not in next(iter(RandomFilter(scores, k=10).run(JsonlReader(str(corpus)).run()))).metadata
