@@ -6,6 +6,7 @@ that a hundred selections of a corpus cost a hundred bits per document instead o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ import xxhash
 
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import InvalidCut, StoreMismatch
-from pipeline_steps.numerics.keys import mix
+from pipeline_steps.numerics.keys import keys_digest, mix
 from pipeline_steps.numerics.statistics import attainable_entropy, discrepancy, entropy
 from pipeline_steps.stores.files import load_tensors, save_tensors
 from pipeline_steps.stores.score_store import ScoreStore
@@ -102,6 +103,29 @@ class Selection:
             unpacked |= counts
             counts = unpacked
         return cls(counts, header["corpus_digest"], header["cut"])
+
+    def in_order(self, corpus_digest: str, keys: Callable[[], np.ndarray], corpus: str) -> Selection:
+        """Return the same selection in the order of a corpus.
+
+        Scores of documents whose files were unknown are in order of keys, and so are selections made of them.
+
+        Args:
+            corpus_digest: `keys_digest` of the corpus.
+            keys: returns its keys, uint64 [N].
+            corpus: what errors call it.
+
+        Raises:
+            StoreMismatch: the selection was made for another corpus.
+        """
+        if corpus_digest == self.corpus_digest:
+            return self
+        key_N = keys()
+        order = np.argsort(key_N, kind="stable")
+        if keys_digest(key_N[order]) != self.corpus_digest:
+            self.check_corpus(corpus_digest, corpus)
+        counts = np.empty_like(self.counts)
+        counts[order] = self.counts
+        return Selection(counts, corpus_digest, self.cut)
 
     def check_corpus(self, corpus_digest: str, corpus: str) -> None:
         """Raise StoreMismatch unless the selection was made for the corpus with this digest."""

@@ -18,7 +18,18 @@ from datatrove.pipeline.filters import GopherQualityFilter
 from datatrove.pipeline.readers import HuggingFaceDatasetReader, JsonlReader, ParquetReader
 from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
 
-from pipeline_steps import BaseScorer, CutFilter, Documents, Embedder, RandomFilter, ScoreStore, TopKFilter
+from pipeline_steps import (
+    EMBEDDED_PROXY,
+    BaseScorer,
+    CutFilter,
+    Documents,
+    Embedder,
+    RandomFilter,
+    ScoreStore,
+    Selection,
+    TopKFilter,
+    select,
+)
 from pipeline_steps.errors import CorpusError, MissingScore, StoreDamaged, StoreMismatch, WinnowError
 from pipeline_steps.filters.cuts import Cut
 
@@ -302,3 +313,25 @@ def test_a_scorer_that_cannot_work_is_refused_when_it_is_made(tmp_path):
     scorer = LengthScorer(str(tmp_path))
     assert scorer.metadata_key == "length"
     assert scorer.made() == {"scorer": "LengthScorer", "window_size": 4096, "lower_is_better": False}
+
+
+def test_a_selection_by_key_trains_on_the_tokens_of_files(crawl, mixed, tmp_path):
+    from train.replay import Replay
+    from train.token_store import TokenStore
+    from train.token_store_writer import TokenStoreWriter
+
+    run([JsonlReader(str(crawl)), LengthScorer(str(tmp_path / "s"))], 1, tmp_path / "logs")
+    chosen = select(ScoreStore.open(str(tmp_path / "s")), Cut("top", k=60))
+    docs = list(JsonlReader(str(mixed)).run())
+    for doc in docs:
+        doc.metadata["file_path"] = f"{int(doc.id.split('-')[1]) % 4}"
+    docs.sort(key=lambda doc: doc.metadata["file_path"])
+    list(TokenStoreWriter(str(tmp_path / "t"), EMBEDDED_PROXY).run(iter(docs)))
+    store = TokenStore.open(str(tmp_path / "t"))
+    replay = Replay(store, chosen, 32, 0)
+    kept = set(texts_of(lambda: JsonlReader(str(crawl)), TopKFilter(str(tmp_path / "s"), k=60), 1, tmp_path))
+    assert replay.documents == 60
+    lengths = np.concatenate(list(store.lengths_by_source()))
+    assert replay.tokens == sum(n for n, doc in zip(lengths, docs, strict=True) if doc.text in kept)
+    with pytest.raises(StoreMismatch, match="was made for a corpus with digest"):
+        Replay(store, Selection(np.ones(3, bool), "other", {}), 32, 0)
