@@ -13,7 +13,8 @@ from shutil import copyfileobj
 from typing import Any
 
 
-_CHUNK = 1 << 16  # of a file; what a chunk of zstd holds is in memory, mostly some five times as much
+_CHUNK = 1 << 14  # of a zstd file: all that it holds is in memory, some five times as much of text
+_BUFFER = 1 << 16
 _LONGEST_WINDOW = 1 << 31  # of zstd --long=31; by default, half of that and less is refused
 
 
@@ -85,7 +86,7 @@ def opened(folder: Any, name: str) -> Iterator[io.BufferedReader]:
     with folder.open(name, "rb") as raw:
         decompressor = next((one for suffix, one in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
         # The buffer hands out lines without a call of Python's for each
-        with closing(io.BufferedReader(raw if decompressor is None else decompressor(raw), _CHUNK)) as file:
+        with closing(io.BufferedReader(raw if decompressor is None else decompressor(raw), _BUFFER)) as file:
             yield file
 
 

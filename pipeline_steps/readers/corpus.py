@@ -226,7 +226,7 @@ def list_corpus(path: str, glob: str = "") -> CorpusFiles:
     """
     folder, entries = list_files(path)
     reading, by_format = Reading(glob=glob), dict[str, list[str]]()
-    for name in _without_leavings(folder, entries):
+    for name in _without_caches(folder, entries):
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden and name.rpartition("/")[2] not in _NO_DATA and reading.takes(name) and (kind := kind_of(name)):
             by_format.setdefault(kind, []).append(name)
@@ -257,7 +257,7 @@ def _not_one(path: str, glob: str, files: int, by_format: Mapping[str, list[str]
     )
 
 
-def _without_leavings(folder: str, entries: Entries) -> list[str]:
+def _without_caches(folder: str, entries: Entries) -> list[str]:
     """Return the names of files, without what `datasets` has cached in folders of `save_to_disk`; shards in order.
 
     Raises:
@@ -270,8 +270,8 @@ def _without_leavings(folder: str, entries: Entries) -> list[str]:
     for state in [name for name in entries if name.rpartition("/")[2] == "state.json"]:
         inside = state.removesuffix("state.json")
         shards = [inside + file["filename"] for file in _saved(folder, state).get("_data_files", [])]
-        leavings = {name for name in names if name.startswith(inside) and name.endswith(".arrow")} - set(shards)
-        names = [name for name in names if name not in leavings and name not in shards]
+        cached = {name for name in names if name.startswith(inside) and name.endswith(".arrow")} - set(shards)
+        names = [name for name in names if name not in cached and name not in shards]
         names += [name for name in shards if name in entries]
     return names
 

@@ -284,14 +284,15 @@ def test_a_local_corpus_is_counted(tmp_path):
         size(over(tmp_path, corpus))
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
 def test_a_large_corpus_is_sampled(ending, tmp_path, monkeypatch):
     """Of 40 files some are read, evenly, and of a file too large for its share a part."""
     words = random.Random(0)
     frame = pandas.DataFrame({"text": [words.randbytes(200 + n % 90).hex() for n in range(2000)]})
     (tmp_path / "c").mkdir()
     first = tmp_path / "c" / f"00.{ending}"
-    write = frame.to_parquet if ending == "parquet" else partial(frame.to_json, orient="records", lines=True)
+    write = {"parquet": frame.to_parquet, "csv": partial(frame.to_csv, index=False)}.get(ending)
+    write = write or partial(frame.to_json, orient="records", lines=True)
     write(first)
     for number in range(1, 40):
         shutil.copy(first, tmp_path / "c" / f"{number:02}.{ending}")
