@@ -214,6 +214,13 @@ class Study(Section):
                     at,
                     given=dataset.sampler,
                 )
+            shape = (
+                dataset.shaping() or next(one for one in self.samplers if dataset.sampler in (None, one.name)).shaping
+            )
+            if (dataset.rate or 0) > 1 and not {"upsample", "copies"} & shape.keys():
+                raise refusal(
+                    f"the rate {dataset.rate:g} must be at most 1 unless upsample or copies are given", "datasets", at
+                )
         for at, sampler in enumerate(self.samplers):
             self._check_sampler(sampler, at)
 

@@ -179,5 +179,7 @@ def test_study_files_refuse_it_by_line():
         parse_study("s.yaml", text)
     with pytest.raises(InvalidStudy, match="no setting 'slope'"):
         parse_study("s.yaml", text.replace("mixture: {web: 1.0}", "upsample: {slope: 1}"))
+    with pytest.raises(InvalidStudy, match="line 5.* the rate 1.5 must be at most 1"):
+        parse_study("s.yaml", text.replace("k: 5, mixture: {web: 1.0}", "rate: 1.5"))
     with pytest.raises(InvalidStudy, match="one of rate, k and token_budget"):
         parse_study("s.yaml", text.replace("k: 5, mixture: {web: 1.0}", "upsample: {cap: 7}"))
