@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from copy import deepcopy
 from dataclasses import replace
 from typing import Literal, TypedDict, Unpack
@@ -107,26 +108,28 @@ class CutFilter(NoCredentials, BaseFilter):
         self.scores, self.cut, self.partial, self.repeat = str(scores), cut, partial, repeat
         self.labels = None if labels is None else str(labels)
         self._rows: KeptRows | None = None
-        self._count = 0  # of the document that was filtered last
+        self._counts: deque[int] | None = None  # of the kept documents that `run` has not yielded yet
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield the kept documents, in order, each as often as it is kept."""
-        self._rows = self._find_cut()  # anew: Slurm reuses a step for many ranks
+        self._rows, self._counts = self._find_cut(), deque()  # anew: Slurm reuses a step for many ranks
         # Where other tasks read the rest, what is read and done before this step tells this pass from others
         corpus = CorpusListing(data) if world_size > 1 and not self.partial else None
         try:
             for doc in super().run(data, rank, world_size):
-                yield from self._copies(doc, self._count)
+                yield from self._copies(doc, self._counts.popleft())
             self._check_pass(self._rows, corpus, rank, world_size)
         finally:
-            self._rows = None
+            self._rows = self._counts = None
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Return whether the document is in the cut."""
         if self._rows is None:
             self._rows = self._find_cut()
-        self._count = self._rows.keeps(doc)
-        return self._count > 0 or (False, self._reason)
+        count = self._rows.keeps(doc)
+        if count and self._counts is not None:
+            self._counts.append(count)
+        return count > 0 or (False, self._reason)
 
     def _copies(self, doc: Document, count: int) -> list[Document]:
         """Return a kept document as often as it comes out; steps that change a copy change no other."""
