@@ -164,8 +164,8 @@ def _knots(count_B: Array, low_B: Array, high_B: Array) -> Shares:
     wide = risen[low_B[risen] < high_B[risen]]  # of a bucket of one value, all share what is below
     codes = np.concatenate([low_B[first], low_B[risen], high_B[wide]])
     values = np.concatenate([below[first], below[risen], below[wide + 1]])
-    order = np.lexsort((values, codes))
-    return codes[order].tolist(), values[order].tolist(), int(below[-1])
+    knots, at = np.unique(codes, return_index=True)
+    return knots.tolist(), values[at].tolist(), int(below[-1])
 
 
 class Copies:
