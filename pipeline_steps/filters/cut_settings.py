@@ -64,7 +64,7 @@ class Cut:
                 if kind(value) != value and value == value:
                     raise InvalidCut(f"{name}={value} is not a whole number")
                 object.__setattr__(self, name, kind(value))
-        if isinstance(self.upsample, Mapping):
+        if self.upsample is not None and not isinstance(self.upsample, UpsamplingCurve):
             object.__setattr__(self, "upsample", UpsamplingCurve.of(self.upsample))
         if self.copies is not None:
             object.__setattr__(self, "copies", _mapping("copies", self.copies, int, int))
@@ -159,6 +159,6 @@ def _mapping(what: str, given: Any, key: type, value: type) -> dict[Any, Any]:
         if len(made) != len(given) or (key is int and any(int(one) != float(one) for one in given)):
             raise ValueError
         return dict(sorted(made.items()))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         kinds = {int: "whole numbers", str: "labels", float: "numbers"}
         raise InvalidCut(f"{what} must map {kinds[key]}, each once, to {kinds[value]}, not {given}") from error

@@ -208,7 +208,7 @@ class FoundCut:
     def _in_copies(self) -> str:
         if self.cut.upsample is not None:
             return f" above drop={self.cut.upsample.drop}, in up to {self.cut.upsample.cap} copies each"
-        return " in copies by the table" if self.cut.copies is not None else ""
+        return ", as often as copies says" if self.cut.copies is not None else ""
 
     def _read(self, columns: Sequence[str], rows: np.ndarray | None) -> Iterator[Chunk]:
         start = 0

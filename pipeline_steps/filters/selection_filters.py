@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -119,7 +120,7 @@ class CutFilter(NoCredentials, BaseFilter):
         self.scores, self.cut, self.partial, self.repeat = str(scores), cut, partial, repeat
         self.labels = None if labels is None else str(labels)
         self._rows: KeptRows | None = None
-        self._count = 0  # of the document that was filtered last
+        self._counts: deque[int] | None = None  # of the kept documents that `run` has not yielded yet
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield the kept documents, in order, each as often as it is kept."""
@@ -128,21 +129,23 @@ class CutFilter(NoCredentials, BaseFilter):
         self._refuse_own_scorer(corpus)
         found = self._find_cut()  # anew: Slurm reuses a step for many ranks
         claims = None if world_size == 1 else Claims(f"{self._pass(found, corpus, world_size)}/claims", rank)
-        self._rows = KeptRows(found, claims)
+        self._rows, self._counts = KeptRows(found, claims), deque()
         try:
             for doc in super().run(data, rank, world_size):
-                yield from self._copies(doc, self._count)
+                yield from self._copies(doc, self._counts.popleft())
             self._check_pass(self._rows, corpus, rank, world_size)
         finally:
-            self._rows = None
+            self._rows = self._counts = None
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Return whether the document is in the cut."""
         if self._rows is None:
             self._rows = KeptRows(self._find_cut())
-        self._count = self._rows.keeps(doc)
-        if not self._count:
+        count = self._rows.keeps(doc)
+        if not count:
             return False, self._reason
+        if self._counts is not None:
+            self._counts.append(count)
         for name, value in self._rows.scored(self.ranks).items():
             doc.metadata.setdefault(name, value)
         return True

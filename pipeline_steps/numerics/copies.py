@@ -80,12 +80,14 @@ class UpsamplingCurve:
         """Return a curve of settings by name, as numbers or as text. Raises InvalidCut, naming the one at fault."""
         made, kinds = dict[str, Any](), dict[str, Callable[[Any], Any]]()
         kinds |= {"drop": float, "cap": int, "power": float, "growth": float, "dither": _flag}
+        if not isinstance(settings, Mapping):
+            raise InvalidCut(f"upsample={settings!r} is no curve: give an UpsamplingCurve, or its settings by name")
         for name, value in settings.items():
             if name not in kinds:
                 raise InvalidCut(f"upsample has no setting {name!r}: give {', '.join(kinds)}")
             try:
                 made[name] = kinds[name](value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise InvalidCut(f"upsample: {name}={value} is not a number of its kind") from error
         return cls(**made)
 
@@ -162,8 +164,8 @@ def _knots(count_B: Array, low_B: Array, high_B: Array) -> Shares:
     wide = risen[low_B[risen] < high_B[risen]]  # of a bucket of one value, all share what is below
     codes = np.concatenate([low_B[first], low_B[risen], high_B[wide]])
     values = np.concatenate([below[first], below[risen], below[wide + 1]])
-    order = np.lexsort((values, codes))
-    return codes[order].tolist(), values[order].tolist(), int(below[-1])
+    knots, at = np.unique(codes, return_index=True)
+    return knots.tolist(), values[at].tolist(), int(below[-1])
 
 
 class Copies:

@@ -51,6 +51,7 @@ _WORDS = (
     "/dev/null", "/proc/self/mem", "/proc/self", "/nowhere/at/all", "~", "*", "[", "**/*", "a::b", "::",
     "file://", "file:///", "foo://bar", "memory://none", "file:///dev/zero", "zip://a::b.zip", "data:,x",
     "http:", "hf://", "hf://datasets", "x" * 300, "x/" * 3000, "=", "a=", "=b", "a=b=c", "$HOME", "$(id)",
+    "cap=7", "drop=nan", "1=2", "web=1",
     "--help", "--json", "corpus", "corpus/a.jsonl", "corpus/*.jsonl", "work", "tokens", "kept", "model",
     "model/config.json", "cut.safetensors", "micro.yaml", "nope/nope", "random", "ask-llm", "density", "dsir",
     "paper",
@@ -77,9 +78,8 @@ def _spoil(given: list[tuple[str, str]], rng: random.Random) -> None:
     how = rng.choice(("value", "value", "value", "value", "gone", "flag", "twice", "new", "bare"))
     if how == "new" or not given:
         flags = [flag for known in _COMMANDS.values() for flag in known if flag.strip()]
-        given.insert(
-            at, (rng.choice((*flags, "--proxy", "--target", "--embedder", "--k", "--work")), rng.choice(_WORDS))
-        )
+        more = "--proxy --target --embedder --k --work --labels --temperature --upsample --mixture --copies --fill"
+        given.insert(at, (rng.choice((*flags, *more.split())), rng.choice(_WORDS)))
     elif how == "value":
         given[at] = (given[at][0], rng.choice(_WORDS))
     elif how == "gone":

@@ -70,6 +70,7 @@ def test_a_folder_is_searched_and_ordinary_links_pass(tmp_path):
         ("compare", "PLACE", "PLACE"),
         ("coverage", "PLACE", "--clusters", "x", "--embeddings", "x", "--density", "x"),
         ("select", "--corpus", "x", "--scores", "PLACE", "--k", "1", "--output", "o"),
+        ("select", "--corpus", "x", "--sampler", "random", "--labels", "PLACE", "--k", "1", "--output", "o"),
         ("score", "--corpus", "x", "--sampler", "ask-llm", "--proxy", "PLACE", "--output", "o"),
         ("score", "--corpus", "x", "--sampler", "density", "--embedder", "PLACE", "--output", "o"),
         ("tokenize", "--corpus", "x", "--tokenizer", "PLACE", "--output", "o"),

@@ -389,6 +389,7 @@ def test_documents_come_out_as_often_as_the_selection_says(corpus, tmp_path, tas
     def come(**options):
         for rank in range(tasks):
             step = TopKFilter(scores, rate=1.5, upsample=UpsamplingCurve(), **options)
+            step.batch_size = 1 + 6 * (tasks == 3)
             yield from step.run(JsonlReader(str(corpus)).run(None, rank, tasks), rank, tasks)
 
     found = []
