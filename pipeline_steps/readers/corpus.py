@@ -274,7 +274,9 @@ def _without_caches(folder: str, entries: Entries) -> list[str]:
         arrows = {name for name in names if name.startswith(inside) and name.endswith(".arrow")}
         if arrows:
             shards = [f"{inside}{file['filename']}" for file in _saved(folder, state, "_data_files")]
-            names = [name for name in names if name not in arrows] + [name for name in shards if name in arrows]
+            if lost := set(shards) - arrows:
+                raise CorpusError(f"{folder} lacks {min(lost)}, which its state.json lists: copy it there")
+            names = [name for name in names if name not in arrows] + shards
     return names
 
 
