@@ -80,9 +80,11 @@ class CorpusReader(BaseDiskReader):
             if not left:
                 return
             self.stat_update("input_files")
+            before = left
             for document in self.read_file(name, left):
                 yield document
                 left -= 1
+            self.stat_update("documents", value=before - left, unit="input_file")
 
     def read_file(self, filepath: str, most: int = sys.maxsize) -> DocumentsPipeline:
         """Yield the documents of a file, `most` of them at most.
@@ -264,22 +266,24 @@ def _without_caches(folder: str, entries: Entries) -> list[str]:
         CorpusError: the folder holds several splits.
     """
     if "dataset_dict.json" in entries:
-        splits = ", ".join(_saved(folder, "dataset_dict.json")["splits"])
+        splits = ", ".join(_saved(folder, "dataset_dict.json", "splits"))
         raise CorpusError(f"{folder} holds a DatasetDict with the splits {splits}: give the folder of one of them")
     names = list(entries)
     for state in [name for name in entries if name.rpartition("/")[2] == "state.json"]:
         inside = state.removesuffix("state.json")
-        shards = [inside + file["filename"] for file in _saved(folder, state).get("_data_files", [])]
-        cached = {name for name in names if name.startswith(inside) and name.endswith(".arrow")} - set(shards)
-        names = [name for name in names if name not in cached and name not in shards]
-        names += [name for name in shards if name in entries]
+        arrows = {name for name in names if name.startswith(inside) and name.endswith(".arrow")}
+        if arrows:
+            shards = [f"{inside}{file['filename']}" for file in _saved(folder, state, "_data_files")]
+            if lost := set(shards) - arrows:
+                raise CorpusError(f"{folder} lacks {min(lost)}, which its state.json lists: copy it there")
+            names = [name for name in names if name not in arrows] + shards
     return names
 
 
-def _saved(folder: str, name: str) -> dict[str, Any]:
-    """Return what a file of JSON says that `datasets` has written."""
+def _saved(folder: str, name: str, key: str) -> list[Any]:
+    """Return what a file of JSON, which `datasets` has written, says under a key."""
     with _named(f"{folder}/{name}".removeprefix("file://")), fsspec.open(f"{folder}/{name}", "rb") as file:
-        return dict(json.load(file))
+        return list(json.load(file)[key])
 
 
 def refuse_changed_files(found: Mapping[str, Any], made: Mapping[str, Any], where: str) -> None:

@@ -287,6 +287,12 @@ def test_folders_of_save_to_disk(tmp_path):
     (tmp_path / "one" / "cache-1234.arrow").write_bytes(b"left by map")
     found = documents(tmp_path / "one", tmp_path)
     assert [doc.id for doc in found] == [row["id"] for row in ROWS]
+    (tmp_path / "one" / "data-00001-of-00003.arrow").unlink()
+    with pytest.raises(CorpusError, match=r"lacks data-00001-of-00003\.arrow"):
+        list_corpus(str(tmp_path / "one"))
+    (tmp_path / "one" / "state.json").write_text("[]")
+    with pytest.raises(CorpusError, match=r"one/state\.json cannot be read"):
+        list_corpus(str(tmp_path / "one"))
     datasets.DatasetDict({"train": made, "test": made}).save_to_disk(tmp_path / "several")
     with pytest.raises(CorpusError, match="splits train, test: give the folder of one"):
         list_corpus(str(tmp_path / "several"))
