@@ -335,3 +335,12 @@ def test_a_selection_by_key_trains_on_the_tokens_of_files(crawl, mixed, tmp_path
     assert replay.tokens == sum(n for n, doc in zip(lengths, docs, strict=True) if doc.text in kept)
     with pytest.raises(StoreMismatch, match="was made for a corpus with digest"):
         Replay(store, Selection(np.ones(3, bool), "other", {}), 32, 0)
+
+
+def test_on_an_object_store(s3, crawl, tmp_path):
+    s3.mkdir("any")
+    for tasks in (2, 3):
+        run([JsonlReader(str(crawl)), LengthScorer("s3://any/s", window_size=64)], tasks, tmp_path / "logs")
+    assert ScoreStore.open("s3://any/s").documents == FILES * ROWS
+    for k in (19, 22):  # of which copies are claimed by the tasks
+        assert len(texts_of(lambda: JsonlReader(str(crawl)), TopKFilter("s3://any/s", k=k), 3, tmp_path)) == k
