@@ -71,7 +71,7 @@ def materialise(
     if output.exists():
         raise StoreMismatch(f"{output} exists already: give another folder, or remove it")
     if selection is not None:
-        selection = selection.in_order(store.corpus_digest, store.keys, str(store.path))
+        selection = selection.in_order(store.corpus_digest, lambda: store.keys(), str(store.path))
     ends = (format != "ds" if append_eos is None else append_eos) and not store.append_eos
     counted = [0, 0]
 

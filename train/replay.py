@@ -64,7 +64,7 @@ class Replay:
 
     def __init__(self, store: TokenStore, selection: Selection | None, raw_length: int, seed: int) -> None:
         if selection is not None:
-            selection = selection.in_order(store.corpus_digest, store.keys, str(store.path))
+            selection = selection.in_order(store.corpus_digest, lambda: store.keys(), str(store.path))
         self.store, self.raw_length, self.seed = store, raw_length, seed
         self.documents = store.documents if selection is None else selection.documents
         starts, shifts, self.tokens = _layers(store, selection)

@@ -19,7 +19,7 @@ from launch.datasets.settings import COUNT
 from launch.datasets.unfinished import Step, Unfinished
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.filters.cuts import FoundCut
-from pipeline_steps.filters.selection_filters import KeptRows
+from pipeline_steps.filters.kept_rows import KeptRows
 from pipeline_steps.readers.corpus import ROW, CorpusFiles
 from pipeline_steps.readers.formats import TYPED, schema_of
 from pipeline_steps.scorers.metadata import LabelStore

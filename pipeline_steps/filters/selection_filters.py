@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import deque
 from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
-import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -16,16 +14,14 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.errors import CorpusError, InvalidCut, MissingScore, StoreIncomplete
+from pipeline_steps.errors import CorpusError, InvalidCut, StoreIncomplete
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
+from pipeline_steps.filters.kept_rows import BY_KEY, Claims, KeptRows
 from pipeline_steps.numerics.copies import UpsamplingCurve
 from pipeline_steps.numerics.priority import Mode
-from pipeline_steps.samplers import score_name
 from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.corpus_listing import CorpusListing
-from pipeline_steps.stores.documents import key_of, named
-from pipeline_steps.stores.files import canonical, create, digest, open_folder, read_json, seal, write_json
-from pipeline_steps.stores.key_index import KeyIndex
+from pipeline_steps.stores.files import canonical, digest, open_folder, read_json, write_json
 from pipeline_steps.stores.score_store import ScoreStore
 
 
@@ -128,7 +124,8 @@ class CutFilter(NoCredentials, BaseFilter):
         corpus.refuse_shared_list(type(self).__name__, world_size)
         self._refuse_own_scorer(corpus)
         found = self._find_cut()  # anew: Slurm reuses a step for many ranks
-        claims = None if world_size == 1 else Claims(f"{self._pass(found, corpus, world_size)}/claims", rank)
+        agreed = f"{self._pass(found, corpus, world_size)}/claims" if corpus.known is not None else None
+        claims = None if world_size == 1 else Claims(agreed, rank)
         self._rows, self._counts = KeptRows(found, claims), deque()
         try:
             for doc in super().run(data, rank, world_size):
@@ -160,12 +157,12 @@ class CutFilter(NoCredentials, BaseFilter):
 
     def _refuse_own_scorer(self, corpus: CorpusListing) -> None:
         """Raise StoreIncomplete if a step of this pipeline writes the scores: a cut needs those of all documents."""
-        for step in corpus.steps:
-            if step.get("store") == self.scores and not ScoreStore(self.scores).is_complete:
-                raise StoreIncomplete(
-                    f"{type(self).__name__} needs all scores of {self.scores}, and {step['step']} of this pipeline "
-                    "is still to write them: put the filter into a second pipeline, which reads the corpus again"
-                )
+        own = [step for step in corpus.steps if str(step.get("store")).rstrip("/") == self.scores.rstrip("/")]
+        if own and not ScoreStore(self.scores).is_complete:
+            raise StoreIncomplete(
+                f"{type(self).__name__} needs all scores of {self.scores}, and {own[0]['step']} of this pipeline is "
+                "still to write them: put the filter into a second pipeline, which reads the corpus again"
+            )
 
     def _find_cut(self) -> FoundCut:
         labels = None if self.labels is None else LabelStore.open(self.labels)
@@ -190,12 +187,15 @@ class CutFilter(NoCredentials, BaseFilter):
         if met is None or sum(met.values()) == cut.amount:
             return
         wanted = cut.kept()
+        if BY_KEY in met and sum(met.values()) == sum(wanted.values()):
+            return
         if met == {source: count for source, count in wanted.items() if count}:
             return
-        source = next(name for name, count in wanted.items() if met.get(name, 0) != count)
+        source = next((name for name, count in wanted.items() if met.get(name, 0) != count), "")
+        where = "" if BY_KEY in met else f", of {source} {met.get(source, 0):,} of {wanted[source]:,}"
         raise CorpusError(
             f"{sum(met.values()):,} of the {sum(wanted.values()):,} documents that the cut of {self.scores} keeps "
-            f"have come by, of {source} {met.get(source, 0):,} of {wanted[source]:,}: restore the file, or pass "
+            f"have come by{where}: restore the file, or pass "
             "partial=True if only a part of the scored corpus is to be read, or a step before this one drops documents"
         )
 
@@ -317,173 +317,3 @@ class RandomFilter(CutFilter):
         **options: Unpack[CutOptions],
     ) -> None:
         super().__init__(scores, Cut("random", k, rate, token_budget, seed), **options)
-
-
-class KeptRows:
-    """Looks documents up in a cut: by their file where the store knows it, else by their key.
-
-    Documents of a file usually come in the order they were scored in, so the next row is tried first. Of documents
-    that are identical to the byte, as many are kept as the cut keeps, in the order they come.
-
-    Args:
-        found: the cut.
-        claims: who gets which of identical documents of unknown files, where several tasks meet some.
-
-    Attributes:
-        found: the cut.
-        place: source and row in the store of the document that was asked for last.
-        kept: how many copies the cut keeps of the documents of each source, as it is named in the store, that were
-            asked for.
-    """
-
-    def __init__(self, found: FoundCut, claims: Claims | None = None) -> None:
-        self.found, self.place = found, ("", -1)
-        self.kept: dict[str, int] = {}
-        self._claims, self._is_by_key = claims, found.store.is_by_key
-        self._source: str | None = None
-        self._scored_as = ""
-        self._keys: list[int] = []
-        self._kept: list[int] = []
-        self._next = 0
-        self._used = bytearray()
-        self._used_of: dict[str, bytearray] = {}  # by source, for when its documents come again
-        self._file_of: dict[str, str] = {}
-        self._rows_of: dict[int, list[int]] | None = None
-        self._score_name = score_name(found.store.made) if found.cut.mode != "random" else None
-        self._scored: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-        self._came: dict[int, int] = {}  # by key of documents of unknown files of which some are kept
-
-    def keeps(self, doc: Document) -> int:
-        """Return how often the cut keeps the document. Raises MissingScore if the store does not know it."""
-        source, key = doc.metadata.get("file_path"), key_of(doc)
-        count: int | None = None
-        if not self._is_by_key and source is not None:
-            if source != self._source:
-                self._open(doc, source)
-            count = self._keeps_of_file(doc, key)
-        if count is None:
-            count = self._keeps_by_key(doc, key)
-        if count:
-            self.kept[self.place[0]] = self.kept.get(self.place[0], 0) + count
-        return count
-
-    def scored(self, ranks: bool) -> dict[str, float | int]:
-        """Return the score, and the rank if asked for, of the document that was asked for last; {} in a random cut."""
-        source, row = self.place
-        if self._score_name is None:
-            return {}
-        if source not in self._scored:
-            if not self._is_by_key:  # sources come one after the other
-                self._scored.clear()
-            score_N = self.found.store.read(source, ["score"])["score"]
-            self._scored[source] = score_N, self.found.ranks(source) if ranks else None
-        score_N, rank_N = self._scored[source]
-        score = {self._score_name: float(score_N[row])}
-        return score if rank_N is None else score | {f"{self._score_name}_rank": int(rank_N[row])}
-
-    def _open(self, doc: Document, source: str) -> None:
-        """Load the rows of a file; of one that the store does not know, there are none."""
-        scored_as = self.found.store.locate(source)
-        self._source, self._next, self._rows_of = source, 0, None
-        self._scored_as, self._keys, self._kept, self._used = scored_as or "", [], [], bytearray()
-        if scored_as is None:
-            return
-        if self._file_of.setdefault(scored_as, source) != source:
-            raise MissingScore(
-                f"{source} (document {doc.id}) and {self._file_of[scored_as]} both look like {scored_as}, which "
-                f"{self.found.store.path} holds scores of: score them apart"
-            )
-        key_N, kept_N = self.found.keeps(scored_as)
-        self._keys, self._kept = key_N.tolist(), kept_N.tolist()
-        self._used = self._used_of.setdefault(source, bytearray(len(self._keys)))
-
-    def _keeps_of_file(self, doc: Document, key: int) -> int | None:
-        """Return how often the cut keeps a document of the open file; None if the store does not have it there.
-
-        Raises:
-            MissingScore: more copies of it come than were scored.
-        """
-        row = self._next
-        if row >= len(self._keys) or self._keys[row] != key or self._used[row]:
-            rows = self._copies(key)
-            if rows is None:
-                return None
-            while rows and self._used[rows[-1]]:
-                rows.pop()
-            if not rows:
-                raise MissingScore(f"more copies of {named(doc)} come than {self.found.store.path} holds scores of")
-            row = rows.pop()
-        self._used[row] = True
-        self._next, self.place = row + 1, (self._scored_as, row)
-        return self._kept[row]
-
-    def _copies(self, key: int) -> list[int] | None:
-        """Return rows of a document of the open file, the last first; None if it has none."""
-        if self._rows_of is None:
-            self._rows_of = {}
-            for row in range(len(self._keys) - 1, -1, -1):
-                self._rows_of.setdefault(self._keys[row], []).append(row)
-        return self._rows_of.get(key)
-
-    def _keeps_by_key(self, doc: Document, key: int) -> int:
-        """Return how often the cut keeps a document, wherever in the store it is."""
-        index, kept_N = self._by_key
-        rows = index.rows(key)
-        if not rows.size:
-            raise MissingScore(
-                f"{named(doc)} has no score in {self.found.store.path}, or its text has changed since: score this "
-                "corpus first"
-            )
-        count_R, chosen = kept_N[rows], 0
-        if count_R.min() < count_R.max():  # identical documents of which the cut does not keep all alike
-            order = np.argsort(-count_R.astype(int), kind="stable")
-            nth = self._came[key] = self._came.get(key, -1) + 1
-            slot = nth if self._claims is None else self._claims.slot(key, nth, int((count_R > 0).sum()))
-            chosen = int(order[min(slot, len(rows) - 1)])
-        self.place = index.place(int(rows[chosen]))
-        return int(count_R[chosen])
-
-    @cached_property
-    def _by_key(self) -> tuple[KeyIndex, np.ndarray]:
-        """Where the documents of the store stand, and how often each is kept: uint8 [N], in the index's rows."""
-        keys, kept = dict[str, np.ndarray](), [np.empty(0, dtype=np.uint8)]
-        for source in self.found.store.sources:
-            keys[source], kept_N = self.found.keeps(source)
-            kept.append(kept_N)
-        return KeyIndex(keys), np.concatenate(kept)
-
-
-class Claims:
-    """Which of identical documents the tasks of one pass keep: each is claimed by a file, which stays after a kill.
-
-    Args:
-        folder: of the pass and its number of tasks, on any fsspec path.
-        rank: the task.
-    """
-
-    def __init__(self, folder: str, rank: int) -> None:
-        self._folder, self._rank = folder, rank
-        self._mine: dict[int, dict[int, int]] = {}  # by key, slots that an earlier attempt of this task has claimed
-        self._free: dict[int, int] = {}  # by key, the first slot that may be free
-
-    def slot(self, key: int, nth: int, wanted: int) -> int:
-        """Return a slot below `wanted` for the task's n-th document of a key, or `wanted` if all are taken."""
-        if key not in self._mine:
-            claims = {slot: self._read(key, slot) for slot in range(wanted)}
-            self._mine[key] = {claim["nth"]: slot for slot, claim in claims.items() if claim["rank"] == self._rank}
-        if nth in self._mine[key]:
-            return self._mine[key][nth]
-        first = self._free.get(key, 0)
-        claim = seal({"rank": self._rank, "nth": nth})
-        found = next((slot for slot in range(first, wanted) if create(self._name(key, slot), claim)), wanted)
-        self._free[key] = found + 1
-        return found
-
-    def _read(self, key: int, slot: int) -> dict[str, Any]:
-        try:
-            return read_json(self._name(key, slot))
-        except FileNotFoundError:
-            return {"rank": -1}
-
-    def _name(self, key: int, slot: int) -> str:
-        return f"{self._folder}/{key:016x}/{slot:06d}.json"

@@ -9,11 +9,14 @@ import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.readers.base import BaseReader
 
+from pipeline_steps.errors import WinnowError
 from pipeline_steps.numerics.keys import document_key, keys_digest
 
 
 class Documents(BaseReader):
     """Yields documents of a list, or of what a function returns: task r of n takes the documents r, r + n, ...
+
+    A corpus that has grown under the same function is given another name in the step's attribute `corpus`.
 
     Args:
         documents: a list; or a function of a module that returns an iterable, the same one in every task.
@@ -27,7 +30,10 @@ class Documents(BaseReader):
         self._documents = documents
         # What tells this corpus from another: see CorpusListing
         if callable(documents):
-            self.contents = f"{documents.__module__}.{documents.__qualname__}"
+            name = getattr(documents, "__qualname__", "<")
+            if "<" in name:
+                raise WinnowError("Documents needs a list, or a function of a module, whose name tells its documents")
+            self.contents = f"{documents.__module__}.{name}"
         else:
             keys = [document_key(str(doc.id), doc.text) for doc in documents]
             self.contents = keys_digest(np.array(keys, dtype=np.uint64))

@@ -1,7 +1,7 @@
 """Base classes of the steps that compute something per document: DocumentColumns, and BaseScorer for one number.
 
 What is computed goes into a SourceStore window by window. Windows never straddle a source file, so what is computed
-together, hence every last bit, does not depend on the number of tasks.
+together, hence every last bit, does not depend on the number of tasks. Where source files are unknown, last bits may.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import json
 import re
 import reprlib
 import time
-from abc import ABCMeta, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,8 +100,10 @@ class DocumentColumns(NoCredentials, PipelineStep):
             for window in windows:
                 yield from window
         corpus.check_unchanged()
-        if sources or not arrivals.is_settled:
-            store.finish_task(rank, world_size, sources, arrivals.entry())
+        if arrivals.windows and arrivals.is_settled:
+            store.tidy_settled()
+        else:
+            store.finish_task(rank, world_size, sources, arrivals.entries())
         self._forget()
 
     def _forget(self) -> None:
@@ -115,15 +117,13 @@ class DocumentColumns(NoCredentials, PipelineStep):
 
         def stored(number: int, docs: list[Document], keys: np.ndarray) -> tuple[Columns, np.ndarray]:
             start = number * self.window_size
-            columns: Columns | None
-            if sealed is None:
-                columns = store.read_window(source, number)
-            else:
+            columns: Columns | None = None
+            if sealed is not None:
                 columns = {name: values[start : start + len(keys)] for name, values in sealed.items()}
                 _check_keys(columns["key"], keys[: max(size - start, 0)], docs, source, store)
-                if start + len(keys) > size:  # it was read with a limit then: the last window is computed as a whole
-                    columns = None
-            if columns is None:
+            if columns is None or start + len(keys) > size:  # read with a limit then: it is computed as a whole
+                columns = store.read_window(source, number)
+            if columns is None or _is_beginning(columns["key"], keys):
                 return {}, np.arange(len(keys))
             _check_keys(columns["key"], keys, docs, source, store)
             return columns, np.empty(0, dtype=np.intp)
@@ -146,13 +146,13 @@ class DocumentColumns(NoCredentials, PipelineStep):
             )
 
     def _run_arrivals(self, arrivals: Arrivals, docs: Iterator[Document]) -> Iterator[list[Document]]:
-        """Yield documents whose file nobody knows, window by window."""
-        for window, columns, _ in self._computed(docs, arrivals.stored, arrivals.windows):
+        """Yield documents whose source file is unknown, window by window."""
+        for window, columns, _ in self._computed(docs, arrivals.stored, arrivals.windows, check=False):
             arrivals.commit(columns)
             yield window.docs
 
     def _computed(
-        self, docs: Iterator[Document], stored: Stored, first: int = 0
+        self, docs: Iterator[Document], stored: Stored, first: int = 0, check: bool = True
     ) -> Iterator[tuple[_Window, Columns, bool]]:
         """Yield windows with their columns, and whether it is the last; the next is prepared in a thread meanwhile."""
         prepares = type(self).prepare is not DocumentColumns.prepare
@@ -166,12 +166,15 @@ class DocumentColumns(NoCredentials, PipelineStep):
                 )
                 pending.append(_Window(number, window, keys, columns, unknown, prepared))
                 if len(pending) > 1:
-                    yield *self._complete(pending.popleft()), False
+                    yield *self._complete(pending.popleft(), check), False
             for last in pending:
-                yield *self._complete(last), True
+                yield *self._complete(last, check), True
 
-    def _complete(self, window: _Window) -> tuple[_Window, Columns]:
-        """Return a window and the columns of all its documents, after computing those that are not stored."""
+    def _complete(self, window: _Window, check: bool) -> tuple[_Window, Columns]:
+        """Return a window and the columns of all its documents, after computing those that are not stored.
+
+        Stored columns are checked against their documents if `check`; copies by key have those of one of them.
+        """
         docs = [window.docs[row] for row in window.unknown]
         new = self._compute(docs, window) if docs else {}
         if len(docs) == len(window.docs):
@@ -182,7 +185,8 @@ class DocumentColumns(NoCredentials, PipelineStep):
             columns = window.stored
         if len(docs) < len(window.docs):
             known = np.delete(np.arange(len(window.docs)), window.unknown)
-            self.check([window.docs[row] for row in known], {k: v[known] for k, v in columns.items()})
+            if check:
+                self.check([window.docs[row] for row in known], {k: v[known] for k, v in columns.items()})
             self.stat_update("already_stored", value=len(known), unit="window")
         self.annotate(window.docs, columns)
         return window, columns
@@ -216,12 +220,17 @@ class _Window(NamedTuple):
 def _merged(window: _Window, new: Columns) -> Columns:
     """Return the columns of a window of which some documents are stored and others have just been computed."""
     columns = {}
-    for name, computed in new.items():
-        found = np.empty((len(window.docs), *computed.shape[1:]), dtype=computed.dtype)
-        found[window.unknown] = computed
-        found[np.delete(np.arange(len(window.docs)), window.unknown)] = window.stored[name]
+    for name, stored in window.stored.items():
+        found = np.empty((len(window.docs), *stored.shape[1:]), dtype=stored.dtype)
+        found[window.unknown] = new[name]
+        found[np.delete(np.arange(len(window.docs)), window.unknown)] = stored
         columns[name] = found
     return columns
+
+
+def _is_beginning(stored: np.ndarray, keys: np.ndarray) -> bool:
+    """Return whether a window was committed when the file was read with a limit."""
+    return len(stored) < len(keys) and np.array_equal(stored, keys[: len(stored)])
 
 
 def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], source: str, store: SourceStore) -> None:
@@ -235,17 +244,7 @@ def _check_keys(stored: np.ndarray, keys: np.ndarray, docs: list[Document], sour
     )
 
 
-class _Checked(ABCMeta):
-    """The class of scorer classes: what is wrong with one is said when it is made, and not by the last of a hundred
-    tasks."""
-
-    def __call__(cls, *args: Any, **options: Any) -> Any:
-        scorer = super().__call__(*args, **options)
-        scorer.check_construction()
-        return scorer
-
-
-class BaseScorer(DocumentColumns, metaclass=_Checked):
+class BaseScorer(DocumentColumns):
     """Scores every document; drops nothing, reorders nothing.
 
     A subclass implements one hook, `score`. If it also has `prepare`, which tokenises a window in a thread while the
@@ -254,8 +253,9 @@ class BaseScorer(DocumentColumns, metaclass=_Checked):
     (uint64), `id`, `score` (float32), `tokens` (uint32: `metadata["token_count"]` where a datatrove TokensCounter has
     set it, else what the scorer's own tokenizer counted, else 0) and the subclass's `extra_fields`.
 
-    What decides the scores is the class's name, its `version`, and every attribute whose name begins with no
-    underscore: a store that was made with others is refused. A subclass with more to say overrides `fingerprint`.
+    What decides the scores is the class's name, its `version`, and every attribute that the constructor sets whose
+    name begins with no underscore: a store that was made with others is refused. A subclass with more to say overrides
+    `fingerprint`.
 
     Args:
         scores: folder of the score store, any fsspec path.
@@ -280,11 +280,25 @@ class BaseScorer(DocumentColumns, metaclass=_Checked):
     extra_fields: tuple[pa.Field, ...] = ()
     score: Callable[..., Sequence[float] | Columns]
 
+    def __init_subclass__(cls) -> None:
+        """Check every scorer when it has been constructed, not in the last of its tasks."""
+        super().__init_subclass__()
+        constructor = cls.__init__
+
+        @wraps(constructor)
+        def constructed(self: BaseScorer, *args: Any, **options: Any) -> None:
+            constructor(self, *args, **options)
+            if type(self) is cls:
+                self.check_construction()
+
+        cls.__init__ = constructed  # type: ignore[method-assign]
+
     def __init__(self, scores: str, metadata_key: str | None = None, window_size: int = 4096) -> None:
+        set_before = set(vars(self))
         super().__init__(scores, window_size)
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Scorer")).lower()
         self.metadata_key = own_name if metadata_key is None else metadata_key
-        self._not_settings = frozenset(vars(self))
+        self._not_settings = frozenset(vars(self)) - set_before
 
     def check_construction(self) -> None:
         """Refuse a scorer that could not work.
@@ -344,7 +358,7 @@ class BaseScorer(DocumentColumns, metaclass=_Checked):
         counted = columns.get("tokens", np.zeros(len(docs), dtype=np.uint32))
         tokens = np.array([_tokens(doc, own) for doc, own in zip(docs, counted, strict=True)], dtype=np.uint32)
         self.stat_update("tokens", value=int(tokens.sum(dtype=np.int64)), unit="window")
-        ids = np.array([id_of(doc) for doc in docs], dtype=object)
+        ids = np.array([id_of(doc).encode("utf-8", "backslashreplace").decode() for doc in docs], dtype=object)
         return columns | {"id": ids, "score": scores, "tokens": tokens}
 
     def annotate(self, docs: list[Document], columns: Columns) -> None:

@@ -1,37 +1,42 @@
-"""Documents whose file nobody knows, in the order in which a task meets them."""
+"""A task's documents whose source file is unknown, in the order in which they come."""
 
 from __future__ import annotations
 
+import uuid
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import xxhash
 from datatrove.data import Document
 
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.stores.documents import named
 from pipeline_steps.stores.key_index import IndexedColumns, KeyIndex
 from pipeline_steps.stores.source_store import Columns, SourceStore
 
 
 class Arrivals:
-    """A task's documents of unknown files: columns that are stored already, and windows of those that are not.
+    """Columns of these documents: those that are stored already, and windows of those that are not.
+
+    A committed window is never written again: where the documents come in another order than in an earlier attempt,
+    the task goes on in a folder of its own.
 
     Args:
         store: the store, joined by `begin`.
         rank: the task.
         tasks: how many tasks the run has.
-
-    Attributes:
-        windows: how many windows have been passed.
     """
 
     def __init__(self, store: SourceStore, rank: int, tasks: int) -> None:
-        self.name = f"{rank:05d}-of-{tasks:05d}"
-        self.windows, self._documents = 0, 0
-        self._store = store
-        self._kept = set[int]()  # windows that stand there as they are
-        self._moved = False  # whether a window's documents are not those of an earlier attempt
+        self._store, self._task = store, f"{rank:05d}-of-{tasks:05d}"
+        self._name = store.arrivals_name(self._task)
+        self._first = 0  # number of the first window in this folder
+        self._moved_at: int | None = None  # the first window whose documents are not those of an earlier attempt
+        self._stored_there = set[int]()  # numbers of windows that need not be written
+        self._keys, self._documents = xxhash.xxh3_128(), 0
+        self._entries: dict[str, Any] = {}
+        self.windows = 0
 
     @cached_property
     def is_settled(self) -> bool:
@@ -44,49 +49,54 @@ class Arrivals:
         Raises:
             StoreMismatch: a document is not stored, though the run over this corpus has finished.
         """
-        own = None if self.is_settled else self._store.read_window(self.name, number)
+        own = None if self.is_settled else self._store.read_window(self._name, number - self._first)
         if own is not None and np.array_equal(own["key"], key_B):
-            self._kept.add(number)
+            self._stored_there.add(number)
             return own, np.empty(0, dtype=np.intp)
-        if own is not None and not self._moved:
-            self._moved = True
-            self.__dict__.pop("_others", None)
-        row_B = self._others.index.find(key_B)
-        columns = self._others.of(row_B[row_B >= 0])
-        unknown = np.flatnonzero(row_B < 0)
-        if unknown.size and self.is_settled:
+        if own is not None and self._moved_at is None:
+            self._moved_at = number
+        row_B = self._elsewhere.index.find(key_B)
+        known = row_B >= 0
+        columns = self._elsewhere.of(row_B[known])
+        if known.any() and not np.array_equal(columns["key"], key_B[known]):
+            raise StoreMismatch(f"{self._store.path} was changed while it was read: give the same command again")
+        if self.is_settled and not known.all():
             raise StoreMismatch(
-                f"{self._store.path} is finished, and does not hold {named(docs[unknown[0]])}: its id or text has "
-                "changed; use another folder"
+                f"{self._store.path} is finished, and does not hold {named(docs[np.flatnonzero(~known)[0]])}: use "
+                "another folder or, if the corpus has grown, another name of it in the step's attribute `corpus`"
             )
-        return columns, unknown
+        return columns, np.flatnonzero(~known)
 
     def commit(self, columns: Columns) -> None:
         """Keep the columns of the next window."""
-        if self.windows not in self._kept and not self.is_settled:
-            self._store.commit_window(self.name, self.windows, columns)
+        if self.windows == self._moved_at:
+            self._close()
+            self._name, self._first = self._store.arrivals_name(f"{self._task}+{uuid.uuid4().hex[:8]}"), self.windows
+        if self.windows not in self._stored_there and not self.is_settled:
+            self._store.commit_window(self._name, self.windows - self._first, columns)
         self.windows += 1
         self._documents += len(columns["key"])
+        self._keys.update(np.ascontiguousarray(columns["key"], dtype="<u8").tobytes())
 
-    def entry(self) -> dict[str, Any]:
-        """Return what a task's record says of these documents; {} if there are none."""
-        return {self.name: {"windows": self.windows, "documents": self._documents}} if self.windows else {}
+    def entries(self) -> dict[str, Any]:
+        """Return what the task's record says of these documents, by folder; {} if there are none."""
+        self._close()
+        return self._entries
+
+    def _close(self) -> None:
+        if windows := self.windows - self._first:
+            about = {"windows": windows, "documents": self._documents, "keys": self._keys.hexdigest()}
+            self._entries[self._name] = about
+        self._keys, self._documents = xxhash.xxh3_128(), 0
 
     @cached_property
-    def _others(self) -> IndexedColumns:
-        """What other runs, runs of other numbers of tasks, and this task in another order have stored."""
-        files = self._store.stored_elsewhere(self.name, self._moved)
-        held = {}  # this task's own windows are about to be written anew, those of others perhaps too
-        key_by_file = {}
-        for path, source in files.items():
-            if (columns := self._store.read_own(path, source)) is not None:
-                key_by_file[path] = columns["key"]
-                if "/windows/" in path and self._moved:
-                    held[path] = columns
-        return IndexedColumns(KeyIndex(key_by_file), lambda path: held.get(path) or self._read(path, files[path]))
+    def _elsewhere(self) -> IndexedColumns:
+        """What other runs, other tasks and earlier attempts of this task have stored."""
+        files = self._store.files_elsewhere(self._name)
+        return IndexedColumns(KeyIndex(files), self._read)
 
-    def _read(self, path: str, source: str) -> Columns:
-        found = self._store.read_own(path, source)
-        if found is None:
-            raise StoreMismatch(f"{path} was removed while it was read: give the same command again")
-        return found
+    def _read(self, path: str) -> Columns:
+        try:
+            return self._store.read_file(path)
+        except StoreDamaged as error:
+            raise StoreDamaged(f"{error}; delete it first, since the run has finished, and run all tasks") from error

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -330,6 +330,12 @@ class Artefact:
                     "all of its tasks"
                 ) from None
             return number, None
+
+    def _runs(self) -> Iterator[tuple[int, str]]:
+        """Yield the number and name of every run that was announced, as far as that can be read."""
+        for name in sorted(self._names("announced")):
+            with suppress(StoreDamaged, FileNotFoundError):
+                yield int(name.removesuffix(".json")), read_json(f"{self.path}/announced/{name}")["run"]
 
     def _records(self, run: str) -> dict[int, list[int]]:
         """Return the ranks that have left a record, by the number of tasks."""

@@ -12,7 +12,7 @@ from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.stores.corpus_listing import CorpusListing
 
 
-_OF_A_TASK = re.compile(r"/\d{5}/\d+")
+_OF_A_TASK = re.compile(r"/\d{5}/\d+$")  # at the end of an id
 
 
 def id_of(doc: Document) -> str:
@@ -21,10 +21,8 @@ def id_of(doc: Document) -> str:
     HuggingFaceDatasetReader makes ids of a task's number and a count where a dataset has none, so they change with
     the number of tasks.
     """
-    dataset, name = doc.metadata.get("dataset"), str(doc.id)
-    if isinstance(dataset, str) and name.startswith(dataset) and _OF_A_TASK.fullmatch(name, len(dataset)):
-        return ""
-    return name
+    name = str(doc.id)
+    return "" if "dataset" in doc.metadata and _OF_A_TASK.search(name) else name
 
 
 def key_of(doc: Document) -> int:

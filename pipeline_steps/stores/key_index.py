@@ -1,4 +1,4 @@
-"""Where documents stand in the files of a store, by key: for documents whose own file is unknown, or is another."""
+"""An index of the rows of a store's files by key: for documents whose source file is unknown, or another now."""
 
 from __future__ import annotations
 

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline_steps.stores.sealed_parquet import SealedFile, encode
+from pipeline_steps.stores.sealed_parquet import ID, SealedFile, encode
 
 
 Columns = dict[str, np.ndarray]
 _NAME = "key="
 _ROWS = 1 << 20  # of a range, about
+_TEXT = 100  # bytes of a string, about
 _HELD = 1 << 28  # bytes of rows in memory before they go to the disk
 
 
@@ -53,11 +54,17 @@ class KeyRanges:
 
     def add(self, columns: Mapping[str, np.ndarray]) -> None:
         """Take rows."""
-        range_N = (columns["key"] >> np.uint64(64 - self._bits)).astype(np.intp) if self._bits else None
-        for number in [0] if range_N is None else np.unique(range_N).tolist():
-            rows = slice(None) if range_N is None else np.flatnonzero(range_N == number)
+        if self._bits:
+            range_N = (columns["key"] >> np.uint64(64 - self._bits)).astype(np.intp)
+        else:
+            range_N = np.zeros(len(columns["key"]), dtype=np.intp)
+        order = np.argsort(range_N, kind="stable")
+        number_R, start_R = np.unique(range_N[order], return_index=True)
+        for number, rows in zip(number_R.tolist(), np.split(order, start_R[1:]), strict=True):
             self._held.setdefault(number, []).append({name: column[rows] for name, column in columns.items()})
-        self._bytes += sum(column.nbytes for column in columns.values())
+        self._bytes += sum(
+            column.nbytes + _TEXT * column.size * (column.dtype == object) for column in columns.values()
+        )
         if self._bytes > _HELD:
             self._spill()
 
@@ -90,9 +97,9 @@ def _joined(parts: list[Columns], name: str) -> np.ndarray:
 
 def _sorted(columns: Columns) -> Columns:
     """Sort by key. What was computed of copies in other company may differ in last bits: the lowest stands for all."""
-    others = [column for name, column in columns.items() if name != "key"]
-    numbers = [column for column in others if column.dtype.kind in "fiu" and column.ndim == 1]
-    order = np.lexsort((*reversed(numbers), columns["key"]))
+    others = [column for name, column in columns.items() if name not in ("key", ID) and column.ndim == 1]
+    sortable = [np.unique(one, return_inverse=True)[1] if one.dtype == object else one for one in others]
+    order = np.lexsort((*reversed(sortable), columns["key"]))
     key_N = columns["key"][order]
     first_N = np.r_[True, key_N[1:] != key_N[:-1]]
     order = order[np.flatnonzero(first_N)[np.cumsum(first_N) - 1]]

@@ -36,7 +36,7 @@ class RowsByDocument:
     """
 
     def __init__(self, store: Readable, columns: Sequence[str]) -> None:
-        self._store, self._names = store, list(columns)
+        self._store, self._names, self._sources = store, list(columns), frozenset(store.sources)
         self._source: str | None = None
         self._keys = np.empty(0, dtype=np.uint64)
         self._rows: dict[int, int] = {}
@@ -73,7 +73,7 @@ class RowsByDocument:
 
     def _open(self, source: str) -> bool:
         """Return whether the store has this file, and read it."""
-        if source != self._source and source in self._store.sources:
+        if source != self._source and source in self._sources:
             columns = self._store.read(source, ["key", *self._names])
             self._keys = columns.pop("key")
             self._columns = columns

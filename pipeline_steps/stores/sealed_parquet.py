@@ -129,7 +129,8 @@ class SealedFile:
         try:
             yield
         except _DAMAGE as error:
-            if isinstance(error, OSError) and error.errno:  # the disk's or the network's; Arrow's have no number
+            is_named = isinstance(error, OSError) and (error.errno or isinstance(error, FileNotFoundError))
+            if is_named:  # the disk's or the network's; Arrow's have no number
                 raise
             raise StoreDamaged(
                 f"{self.path} is damaged or cannot be read ({str(error).splitlines()[0] if str(error) else error!r}): "

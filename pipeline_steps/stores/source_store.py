@@ -1,4 +1,4 @@
-"""Columns per document, kept as one sealed Parquet file per source file: the ground under scores and embeddings.
+"""Columns per document, kept as one sealed Parquet file per source file: scores, embeddings, clusters, labels.
 
 An Artefact whose parts are sources, and beside its files:
 
@@ -9,8 +9,8 @@ A *source* is the file a document was read from (`metadata["file_path"]`), never
 depend on the number of tasks. Two tasks that write the same source write the same bytes. A killed task loses at most
 one window.
 
-Where nobody knows the file of a document (datasets, lists, rows with a `file_path` of their own), the documents of a
-task are kept in windows in the order they arrive. The last task puts the rows of all tasks, those of known files
+Where the source file of a document is unknown (datasets, lists, rows with a `file_path` of their own), the documents
+of a task are kept in windows in the order they arrive. The last task puts the rows of all tasks, those of known files
 too, in order of their keys: the sources of such a store are ranges of keys, and copies share the columns of one. Its
 content depends on the number of tasks by the rounding of what is computed together, and by nothing else.
 """
@@ -36,8 +36,14 @@ from pipeline_steps.stores.sealed_parquet import SealedFile, encode
 
 
 Columns = Mapping[str, np.ndarray]
-_ARRIVALS = re.compile(r"(\d{5}-of-\d{5})-[0-9a-f]{16}")  # `part_name` of documents of unknown files of a task
+# Names of folders and files, as `part_name` makes them: of a task's documents of unknown files, of a range of keys
+_ARRIVALS = re.compile(r"(\d{5,}-of-\d{5,}(?:\+[0-9a-f]{8})?)-[0-9a-f]{16}")
+_RANGE = re.compile(r"key=[0-9a-f]{16}-")
 _BATCH = 1 << 17  # rows read at a time: 2 MB of scores
+
+
+class _OtherWindowsError(Exception):
+    """Windows are not those that a task's record speaks of."""
 
 
 class SourceStore(Artefact):
@@ -108,7 +114,7 @@ class SourceStore(Artefact):
     def finish_task(
         self, rank: int, tasks: int, sources: Iterable[str], arrived: Mapping[str, Any] | None = None
     ) -> None:
-        """Record that a task has stored these sources, and documents of unknown files as `Arrivals.entry` says.
+        """Record that a task has stored these sources, and documents of unknown files as `Arrivals.entries` says.
 
         Raises:
             StoreMismatch: a store of ranges of keys holds documents that this run has not read.
@@ -130,30 +136,32 @@ class SourceStore(Artefact):
 
     @property
     def is_by_key(self) -> bool:
-        """Return whether the sources are ranges of keys, since the file of some document was unknown."""
-        return any(map(is_key_range, self._names("parts")))
+        """Return whether the sources are ranges of keys, since the source file of some document was unknown."""
+        return any(map(_RANGE.match, self._names("parts")))
 
     def is_settled(self) -> bool:
         """Return whether the run that `begin` has joined is finished, by key, and whole: tasks need only look up."""
         parts = self._published_parts() if self._announced else None
         if not parts or not any(map(is_key_range, parts)):
             return False
-        return all(self.read_own(self.part(source), source) is not None for source in parts)
+        return all(self._keys(self.part(source)) is not None for source in parts)
 
-    def stored_elsewhere(self, name: str, moved: bool) -> dict[str, str]:
-        """Return paths of files that may hold documents which a task meets, and their sources.
+    def arrivals_name(self, task: str) -> str:
+        """Return the source that stands for a task's documents of unknown files, in this run."""
+        return f"{self._run['run']}/{task}"
 
-        Args:
-            name: of the task's `Arrivals`.
-            moved: whether the order of documents has changed, so that other tasks of this run may have had them.
-        """
-        found = {self.part(source): source for source in self._intact()}
+    def files_elsewhere(self, name: str) -> dict[str, np.ndarray]:
+        """Return the keys of all parts and windows that hold rows, but for the windows of one task, by path."""
+        paths = [f"{self.path}/parts/{part}" for part in sorted(self._names("parts"))]
         for folder in sorted(self._names("windows")):
-            task = _ARRIVALS.fullmatch(folder)
-            if task and (moved or task[1].rpartition("-")[2] != name.rpartition("-")[2]):
-                windows = sorted(self._names(f"windows/{folder}"))
-                found |= {f"{self.path}/windows/{folder}/{window}": task[1] for window in windows}
-        return found
+            if _ARRIVALS.fullmatch(folder) and folder != part_name(name):
+                paths += [f"{self.path}/windows/{folder}/{one}" for one in sorted(self._names(f"windows/{folder}"))]
+        return {path: keys for path in paths if (keys := self._keys(path)) is not None}
+
+    def read_file(self, path: str) -> dict[str, np.ndarray]:
+        """Return all columns of a file of this store. Raises StoreDamaged if it is not what was written."""
+        with SealedFile(self.fs, f"{self.root}{path.removeprefix(self.path)}") as file:
+            return file.read()
 
     def state(self) -> str:
         """Say how far an unfinished store is, and what may keep it from its end."""
@@ -221,14 +229,14 @@ class SourceStore(Artefact):
     def _gathered(self, parts: dict[str, Any]) -> dict[str, Any] | None:
         """Write the rows of all parts into ranges of keys, if some are of unknown files, and return these ranges.
 
-        None if windows are gone: the ranges were made of them, and are there, or have to be made by all tasks again.
+        Return None if windows are missing or others: another task has gathered them, or all tasks must run again.
         """
         if not any("windows" in entry for entry in parts.values()):
             return parts
         try:
             self._refuse_to_lose(parts)
             return self._write_ranges(parts)
-        except FileNotFoundError:
+        except (FileNotFoundError, _OtherWindowsError):
             logger.warning(f"{self.path}: documents that other tasks have stored are gone; run all tasks again")
             return None
 
@@ -236,70 +244,81 @@ class SourceStore(Artefact):
         assert self.schema is not None  # only a writer finishes
         gathered: dict[str, Any] = {}
         with KeyRanges(self.schema, sum(entry["documents"] for entry in parts.values())) as ranges:
-            for path, source in self._files_of(parts):
-                with self._open(path, source) as file:
-                    ranges.add(file.read())
+            for source, entry in parts.items():
+                keys, is_whole = xxhash.xxh3_128(), "windows" in entry
+                for path in self._files_of(source, entry):
+                    with self._open(path, source) as file:
+                        columns = file.read()
+                        is_whole = is_whole or _entry(file) == entry
+                    keys.update(columns["key"].tobytes())
+                    ranges.add(columns)
+                if not is_whole or ("windows" in entry and keys.hexdigest() != entry["keys"]):
+                    raise _OtherWindowsError
             for source, columns in ranges.sorted():
-                keys = columns["key"]
-                self.publish(source, self._encode(source, columns), partial(self._holds, source, keys))
+                keep = partial(self._holds, source, columns["key"])
+                self.publish(source, self._encode(source, columns), keep)
                 with self._open(self.part(source), source) as part:
                     gathered[source] = _entry(part)
         return gathered
 
     def _derived(self, parts: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return the ranges of keys that hold the rows of all parts; None if they were never written."""
-        if not parts or not any("windows" in entry for entry in parts.values()):
-            return parts
-        ranges = {source: entry for source, entry in self.sealed().items() if is_key_range(source)}
-        wanted = sum(entry["documents"] for entry in parts.values())
-        return ranges if sum(entry["documents"] for entry in ranges.values()) == wanted else None
+        """Return None for documents of unknown files: their tasks find all rows stored, and gather them once more."""
+        return None if parts and any("windows" in entry for entry in parts.values()) else parts
 
     def _disposes(self, parts: Mapping[str, Any]) -> bool:
         return super()._disposes(parts) or any(map(is_key_range, parts))
 
     def _tidy(self, parts: Mapping[str, Any]) -> None:
-        """Remove what ranges of keys were gathered from, and earlier ranges."""
+        """Remove what ranges of keys were gathered from: windows of this run and of earlier ones, and other parts."""
         if not any(map(is_key_range, parts)):
             return
-        for folder in filter(_ARRIVALS.fullmatch, self._names("windows")):
-            self._remove(f"windows/{folder}")
+        runs = [run for number, run in self._runs() if number <= self._number + 1]
+        for folder in self._names("windows"):
+            if (task := _ARRIVALS.fullmatch(folder)) and folder in {part_name(f"{run}/{task[1]}") for run in runs}:
+                self._remove(f"windows/{folder}")
         named = {self._file(source) for source in parts}
         for file in sorted(self._names("parts") - named):
             self._remove(f"parts/{file}")
 
+    def tidy_settled(self) -> None:
+        """Remove what a run that is settled has left, since it was killed before it could."""
+        self._tidy(self.manifest)
+
     def _refuse_to_lose(self, parts: Mapping[str, Any]) -> None:
         """Raise StoreMismatch if the store holds rows of documents that are in none of these parts."""
-        there = [source for source in self._intact() if source not in parts]
-        known = [self._keys(path, source) for path, source in self._files_of(parts) if there]
+        ours = {self._file(source) for source, entry in parts.items() if "windows" not in entry}
+        if not (there := sorted(self._names("parts") - ours)):
+            return
+        paths = [path for source, entry in parts.items() for path in self._files_of(source, entry)]
+        known = [keys for path in paths if (keys := self._keys(path)) is not None]
         sorted_N = np.sort(np.concatenate([np.empty(0, np.uint64), *known]))
-        found = [self.read_own(self.part(source), source) for source in there]
-        lost = sum(int((~contains(sorted_N, own["key"])).sum()) for own in found if own is not None)
+        lost = 0
+        for file in there:
+            keys = self._keys(f"{self.path}/parts/{file}")
+            lost += 0 if keys is None else int((~contains(sorted_N, keys)).sum())
         if lost:
             raise StoreMismatch(
-                f"{self.path} holds {lost:,} documents that this run has not read: use another folder for a part of "
-                f"the corpus, or delete {self.path}/parts to forget them"
+                f"{self.path} holds {lost:,} documents that this run has not read: if other tasks are still running, "
+                "wait for them; otherwise use another folder for a part of the corpus, or delete "
+                f"{self.path}/parts/key=* to forget them"
             )
 
-    def _intact(self) -> Iterator[str]:
-        """Yield the sources whose parts can be opened."""
-        for name in sorted(self._names("parts")):
-            try:
-                with SealedFile(self.fs, f"{self.root}/parts/{name}") as part:
-                    yield part.header["source"]
-            except StoreDamaged as error:
-                logger.warning(f"{error} (done now)")
+    def _files_of(self, source: str, entry: Mapping[str, Any]) -> list[str]:
+        """Return the paths of the files that hold a source's rows, as its task has written them."""
+        if "windows" not in entry:
+            return [self.part(source)]
+        return [self._window(source, window) for window in range(entry["windows"])]
 
-    def _files_of(self, parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Yield path and source of every file that holds rows of these parts, as tasks have written them."""
-        for source, entry in parts.items():
-            for window in range(entry.get("windows", 0)):
-                yield self._window(source, window), source
-            if "windows" not in entry:
-                yield self.part(source), source
-
-    def _keys(self, path: str, source: str) -> np.ndarray:
-        with self._open(path, source) as file:
-            return file.read(["key"])["key"]
+    def _keys(self, path: str) -> np.ndarray | None:
+        """Return the keys of a file's rows; None if it is not there, or (with a warning) damaged."""
+        try:
+            with SealedFile(self.fs, f"{self.root}{path.removeprefix(self.path)}") as file:
+                return file.read(["key"])["key"] if file.header["made"] == self.made_digest else None
+        except FileNotFoundError:
+            return None
+        except StoreDamaged as error:
+            logger.warning(f"{error} (done now)")
+            return None
 
     def _holds(self, source: str, key_N: np.ndarray) -> bool:
         """Return whether the part of a range of keys is whole, and of these documents."""

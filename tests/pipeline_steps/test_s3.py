@@ -4,7 +4,7 @@ import pytest
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
-from test_formats import FORMATS, PACKERS, ROWS
+from test_corpus_formats import FORMATS, PACKERS, ROWS
 from word_count import WordCountScorer, score
 
 from pipeline_steps import Cut, IPSFilter, ScoreSelector, ScoreStore, Selection, TopKFilter, combine, select
