@@ -133,27 +133,32 @@ class KeptRows:
                 "corpus first"
             )
         count_R, chosen = kept_N[rows], 0
-        if count_R.min() < count_R.max():  # identical documents of which the cut does not keep all alike
-            order = np.argsort(-count_R.astype(int), kind="stable").tolist()
-            chosen = self._first_free(rows, order) if self._claims is None else self._claimed(key, count_R, order)
+        order = np.argsort(-count_R.astype(int), kind="stable").tolist()
+        if self._claims is None:
+            chosen = self._first_free(doc, rows, order)
+        elif count_R.min() < count_R.max():  # identical documents of which the cut does not keep all alike
+            chosen = self._claimed(self._claims, key, count_R, order)
         self.place = index.place(int(rows[chosen]))
         return int(count_R[chosen])
 
-    def _first_free(self, rows: np.ndarray, order: list[int]) -> int:
-        """Return the first of a document's rows, in an order, that no document has taken yet; the last if all are."""
+    def _first_free(self, doc: Document, rows: np.ndarray, order: list[int]) -> int:
+        """Return the first of a document's rows, in an order, that no document has taken yet.
+
+        Raises:
+            MissingScore: more copies of it come than were scored.
+        """
         for one in order:
             source, row = self._by_key[0].place(int(rows[one]))
             used = self._used_of.setdefault(source, bytearray(self.found.store.sources[source]))
             if not used[row]:
                 used[row] = True
                 return one
-        return order[-1]
+        raise MissingScore(f"more copies of {named(doc)} come than {self.found.store.path} holds scores of")
 
-    def _claimed(self, key: int, count_R: np.ndarray, order: list[int]) -> int:
+    def _claimed(self, claims: Claims, key: int, count_R: np.ndarray, order: list[int]) -> int:
         """Return the one of a document's rows, in an order, that the tasks have agreed on for the next that comes."""
-        assert self._claims is not None
         nth = self._came[key] = self._came.get(key, -1) + 1
-        slot = self._claims.slot(key, nth, int((count_R > 0).sum()))
+        slot = claims.slot(key, nth, int((count_R > 0).sum()))
         return order[min(slot, len(order) - 1)]
 
     @cached_property

@@ -49,10 +49,13 @@ class DocumentColumns(NoCredentials, PipelineStep):
     Attributes:
         corpus: the reader of the documents, where several tasks run behind a step that hides it; or a name of the
             corpus as it is now, where nodes see other times of the same files.
+        is_of_text: whether the columns are a function of a document's id and text. If not, of identical documents of
+            unknown files, those of the lowest columns stand for all.
     """
 
     type = "📏 - SCORER"
     kind = "columns"
+    is_of_text: bool = True
     schema: pa.Schema
 
     def __init__(self, store: str, window_size: int = 4096) -> None:
@@ -90,7 +93,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
         store = SourceStore(self.store, pa.schema([pa.field("key", pa.uint64()), *self.schema]))
         corpus = CorpusListing(data, self.corpus)
         store.begin(self.kind, self.made(), corpus.inputs(type(self).__name__, world_size))
-        sources, arrivals = [], Arrivals(store, rank, world_size)
+        sources, arrivals = [], Arrivals(store, rank, world_size, self.is_of_text)
         for source, docs in by_source(data, corpus, store.is_by_key):
             if source is None:
                 windows = self._run_arrivals(arrivals, docs)

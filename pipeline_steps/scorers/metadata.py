@@ -33,6 +33,7 @@ class MetadataScorer(BaseScorer):
     """
 
     name = "🏷️ Metadata score"
+    is_of_text = False
 
     def __init__(self, scores: str, key: str, window_size: int = 4096, lower_is_better: bool = False) -> None:
         super().__init__(scores, key, window_size)
@@ -83,6 +84,7 @@ class MetadataLabels(DocumentColumns):
     type = "🏷️ - LABELS"
     name = "🏷️ Metadata labels"
     kind = "labels"
+    is_of_text = False
     schema = pa.schema([pa.field("label", pa.string())])
 
     def __init__(self, labels: str, key: str, default: str | None = None, window_size: int = 4096) -> None:

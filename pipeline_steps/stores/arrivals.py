@@ -26,9 +26,11 @@ class Arrivals:
         store: the store, joined by `begin`.
         rank: the task.
         tasks: how many tasks the run has.
+        is_of_text: whether columns are a function of a document's id and text, so that those of a copy are its own.
     """
 
-    def __init__(self, store: SourceStore, rank: int, tasks: int) -> None:
+    def __init__(self, store: SourceStore, rank: int, tasks: int, is_of_text: bool = True) -> None:
+        self._is_of_text = is_of_text
         self._store, self._task = store, f"{rank:05d}-of-{tasks:05d}"
         self._name = store.arrivals_name(self._task)
         self._first = 0  # number of the first window in this folder
@@ -55,6 +57,9 @@ class Arrivals:
             return own, np.empty(0, dtype=np.intp)
         if own is not None and self._moved_at is None:
             self._moved_at = number
+            self.__dict__.pop("_elsewhere", None)
+        if not self._is_of_text and not self.is_settled:
+            return {}, np.arange(len(key_B))
         row_B = self._elsewhere.index.find(key_B)
         known = row_B >= 0
         columns = self._elsewhere.of(row_B[known])
@@ -91,8 +96,8 @@ class Arrivals:
 
     @cached_property
     def _elsewhere(self) -> IndexedColumns:
-        """What other runs, other tasks and earlier attempts of this task have stored."""
-        files = self._store.files_elsewhere(self._name)
+        """What other runs have stored and, if the order has changed, other tasks and attempts of this run."""
+        files = self._store.files_elsewhere(self._task, self._moved_at is not None)
         return IndexedColumns(KeyIndex(files), self._read)
 
     def _read(self, path: str) -> Columns:

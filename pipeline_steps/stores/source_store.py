@@ -150,11 +150,20 @@ class SourceStore(Artefact):
         """Return the source that stands for a task's documents of unknown files, in this run."""
         return f"{self._run['run']}/{task}"
 
-    def files_elsewhere(self, name: str) -> dict[str, np.ndarray]:
-        """Return the keys of all parts and windows that hold rows, but for the windows of one task, by path."""
+    def files_elsewhere(self, task: str, moved: bool) -> dict[str, np.ndarray]:
+        """Return the keys of files that may hold a task's documents, by path: of parts, and of other runs' windows.
+
+        Args:
+            task: as `arrivals_name` takes it.
+            moved: whether the documents have come in another order before, so that any task of this run, and an
+                earlier attempt of this one, may have had them.
+        """
         paths = [f"{self.path}/parts/{part}" for part in sorted(self._names("parts"))]
         for folder in sorted(self._names("windows")):
-            if _ARRIVALS.fullmatch(folder) and folder != part_name(name):
+            of = _ARRIVALS.fullmatch(folder)
+            is_ours = of is not None and folder == part_name(self.arrivals_name(of[1]))
+            is_alike = is_ours and of is not None and of[1].partition("+")[0][6:] == task[6:]  # of as many tasks
+            if of and (moved or not is_alike or "+" in of[1]):
                 paths += [f"{self.path}/windows/{folder}/{one}" for one in sorted(self._names(f"windows/{folder}"))]
         return {path: keys for path in paths if (keys := self._keys(path)) is not None}
 

@@ -24,6 +24,8 @@ from pipeline_steps import (
     CutFilter,
     Documents,
     Embedder,
+    LabelStore,
+    MetadataLabels,
     RandomFilter,
     ScoreStore,
     Selection,
@@ -344,3 +346,23 @@ def test_on_an_object_store(s3, crawl, tmp_path):
     assert ScoreStore.open("s3://any/s").documents == FILES * ROWS
     for k in (19, 22):  # of which copies are claimed by the tasks
         assert len(texts_of(lambda: JsonlReader(str(crawl)), TopKFilter("s3://any/s", k=k), 3, tmp_path)) == k
+
+
+def test_labels_of_copies_do_not_depend_on_tasks(tmp_path):
+    docs = [Document(f"text {number // 2}", "", metadata={"kind": "ab"[number % 3 % 2]}) for number in range(90)]
+    counts = []
+    for tasks in (1, 2, 3):
+        for _ in range(2):
+            run([Documents(docs), MetadataLabels(str(tmp_path / str(tasks)), "kind")], tasks, tmp_path / "logs")
+        counts.append(LabelStore.open(str(tmp_path / str(tasks))).counts)
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_records_of_other_windows_publish_nothing(crawl, tmp_path):
+    """A run over a part of the corpus, in between, must not change what the run over all of it has stored."""
+    store, logs = tmp_path / "s", tmp_path / "logs"
+    run([JsonlReader(str(crawl)), LengthScorer(str(store), window_size=8)], 2, logs, ranks=[0])
+    run([JsonlReader(str(crawl), limit=5), LengthScorer(str(store), window_size=8)], 2, logs, ranks=[0])
+    run([JsonlReader(str(crawl)), LengthScorer(str(store), window_size=8)], 2, logs, ranks=[1])
+    run([JsonlReader(str(crawl)), LengthScorer(str(store), window_size=8)], 2, logs)
+    assert ScoreStore.open(str(store)).documents == FILES * ROWS
