@@ -181,14 +181,14 @@ class Shaped(Section):
     def checked(self, mode: str, **amount: Any) -> Cut:
         """Return the cut, or refuse settings that do not go together."""
         try:
-            return Cut("top" if self.copies else mode, **amount, **self.shaping())  # type: ignore[arg-type]
+            return Cut(mode, **amount, **self.shaping())  # type: ignore[arg-type]
         except InvalidCut as error:
             raise refusal(str(error)) from error
 
     @property
     def likely_mode(self) -> str:
         """Return a mode that the settings go with, where only the scores say which it is."""
-        return "direct" if self.temperature != 1 or self.normalize else "top"
+        return "direct" if (self.temperature != 1 or self.normalize) and not self.copies else "top"
 
 
 _SHAPING = ("temperature", "normalize", "upsample", "copies", "mixture", "fill")

@@ -91,7 +91,7 @@ class Shaping:
 
     Attributes:
         temperature: what scores are divided by in the modes ips and direct, so that the cut is soft: near 0 the
-            highest scores are kept, far above 1 a uniform sample.
+            lowest (ips) or highest (direct) scores are kept, far above 1 a uniform sample.
         normalize: divide scores by their standard deviation too, so that a temperature of 1 means the same for all.
         upsample: keep the better documents several times (modes top and bottom), along OLMo 3's curve
             C * (x - drop)**power * exp(growth * (x - drop)) of the share x that scores lower: drop=0.4 drops the

@@ -206,7 +206,7 @@ def dataset_of(
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,
-        cut=Cut("top" if "copies" in shaping else asked.mode or mode, **asked.amount, **shaping),  # type: ignore[arg-type]
+        cut=Cut(asked.mode or ("top" if "copies" in shaping else mode), **asked.amount, **shaping),  # type: ignore[arg-type]
         output=asked.output,
         limit=text.limit,
         sampler=None if sampler.scores else sampler.row,

@@ -28,14 +28,14 @@ class Cut:
             several times.
         token_budget: keep the most documents whose tokens, in order of priority, stay within this many.
         seed: of the random modes, and of the order among equal scores. One seed gives nested cuts across amounts.
-        temperature: of "ips" and "direct", whose scores are divided by it: QuRating's soft cut, from top-k near 0 to
-            a uniform sample (Wettig et al. 2024).
+        temperature: of "ips" and "direct", whose scores are divided by it: QuRating's soft cut, from the lowest (ips)
+            or highest (direct) scores near 0 to a uniform sample (Wettig et al. 2024).
         normalize: divide scores by their standard deviation too, over the whole store, so that a temperature means
             the same for scores of any scale.
         upsample: of "top" and "bottom", keep the better documents several times, as a curve says.
         copies: of "top", scores say how often a document may be kept: {1: 1, 2: 3, 9: 5} keeps a score of 1 once, of 2
             to 8 three times, of 9 or more five times, and lower scores never. Without an amount all copies are kept;
-            within an amount, the copies whose share of their document's is largest.
+            within an amount, copy j of a document that may be kept c times goes before others by c / j (D'Hondt).
         mixture: shares of the amount by label, {"web": 0.6, "wiki": 0.4}; each label is cut by its own scores, and
             others are dropped. A label gets floor(share * amount), so cuts are nested in the amount.
         fill: what to do if a label holds less than its share: "none" refuses, "others" gives the rest to the others.

@@ -33,9 +33,11 @@ from pipeline_steps.numerics.priority import (
 
 MOST_COPIES = 255  # a count is a byte, and float32 tells g / 254 from g / 255
 MOST_CURVES = 128  # strata with a curve each: 64 MB of counters
+_MOST_POWER, _MOST_GROWTH = 4, 40  # heights stay far within float32
 _COPIES, _DITHER = 0xC0B1, 0xD17  # any constants: see `priority`
 _EVENTS = 1 << 20  # events that are in memory at a time: some 40 MB
 _KNOTS = 1_000  # of a distribution, each a thousandth of the weight or more
+_PARTS = 1 << 22  # of heavy buckets, counted in a second pass: 32 MB of counters
 _LAST_BUCKET = 0.05  # OLMo 3 caps the mean over the last of 20 buckets
 Shares = tuple[Sequence[int], Sequence[int], int]
 """A distribution: codes, rising; the weight of what has a smaller code, linear between them; and the weight of all."""
@@ -71,15 +73,17 @@ class UpsamplingCurve:
             raise InvalidCut(f"upsample: drop={self.drop} is out of range: at least 0, below 1")
         if not 1 <= self.cap <= MOST_COPIES or self.cap != int(self.cap):
             raise InvalidCut(f"upsample: cap={self.cap} is out of range: a whole number from 1 to {MOST_COPIES}")
-        for name in ("power", "growth"):
-            if not 0 <= getattr(self, name) <= 100:
-                raise InvalidCut(f"upsample: {name}={getattr(self, name)} is out of range: 0 to 100")
+        for name, most in {"power": _MOST_POWER, "growth": _MOST_GROWTH}.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise InvalidCut(f"upsample: {name}={getattr(self, name)} is out of range: 0 to {most}")
+        for name, kind in {"drop": float, "cap": int, "power": float, "growth": float}.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> UpsamplingCurve:
         """Return a curve of settings by name, as numbers or as text. Raises InvalidCut, naming the one at fault."""
-        made, kinds = dict[str, Any](), dict[str, Callable[[Any], Any]]()
-        kinds |= {"drop": float, "cap": int, "power": float, "growth": float, "dither": _flag}
+        made = dict[str, Any]()
+        kinds = dict[str, Callable[[Any], Any]](drop=float, cap=float, power=float, growth=float, dither=_flag)
         if not isinstance(settings, Mapping):
             raise InvalidCut(f"upsample={settings!r} is no curve: give an UpsamplingCurve, or its settings by name")
         for name, value in settings.items():
@@ -140,7 +144,11 @@ def _flag(value: Any) -> bool:
 
 
 def shares(read: Read, mode: Mode, seed: int, weight: str | None, strata: int) -> list[Shares]:
-    """Return the distribution of each stratum's priorities, which are counted by their upper half in one pass."""
+    """Return the distribution of each stratum's priorities, to about a thousandth of its weight.
+
+    They are counted by their upper half in one pass; halves that hold more than that, such as those of probabilities
+    near 1, are counted by more of their bits in a second.
+    """
     names = [*priority_columns(mode), *([weight] if weight else []), *(["stratum"] if strata > 1 else [])]
     count = np.zeros(strata << 16)  # float64: exact below 2**53
     low, high = np.full(count.size, 2**32 - 1, dtype=np.uint32), np.zeros(count.size, dtype=np.uint32)
@@ -152,15 +160,40 @@ def shares(read: Read, mode: Mode, seed: int, weight: str | None, strata: int) -
         count += np.bincount(cell, columns[weight] if weight else None, minlength=count.size)
         np.minimum.at(low, cell, code)
         np.maximum.at(high, cell, code)
-    count_SB, low_SB, high_SB = (part.reshape(strata, 1 << 16) for part in (count.astype(np.int64), low, high))
-    return [_knots(count_SB[stratum], low_SB[stratum], high_SB[stratum]) for stratum in range(strata)]
+    weight_S = count.reshape(strata, 1 << 16).sum(axis=1)
+    heavy = np.flatnonzero((count > np.repeat(weight_S, 1 << 16) / _KNOTS) & (low < high))
+    buckets = np.stack([np.arange(count.size) >> 16, low, high, count.astype(np.int64)])
+    if heavy.size:
+        finer = _finer(read, names, mode, seed, weight, heavy)
+        buckets = np.concatenate([np.delete(buckets, heavy, axis=1), finer], axis=1)
+    buckets = buckets[:, buckets[3] > 0]
+    buckets = buckets[:, np.lexsort((buckets[1], buckets[0]))]
+    own_S = np.split(buckets, np.searchsorted(buckets[0], np.arange(1, strata)), axis=1)
+    return [_knots(own[3], own[1], own[2]) for own in own_S]
+
+
+def _finer(read: Read, names: Sequence[str], mode: Mode, seed: int, weight: str | None, heavy: Array) -> Array:
+    """Return the parts of buckets: int64 [4, parts] of stratum, lowest and highest code, and weight."""
+    bits = max(min(16, int(np.log2(_PARTS / heavy.size))), 1)  # of the lower half, that tell the parts of a bucket
+    count = np.zeros(heavy.size << bits)  # float64: exact below 2**53
+    for _, columns in read(names, None):
+        code = priority_code(mode, columns, seed)
+        cell = (code >> np.uint32(16)).astype(np.intp) + (columns.get("stratum", 0) << 16)
+        bucket = np.searchsorted(heavy, cell)
+        pick = np.flatnonzero(heavy[np.minimum(bucket, heavy.size - 1)] == cell)
+        part = ((code[pick] & np.uint32(0xFFFF)) >> np.uint32(16 - bits)).astype(np.intp) + (bucket[pick] << bits)
+        count += np.bincount(part, columns[weight][pick] if weight else None, minlength=count.size)
+    part = np.arange(count.size)
+    cell = heavy[part >> bits]
+    first = ((cell & 0xFFFF) << 16) + ((part & ((1 << bits) - 1)) << (16 - bits))
+    return np.stack([cell >> 16, first, first + (1 << (16 - bits)) - 1, count.astype(np.int64)])
 
 
 def _knots(count_B: Array, low_B: Array, high_B: Array) -> Shares:
     """Return a distribution whose knots are the ends of buckets, of each thousandth of the weight one bucket."""
     below = np.concatenate([[0], np.cumsum(count_B)])
     risen = np.flatnonzero(np.diff(below * _KNOTS // max(int(below[-1]), 1)))
-    first = np.flatnonzero(count_B)[:1]
+    first = np.arange(count_B.size)[:1]
     wide = risen[low_B[risen] < high_B[risen]]  # of a bucket of one value, all share what is below
     codes = np.concatenate([low_B[first], low_B[risen], high_B[wide]])
     values = np.concatenate([below[first], below[risen], below[wide + 1]])

@@ -32,7 +32,7 @@ from pipeline_steps.numerics import copies as module
 from pipeline_steps.numerics import priority
 from pipeline_steps.numerics.copies import CopiesByCurve, CopiesByScore, event_keys, shares
 from pipeline_steps.numerics.mixtures import share_out
-from pipeline_steps.numerics.priority import priority_code, tie_hash
+from pipeline_steps.numerics.priority import order_code, priority_code, tie_hash
 from pipeline_steps.stores.score_store import SCORE_FIELDS
 from pipeline_steps.stores.source_store import SourceStore
 
@@ -312,7 +312,7 @@ def test_a_temperature_softens(stores):
         ({"k": 1, "temperature": 2}, "modes ips and direct, not for top"),
         ({"mode": "ips", "k": 1, "temperature": 0}, "temperature=0.0 is out of range"),
         ({"mode": "ips", "k": 1, "upsample": UpsamplingCurve()}, "modes top and bottom, not for ips"),
-        ({"k": 1, "upsample": {"cap": 256}}, "cap=256 is out of range"),
+        ({"k": 1, "upsample": {"cap": 256}}, "cap=256.* is out of range"),
         ({"k": 1, "upsample": {"slope": 1}}, "no setting 'slope': give drop, cap"),
         ({"k": 1, "upsample": {"power": "steep"}}, "power=steep is not a number"),
         ({"copies": {1: 300}}, "from 0 to 255"),
@@ -432,3 +432,46 @@ def test_temperature_and_mixture_in_filters(corpus, tmp_path):
     assert (len(found), len(even & set(found))) == (20, 15)
     hot = IPSFilter(str(tmp_path / "scores"), k=20, temperature=3)
     assert len(list(hot.run(JsonlReader(str(corpus)).run()))) == 20
+
+
+GAMMA = np.random.default_rng(5)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        1 - 1e-3 * GAMMA.gamma(2, size=20_000),  # saturated probabilities
+        1 - 2**-8 * GAMMA.random(20_000) ** 6,
+        1 + 0.0078 * GAMMA.random(20_000) ** 8,
+        1000 + GAMMA.normal(size=20_000),
+        GAMMA.integers(0, 3, 20_000) / 7,
+    ],
+    ids=["near one", "below one", "above one", "thousands", "three values"],
+)
+def test_a_distribution_is_true_to_a_thousandth_wherever_scores_lie(scores):
+    column = {"score": scores.astype(np.float32)}
+    ((knots, below, whole),) = shares(lambda names, rows: iter([(0, column)]), "top", 0, None, 1)
+    code = order_code(column["score"])
+    found = np.interp(code, knots, np.array(below) / whole)
+    np.testing.assert_allclose(found, np.searchsorted(np.sort(code), code) / code.size, atol=0.002)
+    assert len(knots) <= 2_100
+
+
+def test_a_higher_score_never_means_fewer_copies_at_the_ends_of_the_settings():
+    score = np.sort(GAMMA.random(5_000)).astype(np.float32)
+    columns = {"score": score, "key": GAMMA.integers(0, 2**64, score.size, np.uint64)}
+    read = lambda names, rows: iter([(0, columns)])  # noqa: E731
+    for curve in (UpsamplingCurve(0, 7, 4, 40), UpsamplingCurve(0.9, 255, 4, 40)):
+        events = CopiesByCurve(curve, "top", 0, shares(read, "top", 0, None, 1))
+        thresholds = events.find_thresholds(read, [2_000])
+        counts = events.counts(thresholds, columns, 0, 0)
+        assert counts.sum() == 2_000
+        assert (np.diff(counts.astype(int)) >= 0).all()
+
+
+def test_settings_of_a_curve_are_whole_where_they_must_be():
+    assert UpsamplingCurve(cap=np.int64(3)) == UpsamplingCurve(cap=3.0) == UpsamplingCurve.of({"cap": "3"})
+    with pytest.raises(InvalidCut, match="cap=7.9 is out of range: a whole number"):
+        UpsamplingCurve.of({"cap": 7.9})
+    with pytest.raises(InvalidCut, match="growth=100 is out of range: 0 to 40"):
+        UpsamplingCurve(growth=100)
