@@ -103,7 +103,7 @@ def chosen_documents(store: TokenStore, selection: Selection | None, eos: int | 
         for layer, start in ((layer, start) for layer in layers for start in range(0, count, _BLOCK)):
             own, edges = counts[start : start + _BLOCK] >= layer, offsets[start : start + _BLOCK + 1]
             lengths = np.diff(edges)
-            if (longest := int(lengths.max())) > _LONGEST:
+            if (longest := int(lengths[own].max(initial=0))) > _LONGEST:
                 raise InvalidCut(f"a document of {store.path}/parts/{name} has {longest:,} tokens: leave it out")
             chosen, lengths = tokens[edges[0] : edges[-1]][np.repeat(own, lengths)], lengths[own]
             if eos is not None:

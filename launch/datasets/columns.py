@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -111,13 +111,13 @@ def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
 
-def unify(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str]]:
-    """Return the schema that rows of all schemas fit, each schema given by where it is from; any column may be null.
+def unify(schemas: Iterable[tuple[str, pa.Schema]]) -> tuple[pa.Schema, dict[str, str]]:
+    """Return the schema that rows of all schemas fit, each schema given with where it is from; any column may be null.
 
     Columns that have no one type are null in it; what is the matter with them is returned by name.
     """
     kinds, mixed = dict[str, pa.DataType](), dict[str, str]()
-    for where, schema in schemas.items():
+    for where, schema in schemas:
         for name, kind in zip(schema.names, schema.types, strict=True):
             before = kinds.get(name, pa.null())
             try:

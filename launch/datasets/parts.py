@@ -146,7 +146,7 @@ def _write_part(path: Path, batches: Iterable[_Batch], schema: pa.Schema | None,
                 first = first or begin
                 if schema is None:
                     sink.write(b"".join(map(_line, batch.rows)))
-                    found, more = unify({"": found, begin: batch.schema})
+                    found, more = unify([("", found), (begin, batch.schema)])
                     mixed = batch.mixed | more | mixed
                 else:
                     sink.write_table(table(batch.rows, schema))

@@ -123,7 +123,7 @@ def _source_schema(dataset: Unfinished, group: int) -> pa.Schema:
     """Return the schema that a group of Parquet files has in common, with the columns that are added."""
     folder = get_datafolder(dataset.corpus)
     found = {name: schema_of(folder, name) for name in dataset.groups[group]}
-    schema, mixed = unify(found)
+    schema, mixed = unify(found.items())
     for why in mixed.values():
         raise CorpusError(f"{dataset.corpus}/{why}: {KEEP}")
     fields, settings = list(schema), dataset.settings

@@ -141,7 +141,7 @@ class Unfinished:
     def columns(self) -> tuple[pa.Schema, dict[str, str]]:
         """The schema of all files, added columns of their types; and why columns have no one type, by name."""
         parts = [part for parts in self.rows for part in parts.values()]
-        schema, mixed = unify({part.first: part.schema for part in parts})
+        schema, mixed = unify([(part.first, part.schema) for part in parts])
         for part in reversed(parts):
             mixed |= part.mixed
         for column, kind in self.settings.added.items():

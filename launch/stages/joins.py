@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from launch.stages.base import PipelineStage, free, open_store
 from launch.stages.corpora import Text
+from pipeline_steps.stores.files import read_json
 
 
 if TYPE_CHECKING:
@@ -86,4 +87,7 @@ class Joined(PipelineStage):
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps.joins.scores import COUNTS
+
         open_store(self.folder(output), whole)
+        read_json(f"{self.keys.folder(output)}/{COUNTS}")  # what the command shows

@@ -80,6 +80,8 @@ class Annotations:
                 raise CorpusError(
                     f"{file} has the columns {' and '.join(twins)}, which a join takes for one: rename one"
                 )
+        if taken := [name for name in schema.names if name.casefold() in ("file_index", "file_row_number")]:
+            raise CorpusError(f"{file} has a column {taken[0]!r}, which DuckDB takes for its own: rename it")
         kind = _plain(schema.field(self.key).type)
         if not (_is_text(kind) or (self.on == "id" and kinds.is_integer(kind))):
             raise CorpusError(f"{file}: column {self.key!r} holds {kind}, and not {self.on}s: name another column")
@@ -114,7 +116,8 @@ class Annotations:
             value = f"CAST(CASE {raw} {cases} END AS DOUBLE)"
         connection.execute(
             f"CREATE VIEW annotations AS SELECT {match} AS match, {value} AS value, {raw} AS raw, "
-            f"{place_in('file_index', 'file_row_number')} AS place FROM read_parquet([{files}], union_by_name = true)"
+            f"{place_in('file_index', 'file_row_number')} AS place FROM read_parquet([{files}], union_by_name = true, "
+            "hive_partitioning = false)"
         )
 
     def where(self, place: int) -> str:
@@ -161,7 +164,7 @@ def documents_view(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> N
     files = ", ".join(_literal(glob.escape(part)) for part in parts)
     connection.execute(
         f"CREATE VIEW documents AS SELECT match, {place_in('file_index', 'file_row_number')} AS place "
-        f"FROM read_parquet([{files}])"
+        f"FROM read_parquet([{files}], hive_partitioning = false)"
     )
 
 

@@ -130,7 +130,9 @@ class JoinKeys(NoCredentials, PipelineStep):
 
 
 def _tokens(doc: Document) -> int:
-    said = doc.metadata.get("token_count", 0)
+    said = doc.metadata.get("token_count")
+    if said is None:
+        return 0
     if isinstance(said, bool) or not isinstance(said, int | np.integer) or not 0 <= said <= _MOST_TOKENS:
         raise InvalidScore(
             f"{named(doc)} has token_count={str(said)[:60]!r} in its metadata, "

@@ -67,11 +67,57 @@ class ZstdFile(io.RawIOBase):
             raise EOFError("the file ends before its last zstd frame does")
 
 
+class StreamsFile(io.RawIOBase):
+    """The content of a file of any number of streams, one after the other, as pbzip2 and `cat a.xz b.xz` write them.
+
+    Python's own classes take whatever follows the first stream for rubbish if it is damaged, and end without an error.
+
+    Args:
+        raw: the file, opened in binary.
+        decompressor: returns what decompresses one stream, as `bz2.BZ2Decompressor` does.
+        padding: what may stand between streams.
+
+    Raises:
+        EOFError: the last stream has no end.
+        OSError, LZMAError: a stream is damaged, or something else follows one.
+    """
+
+    def __init__(self, raw: Any, decompressor: Callable[[], Any], padding: bytes = b"") -> None:
+        self._raw, self._decompressor, self._padding = raw, decompressor, padding
+        self._stream: Any = None  # None between two streams
+        self._packed, self._rest = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, and return how many bytes were there for it."""
+        while not self._rest:
+            if not self._packed and (self._stream is None or self._stream.needs_input):
+                self._packed = self._raw.read(_CHUNK)
+                if not self._packed:
+                    if self._stream is not None:
+                        raise EOFError("the file ends before its last stream does")
+                    return 0
+            if self._stream is None:
+                self._packed = self._packed.lstrip(self._padding) if self._padding else self._packed
+                self._stream = self._decompressor() if self._packed else None
+                continue
+            self._rest = memoryview(self._stream.decompress(self._packed, _BUFFER))
+            self._packed = b""
+            if self._stream.eof:
+                self._packed, self._stream = self._stream.unused_data, None
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
 _DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
     ".zst": ZstdFile,
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
+    ".bz2": lambda raw: StreamsFile(raw, bz2.BZ2Decompressor),
+    ".xz": lambda raw: StreamsFile(raw, lzma.LZMADecompressor, padding=b"\0"),
 }
 
 
@@ -85,6 +131,10 @@ def opened(folder: Any, name: str) -> Iterator[io.BufferedReader]:
     """Open a file of a DataFolder by its name, to be read from its beginning to its end, decompressed."""
     with folder.open(name, "rb") as raw:
         decompressor = next((one for suffix, one in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
+        if decompressor is not None:
+            if not raw.read(1):
+                raise EOFError("the file is empty, which no compressed file is")
+            raw.seek(0)
         # The buffer hands out lines without a call of Python's for each
         with closing(io.BufferedReader(raw if decompressor is None else decompressor(raw), _BUFFER)) as file:
             yield file

@@ -132,7 +132,8 @@ class CorpusReader(BaseDiskReader):
             metadata[ROW] = values
         # A row may have a file_path and media of its own, as FineWeb's do
         metadata["file_path"] = path
-        return Document(text=text, id=str(values.get(self.id_key, f"{name}/{row}")), media=[], metadata=metadata)
+        id = values.get(self.id_key)
+        return Document(text=text, id=f"{name}/{row}" if id is None else str(id), media=[], metadata=metadata)
 
 
 def _mapping(metadata: Any) -> dict[str, Any]:

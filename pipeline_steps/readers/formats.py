@@ -67,7 +67,7 @@ def comma_separated(folder: Any, name: str) -> Rows:
     A column token_count holds numbers.
 
     Raises:
-        CorpusError: a quote is not closed until the end of the file.
+        CorpusError: a row breaks the rules of quotes, or a quote is not closed until the end of the file.
     """
     csv.field_size_limit(sys.maxsize)
     with opened(folder, name) as file:
@@ -82,15 +82,14 @@ def comma_separated(folder: Any, name: str) -> Rows:
             except StopIteration:
                 return
             except csv.Error as error:
-                if "unexpected end" in str(error):
-                    raise CorpusError(
-                        f"{folder.resolve_paths(name)}, row {row + 1}: a quote is opened and never closed: mend it"
-                    ) from error
-                yield row, BadRow("not CSV", f"the row is not CSV: {error}")
-            else:
-                if not values:  # a blank line
-                    continue
-                yield row, _csv_row(columns, values)
+                what = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+                raise CorpusError(
+                    f"{folder.resolve_paths(name)}, row {row + 1}, is not CSV ({what}), so nothing says where "
+                    "the next row begins: correct it"
+                ) from error
+            if not values:  # a blank line
+                continue
+            yield row, _csv_row(columns, values)
             row += 1
 
 

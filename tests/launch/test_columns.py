@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.datasets.columns import Row, infer
+from launch.datasets.columns import Row, infer, unify
 from launch.datasets.parts import Form, write_parts
 from pipeline_steps.errors import CorpusError
 
@@ -69,3 +69,9 @@ def test_json_that_cannot_be_written_is_named(tmp_path):
 def test_a_name_that_others_would_cut_short(row):
     with pytest.raises(CorpusError, match="f, document odd: column .* has a name with a zero byte"):
         infer(rows_of({"id": "plain"}, {"id": "odd"} | row))
+
+
+def test_parts_whose_first_rows_are_named_alike_keep_all_columns():
+    where = "a.jsonl, document None"
+    schemas = [(where, pa.schema([("id", pa.null()), ("extra", pa.int64())])), (where, pa.schema([("id", pa.null())]))]
+    assert unify(schemas)[0].names == ["id", "extra"]

@@ -179,18 +179,21 @@ def test_random_damage_to_lines(tmp_path_factory, data):
 
 def test_rows_of_csv(tmp_path):
     path = tmp_path / "a.csv"
-    rows = [b'a,"one, ""two""\r\nthree",7', b"short,x", b"long,x,1,2", b'"a"b,text,1', b"b,\xff,1", b"", b"c,,1"]
+    rows = [b'a,"one, ""two""\r\nthree",7', b"short,x", b"long,x,1,2", b"b,\xff,1", b"", b"c,,1"]
     path.write_bytes(
         b"\xef\xbb\xbfid,text,token_count\r\n" + b"\r\n".join([*rows, b"d,last,many", b"e,last,3"]) + b"\r\n"
     )
     found = documents(path, tmp_path)
     assert [(doc.id, doc.text) for doc in found] == [("a", 'one, "two"\r\nthree'), ("e", "last")]
     assert [doc.metadata["token_count"] for doc in found] == [7, 3]
-    cells, reasons = "another number of cells than the header", ["not CSV", "not UTF-8", "'text' is empty"]
+    cells, reasons = "another number of cells than the header", ["not UTF-8", "'text' is empty"]
     reasons = [cells, cells, *reasons, "token_count is no number"]
     assert bad_rows(path, tmp_path) == list(enumerate(reasons, 2))
     path.write_bytes(b'id,text\na,b\nc,"never closed\nd,e\n')
-    with pytest.raises(CorpusError, match=r"a\.csv, row 2: a quote is opened and never closed"):
+    with pytest.raises(CorpusError, match=r"a\.csv, row 2, is not CSV \(a quote is opened and never closed"):
+        documents(path, tmp_path)
+    path.write_bytes(b'id,text\nx,"he said "hi" to\nall, and\n",more\n')
+    with pytest.raises(CorpusError, match=r"a\.csv, row 1, is not CSV .*nothing says where the next row begins"):
         documents(path, tmp_path)
     big = "x" * 200_000
     path.write_text(f"text\n{big}\n")
@@ -323,3 +326,28 @@ def test_numbers_of_tokens_may_be_anything_that_adds_up(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a", "b"], "token_count": [1.5, math.nan]}), path)
     assert len(documents(path, tmp_path)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".xz"])
+def test_a_file_of_several_streams_is_read_or_refused(tmp_path, suffix):
+    compress = {".bz2": bz2.compress, ".xz": lzma.compress}[suffix]
+    streams = [compress(as_lines([{"text": f"stream {number}"}])) for number in range(3)]
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(streams[0] + (b"\0" * 8 if suffix == ".xz" else b"") + streams[1] + streams[2])
+    assert [doc.text for doc in documents(path, tmp_path)] == ["stream 0", "stream 1", "stream 2"]
+    for at in (1, len(streams[1]) // 2):
+        damaged = bytearray(streams[1])
+        damaged[at] ^= 1
+        path.write_bytes(streams[0] + damaged + streams[2])
+        with pytest.raises(CorpusError, match=r"a\.jsonl\.\w+ cannot be read"):
+            documents(path, tmp_path)
+    path.write_bytes(b"".join(streams)[:-3])
+    with pytest.raises(CorpusError, match="cannot be read"):
+        documents(path, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst", ".bz2", ".xz"])
+def test_an_empty_file_is_no_compressed_one(tmp_path, suffix):
+    (tmp_path / f"a.jsonl{suffix}").touch()
+    with pytest.raises(CorpusError, match="the file is empty, which no compressed file is"):
+        documents(tmp_path / f"a.jsonl{suffix}", tmp_path)
