@@ -45,9 +45,14 @@ def list_files(path: str) -> tuple[str, Entries]:
         fs, root = fsspec.core.url_to_fs(path)
         if has_magic(root) and not fs.exists(root):  # a name may hold such signs itself
             found, folder = fs.glob(root, detail=True), root[: root.rindex("/", 0, re.search(r"[*?\[]", root).start())]  # type: ignore[union-attr]
+            folders = [one for one, entry in found.items() if entry.get("type") == "directory"]
+            if folders and "**" not in root:
+                raise CorpusError(f"{path} matches folders, such as {folders[0]}: give {path}/** to read their files")
         elif fs.isdir(root):
             # Elsewhere, nothing is said of a folder that may not be listed, and its documents would be missing
             strict = {"on_error": "raise"} if isinstance(fs, LocalFileSystem) else {}
+            if strict:
+                _refuse_links_to_folders(root)
             found, folder = fs.find(root, detail=True, **strict), root
         elif fs.exists(root):
             found, folder = {root: fs.info(root)}, root.rsplit("/", 1)[0]
@@ -59,6 +64,15 @@ def list_files(path: str) -> tuple[str, Entries]:
         raise CorpusError(f"{path} cannot be listed ({why_not(path, error)}") from error
     entries = {file[len(folder) :].lstrip("/"): entry for file, entry in found.items()}
     return fs.unstrip_protocol(folder), dict(sorted(entries.items()))
+
+
+def _refuse_links_to_folders(root: str) -> None:
+    """Raise CorpusError for a link to a folder, which listing does not follow: its documents would be missing."""
+    for parent, folders, _ in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if os.path.islink(f"{parent}/{name}"):
+                raise CorpusError(f"{parent}/{name} is a link to a folder, not a file: give its own path")
 
 
 def _hub_files(repository: str, asked: str) -> Entries:

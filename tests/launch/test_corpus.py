@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from pipeline_steps.errors import CorpusError
-from pipeline_steps.readers.corpus import open_corpus
+from pipeline_steps.readers.corpus import list_corpus, open_corpus
 from pipeline_steps.readers.page_text import PageText
 
 
@@ -128,3 +128,15 @@ def test_nothing_there_and_mixtures_are_refused(tmp_path):
     (tmp_path / "b.parquet").write_text("")
     with pytest.raises(CorpusError, match="jsonl and parquet"):
         open_corpus(str(tmp_path), str(tmp_path / "f"))
+
+
+def test_folders_that_would_be_passed_over_are_named(tmp_path):
+    (tmp_path / "crawl" / "2024").mkdir(parents=True)
+    (tmp_path / "crawl" / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "crawl" / "2024" / "b.jsonl").write_text('{"text": "two"}\n')
+    with pytest.raises(CorpusError, match=r"matches folders, such as .*2024: give .*crawl/\*/\*\* to read"):
+        list_corpus(f"{tmp_path}/crawl/*")
+    assert len(list_corpus(f"{tmp_path}/crawl/**").sizes) == 2
+    (tmp_path / "crawl" / "linked").symlink_to(tmp_path / "crawl" / "2024")
+    with pytest.raises(CorpusError, match="crawl/linked is a link to a folder, not a file"):
+        list_corpus(f"{tmp_path}/crawl")
