@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -177,9 +178,20 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield from (Row(orjson.loads(line), "") for line in lines)
 
 
+def _holds_no_number(value: Any) -> bool:
+    """Return whether a value is or holds a float that is not finite, for which JSON lines would have null."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(map(_holds_no_number, inside))
+
+
 def _line(row: Row) -> bytes:
     try:
-        return orjson.dumps(row.values, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(row.values, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
+        if b"null" in line and _holds_no_number(row.values):
+            raise CorpusError(f"{row} holds NaN or an infinite number, which JSON cannot say: give --format parquet")
+        return line
     except TypeError as error:
         if (depth := depth_of(row.values)) > _JSON_DEEPEST:
             raise CorpusError(

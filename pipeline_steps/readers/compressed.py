@@ -123,14 +123,14 @@ _DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
 
 def without_compression(name: str) -> str:
     """Return the name of a file without the suffix of its compression."""
-    return next((name.removesuffix(suffix) for suffix in _DECOMPRESSORS if name.endswith(suffix)), name)
+    return next((name[: -len(suffix)] for suffix in _DECOMPRESSORS if name.lower().endswith(suffix)), name)
 
 
 @contextmanager
 def opened(folder: Any, name: str) -> Iterator[io.BufferedReader]:
     """Open a file of a DataFolder by its name, to be read from its beginning to its end, decompressed."""
     with folder.open(name, "rb") as raw:
-        decompressor = next((one for suffix, one in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
+        decompressor = next((one for suffix, one in _DECOMPRESSORS.items() if name.lower().endswith(suffix)), None)
         if decompressor is not None:
             if not raw.read(1):
                 raise EOFError("the file is empty, which no compressed file is")

@@ -28,6 +28,7 @@ from pipeline_steps.terminal import one_line
 
 
 ROW = "\0row"  # key of the metadata, which no row has
+_PACKED = (".zstd", ".lz4", ".br", ".snappy", ".zip", ".7z", ".rar")  # what data is compressed to elsewhere
 # What datasets and this project write beside data; not rows
 _NO_DATA = {"winnow.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
@@ -231,8 +232,12 @@ def list_corpus(path: str, glob: str = "") -> CorpusFiles:
     reading, by_format = Reading(glob=glob), dict[str, list[str]]()
     for name in _without_caches(folder, entries):
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if not hidden and name.rpartition("/")[2] not in _NO_DATA and reading.takes(name) and (kind := kind_of(name)):
+        if hidden or name.rpartition("/")[2] in _NO_DATA or not reading.takes(name):
+            continue
+        if kind := kind_of(name):
             by_format.setdefault(kind, []).append(name)
+        elif name.endswith(_PACKED) and kind_of(name.rpartition(".")[0]):
+            raise CorpusError(f"{folder}/{name} is compressed in a way that is not read: unpack it, or use --glob")
     if len(by_format) != 1:
         raise _not_one(path, glob, len(entries), by_format)
     ((kind, names),) = by_format.items()

@@ -44,7 +44,7 @@ _ENDS_OF_STREAM = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")  # of Arrow, the se
 
 def kind_of(name: str) -> str | None:
     """Return the format of a file by its name; None if it is no known one."""
-    plain = without_compression(name)
+    plain = without_compression(name).lower()
     return next((kind for suffix, kind in KINDS.items() if plain.endswith(suffix)), None)
 
 

@@ -75,3 +75,11 @@ def test_parts_whose_first_rows_are_named_alike_keep_all_columns():
     where = "a.jsonl, document None"
     schemas = [(where, pa.schema([("id", pa.null()), ("extra", pa.int64())])), (where, pa.schema([("id", pa.null())]))]
     assert unify(schemas)[0].names == ["id", "extra"]
+
+
+def test_json_lines_do_not_turn_numbers_that_are_none_into_null(tmp_path):
+    for value in (float("nan"), [1.0, {"a": float("inf")}]):
+        with pytest.raises(CorpusError, match="document 7 holds NaN or an infinite number"):
+            write_parts([Row({"id": 7, "text": "t", "v": value}, "a.parquet")], tmp_path, "p", Form())
+    (part,) = write_parts([Row({"id": 7, "text": "t", "v": None}, "a.parquet")], tmp_path, "p", Form())
+    assert part.rows == 1

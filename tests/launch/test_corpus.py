@@ -140,3 +140,14 @@ def test_folders_that_would_be_passed_over_are_named(tmp_path):
     (tmp_path / "crawl" / "linked").symlink_to(tmp_path / "crawl" / "2024")
     with pytest.raises(CorpusError, match="crawl/linked is a link to a folder, not a file"):
         list_corpus(f"{tmp_path}/crawl")
+
+
+def test_files_that_would_be_passed_over_are_read_or_named(tmp_path):
+    (tmp_path / "a.JSONL").write_text('{"text": "one"}\n')
+    (tmp_path / "c.JSONL.GZ").write_bytes(gzip.compress(b'{"text": "two"}\n'))
+    steps = open_corpus(str(tmp_path), str(tmp_path / "files.txt"))
+    assert [doc.text for doc in steps[0].run()] == ["one", "two"]
+    (tmp_path / "b.jsonl.lz4").write_bytes(b"x")
+    with pytest.raises(CorpusError, match=r"b\.jsonl\.lz4 is compressed in a way that is not read"):
+        list_corpus(str(tmp_path))
+    assert list_corpus(str(tmp_path), "*.JSONL").kind == "jsonl"
