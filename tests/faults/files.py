@@ -166,7 +166,8 @@ def _special_corpus(number: int) -> Case:
         special(folder / "corpus" / name, rng)
         command = reading_command(rng, rng.choice(("corpus", f"corpus/{name}", "corpus/*")), EMBEDDED_PROXY)
         if command[0] == "tokenize" and rng.random() < 0.3:
-            beside = folder / "corpus" / name if (folder / "corpus" / name).is_dir() else folder / "c"
+            place = folder / "corpus" / name
+            beside = place if place.is_dir() and not place.is_symlink() else folder / "c"
             write(beside / "a.jsonl", *good_lines(2))
         return command
 
