@@ -43,7 +43,7 @@ def run(command, folder):
 @pytest.mark.slow
 def test_the_examples_run_in_order(folder):
     runnable = [block for block in blocks("python") if "import" in block and "Slurm" not in block]
-    assert len(runnable) == 9
+    assert len(runnable) == 10
     for number, block in enumerate(runnable):
         script = folder / f"example{number}.py"
         if number:  # the first shows that processes work; each of them imports everything anew
