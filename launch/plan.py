@@ -164,7 +164,7 @@ class _Stages:
 
     @cached_property
     def _beside(self) -> Reading:
-        """How the target and held-out texts are read: as the corpus, but all of their files."""
+        """The reading of the target and the held-out texts: as that of the corpus, but of all their files."""
         return replace(self.study.reading, glob="")
 
     @cached_property

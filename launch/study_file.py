@@ -111,7 +111,7 @@ class Study(Section):
     glob: str = USUAL.glob
     """Pattern of the corpus's files that are read: of their names, or of their paths in it if it has a slash."""
     on_bad_row: OnBadRow = USUAL.on_bad_row
-    """Whether a row that is no document, of any of these, stops the run or is left out and counted."""
+    """error stops the run at a row that is no document, of any of these corpora; skip leaves it out and counts it."""
     tokenizer: str = EMBEDDED
     """Hub id or folder."""
     held_out: Annotated[dict[Name, dict[Name, str]], BeforeValidator(_sources)] = {}

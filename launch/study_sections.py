@@ -149,22 +149,22 @@ class EngineSettings(Section):
 
 
 class Shaped(Section):
-    """What a sampler or a dataset says of its cut beside mode and amount."""
+    """The settings of a sampler's or a dataset's cut beside mode and amount."""
 
     temperature: float = 1.0
-    """Of the modes ips and direct: what scores are divided by."""
+    """The number that scores are divided by in the modes ips and direct."""
     normalize: bool = False
     """Divide scores by their standard deviation too."""
     upsample: dict[str, Any] | None = None
     """Keep the better documents several times: drop, cap, power, growth and dither of the curve."""
     copies: dict[str, int] | None = None
-    """How often to keep a document, by its score and up, {"1": 1, "2": 3}."""
+    """The copies of a document, by its score: {"1": 1, "2": 3} keeps scores from 1 once, from 2 three times."""
     mixture: dict[str, float] | None = None
     """Shares of the amount by label, of `labels`."""
     labels: str | None = None
     """A label store: each label is cut by itself."""
     fill: Literal["none", "others"] = "none"
-    """What to do if a label holds less than its share: refuse, or give the rest to the others."""
+    """none refuses a label that holds less than its share; others gives the rest to the other labels."""
 
     @model_validator(mode="after")
     def _labelled(self) -> Shaped:
@@ -240,7 +240,7 @@ class JoinSettings(Section):
     column: str
     """The annotations' column of numbers, or of labels."""
     on: Literal["id", "text"] = "id"
-    """What documents and annotations are matched by."""
+    """The property that documents and annotations are matched by: id, or text."""
     key_column: str | None = None
     """The annotations' column of ids or texts; default: id or text."""
     labels: dict[str, float] = {}
@@ -248,9 +248,9 @@ class JoinSettings(Section):
     default: float | None = None
     """Score of documents without an annotation; default: they are an error."""
     duplicates: Literal["error", "max", "first"] = "error"
-    """What becomes of a document whose annotations differ."""
+    """The value of a document whose annotations differ: error refuses it, max or first chooses."""
     lower_is_better: bool = False
-    """Whether low scores are the good ones."""
+    """true if low scores are the good ones."""
     memory: str = "1.5GB"
     """DuckDB's limit; the process takes some 100 MB more."""
 

@@ -34,7 +34,7 @@ _MEGATRON_CODES = {"uint16": 8, "int32": 4}  # the same
 _SHARD = 1 << 26  # bytes of a shard at most, unless one document is larger: the default of streaming.MDSWriter
 
 
-class Documents(NamedTuple):
+class Block(NamedTuple):
     """Some documents of one source, one after the other."""
 
     source: str  # the name of its folder in the store
@@ -75,7 +75,7 @@ def materialise(
     ends = (format != "ds" if append_eos is None else append_eos) and not store.append_eos
     counted = [0, 0]
 
-    def documents() -> Iterator[Documents]:
+    def documents() -> Iterator[Block]:
         for some in chosen_documents(store, selection, store.eos if ends else None):
             counted[0] += len(some.lengths)
             counted[1] += len(some.tokens)
@@ -88,7 +88,7 @@ def materialise(
     return counted[0], counted[1]
 
 
-def chosen_documents(store: TokenStore, selection: Selection | None, eos: int | None) -> Iterator[Documents]:
+def chosen_documents(store: TokenStore, selection: Selection | None, eos: int | None) -> Iterator[Block]:
     """Yield the chosen documents, each with `eos` at its end if that is not None.
 
     Sources come in corpus order. Of each, all chosen documents come first, then once more all that are selected twice
@@ -109,10 +109,10 @@ def chosen_documents(store: TokenStore, selection: Selection | None, eos: int | 
             if eos is not None:
                 chosen, lengths = np.insert(chosen, np.cumsum(lengths), eos), lengths + 1
             if len(lengths):
-                yield Documents(name, chosen, lengths)
+                yield Block(name, chosen, lengths)
 
 
-def _write_ds(documents: Iterator[Documents], folder: Path, store: TokenStore) -> None:
+def _write_ds(documents: Iterator[Block], folder: Path, store: TokenStore) -> None:
     """Write for each source its ids, uint64 ends of its documents, and the tokenizer with the number of tokens."""
     for source, blocks in groupby(documents, key=lambda some: some.source):
         path, size, width = folder / f"{source}.ds", 0, 0
@@ -124,7 +124,7 @@ def _write_ds(documents: Iterator[Documents], folder: Path, store: TokenStore) -
         Path(f"{path}.metadata").write_text(f"{store.tokenizer_name}|{width}\n{size}\n{size / 1e9:.2f} GT")
 
 
-def _write_megatron(documents: Iterator[Documents], folder: Path, store: TokenStore) -> None:
+def _write_megatron(documents: Iterator[Block], folder: Path, store: TokenStore) -> None:
     """Write one pair of files: all ids, and the length and place of each document, a sequence of its own."""
     dtype = np.dtype("<u2" if store.vocab_size < _MEGATRON_INT32 else "<i4")
     lengths = [np.empty(0, dtype="<i4")]
@@ -142,7 +142,7 @@ def _write_megatron(documents: Iterator[Documents], folder: Path, store: TokenSt
         np.arange(count + 1, dtype="<i8").tofile(index)  # where each document's sequences begin
 
 
-def _write_mds(documents: Iterator[Documents], folder: Path, store: TokenStore) -> None:
+def _write_mds(documents: Iterator[Block], folder: Path, store: TokenStore) -> None:
     """Write shards of one column, `tokens`, an array for each document; uncompressed, as MDSWriter's default is."""
     shards: list[dict[str, Any]] = []
     samples: list[bytes] = []
@@ -181,7 +181,7 @@ def _mds_config(dtype: str) -> dict[str, Any]:
     }
 
 
-def _mds_samples(some: Documents, store: TokenStore) -> Iterator[bytes]:
+def _mds_samples(some: Block, store: TokenStore) -> Iterator[bytes]:
     """Yield documents as samples: uint32 bytes of the column, then a byte of 1 axis and the width, length and ids."""
     for begin, end in pairwise(chain([0], np.cumsum(some.lengths).tolist())):
         length = end - begin
@@ -203,7 +203,7 @@ def _mds_shard(samples: list[bytes], config: dict[str, Any]) -> bytes:
     return struct.pack("<I", len(samples)) + offsets.astype("<u4").tobytes() + said + b"".join(samples)
 
 
-_WRITERS: dict[Format, Callable[[Iterator[Documents], Path, TokenStore], None]] = {
+_WRITERS: dict[Format, Callable[[Iterator[Block], Path, TokenStore], None]] = {
     "ds": _write_ds,
     "megatron": _write_megatron,
     "mds": _write_mds,

@@ -15,11 +15,11 @@ from datatrove.utils.batching import batched
 from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.errors import CorpusError, StoreDamaged, StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreMismatch
 from pipeline_steps.numerics.keys import keys_digest
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.corpus_listing import CorpusListing
-from pipeline_steps.stores.documents import by_source, key_of, named
+from pipeline_steps.stores.documents import by_file, key_of
 from train.folders import READ_BY_NOBODY, READ_BY_TRANSFORMERS, SealedFolder, whole_folder
 from train.token_store import KIND, META, entry_of, open_artefact
 from train.tokenizers import TextTokenizer
@@ -65,12 +65,7 @@ class TokenStoreWriter(NoCredentials, PipelineStep):
         corpus = CorpusListing(data, self.corpus)
         store = self._begin(encoder, corpus.inputs(type(self).__name__, world_size))
         entries = {}
-        for source, docs in by_source(data, None):
-            if source is None:
-                raise CorpusError(
-                    f"{named(next(docs))} says no file that it comes from, or one that other documents have come from "
-                    "before: tokens are stored by file, as readers give them; `winnow tokenize` reads any corpus"
-                )
+        for source, docs in by_file(data, "tokens are stored by file; `winnow tokenize` reads any corpus"):
             folder = Path(store.part(source))
             part = _intact(folder, source, store.made_digest)
             if part is None:

@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from datatrove.data import Document
 from datatrove.io import get_datafolder
@@ -80,19 +79,14 @@ def _rows(dataset: Unfinished, group: int, cut: FoundCut, bad_rows: str | None) 
     for step in files.reader(str(listing), settings.limit, True, settings.reading, bad_rows):
         documents = step.run(documents, 0, 1)
     # Anew for each group: which of several copies is kept depends on what came before
-    kept, source, settings = KeptRows(cut), "", dataset.settings
-    score_N, rank_N = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
+    kept = KeptRows(cut)
     for document in documents:
         if not (count := kept.keeps(document)):
             continue
-        if kept.place[0] != source:
-            source = kept.place[0]
-            if column is not None:
-                score_N, rank_N = cut.store.read(source, ("score",))["score"], cut.ranks(source)
-        added: dict[str, Any] = {} if settings.count_column is None else {settings.count_column: count}
+        added: dict[str, Any] = dict.fromkeys(settings.added, count)
         if column is not None:
-            at = kept.place[1]
-            added = {column: float(score_N[at]), settings.rank_column or "": int(rank_N[at])} | added
+            added[column], added[settings.rank_column or ""] = kept.scored(ranks=True)
+        source = kept.place[0]
         row = _row(document, source, added)
         yield row
         for number in range(2, count + 1 if settings.repeat else 2):

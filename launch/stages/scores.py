@@ -166,7 +166,7 @@ class GivenScores(Stage):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Selected(PipelineStage):
-    """How often a sampler keeps each document at a rate."""
+    """A file of counts: the times that a sampler keeps each document at a rate."""
 
     kind = "selections"
     scores: Scores | GivenScores

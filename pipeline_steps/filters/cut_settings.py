@@ -1,4 +1,4 @@
-"""What to keep of a scored corpus, as settings that a cut file, a dataset or a study records."""
+"""The settings of a cut, as cut files, datasets and studies record them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEMPERED = ("ips", "direct")  # modes whose scores are logs of weights, drawn o
 
 @dataclass(frozen=True)
 class Cut:
-    """What to keep of a scored corpus, or of each of its strata.
+    """A rule for the documents that are kept of a scored corpus, or of each of its strata.
 
     Attributes:
         mode: "top" or "bottom" of the score; "pareto" (the top of noisy probabilities, for log-odds: GPT-3's way of

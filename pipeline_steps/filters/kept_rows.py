@@ -1,4 +1,4 @@
-"""Where documents stand in a cut, and how often it keeps them."""
+"""Lookup of documents in a cut: their rows in the score store, and how often the cut keeps them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class KeptRows:
 
     Attributes:
         found: the cut.
+        score_name: what the scores are called in metadata; None in a random cut.
         place: source and row in the store of the document that was asked for last.
         kept: how many copies the cut keeps of the documents that were asked for, by source as it is named in the
             store; of those that were found by their keys, under `BY_KEY`.
@@ -39,7 +40,7 @@ class KeptRows:
         self.found, self.place = found, ("", -1)
         self.kept: dict[str, int] = {}
         self._claims, self._is_by_key = claims, found.store.is_by_key
-        self._score_name = score_name(found.store.made) if found.cut.mode != "random" else None
+        self.score_name = score_name(found.store.made) if found.cut.mode != "random" else None
         self._scored: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
         self._source: str | None = None
         self._scored_as = ""
@@ -66,19 +67,16 @@ class KeptRows:
             self.kept[booked] = self.kept.get(booked, 0) + count
         return count
 
-    def scored(self, ranks: bool) -> dict[str, float | int]:
-        """Return the score, and the rank if asked for, of the document that was asked for last; {} in a random cut."""
+    def scored(self, ranks: bool) -> tuple[float, int]:
+        """Return score and rank of the document that was asked for last; 0 in place of a rank that is not wanted."""
         source, row = self.place
-        if self._score_name is None:
-            return {}
         if source not in self._scored:
             if source == self._scored_as:  # documents come file by file
                 self._scored.clear()
             score_N = self.found.store.read(source, ["score"])["score"]
             self._scored[source] = score_N, self.found.ranks(source) if ranks else None
         score_N, rank_N = self._scored[source]
-        score = {self._score_name: float(score_N[row])}
-        return score if rank_N is None else score | {f"{self._score_name}_rank": int(rank_N[row])}
+        return float(score_N[row]), 0 if rank_N is None else int(rank_N[row])
 
     def _open(self, source: str) -> None:
         """Load the rows of a file.

@@ -143,8 +143,11 @@ class CutFilter(NoCredentials, BaseFilter):
             return False, self._reason
         if self._counts is not None:
             self._counts.append(count)
-        for name, value in self._rows.scored(self.ranks).items():
-            doc.metadata.setdefault(name, value)
+        if self._rows.score_name is not None:
+            score, rank = self._rows.scored(self.ranks)
+            doc.metadata.setdefault(self._rows.score_name, score)
+            if self.ranks:
+                doc.metadata.setdefault(f"{self._rows.score_name}_rank", rank)
         return True
 
     def _copies(self, doc: Document, count: int) -> list[Document]:

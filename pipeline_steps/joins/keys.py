@@ -18,10 +18,10 @@ from datatrove.utils.batching import batched
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline_steps.credentials import NoCredentials
-from pipeline_steps.errors import CorpusError, InvalidScore, StoreDamaged, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import StoreDamaged, StoreIncomplete, StoreMismatch
 from pipeline_steps.stores.artefact import Artefact
 from pipeline_steps.stores.corpus_listing import CorpusListing
-from pipeline_steps.stores.documents import by_source, id_of, key_of, named
+from pipeline_steps.stores.documents import by_file, id_of, key_of, tokens_of
 from pipeline_steps.stores.files import AGAIN, file_digest, sync_folder
 
 
@@ -29,7 +29,6 @@ On = Literal["id", "text"]
 KIND = "join keys"
 SCHEMA = pa.schema([("match", pa.binary()), ("key", pa.uint64()), ("id", pa.string()), ("tokens", pa.uint32())])
 _WINDOW, _WINDOWS = 4096, 8  # documents held at a time, and how many such make a row group
-_MOST_TOKENS = np.iinfo(np.uint32).max
 
 
 def text_hash(text: str) -> bytes:
@@ -98,12 +97,7 @@ class JoinKeys(NoCredentials, PipelineStep):
         artefact.begin(KIND, {"on": self.on}, corpus.inputs(type(self).__name__, world_size))
         artefact.announce()
         entries = {}
-        for source, docs in by_source(data, None):
-            if source is None:
-                raise CorpusError(
-                    f"{named(next(docs))} says no file that it comes from, or one that other documents have come from "
-                    "before: JoinKeys needs a reader of files; `winnow join` reads any corpus"
-                )
+        for source, docs in by_file(data, "JoinKeys needs a reader of files; `winnow join` reads any corpus"):
             path, documents, tables = artefact.part(source), 0, list[pa.Table]()
             with _published(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
                 for batch in batched(docs, _WINDOW):
@@ -124,21 +118,9 @@ class JoinKeys(NoCredentials, PipelineStep):
         by_text = self.on == "text"
         match = [text_hash(doc.text) if by_text else str(doc.id).encode("utf-8", "surrogatepass") for doc in docs]
         keys = np.array([key_of(doc) for doc in docs], dtype=np.uint64)
-        tokens = np.array([_tokens(doc) for doc in docs], dtype=np.uint32)
+        tokens = np.array([tokens_of(doc, 0) for doc in docs], dtype=np.uint32)
         ids = pa.array(map(id_of, docs), pa.string())
         return pa.table([pa.array(match, pa.binary()), keys, ids, tokens], schema=SCHEMA)
-
-
-def _tokens(doc: Document) -> int:
-    said = doc.metadata.get("token_count")
-    if said is None:
-        return 0
-    if isinstance(said, bool) or not isinstance(said, int | np.integer) or not 0 <= said <= _MOST_TOKENS:
-        raise InvalidScore(
-            f"{named(doc)} has token_count={str(said)[:60]!r} in its metadata, "
-            f"which is not a whole number from 0 to {_MOST_TOKENS:,}: mend it, or leave that column out"
-        )
-    return int(said)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 import time
 from abc import abstractmethod
 from collections import deque
@@ -27,13 +26,12 @@ from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import InvalidScore, StoreMismatch, WinnowError
 from pipeline_steps.stores.arrivals import Arrivals
 from pipeline_steps.stores.corpus_listing import CorpusListing
-from pipeline_steps.stores.documents import by_source, id_of, key_of, named
+from pipeline_steps.stores.documents import by_source, id_of, key_of, named, tokens_of
 from pipeline_steps.stores.score_store import SCORE_FIELDS
 from pipeline_steps.stores.source_store import Columns, SourceStore
 
 
 _READERS_OWN = ("file_path", "dataset", "token_count")  # metadata that readers and counters write
-_MOST_TOKENS = np.iinfo(np.uint32).max
 
 
 class DocumentColumns(NoCredentials, PipelineStep):
@@ -103,7 +101,7 @@ class DocumentColumns(NoCredentials, PipelineStep):
             for window in windows:
                 yield from window
         corpus.check_unchanged()
-        if arrivals.windows and arrivals.is_settled:
+        if not sources and arrivals.is_settled:
             store.tidy_settled()
         else:
             store.finish_task(rank, world_size, sources, arrivals.entries())
@@ -359,7 +357,7 @@ class BaseScorer(DocumentColumns):
                 "exclude it before scoring"
             )
         counted = columns.get("tokens", np.zeros(len(docs), dtype=np.uint32))
-        tokens = np.array([_tokens(doc, own) for doc, own in zip(docs, counted, strict=True)], dtype=np.uint32)
+        tokens = np.array([tokens_of(doc, own) for doc, own in zip(docs, counted, strict=True)], dtype=np.uint32)
         self.stat_update("tokens", value=int(tokens.sum(dtype=np.int64)), unit="window")
         ids = np.array([id_of(doc).encode("utf-8", "backslashreplace").decode() for doc in docs], dtype=object)
         return columns | {"id": ids, "score": scores, "tokens": tokens}
@@ -368,16 +366,3 @@ class BaseScorer(DocumentColumns):
         """Set the score on every document, as a Python float: datatrove's writers and stats need one."""
         for doc, score in zip(docs, columns["score"].tolist(), strict=True):
             doc.metadata[self.metadata_key] = score
-
-
-def _tokens(doc: Document, counted: int) -> int:
-    """Return the number of tokens that a document says it has, or else what the scorer has counted."""
-    said = doc.metadata.get("token_count")
-    if said is None:
-        return counted
-    if isinstance(said, bool) or not isinstance(said, int | np.integer) or not 0 <= said <= _MOST_TOKENS:
-        raise InvalidScore(
-            f"{named(doc)} has token_count={reprlib.repr(said)} in its metadata, "
-            f"which is not a whole number from 0 to {_MOST_TOKENS:,}: mend it, or leave that column out"
-        )
-    return int(said)

@@ -53,7 +53,8 @@ class Arrivals:
         """
         own = None if self.is_settled else self._store.read_window(self._name, number - self._first)
         if own is not None and np.array_equal(own["key"], key_B):
-            self._stored_there.add(number)
+            if self._moved_at is None:  # what comes after a move belongs into the new folder
+                self._stored_there.add(number)
             return own, np.empty(0, dtype=np.intp)
         if own is not None and self._moved_at is None:
             self._moved_at = number

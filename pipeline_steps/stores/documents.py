@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator
 from itertools import groupby
 
+import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 
+from pipeline_steps.errors import CorpusError, InvalidScore
 from pipeline_steps.numerics.keys import document_key
 from pipeline_steps.stores.corpus_listing import CorpusListing
 
 
+_MOST_TOKENS = np.iinfo(np.uint32).max
 _OF_A_TASK = re.compile(r"/\d{5}/\d+$")  # at the end of an id
 
 
@@ -61,3 +65,35 @@ def by_source(
         yield None if source in seen else source, docs
         if source is not None:
             seen.add(source)
+
+
+def by_file(data: DocumentsPipeline, remedy: str) -> Iterator[tuple[str, Iterator[Document]]]:
+    """Group documents by the file that they say they come from, in order.
+
+    Raises:
+        CorpusError: a document says no file, or a file's documents do not come together; ends with the remedy.
+    """
+    for source, docs in by_source(data, None):
+        if source is None:
+            raise CorpusError(
+                f"{named(next(docs))} says no file that it comes from, or one that other documents have come from "
+                f"before: {remedy}"
+            )
+        yield source, docs
+
+
+def tokens_of(doc: Document, counted: int) -> int:
+    """Return the number of tokens that a document's metadata states, or else what a scorer has counted.
+
+    Raises:
+        InvalidScore: the metadata state something else; names the document.
+    """
+    said = doc.metadata.get("token_count")
+    if said is None:
+        return counted
+    if isinstance(said, bool) or not isinstance(said, int | np.integer) or not 0 <= said <= _MOST_TOKENS:
+        raise InvalidScore(
+            f"{named(doc)} has token_count={reprlib.repr(said)} in its metadata, which is not a whole number from "
+            f"0 to {_MOST_TOKENS:,}: correct it, or leave that column out"
+        )
+    return int(said)

@@ -366,3 +366,19 @@ def test_records_of_other_windows_publish_nothing(crawl, tmp_path):
     run([JsonlReader(str(crawl)), LengthScorer(str(store), window_size=8)], 2, logs, ranks=[1])
     run([JsonlReader(str(crawl)), LengthScorer(str(store), window_size=8)], 2, logs)
     assert ScoreStore.open(str(store)).documents == FILES * ROWS
+
+
+def test_one_window_in_another_order_is_written_beside_those_that_stayed(tmp_path):
+    docs = [Document(row["text"], row["id"]) for row in rows()[:40]]
+
+    def scoring(order):
+        scorer = LengthScorer(str(tmp_path / "s"), window_size=8)
+        scorer.corpus = "a corpus whose order is not always the same"
+        return scorer.run(iter([docs[number] for number in order]))
+
+    begun = scoring(range(40))
+    for _ in range(33):
+        next(begun)
+    begun.close()
+    list(scoring([1, 0, *range(2, 40)]))
+    assert ScoreStore.open(str(tmp_path / "s")).documents == 40
