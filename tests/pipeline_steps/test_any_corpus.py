@@ -382,3 +382,15 @@ def test_one_window_in_another_order_is_written_beside_those_that_stayed(tmp_pat
     begun.close()
     list(scoring([1, 0, *range(2, 40)]))
     assert ScoreStore.open(str(tmp_path / "s")).documents == 40
+
+
+def test_windows_that_are_not_those_of_the_record_are_not_published(crawl, tmp_path):
+    store, logs = tmp_path / "s", tmp_path / "logs"
+    steps = [JsonlReader(str(crawl)), LengthScorer(str(store), window_size=8)]
+    run(steps, 2, logs, ranks=[0])
+    (folder,) = (store / "windows").iterdir()
+    shutil.copy(folder / "000001.parquet", folder / "000000.parquet")  # whole, and of as many documents
+    run(steps, 2, logs, ranks=[1])
+    assert not ScoreStore(str(store)).is_complete
+    run(steps, 2, logs)
+    assert ScoreStore.open(str(store)).documents == FILES * ROWS
