@@ -16,7 +16,7 @@ from datatrove.utils.dataset import DatatroveFileDataset
 from pipeline_steps.errors import InvalidCut, StoreMismatch
 from pipeline_steps.stores.selection import Selection
 from train import exports
-from train.exports import Documents, chosen_documents, materialise
+from train.exports import Block, chosen_documents, materialise
 
 
 def selection(store, keep):
@@ -116,7 +116,7 @@ def test_what_a_format_cannot_hold(store, tmp_path, monkeypatch):
     for format in ("ds", "megatron", "mds"):
         with pytest.raises(InvalidCut, match="no documents"):
             materialise(store, nothing, tmp_path / "out", format)
-    empty = Documents("a", np.empty(0, dtype=np.uint16), np.zeros(1, dtype=np.int64))
+    empty = Block("a", np.empty(0, dtype=np.uint16), np.zeros(1, dtype=np.int64))
     monkeypatch.setattr("train.exports.chosen_documents", lambda *_: iter([empty]))
     with pytest.raises(InvalidCut, match="has no tokens, which MDS cannot hold"):
         materialise(store, None, tmp_path / "out", "mds")
@@ -179,7 +179,7 @@ def test_all_documents_and_nothing_overwritten(store, tmp_path):
 
 
 def test_a_hundred_and_ten_selections_cost_a_thousandth_of_their_copies(tmp_path):
-    """Documents of 490 tokens, C4's mean (184e9 tokens of 365M documents, with T5's), 22 of them at each rate."""
+    """Block of 490 tokens, C4's mean (184e9 tokens of 365M documents, with T5's), 22 of them at each rate."""
     documents, tokens = 1_000_000, 490
     copies = bitmaps = 0
     rng = np.random.default_rng(0)
