@@ -1,35 +1,17 @@
-"""Processes of ours: started with a safe path, logged, and never outliving the one who started them."""
+"""What commands that start processes share: devices, signals and logs."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from train.signals import signal_when_parent_dies
-
 
 TICK = 0.2  # seconds between two looks at processes
-
-
-def start_process(command: Sequence[str], log: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command whose output is appended to a log, and which is killed when this process is gone."""
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"},
-            preexec_fn=partial(signal_when_parent_dies, signal.SIGKILL),
-        )
 
 
 def visible_devices() -> list[str]:

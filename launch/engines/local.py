@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launch.engines import NEVER_STARTED, Task
-from launch.processes import start_process, visible_devices
+from launch.engines.warm import Forked, WarmServer
+from launch.processes import visible_devices
 from launch.stages.base import Stage
 
 
@@ -43,7 +45,7 @@ class _Waiting:
     task: Task
     group: _Group
     devices: list[str] = field(default_factory=list)
-    process: subprocess.Popen[bytes] | None = None
+    process: Forked | None = None
 
 
 class Local:
@@ -65,6 +67,9 @@ class Local:
         self._jobs: dict[str, _Waiting] = {}
         self._groups: list[_Group] = []
         self._ended: dict[str, int] = {}
+        # One thread each: with as many processes as cores, more would only wait for each other
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self._server = WarmServer({**threads, **os.environ})
 
     def queued(self, stage: Stage) -> Mapping[int, str]:
         """Return nothing: no process outlives an earlier command."""
@@ -118,25 +123,20 @@ class Local:
                 free = 0  # held for this one, so that small tasks do not starve it
                 continue
             job.devices, self._free, free = self._free[:wanted], self._free[wanted:], free - wanted
-            job.process = start_process(job.task.command, job.task.log, _environment(job.devices))
+            own = {"CUDA_VISIBLE_DEVICES": ",".join(job.devices)} if job.devices else {}
+            job.process = self._server.start(job.task.command, job.task.log, own, job.task.stage.imports)
             running += 1
 
     def close(self) -> None:
         """End what still runs, and wait for its end."""
         running = [job.process for job in self._jobs.values() if job.process is not None]
         for process in running:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
         end = time.monotonic() + _PATIENCE
         for process in running:
             try:
                 process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                process.send_signal(signal.SIGKILL)
                 process.wait()
-
-
-def _environment(devices: Sequence[str]) -> dict[str, str]:
-    own = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-    # One thread each: with as many processes as cores, more would only wait for each other
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**threads, **os.environ, **own}
+        self._server.close()

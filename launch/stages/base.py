@@ -83,6 +83,11 @@ class Stage:
         """Return the Hub ids and folders of models that the stage loads from outside the study."""
         return ()
 
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """Return modules that a task imports and that take seconds, for engines that can import them once."""
+        return ()
+
     @cached_property
     def made(self) -> str:
         """Return the fingerprint of what decides the output: class, settings, and the inputs' fingerprints."""

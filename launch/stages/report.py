@@ -111,6 +111,11 @@ class Report(Stage):
             return None
         return self.text.path if isinstance(self.text, Files) else self.text.folder(output)
 
+    @property
+    @override
+    def imports(self) -> tuple[str, ...]:
+        return ("evaluate_suite.report.write",)
+
     @override
     def run_task(self, output: str, task: int) -> int:
         from evaluate_suite.report import write_report

@@ -92,6 +92,11 @@ class Training(Stage):
         said = PretrainArguments(tokens="", run_dir="", **self.arguments).budget.rounding
         return f"{self.run.model}: {said}" if said else ""
 
+    @property
+    @override
+    def imports(self) -> tuple[str, ...]:
+        return () if self.launch else ("train.pretrain", "train.loop")
+
     def settings(self, output: str) -> dict[str, Any]:
         """Return the arguments of train.pretrain, with the study's folders."""
         own = {**self.arguments, **self.others, "seed": self.run.seed, "milestones": list(self.milestones)}
@@ -198,6 +203,11 @@ class Perplexity(Measurement):
     what: str = "perplexity"
     held_out: tuple[tuple[str, tuple[TokenStage, ...]], ...]
 
+    @property
+    @override
+    def imports(self) -> tuple[str, ...]:
+        return ("evaluate_suite.measure", "train.checkpoints", "train.layers")
+
     def _tokens(self, output: str) -> dict[str, str]:
         return {task: ",".join(one.folder(output) for one in stores) for task, stores in self.held_out}
 
@@ -296,6 +306,11 @@ class FewShots(Tuned):
     tasks_asked: tuple[str, ...]
     instruction_tune: bool = True
     limit: int = 0
+
+    @property
+    @override
+    def imports(self) -> tuple[str, ...]:
+        return ("evaluate_suite.measure", "evaluate_suite.encoder_decoder_lm", "lm_eval.tasks")
 
     def _settings(self) -> Any:
         from evaluate_suite.few_shot import FewShot

@@ -107,6 +107,11 @@ class Scores(PipelineStage):
     def models(self) -> tuple[str, ...]:
         return (self.model,) if isinstance(self.model, str) and self.model != EMBEDDED else ()
 
+    @property
+    @override
+    def imports(self) -> tuple[str, ...]:
+        return ("pipeline_steps.engines.t5",) if self.model is not None else ()
+
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:
         folders = self.stands_on.folders(output) if self.stands_on else []

@@ -180,7 +180,7 @@ def _status_of(work: Callable[[], int]) -> int:
 class _ForkedTask:
     """A task of `launch.engines.local` in a fork of this process instead of a new interpreter, which takes seconds."""
 
-    def __init__(self, command: Sequence[str], log: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], log: str, environment: Mapping[str, str], _: Sequence[str]) -> None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         self._status: int | None = None
         self._pid = os.fork()
@@ -202,13 +202,7 @@ class _ForkedTask:
             self._status = os.waitstatus_to_exitcode(status) if ended else None
         return self._status
 
-    def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self._pid, number)
 
@@ -220,9 +214,21 @@ class _ForkedTask:
             time.sleep(0.005)
 
 
+class _NoServer:
+    """A server of `launch.engines.warm` that this process is itself."""
+
+    start = staticmethod(_ForkedTask)
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        os.environ |= environment
+
+    def close(self) -> None:
+        pass
+
+
 def fork_tasks() -> None:
     """Let the local engine of this process fork its tasks, and look at them often."""
     from launch import runner
     from launch.engines import local
 
-    local.start_process, runner.TICK = _ForkedTask, 0.01
+    local.WarmServer, runner.TICK = _NoServer, 0.01

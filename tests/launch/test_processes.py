@@ -1,5 +1,6 @@
 """Processes of this machine: they end with the one who started them, and share devices without meeting on one."""
 
+import json
 import os
 import re
 import signal
@@ -217,3 +218,39 @@ def test_a_dead_process_that_nobody_has_cleared_away_is_gone():
     assert records._born(os.getpid())
     assert not records._born(process.pid)
     process.wait()
+
+
+def test_a_killed_server_takes_its_tasks_along_and_is_started_again(tmp_path):
+    engine = Local(2)
+    (long,) = engine.submit([task("long", "import time; time.sleep(60)", tmp_path)], [])
+    engine.poll()
+    while not (tmp_path / "long").exists():
+        time.sleep(0.02)
+    os.kill(engine._server._process.pid, signal.SIGKILL)
+    while not (codes := engine.poll()):
+        time.sleep(0.02)
+    assert codes == {long: -9}
+    assert run_all(engine, {task("after", "print('ran')", tmp_path): ()}) == {"after": 0}
+
+
+def test_worker_commands_are_forked_with_what_their_stage_imports(tmp_path):
+    """The modules are there before the command begins; what it does to them is its own affair."""
+    (tmp_path / "slow_module.py").write_text("import os\nhere = os.getpid()\n")
+    says = "import os, sys; m = sys.modules.get('slow_module'); print(m is not None and m.here != os.getpid())"
+    (tmp_path / "worker.py").write_text(f"def main(words):\n    {says}\n    return 3\n")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import launch.engines.warm as warm, worker\n"
+        "sys.modules['launch.worker'] = worker; sys.exit(warm.main())"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    for number in (1, 2):
+        command = [sys.executable, "-P", "-m", "launch.worker", "study.yaml"]
+        asked = {"task": number, "command": command, "log": str(tmp_path / "log"), "own": {}}
+        server.stdin.write(json.dumps(asked | {"imports": ["slow_module"]}) + "\n")
+        server.stdin.flush()
+        assert json.loads(server.stdout.readline()) == [number, 3]
+    server.stdin.close()
+    assert server.wait(timeout=60) == 0
+    assert (tmp_path / "log").read_text() == "True\nTrue\n"

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from here import in_this_process
@@ -35,6 +37,16 @@ def words(corpus, output, *more):
 
 def command(corpus, output, *more):
     return [sys.executable, "-m", "launch", *words(corpus, output, *more)]
+
+
+def workers_of(logs):
+    """Return the ids of the processes that write to logs below a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.readlink(process / "fd" / "1").startswith(f"{logs}/"):
+                found.append(int(process.name))
+    return found
 
 
 def run(command):
@@ -132,9 +144,7 @@ def test_killed_in_stages_of_each_kind_it_comes_to_the_same_results(corpus, undi
         job.send_signal(signal.SIGKILL)
         assert job.wait() == -signal.SIGKILL, f"the run ended before it could be killed in {kind}"
         time.sleep(0.3)
-        pattern = f"launch.worker {output}/study.yaml"
-        left = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout
-        assert not left, f"processes of {kind} outlived the driver"
+        assert not workers_of(output / "logs"), f"processes of {kind} outlived the driver"
     done = run(command(corpus, output, "--workers", "3"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert (output / "results.jsonl").read_bytes() == (undisturbed[0] / "results.jsonl").read_bytes()
@@ -163,11 +173,10 @@ def test_a_killed_worker_is_noticed_and_named(corpus, tmp_path):
     job = subprocess.Popen(
         command(corpus, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    pattern = f"launch.worker {tmp_path / 'run'}/study.yaml scores/ask-llm"
-    while not (found := subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()):
+    while not (found := workers_of(tmp_path / "run" / "logs" / "scores" / "ask-llm")):
         assert job.poll() is None
         time.sleep(0.05)
-    os.kill(int(found[0]), signal.SIGKILL)
+    os.kill(found[0], signal.SIGKILL)
     said = job.communicate(timeout=300)[1]
     assert job.returncode == 1
     assert "ask-llm" in said
