@@ -44,7 +44,7 @@ def tell_bad_rows(plan: Plan, chosen: Iterable[Stage], progress: StageProgress) 
 
 
 def _bad_rows(output: str, source: Files, most: int) -> tuple[Counter[str], dict[str, str], list[bytes]]:
-    """Return how many rows were left out, and where the first is, by reason; and lines of JSON about the first rows."""
+    """Return how many rows were left out and where the first is, by reason; and lines of JSON about the first ones."""
     from datatrove.io import get_datafolder
 
     files, folder = source.files(output), source.bad_rows(output)

@@ -38,8 +38,7 @@ class Task:
     @property
     def title(self) -> str:
         """Return the task's name in messages."""
-        stage = self.stage
-        return stage.name if stage.tasks == 1 else f"{stage.name}, task {self.number} of {stage.tasks}"
+        return self.stage.title(self.number)
 
 
 class Engine:

@@ -61,6 +61,10 @@ class Stage:
         """Return what a plan's tables show the stage with."""
         return self.groups.format(self=self) or self.kind
 
+    def title(self, task: int) -> str:
+        """Return the name of a task in messages."""
+        return self.name if self.tasks == 1 else f"{self.name}, task {task} of {self.tasks}"
+
     @property
     def note(self) -> str:
         """Return what the user should know before the stage runs; "" if nothing."""
