@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import document
-from dataset_files import damaged, files_of, load, made_of, without_output
+from damage import damaged
+from dataset_files import files_of, load, made_of, without_output
 
 from launch.datasets import parts, publish, unfinished
 from launch.datasets.card import size_category
