@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -18,19 +18,6 @@ from pipeline_steps.readers.bad_rows import MOST_LISTED, read_record
 from pipeline_steps.stores.files import write_atomically
 
 
-@dataclass
-class Left:
-    """Rows of a corpus that were left out for one reason.
-
-    Attributes:
-        rows: how many.
-        first: where the first of them is.
-    """
-
-    rows: int
-    first: str
-
-
 def tell_bad_rows(plan: Plan, chosen: Iterable[Stage], progress: StageProgress) -> None:
     """List the bad rows of every corpus that the chosen stages read, and show how many there are.
 
@@ -41,27 +28,27 @@ def tell_bad_rows(plan: Plan, chosen: Iterable[Stage], progress: StageProgress) 
     for name, source in sorted(sources.items()):
         if source.reading.on_bad_row != "skip" or not source.listing(plan.output).exists():
             continue
-        found, lines = _bad_rows(plan.output, source, MOST_LISTED - listed)
+        counts, first, lines = _bad_rows(plan.output, source, MOST_LISTED - listed)
         listed += len(lines)
         path = Path(plan.output, BAD_ROWS, f"{name}.jsonl")
-        if found:
+        if counts:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(str(path), b"".join(lines))
         else:
             path.unlink(missing_ok=True)
-        for reason, left in sorted(found.items(), key=lambda one: (-one[1].rows, one[0])):
-            table.add_row(name, reason, f"{left.rows:,}", left.first)
+        for reason, rows in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
+            table.add_row(name, reason, f"{rows:,}", first[reason])
     if table.row_count:
         progress.show(table)
         progress.note(f"the rows that were left out are listed in {plan.output}/{BAD_ROWS}")
 
 
-def _bad_rows(output: str, source: Files, most: int) -> tuple[dict[str, Left], list[bytes]]:
-    """Return what was left out, by reason, and lines of JSON about the first of these rows."""
+def _bad_rows(output: str, source: Files, most: int) -> tuple[Counter[str], dict[str, str], list[bytes]]:
+    """Return how many rows were left out and where the first is, by reason; and lines of JSON about the first ones."""
     from datatrove.io import get_datafolder
 
     files, folder = source.files(output), source.bad_rows(output)
-    found, lines = dict[str, Left](), list[bytes]()
+    counts, first, lines = Counter[str](), dict[str, str](), list[bytes]()
     opened = get_datafolder(files.folder)
     for name in files.sizes if os.path.isdir(folder) else ():
         path = opened.resolve_paths(name)
@@ -69,8 +56,9 @@ def _bad_rows(output: str, source: Files, most: int) -> tuple[dict[str, Left], l
         if record is None:
             continue
         for reason, rows in record["counts"].items():
-            first = next((f"{name}, row {row:,}" for row, why in record["rows"] if why == reason), name)
-            found.setdefault(reason, Left(0, first)).rows += rows
+            counts[reason] += rows
+            place = next((f"{name}, row {row:,}" for row, why in record["rows"] if why == reason), name)
+            first.setdefault(reason, place)
         for row, reason in record["rows"][: most - len(lines)]:
             lines.append(orjson.dumps({"file": path, "row": row, "reason": reason}) + b"\n")
-    return found, lines
+    return counts, first, lines

@@ -159,7 +159,7 @@ def _running(tasks: list[TaskStatus]) -> Iterator[RenderableType]:
     running = [one for one in tasks if one.found.state == "running"]
     for one in running[:_SHOWN]:
         share = f", {one.share:.0%}, {one.tokens_per_second:,.0f} tokens/s" if one.share else ""
-        yield Text(f"running  {_named(one)}: {_duration(one.found.seconds)}{share}")
+        yield Text(f"running  {one.stage.title(one.number)}: {_duration(one.found.seconds)}{share}")
     if len(running) > _SHOWN:
         yield Text(f"         and {len(running) - _SHOWN:,} more", style="dim")
 
@@ -167,7 +167,7 @@ def _running(tasks: list[TaskStatus]) -> Iterator[RenderableType]:
 def _failed(plan: Plan, tasks: list[TaskStatus]) -> Iterator[RenderableType]:
     failed = [one for one in tasks if one.found.state == "failed"]
     for one in failed[:_SHOWN]:
-        yield Text(f"failed   {_named(one)}: {one.found.error}", style="red")
+        yield Text(f"failed   {one.stage.title(one.number)}: {one.found.error}", style="red")
         if one.found.log:
             yield Text(f"         {one.found.log}")
             yield Text("".join(f"         | {line}\n" for line in log_end(one.found.log, 5).splitlines()), style="dim")
@@ -175,10 +175,6 @@ def _failed(plan: Plan, tasks: list[TaskStatus]) -> Iterator[RenderableType]:
         yield Text(f"         and {len(failed) - _SHOWN:,} more", style="red")
     if failed:
         yield Text(f"to go on: winnow run {plan.study.path}")
-
-
-def _named(task: TaskStatus) -> str:
-    return task.stage.name if task.stage.tasks == 1 else f"{task.stage.name}, task {task.number} of {task.stage.tasks}"
 
 
 def _duration(seconds: float) -> str:

@@ -126,20 +126,9 @@ def all_of_paper(value: Any) -> Any:
 def sampler_schema() -> dict[str, Any]:
     """Return the JSON schema of a sampler: a name of the table, or one name with its settings."""
     known = list(table())
-    settings = {
-        "scorer": {"enum": known},
-        "model": {"type": "string"},
-        "mode": {"enum": list(MODES)},
-        "options": {"type": "object"},
-        "scores": {"type": "string"},
-        "temperature": {"type": "number"},
-        "normalize": {"type": "boolean"},
-        "upsample": {"type": "object"},
-        "copies": {"type": "object", "additionalProperties": {"type": "integer"}},
-        "mixture": {"type": "object", "additionalProperties": {"type": "number"}},
-        "labels": {"type": "string"},
-        "fill": {"enum": ["none", "others"]},
-    }
+    settings = SamplerSettings.model_json_schema()["properties"]
+    del settings["name"]
+    settings |= {"scorer": {"enum": known}, "mode": {"enum": list(MODES)}}
     own = {"type": "object", "additionalProperties": False, "properties": settings}
     return {"anyOf": [{"enum": known}, {"type": "object", "maxProperties": 1, "additionalProperties": own}]}
 

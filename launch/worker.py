@@ -96,9 +96,10 @@ def run_task(plan: Plan, name: str, task: int, log: str = "", made: str = "") ->
 
 
 def _exit_code(stage: Stage, output: str, task: int) -> int:
-    """Run the task; a stage that launches others may leave by their exit code."""
+    """Run the task, and return its exit code; raise SystemExit if a signal has stopped it."""
     try:
-        return stage.run_task(output, task)
+        stage.run_task(output, task)
+        return 0
     except SystemExit as exit:
         if exit.code in _STOPPED:
             raise

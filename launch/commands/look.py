@@ -205,20 +205,9 @@ def report(*runs: Annotated[str, PLACE], flags: ReportFlags) -> int:
         require(module, extra)
     from evaluate_suite.report import ReportSettings, write_report
 
-    settings = ReportSettings(
-        runs=list(runs),
-        output=flags.output,
-        format=flags.format,
-        scores=dict(flags.scores),
-        selections=dict(flags.selections),
-        corpus=flags.corpus,
-        reading=flags.reading,
-        figures=flags.figures,
-        partial=flags.partial,
-        scoring_hours=dict(flags.scoring_hours),
-        command=" ".join(["winnow", *sys.argv[1:]]),
-        lower_is_better=flags.lower_is_better,
-    )
+    named = {name: dict(getattr(flags, name)) for name in ("scores", "selections", "scoring_hours")}
+    command = " ".join(["winnow", *sys.argv[1:]])
+    settings = ReportSettings(**{**vars(flags), **named, "runs": list(runs), "command": command})
     for line in write_report(settings):
         Terminal().print(line, highlight=False, soft_wrap=True)
     return 0

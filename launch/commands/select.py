@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter
@@ -280,18 +280,8 @@ def _values(
 def _cut(cutting: Cutting, shaping: Shaping, mode: str) -> Cut:
     """Return the cut that the flags say. Raises InvalidCut if no corpus can give it."""
     from pipeline_steps.filters.cuts import Cut
-    from pipeline_steps.numerics.copies import UpsamplingCurve
 
-    return Cut(
-        mode,  # type: ignore[arg-type]
-        cutting.k,
-        cutting.rate,
-        cutting.token_budget,
-        cutting.seed,
-        shaping.temperature,
-        UpsamplingCurve.of(dict(shaping.upsample)) if shaping.upsample else None,
-        dict(cutting.copies) if cutting.copies else None,  # type: ignore[arg-type]
-        dict(shaping.mixture) if shaping.mixture else None,  # type: ignore[arg-type]
-        shaping.fill,
-        shaping.normalize,
-    )
+    given = {**vars(cutting), **vars(shaping), "mode": mode}
+    pairs = ("upsample", "copies", "mixture")
+    given |= {name: dict(given[name]) for name in pairs if given[name] is not None}
+    return Cut(**{field.name: given[field.name] for field in fields(Cut)})

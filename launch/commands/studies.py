@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
 
-from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, Forwarded, Rows
+from launch.commands.arguments import CORES, CORPUS, MODEL, NEW_PLACE, PLACE, Forwarded, Rows
+from launch.cost.hardware import USUAL_HARDWARE, Hardware
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.terminal import Terminal, print_json, wide
@@ -177,35 +178,13 @@ def _amount(kind: Any, words: Sequence[Token]) -> int:
 Amount = Annotated[int | None, Parameter(converter=_amount)]
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """The flags that say what a plan is for.
-
-    Attributes:
-        accelerator: its name.
-        accelerators: how many.
-        mfu: share of the peak that is reached.
-    """
-
-    accelerator: Annotated[str, NAME] = "H100"
-    accelerators: int = 1
-    mfu: float = 0.3  # follows from speeds in nanoT5's README (T5-Base, A100: 31 %) and NVIDIA NeMo's (220M: 27 %)
-
-    def speed(self) -> float:
-        """Return the operations per second of one accelerator, as reached. Raises InvalidCut for nonsense."""
-        from launch.cost.plan import reached_speed
-
-        return reached_speed(self.accelerator, self.accelerators, self.mfu)
-
-
 def plan(
     config: Annotated[str, PLACE],
     /,
     *flags: Forwarded,
     corpus_tokens: Amount = None,
     documents: Amount = None,
-    hardware: Hardware = Hardware(),
+    hardware: Hardware = USUAL_HARDWARE,
     json: bool = False,
 ) -> int:
     """Work out a training run or a study without starting it: tokens, operations, hours, memory, storage.
@@ -223,34 +202,23 @@ def plan(
       winnow plan paper.yaml --accelerators 64
       winnow plan t5-large-paper.yaml --accelerator H200 --accelerators 8 --total-tokens 1000000000
     """
-    from launch.cost.plan import is_study, plan_run
-    from launch.cost.tables import show_plan
+    from launch.cost.plan import is_study, plan_run, plan_study
+    from launch.cost.tables import show_plan, show_study_plan
 
     if is_study(config):
-        return _plan_study(config, flags, (documents, corpus_tokens), hardware, json)
-    found = plan_run(config, list(flags), corpus_tokens, hardware.accelerator, hardware.accelerators, hardware.mfu)
+        if flags:
+            raise InvalidStudy(f"{config} is a study, which takes no {' '.join(flags)}: change the file")
+        study = plan_study(_open(config, None), hardware.speed(), documents, corpus_tokens)
+        if json:
+            print_json(study.as_json() | vars(hardware))
+        else:
+            show_study_plan(study, hardware, Terminal())
+        return 0
+    found = plan_run(config, list(flags), corpus_tokens, hardware)
     if json:
         print_json(found)
     else:
         show_plan(found, Terminal())
-    return 0
-
-
-def _plan_study(
-    config: str, flags: Sequence[str], size: tuple[int | None, int | None], hardware: Hardware, json: bool
-) -> int:
-    from launch.cost.plan import plan_study
-    from launch.cost.tables import show_study_plan
-    from launch.study_file import open_study
-
-    if flags:
-        raise InvalidStudy(f"{config} is a study, which takes no {' '.join(flags)}: change the file")
-    on = {"accelerator": hardware.accelerator, "accelerators": hardware.accelerators, "mfu": hardware.mfu}
-    found = plan_study(open_study(config), hardware.speed(), *size)
-    if json:
-        print_json(found.as_json() | on)
-    else:
-        show_study_plan(found, hardware.accelerator, hardware.accelerators, hardware.mfu, Terminal())
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.cost.corpus_size import CorpusSize, size_of
+from launch.cost.hardware import Hardware
 from launch.cost.works import Work, Works
 from launch.engines.slurm_scripts import job_of
 from launch.plan import Plan, store_of
@@ -19,7 +20,7 @@ from launch.status import TaskStatus, tasks_of
 from launch.study_file import Study, shipped
 from launch.study_sections import KEYS
 from launch.yaml_places import YamlFile, read_text
-from pipeline_steps.errors import InvalidCut, InvalidStudy
+from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.paper import C4_TOKENS
 from pipeline_steps.samplers import FULL
 
@@ -301,49 +302,27 @@ def is_study(config: str) -> bool:
     return not isinstance(given, dict) or not of_studies.isdisjoint(given)
 
 
-def plan_run(
-    config: str, flags: list[str], corpus_tokens: int | None, accelerator: str, count: int, mfu: float
-) -> dict[str, Any]:
+def plan_run(config: str, flags: list[str], corpus_tokens: int | None, hardware: Hardware) -> dict[str, Any]:
     """Return the tokens, repetitions, operations, hours and memory of a training, as JSON types.
 
-    Raises:
-        InvalidCut: no such accelerator, or nonsense numbers; and what `train.costs.run_cost` raises.
+    Raises what `Hardware.speed` and `train.costs.run_cost` raise.
     """
     from train.arguments import PretrainArguments, parse
     from train.costs import run_cost
     from train.token_store import TokenStore
 
-    speed = count * reached_speed(accelerator, count, mfu)
+    speed = hardware.accelerators * hardware.speed()
     nowhere = ["--tokens", "", "--run_dir", ""]  # a plan needs neither
     about = "Work out a training run without starting it."
     arguments = parse(PretrainArguments, ["--config", config, *flags], "winnow plan", about, nowhere)
     if corpus_tokens is None and os.path.exists(arguments.tokens):
         corpus_tokens = TokenStore.open(arguments.tokens).tokens
     cost = run_cost(arguments, corpus_tokens or C4_TOKENS)
-    return asdict(cost) | {
+    return {
+        **asdict(cost),
         "preset": arguments.preset,
         "corpus_tokens": corpus_tokens or C4_TOKENS,
-        "accelerator": accelerator,
-        "accelerators": count,
-        "mfu": mfu,
+        **asdict(hardware),
         "hours": cost.hours(speed),
         "tokens_per_second": cost.encoder_tokens / (cost.hours(speed) * 3600),
     }
-
-
-def reached_speed(accelerator: str, count: int, mfu: float) -> float:
-    """Return the operations per second of one accelerator, as reached.
-
-    Raises:
-        InvalidCut: the accelerator is not known, or a number makes no sense.
-    """
-    from train.costs import PEAK_TFLOPS, peak_flops
-
-    peak = peak_flops(accelerator)
-    if peak is None:
-        raise InvalidCut(
-            f"nothing is known of the accelerator {accelerator!r}: choose one of {', '.join(PEAK_TFLOPS)}"
-        )
-    if count < 1 or not 0 < mfu <= 1:
-        raise InvalidCut(f"{count} accelerators at {mfu:g} of their peak: at least one is needed, at 0 to 1")
-    return mfu * peak

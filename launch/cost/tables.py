@@ -10,12 +10,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from launch.cost.hardware import Hardware
 from launch.cost.plan import SCORING, StageCost, StudyPlan
 
 
-def show_study_plan(plan: StudyPlan, accelerator: str, count: int, mfu: float, console: Console) -> None:
-    """Print a study's plan for so many accelerators, which reach a share `mfu` of their peak."""
-    corpus, lines = plan.corpus, []
+def show_study_plan(plan: StudyPlan, hardware: Hardware, console: Console) -> None:
+    """Print a study's plan."""
+    corpus, accelerator, lines = plan.corpus, hardware.accelerator, []
     factors = " x ".join(f"{n} {name}" for name, n in plan.selected.items() if n > 1)
     stores = sum(one.kind == "scores" for one in plan.stages)
     if plan.runs:
@@ -24,15 +25,15 @@ def show_study_plan(plan: StudyPlan, accelerator: str, count: int, mfu: float, c
         lines += [f"{model}: {runs:,} x {plan.tokens[model]:,} tokens" for model, runs in plan.runs.items()]
     size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens ({corpus.known_from})"
     lines += [f"{stores} score stores of {size}"]
-    lines += [f"speed, where nothing is measured: {accelerator} at {mfu:.0%} of its peak"]
+    lines += [f"speed, where nothing is measured: {accelerator} at {hardware.mfu:.0%} of its peak"]
     console.print(f"{plan.study}\n  " + "\n  ".join(lines), highlight=False)
     console.print(_table("what there is to do", ("stage", "stages", "tasks", "done", "needs"), _to_do(plan)))
     columns = ["stage", "time", "on", "left", "from", "storage"]
     console.print(_table("what it takes", columns, _prices(plan, accelerator), whole=("stage", "storage")))
     for note in _notes(plan):
         console.print(note, highlight=False)
-    columns = ["", "whole", "left", "share", f"days, {count:,} x {accelerator}"]
-    console.print(_table("in all", columns, _totals(plan, accelerator, count)))
+    columns = ["", "whole", "left", "share", f"days, {hardware.accelerators:,} x {accelerator}"]
+    console.print(_table("in all", columns, _totals(plan, hardware)))
     if plan.scorers and plan.runs:
         console.print(_break_even(plan))
         console.print(
@@ -127,8 +128,9 @@ def _unknown(group: str, members: Sequence[StageCost]) -> str:
     return "".join(names) if len(names) < 2 else f"{group} ({len(names)} of {len(members)})"
 
 
-def _totals(plan: StudyPlan, accelerator: str, count: int) -> Iterator[tuple[str, ...]]:
+def _totals(plan: StudyPlan, hardware: Hardware) -> Iterator[tuple[str, ...]]:
     whole, left = plan.hours(), plan.hours(left=True)
+    accelerator, count = hardware.accelerator, hardware.accelerators
     for name, kinds in {"scoring": SCORING, "training": ("runs",), "measuring": ("measured",)}.items():
         hours, own_left = plan.hours(*kinds), plan.hours(*kinds, left=True)
         share = f"{hours / whole:.1%}" if whole else ""

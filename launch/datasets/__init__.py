@@ -8,19 +8,3 @@ columns    the schema that files of rows have in common
 card       the dataset's card
 publish    a finished dataset to a folder, an object store or the Hub
 """
-
-from launch.datasets.publish import is_published, publish
-from launch.datasets.rows import groups_left, write_files
-from launch.datasets.settings import DatasetSettings
-from launch.datasets.unfinished import begin, check_begun
-
-
-__all__ = [
-    "DatasetSettings",
-    "begin",
-    "check_begun",
-    "groups_left",
-    "is_published",
-    "publish",
-    "write_files",
-]

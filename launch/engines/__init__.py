@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from launch.stages.base import Stage
 
@@ -38,35 +38,35 @@ class Task:
     @property
     def title(self) -> str:
         """Return the task's name in messages."""
-        stage = self.stage
-        return stage.name if stage.tasks == 1 else f"{stage.name}, task {self.number} of {stage.tasks}"
+        return self.stage.title(self.number)
 
 
-class Engine(Protocol):
-    """Something that runs commands, each after others."""
+class Engine:
+    """Something that runs commands, each after others, and ends with this process unless it says otherwise."""
 
-    attended: bool
+    attended: bool = True
     """Whether the engine ends with this process, so that somebody has to poll it."""
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """Return what the user should know before anything is started."""
+    notes: Sequence[str] = ()
+    """What the user should know before anything is started."""
 
     def queued(self, stage: Stage) -> Mapping[int, str]:
         """Return handles by task of what waits or runs already, from an earlier command."""
+        return {}
 
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
-        """Take tasks of one stage, to be started after others, and return a handle for each.
+        """Take tasks of one stage, to be started after others have ended well, and return a handle for each.
 
         Raises:
             InvalidStudy: the engine refuses them, and says why.
         """
+        raise NotImplementedError
 
     def wait_anew(self, stage: Stage, after: Sequence[str]) -> None:
         """Let what is queued of a stage wait for these: some of what it waited for has been submitted anew."""
 
     def poll(self) -> Mapping[str, int]:
         """Return exit codes by handle of tasks that have ended since the last call, `NEVER_STARTED` among them."""
+        return {}
 
     def close(self) -> None:
         """End what still runs, and wait for its end."""

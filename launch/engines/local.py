@@ -9,10 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from launch.engines import NEVER_STARTED, Task
+from typing_extensions import override
+
+from launch.engines import NEVER_STARTED, Engine, Task
 from launch.engines.warm import Forked, WarmServer
 from launch.processes import visible_devices
-from launch.stages.base import Stage
 
 
 _PATIENCE = 60.0  # seconds that tasks have to save what they have, once they were asked to stop
@@ -48,7 +49,7 @@ class _Waiting:
     process: Forked | None = None
 
 
-class Local:
+class Local(Engine):
     """Runs commands as processes that end with this one, however it ends.
 
     A task that fails takes along what stands on it; everything else goes on.
@@ -56,9 +57,6 @@ class Local:
     Args:
         workers: processes at a time.
     """
-
-    attended = True
-    notes = ()
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -71,15 +69,8 @@ class Local:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._server = WarmServer({**threads, **os.environ})
 
-    def queued(self, stage: Stage) -> Mapping[int, str]:
-        """Return nothing: no process outlives an earlier command."""
-        return {}
-
-    def wait_anew(self, stage: Stage, after: Sequence[str]) -> None:
-        """Do nothing: nothing is queued from an earlier command."""
-
+    @override
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
-        """Take tasks, to be started after others have ended well; earlier ones are started first."""
         group = _Group({handle for handle in after if self._ended.get(handle) != 0})
         group.is_lost = any(self._ended.get(handle, 0) for handle in after)
         self._groups.append(group)
@@ -87,8 +78,8 @@ class Local:
         self._jobs |= new
         return list(new)
 
+    @override
     def poll(self) -> Mapping[str, int]:
-        """Start what can be started, and return exit codes of what has ended since."""
         new = {}
         for handle, job in list(self._jobs.items()):
             if job.process is not None and (code := job.process.poll()) is not None:
@@ -127,8 +118,8 @@ class Local:
             job.process = self._server.start(job.task.command, job.task.log, own, job.task.stage.imports)
             running += 1
 
+    @override
     def close(self) -> None:
-        """End what still runs, and wait for its end."""
         running = [job.process for job in self._jobs.values() if job.process is not None]
         for process in running:
             process.send_signal(signal.SIGTERM)

@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from launch.engines import NEVER_STARTED, Task
+from typing_extensions import override
+
+from launch.engines import NEVER_STARTED, Engine, Task
 from launch.plan import Plan
 from launch.records import tasks_left
 from launch.stages.base import Stage
@@ -23,7 +25,7 @@ _RETRIES = 3  # of a task whose Ray worker dies: its command is begun again, and
 _KILLED = -9  # the exit code of a task whose Ray worker died more often
 
 
-class Ray:
+class Ray(Engine):
     """Runs commands on the cluster of `engine.ray.address` or RAY_ADDRESS, or on one started here.
 
     Args:
@@ -33,8 +35,6 @@ class Ray:
         ModelError: Ray is not installed.
         InvalidStudy: a training asks for what only Slurm knows.
     """
-
-    attended = True
 
     def __init__(self, plan: Plan) -> None:
         require("ray", "ray")
@@ -59,15 +59,8 @@ class Ray:
         self._refs: dict[str, Any] = {}
         self._left: dict[Any, tuple[str, str]] = {}  # handles and logs
 
-    def queued(self, stage: Stage) -> Mapping[int, str]:
-        """Return nothing: tasks end with the command that has submitted them."""
-        return {}
-
-    def wait_anew(self, stage: Stage, after: Sequence[str]) -> None:
-        """Do nothing: nothing is queued from an earlier command."""
-
+    @override
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
-        """Take tasks; a task whose needs fail is never started."""
         import ray
 
         needs = [self._refs[handle] for handle in after]
@@ -86,8 +79,8 @@ class Ray:
         asked |= self._cluster.ray_remote_kwargs
         return asked | (dict(self._training) if stage.launched else {})
 
+    @override
     def poll(self) -> Mapping[str, int]:
-        """Return exit codes of what has ended since."""
         import ray
 
         if not self._left:
@@ -99,11 +92,11 @@ class Ray:
             found[handle] = _code(ref, log)
         return found
 
+    @override
     def close(self) -> None:
-        """End what still runs: commands end with the Ray workers that wait for them."""
         import ray
 
-        ray.shutdown()
+        ray.shutdown()  # commands end with the Ray workers that wait for them
 
     def _missing(self, plan: Plan, there: Mapping[str, float]) -> Iterator[str]:
         """Yield what tasks ask for and the cluster does not have: they would wait for it for ever, without a word."""

@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.engines import Task
+from typing_extensions import override
+
+from launch.engines import Engine, Task
 from launch.engines.slurm_scripts import Part, job_of, log_folder, parts_of, script_path, write_script
 from launch.plan import Plan
 from launch.records import is_done, tasks_left
@@ -57,7 +59,7 @@ class _Row:
     submission: str
 
 
-class Slurm:
+class Slurm(Engine):
     """Submits commands as jobs, which go on without this process.
 
     Args:
@@ -70,11 +72,9 @@ class Slurm:
     """
 
     attended = False
-    notes = ()
 
     def __init__(self, plan: Plan, chosen: Iterable[Stage] = ()) -> None:
         self._plan = plan
-        self._notes = _notes(plan)
         self._submitted = 0
         self._jobs = self._find({stage.name for stage in chosen})
 
@@ -100,6 +100,7 @@ class Slurm:
                 )
         return {name: list(jobs.values()) for name, jobs in found.items()}
 
+    @override
     def queued(self, stage: Stage) -> Mapping[int, str]:
         """Return what to wait for by task: the job, or JOB_NUMBER of an array that has failed in part.
 
@@ -113,12 +114,8 @@ class Slurm:
                 handles[job.part.first + number] = job.id if is_whole else f"{job.id}_{number}"
         return handles
 
+    @override
     def submit(self, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
-        """Submit tasks of one stage, and return the job of each.
-
-        Raises:
-            InvalidStudy: sbatch refuses a job; what it says, and what becomes of those before it.
-        """
         stage, numbers = tasks[0].stage, [task.number for task in tasks]
         script = str(write_script(self._plan, stage, numbers))
         wait = [f"--dependency=afterok:{':'.join(after)}"] if after else []
@@ -127,14 +124,14 @@ class Slurm:
         for turn, part in enumerate(parts):
             submission = uuid.uuid4().hex
             record = {"stage": stage.name, "fingerprint": stage.made, "tasks": stage.tasks, **asdict(part)}
-            _note(self._notes, {"submission": submission} | record)
+            _note(self._plan, {"submission": submission} | record)
             array = f"--array={part.array(job_of(self._plan.study, stage).workers)}"
             done = _run("sbatch", "--parsable", *wait, array, script, submission, str(part.first))
             if done.returncode:
                 one = f"{stage.name}, part {turn + 1} of {len(parts)}" if len(parts) > 1 else stage.name
                 raise self._refused(one, stage, _reason(done.stderr))
             job = done.stdout.strip().partition(";")[0]
-            _note(self._notes, {"submission": submission, "job": job})
+            _note(self._plan, {"submission": submission, "job": job})
             self._submitted += 1
             jobs |= {part.first + number: job for number in part.numbers}
         return [jobs[number] for number in numbers]
@@ -147,18 +144,11 @@ class Slurm:
             f"sbatch refuses {what} ({why}): correct engine.{engine} in {self._plan.study.path}; {before}"
         )
 
+    @override
     def wait_anew(self, stage: Stage, after: Sequence[str]) -> None:
-        """Let jobs of a stage that wait already wait for these; one that has just left is missed next time."""
         for job in self._jobs.get(stage.name, ()):
-            if job.waits:
+            if job.waits:  # one that has just left the queue is missed next time
                 _run("scontrol", "update", f"JobId={job.id}", f"Dependency=afterok:{':'.join(after)}")
-
-    def poll(self) -> Mapping[str, int]:
-        """Return nothing: how a task ends is noted by the task itself."""
-        return {}
-
-    def close(self) -> None:
-        """Leave the jobs alone."""
 
 
 def lost(plan: Plan) -> dict[tuple[str, int], tuple[str, str]]:
@@ -210,9 +200,9 @@ def _noted(plan: Plan) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _note(notes: Path, record: Mapping[str, Any]) -> None:
+def _note(plan: Plan, record: Mapping[str, Any]) -> None:
     """Add a line that stays, whatever happens next."""
-    with notes.open("ab+") as file:
+    with _notes(plan).open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read() != b"\n":  # the line of a process that was killed

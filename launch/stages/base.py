@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from pipeline_steps.samplers import EMBEDDED
 from pipeline_steps.stores.files import canonical, digest
 
@@ -42,7 +44,8 @@ class Stage:
     """
 
     kind: ClassVar[str]  # what tables show the stage with
-    place: ClassVar[str] = ""  # its name, if all stages of the class share one
+    names: ClassVar[str] = ""  # what its stages are called, with their fields in braces; the kind if not given
+    groups: ClassVar[str] = ""  # what tables show several of them as, likewise
     home: ClassVar[str] = ""  # the folder of its output, if that is not its name
     launched: ClassVar[bool] = False  # whether it trains: by engine.launch, on what engine.training asks for
     tasks: int = free(1)
@@ -51,12 +54,16 @@ class Stage:
     @property
     def name(self) -> str:
         """Return the stage's name, unique in a study: the folder of its output where it has one of its own."""
-        return self.place or self.kind
+        return self.names.format(self=self) or self.kind
 
     @property
     def group(self) -> str:
         """Return what a plan's tables show the stage with."""
-        return self.kind
+        return self.groups.format(self=self) or self.kind
+
+    def title(self, task: int) -> str:
+        """Return the name of a task in messages."""
+        return self.name if self.tasks == 1 else f"{self.name}, task {task} of {self.tasks}"
 
     @property
     def note(self) -> str:
@@ -106,8 +113,12 @@ class Stage:
     def check_start(self, output: str) -> None:
         """Refuse, before anything is started, what could only fail at the end. Raises WinnowError."""
 
-    def run_task(self, output: str, task: int) -> int:
-        """Run one task and return its exit code; what a killed task has written is continued or written again."""
+    def run_task(self, output: str, task: int) -> None:
+        """Run one task; what a killed task has written is continued or written again.
+
+        Raises:
+            SystemExit: processes that the task has launched ended with this exit code.
+        """
         raise NotImplementedError
 
     def check_output(self, output: str, whole: bool) -> None:
@@ -155,18 +166,21 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PipelineStage(Stage):
-    """A stage whose tasks are those of a datatrove pipeline."""
+    """A stage whose tasks are those of a datatrove pipeline, and whose output is a store unless it says otherwise."""
 
     def pipeline(self, output: str) -> list[PipelineStep]:
         """Return the steps, with the study's folders."""
         raise NotImplementedError
 
-    def run_task(self, output: str, task: int) -> int:
-        """Run the pipeline's share of this task."""
+    @override
+    def run_task(self, output: str, task: int) -> None:
         from launch.pipelines import run_rank
 
         run_rank(self.pipeline(output), task, self.tasks, os.path.join(output, "logs", self.name))
-        return 0
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        open_store(self.folder(output), whole)
 
 
 def place_of(model: str) -> str:

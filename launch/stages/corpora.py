@@ -96,12 +96,12 @@ class Deal(Stage):
         limit: the documents that are read; -1 for all.
     """
 
-    kind, place, home = "corpus", "corpus/deal", "corpus.partial"
+    kind, names, home = "corpus", "corpus/deal", "corpus.partial"
     source: Files | None
     limit: int = -1
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from launch.pipelines import deal, run_rank
         from pipeline_steps import InstalledDocsReader
 
@@ -110,12 +110,11 @@ class Deal(Stage):
             limit = self.limit if self.limit < 0 else -(-self.limit // SHARDS)
             for shard in range(task, SHARDS, self.tasks):
                 run_rank([InstalledDocsReader(limit=limit), *deal(folder, SHARDS)], shard, SHARDS, logs)
-            return 0
+            return
         # One task: what lies there is of an attempt on a corpus that has been mended since
         shutil.rmtree(folder, ignore_errors=True)
         self.source.listing(output).unlink(missing_ok=True)
         run_rank([*self.source.reader(output), *deal(folder, SHARDS)], 0, 1, logs)
-        return 0
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -131,7 +130,7 @@ class Corpus(Stage):
     deal: Deal
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from pipeline_steps.readers.splits import SPLITS
         from train.folders import SealedFolder
 
@@ -145,7 +144,6 @@ class Corpus(Stage):
             SealedFolder.seal(Path(source), DEALT_FILES, {})
             shutil.rmtree(target, ignore_errors=True)  # dealt again: it was damaged
             os.replace(source, target)
-        return 0
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -162,15 +160,10 @@ class TokenStage(PipelineStage):
         append_eos: whether every document ends in EOS.
     """
 
-    kind = "tokens"
+    kind, names = "tokens", "tokens/{self.text.name}"
     text: Text
     tokenizer: str
     append_eos: bool = False
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"tokens/{self.text.name}"
 
     @property
     @override
@@ -200,9 +193,4 @@ class TokenStage(PipelineStage):
 class OwnTokenStage(TokenStage):
     """A corpus as a token store that is the study's output itself."""
 
-    place, home = "tokens", "."
-
-    @property
-    @override
-    def name(self) -> str:
-        return self.place
+    names, home = "tokens", "."

@@ -36,20 +36,11 @@ class DatasetStage(Stage):
         settings: what decides the dataset.
     """
 
-    kind = "datasets"
-    step: ClassVar[str] = ""
+    kind, groups = "datasets", "datasets/{self.called}"
+    names = "datasets/{self.called}/{self.step}"
+    step: ClassVar[str]
     called: str
     settings: DatasetSettings
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"datasets/{self.called}/{self.step}".rstrip("/")
-
-    @property
-    @override
-    def group(self) -> str:
-        return f"datasets/{self.called}"
 
     def work(self, output: str) -> Path:
         """Return the folder of what is unfinished."""
@@ -88,11 +79,10 @@ class DatasetCut(DatasetStage):
     text: Files
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from launch.datasets.unfinished import begin
 
         begin(self.settings, self.scores.folder(output), self.work(output))
-        return 0
 
     @override
     def left(self, output: str) -> Any:
@@ -115,11 +105,10 @@ class DatasetRows(DatasetStage):
         return self.before.text
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from launch.datasets.rows import write_files
 
         write_files(self.work(output), self.step, task, self.tasks, self.text.bad_rows(output))
-        return 0
 
     @override
     def left(self, output: str) -> Any:
@@ -138,6 +127,7 @@ class DatasetParquet(DatasetRows):
 class Dataset(DatasetStage):
     """The dataset with its card, where it belongs."""
 
+    names = DatasetStage.groups
     parquet: DatasetParquet
 
     def published(self) -> dict[str, Any] | None:
@@ -161,12 +151,11 @@ class Dataset(DatasetStage):
         check_begun(self.settings, self.work(output))
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from launch.datasets.publish import publish
 
         self._receive(output, self.published() or publish(self.work(output)))
         shutil.rmtree(self.work(output), ignore_errors=True)
-        return 0
 
     def _receive(self, output: str, record: Mapping[str, Any]) -> None:
         counted = {name: record[name] for name in ("documents", "tokens", "copies") if name in record}

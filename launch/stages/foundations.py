@@ -41,10 +41,6 @@ class Embeddings(PipelineStage):
 
         return [*self.text.reader(output), Embedder(self.folder(output), model=self.embedder)]
 
-    @override
-    def check_output(self, output: str, whole: bool) -> None:
-        open_store(self.folder(output), whole)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OneStep(PipelineStage):
@@ -74,7 +70,7 @@ class Foundation(PipelineStage):
 class SketchParts(OneStep):
     """The density sketch of each task's documents."""
 
-    kind, place, home = "density", "density/sketch", "density"
+    kind, names, home = "density", "density/sketch", "density"
     step = "DensitySketch"
     embeddings: Embeddings
 
@@ -92,7 +88,7 @@ class SketchParts(OneStep):
 class Sketch(OneStep, Foundation):
     """The density sketch of the corpus."""
 
-    kind, place, home = "density", "density/merge", "density"
+    kind, names, home = "density", "density/merge", "density"
     step = "DensityMerge"
     parts: SketchParts
 
@@ -115,7 +111,7 @@ class Sketch(OneStep, Foundation):
 class Centroids(OneStep):
     """The centroids of k-means clusters."""
 
-    kind, place, home = "clusters", "clusters/fit", "clusters"
+    kind, names, home = "clusters", "clusters/fit", "clusters"
     step = "KMeansFit"
     embeddings: Embeddings
 
@@ -130,7 +126,7 @@ class Centroids(OneStep):
 class Assignments(OneStep, Foundation):
     """The cluster of every document."""
 
-    kind, place, home = "clusters", "clusters/assign", "clusters"
+    kind, names, home = "clusters", "clusters/assign", "clusters"
     step = "KMeansAssign"
     centroids: Centroids
 
@@ -159,7 +155,7 @@ class Similarities(OneStep, Foundation):
         keep: which of two near-duplicates comes first, as SemDeDupScorer takes it.
     """
 
-    kind, place, home = "clusters", "clusters/similarities", "clusters"
+    kind, names, home = "clusters", "clusters/similarities", "clusters"
     step = "SemDeDupSimilarities"
     assignments: Assignments
     keep: str = "hard"
@@ -167,7 +163,7 @@ class Similarities(OneStep, Foundation):
     @property
     @override
     def name(self) -> str:
-        return self.place if self.keep == "hard" else f"{self.place}-{self.keep}"
+        return self.names if self.keep == "hard" else f"{self.names}-{self.keep}"
 
     @override
     def arguments(self, output: str) -> list[str]:
@@ -212,14 +208,9 @@ class Target:
 class NgramStage(PipelineStage):
     """The n-grams of a text, counted: of the target, or of the raw corpus."""
 
-    kind = "ngrams"
+    kind, names = "ngrams", "ngrams/{self.part}"
     part: str
     text: Text | Target
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"ngrams/{self.part}"
 
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:

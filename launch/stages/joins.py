@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class JoinKeysStage(PipelineStage):
     """The id, or a hash of the text, of every document."""
 
-    kind, place, home = "join", "join/keys", "join"
+    kind, names, home = "join", "join/keys", "join"
     text: Text
     on: On = "id"
 
@@ -46,7 +46,7 @@ class JoinKeysStage(PipelineStage):
 class Joined(PipelineStage):
     """A score store of annotations, in the study's output itself; see `pipeline_steps.JoinScores`."""
 
-    kind, place, home = "scores", "scores", "."
+    kind, names, home = "scores", "scores", "."
     keys: JoinKeysStage
     annotations: str
     column: str

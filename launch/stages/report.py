@@ -117,12 +117,11 @@ class Report(Stage):
         return ("evaluate_suite.report.write",)
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from evaluate_suite.report import write_report
 
         for line in write_report(self.settings(output)):
             sys.stdout.write(f"{line}\n")
-        return 0
 
     @override
     def check_output(self, output: str, whole: bool) -> None:

@@ -63,7 +63,7 @@ class Training(Stage):
         launch: arguments of accelerate launch; "" to train in this process.
     """
 
-    kind = "runs"
+    kind, names, groups = "runs", "runs/{self.run.name}", "runs/{self.run.model}"
     launched = True
     run: Run
     tokens: TokenStage
@@ -73,16 +73,6 @@ class Training(Stage):
     precision: str = "no"
     others: Mapping[str, Any] = field(default_factory=dict, metadata={"decides": False})
     launch: str = free("")
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"runs/{self.run.name}"
-
-    @property
-    @override
-    def group(self) -> str:
-        return f"runs/{self.run.model}"
 
     @property
     @override
@@ -104,7 +94,7 @@ class Training(Stage):
         return own | ({"selection": self.selection.file(output)} if self.selection else {})
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from train.arguments import PretrainArguments
         from train.pretrain import PretrainPlan, run
         from train.run_directory import note_preemption
@@ -112,10 +102,10 @@ class Training(Stage):
 
         if not self.launch:
             note_preemption(Path(self.folder(output)), None)  # of another start
-            return run(PretrainPlan.make(PretrainArguments(**self.settings(output))))
+            sys.exit(run(PretrainPlan.make(PretrainArguments(**self.settings(output)))))
         command = [sys.executable, "-P", "-m", "accelerate.commands.launch", *launch_words(self.launch)]
         command += ["-m", "train.pretrain", *_flags(self.settings(output))]
-        return run_launcher(command, Path(self.folder(output)))
+        sys.exit(run_launcher(command, Path(self.folder(output))))
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -154,19 +144,9 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
 class Measurement(Stage):
     """Something that is measured of a training: rows of results.jsonl, from sealed units."""
 
-    kind = "measured"
+    kind, names, groups = "measured", "measured/{self.training.run.name}/{self.what}", "measured/{self.what}"
     what: str
     training: Training
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"measured/{self.training.run.name}/{self.what}"
-
-    @property
-    @override
-    def group(self) -> str:
-        return f"measured/{self.what}"
 
     def runs(self, output: str) -> dict[str, str]:
         """Return the folder of the run by its sampler."""
@@ -212,12 +192,11 @@ class Perplexity(Measurement):
         return {task: ",".join(one.folder(output) for one in stores) for task, stores in self.held_out}
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from evaluate_suite.measure import perplexity
 
         tokens, results = self._tokens(output), os.path.join(output, RESULTS)
         perplexity(self.runs(output), tokens, results, cache=str(self.cache(output)))
-        return 0
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
@@ -273,12 +252,11 @@ class FineTuned(Tuned):
     """A suite on which the last checkpoint is fine-tuned; `what` names the suite."""
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from evaluate_suite.measure import fine_tune
 
         results, cache = os.path.join(output, RESULTS), str(self.cache(output))
         fine_tune(self.runs(output), [self.what], results, cache=cache, how=self.how())
-        return 0
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
@@ -318,7 +296,7 @@ class FewShots(Tuned):
         return FewShot(data_root=self.data_root, limit=self.limit)
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from evaluate_suite.measure import few_shot
 
         few_shot(
@@ -330,7 +308,6 @@ class FewShots(Tuned):
             instruction_tune=self.instruction_tune,
             how=self.how(),
         )
-        return 0
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:

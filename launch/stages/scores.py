@@ -26,22 +26,16 @@ if TYPE_CHECKING:
 class Proxy(Stage):
     """A model of random weights that takes the place of a published one."""
 
-    kind = "proxies"
+    kind, names = "proxies", "proxies/{self.called}"
     called: str
     tokenizer: str
     config: Mapping[str, Any]
 
-    @property
     @override
-    def name(self) -> str:
-        return f"proxies/{self.called}"
-
-    @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         from launch.proxies import build_proxy
 
         build_proxy(self.folder(output), self.tokenizer, self.config)
-        return 0
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -84,23 +78,13 @@ class Scores(PipelineStage):
         options: further arguments of the scorer.
     """
 
-    kind = "scores"
+    kind, names, groups = "scores", "scores/{self.store}", "scores/{self.store}"
     store: str
     text: Text
     row: str
     model: str | Proxy | ScoringCheckpoint | None = None
     stands_on: Foundation | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"scores/{self.store}"
-
-    @property
-    @override
-    def group(self) -> str:
-        return self.name
 
     @property
     @override
@@ -115,16 +99,11 @@ class Scores(PipelineStage):
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:
         folders = self.stands_on.folders(output) if self.stands_on else []
-        model = {} if self.model is None else {"model": self._place(self.model, output)}
+        model = {}
+        if self.model is not None:
+            model = {"model": place_of(self.model) if isinstance(self.model, str) else self.model.folder(output)}
         scorer: Any = find(self.row).scorer_class()
         return [*self.text.reader(output), scorer(self.folder(output), *folders, **model, **self.options)]
-
-    def _place(self, model: str | Proxy | ScoringCheckpoint, output: str) -> str:
-        return place_of(model) if isinstance(model, str) else model.folder(output)
-
-    @override
-    def check_output(self, output: str, whole: bool) -> None:
-        open_store(self.folder(output), whole)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -137,7 +116,7 @@ class GivenScores(Stage):
         row: the row of the table of samplers whose scores it must hold; "" for any.
     """
 
-    kind = "scores"
+    kind, names = "scores", "scores/{self.store}"
     store: str
     path: str
     row: str = ""
@@ -150,19 +129,13 @@ class GivenScores(Stage):
         if self.row:
             check_scores(self.path, self.row)
 
-    @property
-    @override
-    def name(self) -> str:
-        return f"scores/{self.store}"
-
     @override
     def folder(self, output: str) -> str:
         return self.path
 
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def run_task(self, output: str, task: int) -> None:
         self.check_output(output, whole=False)
-        return 0
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -173,7 +146,7 @@ class GivenScores(Stage):
 class Selected(PipelineStage):
     """A file of counts: the times that a sampler keeps each document at a rate."""
 
-    kind = "selections"
+    kind, names = "selections", "selections/{self.sampler}/{self.rate:g}"
     scores: Scores | GivenScores
     sampler: str
     mode: str
@@ -181,11 +154,6 @@ class Selected(PipelineStage):
     seed: int = 0
     shaping: Mapping[str, Any] = field(default_factory=dict)  # further arguments of Cut
     labels: str = ""
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"selections/{self.sampler}/{self.rate:g}"
 
     def file(self, output: str) -> str:
         """Return the file of the selection."""

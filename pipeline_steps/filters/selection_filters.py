@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -65,8 +65,12 @@ class ScoreSelector(NoCredentials, PipelineStep):
 
 
 class CutOptions(TypedDict, total=False):
-    """Arguments that every filter passes on to CutFilter."""
+    """Arguments that every filter takes by name: the amount and the seed of its Cut, and what CutFilter takes."""
 
+    k: int | None
+    rate: float | None
+    token_budget: int | None
+    seed: int
     labels: str | None
     exclusion_writer: DiskWriter | None
     partial: bool
@@ -229,17 +233,23 @@ class CutFilter(NoCredentials, BaseFilter):
         return met
 
 
+def _split(options: CutOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of Cut, and those of CutFilter."""
+    of_cut = ("k", "rate", "token_budget", "seed")
+    amount = {name: value for name, value in options.items() if name in of_cut}
+    return amount, {name: value for name, value in options.items() if name not in of_cut}
+
+
 class TopKFilter(CutFilter):
     """Keeps the documents with the largest (or smallest) scores (Sec. 3.3, Alg. 1).
 
     Args:
         scores: as in CutFilter.
-        k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         order: "top" keeps the largest scores, "bottom" the smallest; "pareto", for log-odds as the quality classifier
             gives, the largest with noise added: GPT-3's way of keeping some of the low.
-        seed: of the noise, and decides among equal scores.
         upsample: keep the better documents several times, along this curve.
-        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
+        **options: `k`, `rate` or `token_budget`: documents, fraction of the documents, or tokens to keep; give one.
+            `seed`: of the noise, and decides among equal scores. All others as in CutFilter.
     """
 
     name = "🔝 Top-k"
@@ -248,17 +258,15 @@ class TopKFilter(CutFilter):
     def __init__(
         self,
         scores: str,
-        k: int | None = None,
-        rate: float | None = None,
-        token_budget: int | None = None,
+        *,
         order: Literal["top", "bottom", "pareto"] = "top",
-        seed: int = 0,
         upsample: UpsamplingCurve | None = None,
         **options: Unpack[CutOptions],
     ) -> None:
         if order not in ("top", "bottom", "pareto"):
             raise InvalidCut(f"no order {order!r}: choose top, bottom or pareto")
-        super().__init__(scores, Cut(order, k, rate, token_budget, seed, upsample=upsample), **options)
+        amount, own = _split(options)
+        super().__init__(scores, Cut(order, upsample=upsample, **amount), **own)
 
 
 class IPSFilter(CutFilter):
@@ -268,13 +276,11 @@ class IPSFilter(CutFilter):
 
     Args:
         scores: as in CutFilter.
-        k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
         method: "inverse" draws one document after the other, in proportion to 1 / exp(score) among those left;
             "direct" in proportion to exp(score), for log weights; "poisson" decides about each document by itself,
             with probability min(1, c / exp(score)), and meets the amount in expectation (Thm. A.2's estimator).
-        seed: another seed, another sample; one seed gives nested samples across rates.
         temperature: of "inverse" and "direct": scores are divided by it, so a higher one keeps more of the unlikely.
-        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
+        **options: as in TopKFilter; another `seed` gives another sample, and one seed nested ones across rates.
     """
 
     name = "🎲 Inverse propensity sampling"
@@ -283,18 +289,16 @@ class IPSFilter(CutFilter):
     def __init__(
         self,
         scores: str,
-        k: int | None = None,
-        rate: float | None = None,
-        token_budget: int | None = None,
+        *,
         method: Literal["inverse", "direct", "poisson"] = "inverse",
-        seed: int = 0,
         temperature: float = 1.0,
         **options: Unpack[CutOptions],
     ) -> None:
         if method not in ("inverse", "direct", "poisson"):
             raise InvalidCut(f"no method {method!r}: choose inverse, direct or poisson")
         mode: Mode = "ips" if method == "inverse" else method
-        super().__init__(scores, Cut(mode, k, rate, token_budget, seed, temperature), **options)
+        amount, own = _split(options)
+        super().__init__(scores, Cut(mode, temperature=temperature, **amount), **own)
 
 
 class RandomFilter(CutFilter):
@@ -302,21 +306,12 @@ class RandomFilter(CutFilter):
 
     Args:
         scores: folder of any score store of the corpus; only its keys are used.
-        k, rate, token_budget: documents, fraction of the documents, or tokens to keep; give one.
-        seed: another seed, another sample; one seed gives nested samples across rates.
-        **options: `labels`, `exclusion_writer`, `partial` and `repeat`, as in CutFilter.
+        **options: as in IPSFilter.
     """
 
     name = "🎲 Random"
     _reason = "not_sampled"
 
-    def __init__(
-        self,
-        scores: str,
-        k: int | None = None,
-        rate: float | None = None,
-        token_budget: int | None = None,
-        seed: int = 0,
-        **options: Unpack[CutOptions],
-    ) -> None:
-        super().__init__(scores, Cut("random", k, rate, token_budget, seed), **options)
+    def __init__(self, scores: str, **options: Unpack[CutOptions]) -> None:
+        amount, own = _split(options)
+        super().__init__(scores, Cut("random", **amount), **own)

@@ -1,12 +1,12 @@
 """What was measured stays; results take rows in, from anybody; what is damaged is named, never another number."""
 
 import json
-import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from damage import damaged
 
 from evaluate_suite.results import ResultRow, read_results, write_results
 from evaluate_suite.units import add_results, mend_results, once
@@ -46,17 +46,6 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: add_results(path, [row(f"task-{n}", float(n))]), range(40)))
     assert len(read_results(path)) == 40
-
-
-def damaged(blob, seed=0):
-    """30 versions of a file with one flipped bit each, and 10 that end early."""
-    draw = random.Random(seed)
-    for _ in range(30):
-        flipped = bytearray(blob)
-        flipped[draw.randrange(len(blob))] ^= 1 << draw.randrange(8)
-        yield bytes(flipped)
-    for _ in range(10):
-        yield blob[: draw.randrange(len(blob))]
 
 
 def test_a_damaged_unit_is_measured_again(tmp_path):

@@ -1,7 +1,6 @@
 """Corpora for datasets, and what is in their files."""
 
 import json
-import random
 import re
 from pathlib import Path
 
@@ -25,17 +24,6 @@ def without_output(files):
     del record["xxh3"], record["files"]["README.md"]
     named["README.md"] = re.sub(rb"--output \S+", b"", named["README.md"])
     return named | {"winnow.json": record}
-
-
-def damaged(blob, seed=0):
-    """30 versions of a file with one flipped bit each, and 10 that end early."""
-    draw = random.Random(seed)
-    for _ in range(30):
-        flipped = bytearray(blob)
-        flipped[draw.randrange(len(blob))] ^= 1 << draw.randrange(8)
-        yield bytes(flipped)
-    for _ in range(10):
-        yield blob[: draw.randrange(len(blob))]
 
 
 def made_of(folder, *files):

@@ -6,18 +6,12 @@ from contextlib import redirect_stderr
 from datatrove.utils.logging import logger
 
 from launch import worker
-from launch.engines import NEVER_STARTED
+from launch.engines import NEVER_STARTED, Engine
 
 
-class Here:
-    attended = True
-    notes = ()
-
+class Here(Engine):
     def __init__(self, *_):
         self._waiting, self._codes = [], {}
-
-    def queued(self, stage):
-        return {}
 
     def submit(self, tasks, after):
         handles = [f"{task.stage.name}#{task.number}" for task in tasks]
@@ -37,9 +31,6 @@ class Here:
             logger.remove()  # datatrove's executor has let it write to the log, which is closed now
         self._codes[handle] = code
         return {handle: code}
-
-    def close(self):
-        pass
 
 
 def in_this_process(monkeypatch):

@@ -10,12 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import document
-from dataset_files import damaged, files_of, load, made_of, without_output
+from damage import damaged
+from dataset_files import files_of, load, made_of, without_output
 
-from launch import datasets
-from launch.datasets import DatasetSettings, parts, unfinished
+from launch.datasets import parts, publish, unfinished
 from launch.datasets.card import size_category
-from launch.datasets.publish import HubDataset, LocalFolder, RemoteFolder, destination
+from launch.datasets.publish import HubDataset, LocalFolder, RemoteFolder, destination, is_published
+from launch.datasets.rows import groups_left, write_files
+from launch.datasets.settings import DatasetSettings
+from launch.datasets.unfinished import begin
 from pipeline_steps import Cut, MetadataScorer
 from pipeline_steps.errors import CorpusError, StoreDamaged, StoreIncomplete, StoreMismatch, WinnowError
 from pipeline_steps.readers.corpus import list_corpus
@@ -39,16 +42,16 @@ def settings_of(corpus, output, cut, **more):
     return DatasetSettings(corpus=str(corpus), output=str(output), cut=cut, **more)
 
 
-def written(settings, store, tasks=1, publish=datasets.publish):
+def written(settings, store, tasks=1, publish=publish.publish):
     """Everything that is not done yet, as a runner would do it."""
-    if (there := datasets.is_published(settings)) is not None:
+    if (there := is_published(settings)) is not None:
         return there
     work = Path(f"{settings.output}.work")
-    datasets.begin(settings, store, work)
+    begin(settings, store, work)
     for step in ("rows", "parquet"):
-        for task in {group % tasks for group in datasets.groups_left(work, step)}:
-            datasets.write_files(work, step, task, tasks)
-        assert datasets.groups_left(work, step) == []
+        for task in {group % tasks for group in groups_left(work, step)}:
+            write_files(work, step, task, tasks)
+        assert groups_left(work, step) == []
     return publish(work)
 
 
@@ -117,21 +120,21 @@ def test_the_same_files_for_any_number_of_tasks_killed_at_any_time(folder, setti
 def test_others_are_refused(folder, settings, tmp_path):
     work, store = tmp_path / "kept.work", str(folder / "scores")
     with pytest.raises(StoreIncomplete, match="no dataset was begun"):
-        datasets.groups_left(work, "rows")
-    datasets.begin(settings, store, work)
+        groups_left(work, "rows")
+    begin(settings, store, work)
     with pytest.raises(StoreIncomplete, match="is not there yet"):
-        datasets.groups_left(work, "parquet")
+        groups_left(work, "parquet")
     other = settings_of(
         settings.corpus, settings.output, Cut("top", rate=0.3), scores=settings.scores, score_column="s"
     )
     with pytest.raises(StoreMismatch, match=r"unfinished, was made with other settings \(rate: 0.4 there, 0.3 now\)"):
-        datasets.begin(other, store, work)
+        begin(other, store, work)
     record = written(settings, store)
     assert record["documents"] == [100, 40]
     keys = "corpus files limit sampler proxy options embedder target scores mode k rate token_budget seed"
     assert set(record["made_from"]) == {*keys.split(), "format", "score_column"}
     with pytest.raises(StoreMismatch, match=r"rate: 0.4 there, 0.3 now"):
-        datasets.is_published(other)
+        is_published(other)
     with pytest.raises(WinnowError, match="winnow select: output"):
         replace(settings, output="s3://key:SECRET@bucket/kept")
 
@@ -196,14 +199,14 @@ def test_a_damaged_dataset_is_written_again(folder, settings):
     for name in (data, Path("selection.safetensors")):
         for blob in damaged(whole[name]):
             (output / name).write_bytes(blob)
-            assert datasets.is_published(settings, said.append) is None
+            assert is_published(settings, said.append) is None
             assert said.pop() == f"{output}: {name} not there, or damaged: written again"
         written(settings, store)
         assert files_of(output) == whole
     for blob in damaged(whole[Path("winnow.json")]):
         (output / "winnow.json").write_bytes(blob)
         with pytest.raises(StoreDamaged, match=f"{output}/winnow.json is damaged"):
-            datasets.is_published(settings)
+            is_published(settings)
     (output / "winnow.json").write_bytes(whole[Path("winnow.json")])
     for blob in (b"---\npretty_name: \xd2\n---\n", b"---\n- [\n---\n", b"---\nnever ends"):  # load_dataset reads none
         (output / "README.md").write_bytes(blob)
@@ -233,7 +236,7 @@ def test_what_is_damaged_before_it_is_published(folder, settings, tmp_path, monk
             (work / name).write_bytes(blob[:-9] + b"x" + blob[-8:])
         (work / "staged").mkdir()  # as an upload to the Hub that was killed leaves it
         (work / "staged" / "winnow.json").write_text("{}")
-        return datasets.publish(work)
+        return publish.publish(work)
 
     with pytest.raises(StoreDamaged, match=f"{names[-1]} is damaged: give the same command again"):
         written(settings, store, publish=damage_first)
