@@ -108,12 +108,18 @@ def _measure(checkpoint: Checkpoint, split: HeldOut, input_length: int) -> np.nd
 
     state = checkpoint.state
     rows = HeldOutRows.open(
-        split.tokens, state["preset"], input_length, split.max_windows, split.seed, state["hashes"]["tokenizer"]
+        split.tokens,
+        state["preset"],
+        input_length,
+        split.max_windows,
+        split.seed,
+        state["hashes"]["tokenizer"],
+        apart := state.get("mask_documents", False),
     )
     device = pick_device()
     raw = load_checkpoint(Path(checkpoint.model))[0].to(device)
-    prepare_for_training(raw, padded=False)
-    model = TokenLosses(raw)
+    prepare_for_training(raw, padded=False, apart=apart)
+    model = TokenLosses(raw, eos=rows.store.eos if apart else None)
     most = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)
     losses = []
     parts = np.array_split(rows.window_N, -(-len(rows.window_N) * input_length // most))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,7 @@ from pipeline_steps.command_line import Parser
 from pipeline_steps.credentials import refuse_credentials, refuse_credentials_in_command
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.readers.special_files import refuse_special_files
+from train.presets import z_loss_of
 from train.training_plan import LoopSettings, TokenBudget, precision_of
 
 
@@ -27,6 +29,8 @@ _LONGEST = 1 << 16  # bytes of a file of arguments: the longest shipped has 600
 # What may differ between two starts of a run: where things are, and how fast or how often they are done.
 FREE = {"tokens", "selection", "run_dir", "stage_to", "micro_batch_size", "report_to", "save_every"}
 FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows"}
+# Newer than the first runs: where they have their defaults they are not noted, so that those runs can be continued
+NEWER = {"mask_documents", "z_loss"}
 
 
 def option(default: Any, help: str) -> Any:
@@ -52,7 +56,9 @@ class PretrainArguments:
     preset: str = option(
         "t5-tiny",
         "architecture: t5-{tiny,small,base,large,xl}, t5-v1_1-{tiny,small,base,large,xl}: span corruption; "
-        "llama-{tiny,60m,130m,350m}: next token",
+        "llama-{nano,tiny,micro,mini,60m,130m,350m}, olmo-{4m,6m,8m,10m,14m,16m,20m,60m,90m,150m,300m,530m,750m,1b}: "
+        "next token; hf:NAME[@REVISION], a Hub id or a folder with a config.json: next token, in the shape of that "
+        "decoder of transformers, without its weights",
     )
     batch_size: int = option(16, "rows per step, over all processes")
     micro_batch_size: int = option(0, "rows in one forward pass of a process; 0: all of its share of the batch")
@@ -64,6 +70,12 @@ class PretrainArguments:
     warmup_steps: int = option(10_000, "k in T5's learning rate 1 / sqrt(max(step, k)); of adamw: steps of its rise")
     max_grad_norm: float = option(0.0, "gradients are scaled down to this norm; 0: never, as T5")
     mixed_precision: Literal["no", "bf16"] | None = option(None, "if not given, what accelerate was launched with")
+    z_loss: float | None = option(
+        None, "weight of the squared log-normalisers in the loss; if not given, T5's 1e-4, and 0 for olmo-*"
+    )
+    mask_documents: bool = option(
+        False, "of causal models: the documents in a row do not see each other; the store's must end in EOS"
+    )
     compile: bool = option(False, "torch.compile the layers")
     shard: bool = option(False, "FSDP2: cut weights, gradients and optimizer state among processes")
     checkpoints: int = option(5, "checkpoints to keep, evenly spaced, the last step included")
@@ -87,6 +99,8 @@ class PretrainArguments:
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise InvalidCut(f"{name} must be at least {lowest}, not {getattr(self, name)}")
+        if self.z_loss is not None and not 0 <= self.z_loss < math.inf:
+            raise InvalidCut(f"z_loss must be a finite number of 0 or more, not {self.z_loss}")
         if any("=" not in one for one in self.held_out):
             raise InvalidCut(f"held_out must be NAME=FOLDER, not {' '.join(self.held_out)}")
 
@@ -99,6 +113,7 @@ class PretrainArguments:
     def loop(self) -> LoopSettings:
         """The settings of the loop. Raises ModelError: accelerate was launched with an unsupported precision."""
         same = {one.name: getattr(self, one.name) for one in fields(LoopSettings) if hasattr(self, one.name)}
+        same["z_loss"] = z_loss_of(self.preset) if self.z_loss is None else self.z_loss
         return LoopSettings(**same, precision=precision_of(self.mixed_precision))
 
     @property

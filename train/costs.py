@@ -1,7 +1,8 @@
 """Operations, tokens and memory of a run, from its arguments alone; no store, weights or device are needed.
 
 A multiply-add is two operations; a training step is three forward passes (Hoffmann et al. 2022, App. F); attention is
-counted in full, embeddings and everything element by element not at all. Shapes: S inputs, T targets, d width.
+counted in full, also where documents do not see each other; embeddings and everything element by element are not
+counted. Shapes: S inputs, T targets, d width.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline_steps.errors import ModelError
 from pipeline_steps.paper import RATES
 from train.arguments import PretrainArguments
 from train.objectives import make_objective
+from train.presets import is_causal, vocabulary_of
 
 
-# Vocabulary of every published T5, for plans without a token store: t5/data/utils.py
-_T5_VOCABULARY, _SENTINELS = 32_100, 100
+_SENTINELS = 100  # T5's
+# Causal models of `_gated_body`'s shape: attention of all tokens in every layer, and three matrices of a gated layer
+_GATED = {"llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "gemma", "gemma2", "granite", "cohere"}
 # Dense bfloat16 matrix products, 10^12 per second, from the makers' data sheets; by part of the device's name
 PEAK_TFLOPS = {
     "B200": 2250.0,
@@ -43,6 +47,7 @@ class RunCost:
         target_tokens: tokens that are predicted.
         flops: operations of the whole run.
         parameters: weights of the model.
+        parts: of a causal model, weights by part; see `train.model.count_parameters`.
         memory: bytes of a process by what they hold; those of activations are an estimate, for one row.
         epochs: how often each rate of the corpus is repeated.
         checkpoints: that are there in the end.
@@ -56,30 +61,40 @@ class RunCost:
     target_tokens: int
     flops: int
     parameters: int
+    parts: dict[str, int]
     memory: dict[str, int]
     epochs: dict[float, float]
     checkpoints: int
     checkpoint_bytes: int
+
+    @property
+    def tokens_per_parameter(self) -> float | None:
+        """Predicted tokens by parameter of body and output layer; None for a T5."""
+        return self.target_tokens / self.parts["counted"] if self.parts else None
 
     def hours(self, flops_per_second: float) -> float:
         """Return how long the run takes at a sustained speed."""
         return self.flops / flops_per_second / 3600
 
 
-def run_cost(arguments: PretrainArguments, corpus_tokens: int) -> RunCost:
-    """Return the cost of a run on a corpus of so many tokens.
+def run_cost(arguments: PretrainArguments, corpus_tokens: int, vocab_size: int | None = None) -> RunCost:
+    """Return the cost of a run on a corpus of so many tokens; without `vocab_size`, with the preset's published ids.
 
     Raises:
         InvalidCut: the budget or the length of rows is impossible.
-        ModelError: there is no such preset.
+        ModelError: there is no such preset, or the operations of the model that it names are not known.
     """
-    from train.model import model_config
+    import torch
 
-    budget = arguments.budget
-    objective = make_objective(arguments.preset, arguments.input_length, _T5_VOCABULARY, _SENTINELS, eos=1)
-    config = model_config(arguments.preset, _T5_VOCABULARY)
+    from train.model import build_model, count_parameters
+
+    budget, ids = arguments.budget, vocab_size or vocabulary_of(arguments.preset)
+    objective = make_objective(arguments.preset, arguments.input_length, ids, _SENTINELS, eos=1)
+    with torch.device("meta"):
+        model = build_model(arguments.preset, ids, 0)
+    config, counted = model.config, count_parameters(model)
     raw_tokens = budget.samples * objective.raw_length
-    parameters, memory = _memory(config, arguments, objective.target_length)
+    memory = _memory(model, arguments, objective.target_length)
     return RunCost(
         steps=budget.steps,
         samples=budget.samples,
@@ -87,7 +102,8 @@ def run_cost(arguments: PretrainArguments, corpus_tokens: int) -> RunCost:
         raw_tokens=raw_tokens,
         target_tokens=budget.samples * objective.target_length,
         flops=budget.samples * training_flops(config, objective.input_length, objective.target_length),
-        parameters=parameters,
+        parameters=counted["total"],
+        parts=counted if is_causal(arguments.preset) else {},
         memory=memory,
         epochs={rate: raw_tokens / (rate * corpus_tokens) for rate in (*RATES, 1.0)},
         checkpoints=len(arguments.kept_steps),
@@ -95,25 +111,18 @@ def run_cost(arguments: PretrainArguments, corpus_tokens: int) -> RunCost:
     )
 
 
-def _memory(config: Any, arguments: PretrainArguments, target_length: int) -> tuple[int, dict[str, int]]:
-    """Return the number of parameters, and bytes by what they hold."""
-    import torch
-
-    from train.model import model_of, untie
+def _memory(model: Any, arguments: PretrainArguments, target_length: int) -> dict[str, int]:
+    """Return bytes by what they hold."""
     from train.optimizers import OPTIMIZERS
 
-    with torch.device("meta"):
-        model = model_of(config)
-        if arguments.preset.startswith("t5-v1_1"):
-            untie(model)
     weights = sum(weight.numel() for weight in model.parameters())
     state = OPTIMIZERS[arguments.optimizer](model.named_parameters()).state_dict()
     width = 2 if arguments.mixed_precision == "bf16" else 4
-    return weights, {
+    return {
         "weights": 4 * weights,
         "gradients": 4 * weights,
         "optimizer": sum(4 * moment.numel() for moment in state.values()),
-        "activations": width * _activations(config, arguments.input_length, target_length),
+        "activations": width * _activations(model.config, arguments.input_length, target_length),
     }
 
 
@@ -145,18 +154,19 @@ def peak_flops(device_name: str) -> float | None:
 
 
 def training_flops(config: Any, input_length: int, target_length: int) -> int:
-    """Return the operations of one row, forward and backward, for a T5 or Llama configuration."""
+    """Return the operations of one row, forward and backward. Raises ModelError: see `is_counted`."""
     return 3 * forward_flops(config, input_length, target_length)
 
 
 def forward_flops(config: Any, input_length: int, target_length: int) -> int:
     """Return the operations of one row up to the logits of every target; a causal model has a target per input.
 
-    Any configuration with the names of transformers' T5Config or LlamaConfig will do: Gemma's, for one.
+    Raises:
+        ModelError: the operations of such a model are not known; see `is_counted`.
     """
     if config.is_encoder_decoder:
         return _t5_forward(config, input_length, target_length)
-    return _llama_body(config, input_length) + 2 * input_length * config.hidden_size * config.vocab_size
+    return _gated_body(config, input_length) + 2 * input_length * config.hidden_size * config.vocab_size
 
 
 def first_token_flops(config: Any, input_length: int) -> int:
@@ -165,7 +175,7 @@ def first_token_flops(config: Any, input_length: int) -> int:
     A T5 takes its encoder and one step of a decoder that never forms keys and values (`pipeline_steps.engines.t5`).
     """
     if not config.is_encoder_decoder:
-        return _llama_body(config, input_length) + 2 * config.hidden_size * config.vocab_size
+        return _gated_body(config, input_length) + 2 * config.hidden_size * config.vocab_size
     d, inner = config.d_model, config.num_heads * config.d_kv
     own, cross = 4 * d * inner, 8 * d * inner + 4 * input_length * config.num_heads * d
     decoder = config.num_decoder_layers * (own + cross + _t5_feed_forward(config))
@@ -191,7 +201,19 @@ def _t5_feed_forward(config: Any) -> int:
     return (6 if config.is_gated_act else 4) * config.d_model * config.d_ff
 
 
-def _llama_body(config: Any, S: int) -> int:
+def is_counted(config: Any) -> bool:
+    """Return whether the operations of a model are known: of T5s, and of causal models of one gated layer a block.
+
+    Experts, and layers that are not attention, are not counted.
+    """
+    return bool(config.is_encoder_decoder or config.model_type in _GATED)
+
+
+def _gated_body(config: Any, S: int) -> int:
+    if not is_counted(config):
+        raise ModelError(
+            f"the operations of a {config.model_type} are not known: choose one of {', '.join(sorted(_GATED))}"
+        )
     d, head = config.hidden_size, config.head_dim
     query, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     layer = 4 * d * query + 4 * d * keys + 4 * S * query + 6 * d * config.intermediate_size

@@ -113,6 +113,7 @@ class FineTunePlan:
     told: dict[str, Any]
 
     padded = True
+    document_eos = None
 
     @cached_property
     def loop(self) -> LoopSettings:

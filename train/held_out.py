@@ -35,16 +35,21 @@ class HeldOutRows:
     seed: int
 
     @classmethod
-    def open(cls, tokens: str, preset: str, input_length: int, most: int, seed: int, tokenizer: str) -> HeldOutRows:
-        """Open at most `most` windows of a token store.
+    def open(
+        cls, tokens: str, preset: str, input_length: int, most: int, seed: int, tokenizer: str, apart: bool = False
+    ) -> HeldOutRows:
+        """Open at most `most` windows of a token store, whose documents can be told apart if `apart`.
 
         Raises:
-            StoreMismatch: it was tokenised with another tokenizer than the one of this sha256.
+            StoreMismatch: it was tokenised with another tokenizer than the one of this sha256, or its documents
+                cannot be told apart.
             InvalidCut: it holds less than two windows.
         """
         store = TokenStore.open(tokens)
         if store.tokenizer_sha256 != tokenizer:
             raise StoreMismatch(f"{tokens} was tokenised with another tokenizer than the model's: tokenise it anew")
+        if apart:
+            store.check_borders()
         objective = make_objective(preset, input_length, store.vocab_size, store.sentinels, store.eos)
         windows = store.tokens // objective.raw_length
         if windows < 2:

@@ -25,6 +25,7 @@ from transformers import AttentionInterface, PreTrainedModel, T5ForConditionalGe
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from pipeline_steps.numerics.keys import mix
+from train.packed_documents import PACKED_DOCUMENTS, refuse_unmaskable
 
 
 FULL_ROWS, PADDED_ROWS = "full_rows", "padded_rows"
@@ -79,17 +80,24 @@ class SampleDropout(nn.Module):
         return self.masks.drop(values, self.p, self.training)
 
 
-def prepare_for_training(model: PreTrainedModel, padded: bool) -> SampleMasks:
-    """Replace the attention and the dropout of a T5; weights, their names and other models stay as they are.
+def prepare_for_training(model: PreTrainedModel, padded: bool, apart: bool = False) -> SampleMasks:
+    """Replace the attention of a model and the dropout of a T5; weights and their names stay as they are.
 
     Args:
         model: a T5, or a causal model, which has no dropout.
-        padded: whether rows end in padding; otherwise attention has no masks.
+        padded: whether rows of a T5 end in padding; otherwise attention has no masks.
+        apart: whether the documents in a causal model's row do not see each other.
 
     Returns:
         the masks of the model's dropout.
+
+    Raises:
+        ModelError: documents cannot be told apart in this model.
     """
     masks = SampleMasks()
+    if apart:
+        refuse_unmaskable(model.config)
+        model.set_attn_implementation(PACKED_DOCUMENTS)
     if isinstance(model, T5ForConditionalGeneration):
         model.set_attn_implementation(PADDED_ROWS if padded else FULL_ROWS)
         for module in list(model.modules()):

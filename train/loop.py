@@ -23,9 +23,9 @@ from pipeline_steps.stores.artefact import refuse_differences
 from pipeline_steps.stores.files import read_json
 from train.batches import Batches, Rows
 from train.checkpoints import drop_after, load_model, load_optimizer, prune, save_checkpoint, whole_weights
-from train.costs import peak_flops, training_flops
+from train.costs import is_counted, peak_flops, training_flops
 from train.layers import prepare_for_training
-from train.losses import Z_LOSS, TokenLosses
+from train.losses import TokenLosses
 from train.metrics import Interval, start_trackers
 from train.optimizers import OPTIMIZERS
 from train.run_directory import Metrics, latest_checkpoint, read_state, versions, write_environment
@@ -63,7 +63,7 @@ class Trainer:
         if state:
             refuse_differences(state["hashes"], plan.hashes, str(newest))
         self.raw_model = load_model(newest) if newest else plan.initial_model()
-        self.masks = prepare_for_training(self.raw_model, plan.padded)
+        self.masks = prepare_for_training(self.raw_model, plan.padded, apart=plan.document_eos is not None)
         if self.device.type == "cpu":
             keep_freed_memory()
         if loop.compile:
@@ -71,7 +71,8 @@ class Trainer:
         self.sharded = self.world > 1 and (loop.shard or self.accelerator.distributed_type == "FSDP")
         if self.sharded and plan.padded:
             raise ModelError("fine-tuning decodes along the way, which sharded weights cannot: launch without FSDP")
-        self.model: Any = self._distributed(TokenLosses(self.raw_model, plan.padded)).train()
+        losses = TokenLosses(self.raw_model, plan.padded, loop.z_loss, plan.document_eos)
+        self.model: Any = self._distributed(losses).train()
         self.optimizer = OPTIMIZERS[loop.optimizer](self.raw_model.named_parameters())
         if newest:
             self.optimizer.load_state_dict(load_optimizer(newest))
@@ -180,11 +181,13 @@ class Trainer:
         sums = self.accelerator.reduce(self.interval.sums, "sum").tolist()
         seen = self.interval.amount
         lengths = seen.encoder_tokens // seen.samples, seen.target_tokens // seen.samples  # of a row, in the mean
-        speed = self.interval.speed(self.batches.waited, training_flops(self.raw_model.config, *lengths), self.peak)
+        config = self.raw_model.config
+        flops = training_flops(config, *lengths) if is_counted(config) else None
+        speed = self.interval.speed(self.batches.waited, flops, self.peak)
         tokens = seen.target_tokens
         self.interval, self.batches.waited = Interval(self.device, {}), 0.0
         self._refuse_infinite(sums[0], step)
-        losses = {"nll": sums[0] / tokens, "z_loss": Z_LOSS * sums[1] / tokens}
+        losses = {"nll": sums[0] / tokens, "z_loss": self.plan.loop.z_loss * sums[1] / tokens}
         speed["processes"] = self.world
         return self.plan.counts(step) | losses | {"lr": self.plan.learning_rate(step), "grad_norm": norm} | speed
 
@@ -266,7 +269,7 @@ class Trainer:
 
 
 def _compile_layers(model: Any) -> None:
-    for part in (model.encoder, model.decoder) if model.config.is_encoder_decoder else (model.model,):
+    for part in (model.encoder, model.decoder) if model.config.is_encoder_decoder else (model.base_model,):
         part.compile()
 
 

@@ -55,15 +55,21 @@ class Interval:
             "waited": self._waited(waited),
         }
 
-    def speed(self, waited: float, flops_per_sample: float, peak: float | None) -> dict[str, Any]:
-        """Return rates over the interval; `peak` is of all devices, `waited` are seconds that this process waited."""
+    def speed(self, waited: float, flops_per_sample: float | None, peak: float | None) -> dict[str, Any]:
+        """Return rates over the interval.
+
+        Args:
+            waited: seconds that this process waited.
+            flops_per_sample: operations of a row; None if they are not known.
+            peak: operations per second of all devices; None if it is not known.
+        """
         seconds = self._seconds()
-        flops = self.amount.samples * flops_per_sample / seconds
+        flops = None if flops_per_sample is None else self.amount.samples * flops_per_sample / seconds
         return {
             "seconds": seconds,
             "tokens_per_second": self.amount.encoder_tokens / seconds,
-            "tflops": flops / 1e12,
-            "mfu": flops / peak if peak else None,
+            "tflops": None if flops is None else flops / 1e12,
+            "mfu": None if flops is None or not peak else flops / peak,
             "data_wait": self._waited(waited) / seconds,
         }
 

@@ -22,6 +22,7 @@ from numba import njit
 from pipeline_steps.engines.likelihoods import MEAN_SPAN_LENGTH, NOISE_DENSITY
 from pipeline_steps.errors import InvalidCut, ModelError
 from pipeline_steps.numerics.keys import mix
+from train.presets import is_causal
 from train.replay import uniform
 
 
@@ -143,13 +144,13 @@ class SpanCorruption:
 
 
 def make_objective(preset: str, input_length: int, vocab_size: int, sentinels: int, eos: int) -> Objective:
-    """Return span corruption for a T5, the next token for a Llama.
+    """Return span corruption for a T5, the next token for a causal model.
 
     Raises:
-        ModelError: the corpus was tokenised for the other kind of model.
+        ModelError: there is no such preset, or the corpus was tokenised for the other kind of model.
         InvalidCut: rows of this length cannot be corrupted.
     """
-    if preset.startswith("llama"):
+    if is_causal(preset):
         return NextToken(input_length, eos)
     if sentinels == 0:
         raise ModelError(f"{preset} needs sentinels, of which the corpus's tokenizer has none: use a T5 tokenizer")

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from pipeline_steps.errors import WinnowError
+from pipeline_steps.errors import ModelError, WinnowError
 from pipeline_steps.stores.artefact import claim
 from pipeline_steps.stores.selection import Selection
 from pipeline_steps.terminal import complain, one_line
-from train.arguments import FREE, PretrainArguments, parse
+from train.arguments import FREE, NEWER, PretrainArguments, parse
 from train.folders import locked
 from train.held_out import HeldOutLosses, HeldOutRows
 from train.objectives import Objective, make_objective
-from train.presets import preset
+from train.presets import HUB, is_causal
 from train.replay import Replay
 from train.run_directory import is_finished, note_preemption, tidy
 from train.signals import REQUEUE
@@ -106,15 +106,21 @@ class PretrainPlan:
     @classmethod
     def make(cls, arguments: PretrainArguments) -> PretrainPlan:
         """Open the inputs and check that they fit together; raises what its parts raise."""
-        preset(arguments.preset)
+        if not is_causal(arguments.preset) and arguments.mask_documents:
+            raise ModelError(f"{arguments.preset} is no causal model, which mask_documents is for: leave it out")
         budget, loop = arguments.budget, arguments.loop
         store = stage(arguments.tokens, arguments.stage_to)
         objective = make_objective(
             arguments.preset, arguments.input_length, store.vocab_size, store.sentinels, store.eos
         )
+        if arguments.mask_documents:
+            store.check_borders()
         selection = Selection.load(arguments.selection) if arguments.selection else None
         replay = Replay(store, selection, objective.raw_length, arguments.seed)
-        resolved = {name: value for name, value in asdict(arguments).items() if name not in FREE} | {
+        resolved = {name: value for name, value in asdict(arguments).items() if name not in FREE}
+        for name in (name for name in NEWER if resolved[name] == getattr(PretrainArguments, name)):
+            del resolved[name]
+        resolved |= {
             "total_tokens": budget.total_tokens,
             "mixed_precision": loop.precision,
             "corpus_digest": store.corpus_digest,
@@ -129,6 +135,10 @@ class PretrainPlan:
             "steps": budget.steps,
             "windows": replay.windows,
         }
+        if arguments.preset.startswith(HUB):
+            from train.hub_presets import HubPreset
+
+            resolved |= HubPreset.parse(arguments.preset).settings(arguments.input_length, arguments.mask_documents)
         return cls(arguments, loop, budget, store, replay, objective, resolved)
 
     @property
@@ -150,6 +160,11 @@ class PretrainPlan:
     def grid(self) -> list[int]:
         """The steps whose checkpoints are kept."""
         return self.arguments.kept_steps
+
+    @property
+    def document_eos(self) -> int | None:
+        """The id that each document of a row begins with, where they do not see each other; None where they do."""
+        return self.store.eos if self.arguments.mask_documents else None
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -190,16 +205,18 @@ class PretrainPlan:
         """Open the held-out splits whose perplexity is measured."""
         arguments = self.arguments
         shape = (arguments.preset, arguments.input_length, arguments.eval_windows, arguments.seed)
+        tokenizer, apart = self.store.tokenizer_sha256, arguments.mask_documents
         folders = dict(one.split("=", 1) for one in arguments.held_out)
-        splits = {
-            name: HeldOutRows.open(folder, *shape, self.store.tokenizer_sha256) for name, folder in folders.items()
-        }
+        splits = {name: HeldOutRows.open(folder, *shape, tokenizer, apart) for name, folder in folders.items()}
         return HeldOutLosses(splits, arguments.micro_batch_size, arguments.batch_size)
 
     def state(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint says of itself."""
         names = ("preset", "seed", "init_seed", "selected_documents", "corpus_documents", "selected_tokens", "cut")
-        return self.counts(step) | {name: self.resolved[name] for name in names} | {"hashes": self.hashes}
+        said = {name: self.resolved[name] for name in names}
+        if self.arguments.mask_documents:
+            said["mask_documents"] = True
+        return self.counts(step) | said | {"hashes": self.hashes}
 
     def counts(self, step: int) -> dict[str, int | float]:
         """Return what has been seen after a step: samples, tokens by kind, repetitions of the selection."""

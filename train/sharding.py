@@ -13,10 +13,10 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 def shard(module: nn.Module, model: Any) -> nn.Module:
     """Cut the parameters of a module among all processes: each layer of its language model, then the rest."""
-    stacks = (model.encoder.block, model.decoder.block) if model.config.is_encoder_decoder else (model.model.layers,)
+    layers = [layer for layer in model.modules() if type(layer).__name__ in (model._no_split_modules or ())]
     # A T5 block returns its position bias, a view, on which nobody works in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-    for layer in [layer for stack in stacks for layer in stack]:
+    for layer in layers:
         fully_shard(layer)
     fully_shard(module)
     return module

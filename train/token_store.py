@@ -149,6 +149,14 @@ class TokenStore:
             ids[filled : filled + len(part)] = part
             filled, source = filled + len(part), source + 1
 
+    def check_borders(self) -> None:
+        """Raise StoreMismatch unless every document ends in EOS, by which the documents of a row are told apart."""
+        if not self.append_eos:
+            raise StoreMismatch(
+                f"the documents of {self.path} do not end in EOS, by which those in one row are told apart: tokenise "
+                "the corpus with --append-eos, or train without --mask-documents"
+            )
+
     def verify(self) -> None:
         """Read every byte, also of files that were verified before. Raises StoreDamaged, naming the first bad one."""
         verify_files(self._digests, REMEDY, again=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline_steps.errors import InvalidCut, ModelError
+from train.presets import Z_LOSS
 
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class LoopSettings:
     report_to: str
     optimizer: str = "adafactor"
     max_grad_norm: float = 0.0
+    z_loss: float = Z_LOSS
     compile: bool = False
     shard: bool = False
 
@@ -159,6 +161,10 @@ class TrainingPlan(Protocol):
     @property
     def padded(self) -> bool:
         """True if rows have padding."""
+
+    @property
+    def document_eos(self) -> int | None:
+        """The id that each document of a row begins with, where they do not see each other; None where they do."""
 
     def initial_model(self) -> Any:
         """Make the model before the first step."""

@@ -34,7 +34,6 @@ Z95 = 1.959964  # 97.5 % quantile of the normal distribution
 HEADLINES = {"over_scaling": "Over-scaling", "effective_size": "Effective model size"}
 UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
-_T5_VOCABULARY = 32_100  # ids of every published T5: t5/data/utils.py
 _TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
 
 
@@ -243,23 +242,20 @@ def lower_is_better(measure: str) -> bool:
 
 @cache
 def parameters(model: str) -> int | None:
-    """Count the parameters of a preset of `train.model` with T5's vocabulary, without making weights.
+    """Count the parameters of a preset of `train.model` with its published vocabulary, without making weights.
 
     None for the name of another model.
     """
     import torch
 
-    from train.model import model_config, model_of, untie
+    from train.model import build_model, count_parameters
+    from train.presets import vocabulary_of
 
     try:
-        config = model_config(model, _T5_VOCABULARY)
+        with torch.device("meta"):
+            return count_parameters(build_model(model, vocabulary_of(model), 0))["total"]
     except ModelError:
         return None
-    with torch.device("meta"):
-        built = model_of(config)
-        if model.startswith("t5-v1_1"):
-            untie(built)
-    return sum(weight.numel() for weight in built.parameters())
 
 
 def common_tasks(groups: Iterable[Sequence[ResultRow]]) -> tuple[set[str], dict[str, str]]:

@@ -315,12 +315,14 @@ def plan_run(config: str, flags: list[str], corpus_tokens: int | None, hardware:
     nowhere = ["--tokens", "", "--run_dir", ""]  # a plan needs neither
     about = "Work out a training run without starting it."
     arguments = parse(PretrainArguments, ["--config", config, *flags], "winnow plan", about, nowhere)
-    if corpus_tokens is None and os.path.exists(arguments.tokens):
-        corpus_tokens = TokenStore.open(arguments.tokens).tokens
-    cost = run_cost(arguments, corpus_tokens or C4_TOKENS)
+    store = TokenStore.open(arguments.tokens) if os.path.exists(arguments.tokens) else None
+    if corpus_tokens is None and store is not None:
+        corpus_tokens = store.tokens
+    cost = run_cost(arguments, corpus_tokens or C4_TOKENS, store.vocab_size if store else None)
     return {
         **asdict(cost),
         "preset": arguments.preset,
+        "tokens_per_parameter": cost.tokens_per_parameter,
         "corpus_tokens": corpus_tokens or C4_TOKENS,
         **asdict(hardware),
         "hours": cost.hours(speed),

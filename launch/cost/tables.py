@@ -54,6 +54,14 @@ def show_plan(found: dict[str, Any], console: Console) -> None:
         (f"hours on {many}", f"{found['hours']:,.1f}"),
         ("encoder tokens a second", f"{found['tokens_per_second']:,.0f}"),
     ]
+    if parts := found["parts"]:
+        said = {name: f"{count / 1e6:,.2f}M" for name, count in parts.items()}
+        facts += [
+            ("parameters of the body (no embedding, no output layer)", said["body"]),
+            ("parameters of the output layer", said["head"]),
+            ("parameters that count: body and output layer", said["counted"]),
+            ("predicted tokens per parameter that counts", f"{found['tokens_per_parameter']:,.1f}"),
+        ]
     for name, size in found["memory"].items():
         shown = "activations of one row (estimate)" if name == "activations" else name
         facts.append((f"memory: {shown}", f"{size / 2**20:,.0f} MiB"))

@@ -32,6 +32,7 @@ from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.runs import FewShots, FineTuned, Perplexity, Training, Tuned
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
+from pipeline_steps.errors import ModelError
 from pipeline_steps.paper import C4_TOKENS, SKETCH_BYTES
 from pipeline_steps.samplers import find
 
@@ -44,7 +45,7 @@ PER_CENTROID, ITERATIONS, MOST_CLUSTERS = 256, 20, 10_000  # of `pipeline_steps.
 FITTED = 50_000  # documents of each kind that a quality classifier is fitted to, and
 EPOCHS = 5  # how often: `pipeline_steps.scorers.quality_classifier`
 _HELD_OUT_WINDOWS = 256  # of a held-out task: `evaluate_suite.perplexity.HeldOut`
-_IDS, _ROWS = 32_100, 32_128  # ids of every published T5 (t5/data/utils.py), and rows of its embedding (config.json)
+_ROWS = 32_128  # of the embedding of every published T5: config.json
 
 # Seconds of one core
 READ = 6e-6  # to read a document; tests/benchmarks/bench_plumbing.py
@@ -197,7 +198,7 @@ class Works:
         """Return the operations for all documents; None for a model that is not there, or neither a T5 nor a Llama."""
         try:
             return self._documents * flops()
-        except AttributeError:
+        except (AttributeError, ModelError):
             return None
 
     # ---------------------------------------------------------------------------------------------- scores, selections
@@ -237,13 +238,14 @@ class Works:
         from train.arguments import PretrainArguments
         from train.costs import run_cost
         from train.model import model_config
+        from train.presets import vocabulary_of
 
         which = stage.run.model, stage.milestones
         if which not in self._trainings:
             settings = {**stage.arguments, **stage.others, "milestones": list(stage.milestones)}
             arguments = PretrainArguments(**{**settings, "tokens": "", "run_dir": ""})
             cost = run_cost(arguments, self._size.tokens)
-            self._trainings[which] = model_config(arguments.preset, _IDS), cost
+            self._trainings[which] = model_config(arguments.preset, vocabulary_of(arguments.preset)), cost
         return self._trainings[which]
 
     @of.register
@@ -323,8 +325,10 @@ def shape_of(model: str | Proxy | ScoringCheckpoint) -> Any | None:
 
     if isinstance(model, ScoringCheckpoint):
         from train.model import model_config  # which imports whole models
+        from train.presets import vocabulary_of
 
-        return model_config(model.training.arguments["preset"], _ROWS)
+        preset = model.training.arguments["preset"]
+        return model_config(preset, vocabulary_of(preset))
     try:
         if isinstance(model, Proxy):  # its vocabulary is that of the study's tokenizer, and is taken for T5's
             settings = {name: value for name, value in model.config.items() if name != "seed"}

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 from torch.nn import functional
-from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from pipeline_steps.errors import ModelError
 from train import losses
 from train.layers import prepare_for_training
-from train.losses import Z_LOSS, TokenLosses
-from train.model import build_model, model_config
-from train.presets import PRESETS
+from train.losses import TokenLosses
+from train.model import build_model, count_parameters
+from train.presets import LADDER, LADDER_VOCABULARY, PRESETS, Z_LOSS, is_causal
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,54 @@ def batch(vocab_size, rows=4, seed=0, lengths=(64, 20)):
     return [torch.randint(3, vocab_size, (rows, length), generator=generator) for length in lengths]
 
 
-def test_llama_presets():
+@pytest.mark.parametrize(
+    ("preset", "part", "millions"),
+    [
+        ("llama-60m", "total", 58),
+        ("llama-130m", "total", 134),
+        ("llama-350m", "total", 368),
+        ("llama-nano", "body", 0.332),
+        ("llama-micro", "body", 0.953),
+        ("llama-mini", "body", 3.21),
+    ],
+)
+def test_llama_presets(preset, part, millions):
     with torch.device("meta"):
-        counts = {
-            name: sum(w.numel() for w in LlamaForCausalLM(model_config(name, 32_000)).parameters())
-            for name in PRESETS
-            if "llama" in name
-        }
-    assert counts["llama-60m"] == pytest.approx(58e6, rel=0.01)
-    assert counts["llama-130m"] == pytest.approx(134e6, rel=0.01)
-    assert counts["llama-350m"] == pytest.approx(368e6, rel=0.01)
+        counted = count_parameters(build_model(preset, 32_000, 0))
+    assert counted[part] == pytest.approx(millions * 1e6, rel=0.01)
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_the_ladder_is_the_published_one(name):
+    one = LADDER[name]
+    with torch.device("meta"):
+        model = build_model(name, LADDER_VOCABULARY, 0)
+    parts, config = count_parameters(model), model.config
+    assert parts["head"] == 50_304 * one.width
+    assert parts["counted"] == one.parameters
+    assert 16 * one.width**2 * one.layers + (2 * one.layers + 1) * one.width + parts["head"] == one.parameters
+    assert (config.rms_norm_eps, config.rope_parameters["rope_theta"]) == (1e-6, 10_000.0)
+    assert (config.max_position_embeddings, config.tie_word_embeddings) == (2048, False)
+    tokens = 2048 * one.batch_size * one.steps  # 5 x 20 x N, of 90M on of the name's N
+    assert tokens == pytest.approx(100 * one.parameters, rel=0.16)
+
+
+def test_the_ladder_begins_with_truncated_weights():
+    model = build_model("olmo-4m", 1000, init_seed=0)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            assert weight.abs().max() <= 0.06, name
+            assert weight.std().item() == pytest.approx(0.02 * 0.98658, rel=0.03), name  # of a normal cut at 3 sigma
+        else:
+            assert (weight == 1).all(), name
+
+
+def test_one_answer_to_which_models_are_causal():
+    assert {name for name in PRESETS if is_causal(name)} == {name for name in PRESETS if not name.startswith("t5")}
+    assert is_causal("hf:somebody/a-model@main")
+    for name in ("hf:", "gpt-5"):
+        with pytest.raises(ModelError, match="no preset"):
+            is_causal(name)
 
 
 @pytest.mark.parametrize("preset", ["t5-tiny", "t5-v1_1-small", "llama-tiny"])

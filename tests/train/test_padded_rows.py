@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from train.layers import prepare_for_training, set_dropout
-from train.losses import Z_LOSS, TokenLosses
+from train.losses import TokenLosses
 from train.model import build_model
+from train.presets import Z_LOSS
 from train.tokenizers import PAD
 
 

@@ -40,9 +40,9 @@ from train.arguments import PretrainArguments, parse
 from train.batches import Batches
 from train.checkpoints import load_checkpoint
 from train.loop import Trainer
-from train.losses import Z_LOSS, TokenLosses
+from train.losses import TokenLosses
 from train.model import build_model
-from train.presets import PRESETS
+from train.presets import PRESETS, Z_LOSS
 from train.pretrain import PretrainPlan
 from train.run_directory import latest_checkpoint, read_rows
 from train.token_store import open_artefact, stage
