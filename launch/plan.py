@@ -50,6 +50,7 @@ from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
 from train.arguments import FREE
+from train.presets import is_causal
 
 
 _SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
@@ -172,25 +173,21 @@ class _Stages:
         """Tasks of a stage over the corpus: a reader counts its limit in each task."""
         return 1 if isinstance(self.text, Files) and self.text.limit >= 0 else self._tasks
 
-    @cached_property
-    def _tokens(self) -> TokenStage:
-        return TokenStage(text=self.text, tokenizer=self.study.tokenizer, tasks=self._over_text)
+    def _tokenized(self, text: Text, model: str, tasks: int = 1) -> TokenStage:
+        """Return a text as a model of the study reads it: to a decoder, EOS says where a document ends."""
+        is_decoder = is_causal(self._models[model]["preset"])
+        beside = "decoders/" if is_decoder else ""
+        tokenizer = self.study.tokenizer_of(is_decoder)
+        return TokenStage(text=text, tokenizer=tokenizer, append_eos=is_decoder, beside=beside, tasks=tasks)
 
     @cached_property
-    def _held_out(self) -> tuple[tuple[str, tuple[TokenStage, ...]], ...]:
+    def _held_out(self) -> dict[str, list[Text]]:
         if self._is_dealt:
-            named: dict[str, list[Text]] = {
-                task: [Split(self._corpus, task)] for task in ("in_distribution", "high_quality")
-            }
-        else:
-            named = {
-                task: [Files(path, f"{task}/{source}", reading=self._beside) for source, path in sources.items()]
-                for task, sources in self.study.held_out.items()
-            }
-        tokenizer = self.study.tokenizer
-        return tuple(
-            (t, tuple(TokenStage(text=one, tokenizer=tokenizer) for one in texts)) for t, texts in named.items()
-        )
+            return {task: [Split(self._corpus, task)] for task in ("in_distribution", "high_quality")}
+        return {
+            task: [Files(path, f"{task}/{source}", reading=self._beside) for source, path in sources.items()]
+            for task, sources in self.study.held_out.items()
+        }
 
     # --------------------------------------------------------------------------------------------------- foundations
 
@@ -294,7 +291,7 @@ class _Stages:
         sampler = next((one for one in self.study.samplers if one.name == run.sampler), None)
         return Training(
             run=run,
-            tokens=self._tokens,
+            tokens=self._tokenized(self.text, run.model, self._over_text),
             selection=self.selected(sampler, run.rate) if sampler else None,
             arguments={name: value for name, value in arguments.items() if name not in FREE},
             others={name: value for name, value in arguments.items() if name in FREE},
@@ -334,7 +331,9 @@ class _Stages:
 
     def _measured(self, training: Training) -> Iterator[Measurement]:
         evaluation = self.study.evaluation
-        yield Perplexity(training=training, held_out=self._held_out, devices=1)
+        model = training.run.model
+        held_out = ((t, tuple(self._tokenized(one, model) for one in texts)) for t, texts in self._held_out.items())
+        yield Perplexity(training=training, held_out=tuple(held_out), devices=1)
         tuned: dict[str, Any] = {
             "training": training,
             "budget": evaluation.budget,

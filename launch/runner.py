@@ -192,6 +192,8 @@ def claim(plan: Plan) -> None:
     rows = asdict(USUAL)
     del rows["on_bad_row"]  # what is done already had no bad rows, or is done again
     changed = {name: value for name, value in study.reading.changed.items() if name in rows}
+    if study.decoder_tokenizer is not None and "tokens" in kinds:
+        names.append("decoder_tokenizer")
     made = json_types({name: getattr(study, name) for name in names} | changed)
     if create(path, seal(made)):
         return

@@ -114,6 +114,8 @@ class Study(Section):
     """error stops the run at a row that is no document, of any of these corpora; skip leaves it out and counts it."""
     tokenizer: str = EMBEDDED
     """Hub id or folder."""
+    decoder_tokenizer: Place = None
+    """Hub id or folder for decoder-only models; default: `tokenizer`, or the embedded one for them."""
     held_out: Annotated[dict[Name, dict[Name, str]], BeforeValidator(_sources)] = {}
     """Corpora by task, or by task and source, to measure perplexity on; default: parts of the corpus."""
     target: Place = None
@@ -185,8 +187,6 @@ class Study(Section):
         for name in self.references:
             if name in self.models:
                 raise refusal(f"{name} is among the models already: two runs would write one folder", "references")
-            if self.references[name]["preset"] in {its["preset"] for its in self.models.values()}:
-                raise refusal(f"{name} is a preset of the models already: results are named by it", "references")
         for name, config in self.proxies.items():
             if name in self.models:
                 raise refusal(f"{name} is among the models already: give the proxy another name", "proxies", name)
@@ -247,6 +247,12 @@ class Study(Section):
     def reading(self) -> Reading:
         """Return how rows are read."""
         return Reading(text_key=self.text_key, id_key=self.id_key, glob=self.glob, on_bad_row=self.on_bad_row)
+
+    def tokenizer_of(self, is_decoder: bool) -> str:
+        """Return the tokenizer of a kind of model."""
+        if not is_decoder:
+            return self.tokenizer
+        return self.decoder_tokenizer or (EMBEDDED_BPE if self.tokenizer == EMBEDDED else self.tokenizer)
 
     def runs(self) -> list[Run]:
         """Return all trainings: on everything first, of references too."""

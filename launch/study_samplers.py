@@ -167,12 +167,6 @@ def _trainings(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         except (WinnowError, TypeError) as error:
             why = str(error).rpartition("__init__() ")[2]
             raise refusal(f"{name}: {why}", given=name) from error
-        for other, its in found.items():
-            if its["preset"] == arguments["preset"]:
-                raise refusal(
-                    f"{name} and {other} are both {its['preset']}, by which results are named: make a study of each",
-                    given=name,
-                )
         found[name] = arguments
     return found
 

@@ -28,7 +28,7 @@ _LONGEST = 1 << 16  # bytes of a file of arguments: the longest shipped has 600
 
 # What may differ between two starts of a run: where things are, and how fast or how often they are done.
 FREE = {"tokens", "selection", "run_dir", "stage_to", "micro_batch_size", "report_to", "save_every"}
-FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows"}
+FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows", "model_name"}
 # Newer than the first runs: where they have their defaults they are not noted, so that those runs can be continued
 NEWER = {"mask_documents", "z_loss"}
 
@@ -90,6 +90,7 @@ class PretrainArguments:
     eval_windows: int = option(256, "windows of each that are measured, evenly spaced")
     report_to: str = option("tensorboard", "one of accelerate's trackers (wandb, mlflow, ...), all, or none")
     stage_to: str | None = option(None, "local folder the token store is copied to first, if it is on a network")
+    model_name: str | None = option(None, "name of the model in results; the preset if not given")
     seed: int = option(0, "order of windows, masks, dropout")
     init_seed: int = option(0, "initial weights")
 

@@ -214,6 +214,7 @@ class PretrainPlan:
         """Return what a checkpoint says of itself."""
         names = ("preset", "seed", "init_seed", "selected_documents", "corpus_documents", "selected_tokens", "cut")
         said = {name: self.resolved[name] for name in names}
+        said["model"] = self.arguments.model_name or self.arguments.preset
         if self.arguments.mask_documents:
             said["mask_documents"] = True
         return self.counts(step) | said | {"hashes": self.hashes}

@@ -156,19 +156,21 @@ class TokenStage(PipelineStage):
 
     Attributes:
         text: the text.
-        tokenizer: Hub id or folder, or "embedded".
+        tokenizer: Hub id or folder, or the name of an embedded one.
         append_eos: whether every document ends in EOS.
+        beside: a folder for stores of another tokenizer than most of the study's; "" or "decoders/".
     """
 
-    kind, names = "tokens", "tokens/{self.text.name}"
+    kind, names = "tokens", "tokens/{self.beside}{self.text.name}"
     text: Text
     tokenizer: str
     append_eos: bool = False
+    beside: str = ""
 
     @property
     @override
     def models(self) -> tuple[str, ...]:
-        return () if self.tokenizer == EMBEDDED else (self.tokenizer,)
+        return () if self.tokenizer in (EMBEDDED, EMBEDDED_BPE) else (self.tokenizer,)
 
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:

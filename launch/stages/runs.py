@@ -90,7 +90,7 @@ class Training(Stage):
     def settings(self, output: str) -> dict[str, Any]:
         """Return the arguments of train.pretrain, with the study's folders."""
         own = {**self.arguments, **self.others, "seed": self.run.seed, "milestones": list(self.milestones)}
-        own |= {"tokens": self.tokens.folder(output), "run_dir": self.folder(output)}
+        own |= {"tokens": self.tokens.folder(output), "run_dir": self.folder(output), "model_name": self.run.model}
         return own | ({"selection": self.selection.file(output)} if self.selection else {})
 
     @override
