@@ -81,6 +81,7 @@ _COMMANDS = {
         "tokenize": ("training", "a corpus into a token store, once, by all cores of this machine"),
         "materialise": ("training", "write a selection's tokens as files that other trainers read"),
         "pretrain": ("training", "train a model on a selection, on any number of accelerators"),
+        "average": ("training", "the mean of a run's last checkpoints, as a model to measure"),
         "verify-resume": ("training", "prove on this machine that a killed training run goes on exactly"),
         "evaluate": ("training", "the paper's 111 tasks (--list): perplexity, fine-tuned suites, few-shot tasks"),
     },

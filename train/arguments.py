@@ -19,7 +19,8 @@ from pipeline_steps.credentials import refuse_credentials, refuse_credentials_in
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.readers.special_files import refuse_special_files
 from train.presets import z_loss_of
-from train.training_plan import LoopSettings, TokenBudget, precision_of
+from train.schedules import DECAY_SETTINGS, Schedule
+from train.training_plan import LoopSettings, OptimizerSettings, TokenBudget, precision_of
 
 
 T = TypeVar("T")
@@ -29,8 +30,7 @@ _LONGEST = 1 << 16  # bytes of a file of arguments: the longest shipped has 600
 # What may differ between two starts of a run: where things are, and how fast or how often they are done.
 FREE = {"tokens", "selection", "run_dir", "stage_to", "micro_batch_size", "report_to", "save_every"}
 FREE |= {"milestones", "keep_last", "shard", "held_out", "eval_every", "eval_windows", "model_name"}
-# Newer than the first runs: where they have their defaults they are not noted, so that those runs can be continued
-NEWER = {"mask_documents", "z_loss"}
+FREE |= {"decay_at", "branch_from"}
 
 
 def option(default: Any, help: str) -> Any:
@@ -63,11 +63,49 @@ class PretrainArguments:
     batch_size: int = option(16, "rows per step, over all processes")
     micro_batch_size: int = option(0, "rows in one forward pass of a process; 0: all of its share of the batch")
     input_length: int = option(128, "encoder positions of a row; the paper: 512")
-    optimizer: Literal["adafactor", "adamw"] = option("adafactor", "T5's, or AdamW with LLaMA's settings")
-    learning_rate: float | None = option(
-        None, "the highest; if not given, adafactor: T5's 1 / sqrt(warmup_steps), relative to the weights; adamw: 6e-4"
+    optimizer: Literal["adafactor", "adamw", "muon"] = option(
+        "adafactor",
+        "T5's; AdamW with LLaMA's settings; or Muon for the matrices of hidden layers with AdamW for the rest",
     )
-    warmup_steps: int = option(10_000, "k in T5's learning rate 1 / sqrt(max(step, k)); of adamw: steps of its rise")
+    learning_rate: float | None = option(
+        None,
+        "the highest; if not given, adamw and muon: 6e-4; adafactor, relative to the weights: 0.01, or T5's "
+        "1 / sqrt(warmup_steps) with inverse-sqrt",
+    )
+    warmup_steps: int = option(
+        10_000,
+        "k in T5's learning rate 1 / sqrt(max(step, k)); of other optimizers and schedules: steps of the linear rise",
+    )
+    schedule: Literal["inverse-sqrt", "constant", "cosine", "wsd"] = option(
+        "inverse-sqrt", "the learning rate after the warm-up; wsd: constant, then a decay"
+    )
+    decay_fraction: float | None = option(None, "share of the steps in which wsd decays; if not given, 0.1")
+    decay_shape: Literal["linear", "1-sqrt"] | None = option(
+        None, "how wsd decays: linear, also if not given, or 1 - the square root of the progress"
+    )
+    final_lr_ratio: float | None = option(
+        None, "the last learning rate over the highest; if not given, wsd: 0; cosine: 0.01"
+    )
+    decay_at: list[int] = option(
+        [],
+        "further budgets of a wsd run: its checkpoint where the decay to each begins is kept, and after it each is "
+        "trained in RUN_DIR/branches/TOKENS",
+    )
+    branch_from: str | None = option(
+        None, "wsd run of the same settings but for budget and decay, from whose stable phase this run goes on"
+    )
+    adam_beta1: float = option(OptimizerSettings.adam_beta1, "adamw, muon: share of the old first moment that stays")
+    adam_beta2: float = option(OptimizerSettings.adam_beta2, "adamw, muon: share of the old second moment that stays")
+    adam_epsilon: float = option(OptimizerSettings.adam_epsilon, "adamw, muon: added to the root of the second moment")
+    weight_decay: float = option(
+        OptimizerSettings.weight_decay, "adamw, muon: share of the weights, times the learning rate"
+    )
+    decay_embeddings: bool = option(OptimizerSettings.decay_embeddings, "adamw, muon: embeddings of tokens decay")
+    decay_norms: bool = option(OptimizerSettings.decay_norms, "adamw, muon: norms and biases decay")
+    muon_adjust_lr_fn: Literal["match_rms_adamw", "original"] = option(
+        "match_rms_adamw",
+        "how muon scales the learning rate of a matrix; match_rms_adamw: AdamW's can be kept",
+    )
     max_grad_norm: float = option(0.0, "gradients are scaled down to this norm; 0: never, as T5")
     mixed_precision: Literal["no", "bf16"] | None = option(None, "if not given, what accelerate was launched with")
     z_loss: float | None = option(
@@ -104,6 +142,44 @@ class PretrainArguments:
             raise InvalidCut(f"z_loss must be a finite number of 0 or more, not {self.z_loss}")
         if any("=" not in one for one in self.held_out):
             raise InvalidCut(f"held_out must be NAME=FOLDER, not {' '.join(self.held_out)}")
+        self._check_optimizer()
+        self._check_schedule()
+
+    def _check_optimizer(self) -> None:
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidCut(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise InvalidCut(f"learning_rate must be above 0, not {self.learning_rate}")
+        if self.adam_epsilon <= 0 or self.weight_decay < 0:
+            raise InvalidCut(
+                f"adam_epsilon must be above 0 and weight_decay at least 0, not {self.adam_epsilon} and "
+                f"{self.weight_decay}"
+            )
+        changed = [one.name for one in fields(OptimizerSettings) if getattr(self, one.name) != one.default]
+        for name in changed:
+            of = "muon" if name.startswith("muon") else "adamw and muon"
+            if self.optimizer not in of.split(" and "):
+                raise InvalidCut(f"{name} is a setting of {of}, not of {self.optimizer}: leave it out")
+        if self.optimizer == "muon" and self.shard:
+            raise InvalidCut("muon needs whole matrices, which --shard cuts: leave out --shard, or choose adamw")
+
+    def _check_schedule(self) -> None:
+        if self.schedule != "wsd":
+            for name in ("decay_at", "branch_from"):
+                if getattr(self, name):
+                    raise InvalidCut(f"{name} is a setting of the schedule wsd, not of {self.schedule}: leave it out")
+        if self.branch_from and self.decay_at:
+            raise InvalidCut("a branch cannot have branches: give decay_at to the run that it is branched from")
+        for branch in self.branch_budgets:
+            if branch.steps >= self.budget.steps:
+                raise InvalidCut(
+                    f"decay_at {branch.total_tokens:,} must be less than total_tokens {self.total_tokens:,} by a step "
+                    "or more: give the largest budget as total_tokens"
+                )
+            self.schedule_to(branch)
+        if self.schedule != "inverse-sqrt" or any(getattr(self, name) is not None for name in DECAY_SETTINGS):
+            self.schedule_to(self.budget)
 
     @property
     def budget(self) -> TokenBudget:
@@ -111,17 +187,44 @@ class PretrainArguments:
         return TokenBudget(self.total_tokens, self.batch_size, self.input_length)
 
     @property
+    def branch_budgets(self) -> list[TokenBudget]:
+        """The lengths of the branches, ascending. Raises InvalidCut: one is shorter than one sample."""
+        asked = {TokenBudget(tokens, self.batch_size, self.input_length).samples for tokens in self.decay_at}
+        return [
+            TokenBudget(samples * self.input_length, self.batch_size, self.input_length) for samples in sorted(asked)
+        ]
+
+    def schedule_to(self, budget: TokenBudget) -> Schedule:
+        """Return the learning rate of a run to a budget. Raises InvalidCut: its settings contradict each other."""
+        return Schedule(
+            name=self.schedule,
+            optimizer=self.optimizer,
+            steps=budget.steps,
+            warmup_steps=self.warmup_steps,
+            peak=self.learning_rate,
+            **{name: getattr(self, name) for name in DECAY_SETTINGS},
+        )
+
+    @property
     def loop(self) -> LoopSettings:
         """The settings of the loop. Raises ModelError: accelerate was launched with an unsupported precision."""
         same = {one.name: getattr(self, one.name) for one in fields(LoopSettings) if hasattr(self, one.name)}
         same["z_loss"] = z_loss_of(self.preset) if self.z_loss is None else self.z_loss
-        return LoopSettings(**same, precision=precision_of(self.mixed_precision))
+        settings = OptimizerSettings(**{one.name: getattr(self, one.name) for one in fields(OptimizerSettings)})
+        return LoopSettings(**same, optimizer_settings=settings, precision=precision_of(self.mixed_precision))
 
     @property
     def kept_steps(self) -> list[int]:
-        """The steps whose checkpoints stay: an even grid, and the milestones that the run reaches."""
-        milestones = [step for step in self.milestones if 0 < step <= self.budget.steps]
-        return sorted({*self.budget.grid(self.checkpoints), *milestones})
+        """The steps whose checkpoints stay: an even grid, milestones that the run reaches, and where decays begin."""
+        kept = {step for step in self.milestones if 0 < step <= self.budget.steps}
+        if self.schedule == "wsd":
+            kept |= {self.schedule_to(budget).decay_start for budget in (self.budget, *self.branch_budgets)}
+        return sorted({*self.budget.grid(self.checkpoints), *kept})
+
+
+_NEW = {"mask_documents", "z_loss", "schedule", *DECAY_SETTINGS, *(one.name for one in fields(OptimizerSettings))}
+LATER = {one.name: one.default for one in fields(PretrainArguments) if one.name in _NEW}
+"""Settings that older runs do not name, and what they were then: runs of these values go on, with the same digests."""
 
 
 def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, unless: Sequence[str] = ()) -> T:

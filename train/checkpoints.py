@@ -96,8 +96,8 @@ def drop_after(run_dir: Path, step: int) -> None:
                 aside = folder.with_name(f"{folder.name}.damaged-{number}")
             folder.rename(aside)
             logger.warning(f"{folder} is damaged and lies in {aside} now: delete it when it is of no use")
-    if step:
-        _point_to(checkpoint_folder(run_dir, step))
+    if (newest := checkpoint_folder(run_dir, step)).exists():  # not of a branch that begins with its trunk's
+        _point_to(newest)
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]:

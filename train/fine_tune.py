@@ -8,7 +8,7 @@ the way, is for the caller to say.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -181,6 +181,13 @@ class FineTunePlan:
         model = load_pretrained(self.arguments.model)
         set_dropout(model, self.arguments.dropout)
         return model
+
+    def branch_point(self) -> None:
+        """Return None: fine-tuning begins with `initial_model`."""
+
+    def branches(self) -> Iterator[FineTunePlan]:
+        """Make no runs: fine-tuning has no branches."""
+        return iter(())
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate, which is constant."""

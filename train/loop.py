@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from datatrove.utils.logging import logger
 from tqdm import tqdm
 
 from pipeline_steps.errors import ModelError, WinnowError
@@ -60,8 +61,11 @@ class Trainer:
             raise ModelError(f"{self.world} processes cannot share a batch of {plan.budget.batch_size}: launch fewer")
         newest = self._agree_on_checkpoint()
         state = read_json(f"{newest}/state.json") if newest else {}
-        if state:
+        self.begun_in = newest.parent.parent if newest else plan.run_dir  # of a new branch, its trunk
+        if state and self.begun_in == plan.run_dir:
             refuse_differences(state["hashes"], plan.hashes, str(newest))
+        elif state and self.main:
+            logger.info(f"{plan.run_dir} goes on from step {state['step']:,} of {self.begun_in}")
         self.raw_model = load_model(newest) if newest else plan.initial_model()
         self.masks = prepare_for_training(self.raw_model, plan.padded, apart=plan.document_eos is not None)
         if self.device.type == "cpu":
@@ -71,9 +75,11 @@ class Trainer:
         self.sharded = self.world > 1 and (loop.shard or self.accelerator.distributed_type == "FSDP")
         if self.sharded and plan.padded:
             raise ModelError("fine-tuning decodes along the way, which sharded weights cannot: launch without FSDP")
+        if self.sharded and loop.optimizer == "muon":
+            raise ModelError("muon needs whole matrices, which FSDP cuts: launch without FSDP, or choose adamw")
         losses = TokenLosses(self.raw_model, plan.padded, loop.z_loss, plan.document_eos)
         self.model: Any = self._distributed(losses).train()
-        self.optimizer = OPTIMIZERS[loop.optimizer](self.raw_model.named_parameters())
+        self.optimizer = OPTIMIZERS[loop.optimizer](self.raw_model.named_parameters(), loop.optimizer_settings)
         if newest:
             self.optimizer.load_state_dict(load_optimizer(newest))
         self.measure = plan.open_measurements()
@@ -95,7 +101,7 @@ class Trainer:
         newest, error = None, None
         try:
             if self.main:
-                newest = latest_checkpoint(self.plan.run_dir)
+                newest = latest_checkpoint(self.plan.run_dir) or self.plan.branch_point()
         except (WinnowError, OSError) as caught:
             error = caught
         newest, error = broadcast_object_list([newest, error])
@@ -245,21 +251,33 @@ class Trainer:
         """Set aside what is damaged after the checkpoint that the run continues from, and open the metrics."""
         drop_after(self.plan.run_dir, self.done)
         write_environment(
-            self.plan.run_dir, device=str(self.device), processes=self.world, threads=torch.get_num_threads()
+            self.plan.run_dir,
+            device=str(self.device),
+            processes=self.world,
+            threads=torch.get_num_threads(),
+            begun_in=str(self.begun_in),
         )
         names = ["metrics", "held_out"] if self.measure else ["metrics"]
-        return {name: stack.enter_context(Metrics(self.plan.run_dir, name, self.done)) for name in names}
+        rows = {name: Metrics(self.plan.run_dir, name, self.done, self.begun_in) for name in names}
+        return {name: stack.enter_context(one) for name, one in rows.items()}
 
     def _close(self) -> None:
-        """Part from the other processes.
+        """End the run, but stay with the other processes: branches may follow.
 
-        DDP goes first: if it is freed after the process group, it frees the group's last reference while holding
-        the interpreter's lock, for which the group's own threads wait, and the process now and then never ends.
+        DDP goes before `leave`: if it is freed after the process group, it frees the group's last reference while
+        holding the interpreter's lock, for which the group's own threads wait, and the process now and then never
+        ends.
         """
         self.accelerator.wait_for_everyone()
         self.model = self.raw_model
         self.accelerator.free_memory()  # accelerate's own references to DDP, and a collection of garbage
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    @staticmethod
+    def leave() -> None:
+        """Part from the other processes, after the last run."""
+        PartialState().destroy_process_group()
 
     def _any(self, stopped: list[int]) -> bool:
         if self.world == 1:

@@ -1,4 +1,4 @@
-"""Optimizers by name, and their learning rates as functions of the step.
+"""Optimizers by name.
 
 T5's Adafactor has factored second moments, no first moment, and steps relative to the size of the weights: Shazeer &
 Stern 2018 (arXiv 1804.04235), Alg. 4 with T5's settings. Tensors of one shape are updated together, so that a step
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline_steps.errors import StoreMismatch
 from train.sharding import cut_like, joined_like, own_rows, sum_over_rows, whole
+from train.training_plan import OptimizerSettings
 
 
 # T5 operative_config.gin and Shazeer & Stern 2018, Alg. 4 and Sec. 9
@@ -29,24 +30,10 @@ MIN_FACTORED = 128  # mesh optimize.py: a matrix with a smaller side keeps its f
 # GPU, what is stacked must stay small beside the model
 _TOGETHER = {"cpu": 1 << 20}
 _TOGETHER_ELSEWHERE = 1 << 26
-# Touvron et al. 2023 (LLaMA), Sec. 2.3
-_BETAS = (0.9, 0.95)
-_WEIGHT_DECAY = 0.1
-
-WARMUP_STEPS = 10_000  # Raffel et al. 2020, Sec. 3.1.2
-_ADAMW_PEAK = 6e-4  # Brown et al. 2020 (GPT-3), Table 2.1: 125M parameters
-
-
-def learning_rate(step: int, optimizer: str, warmup_steps: int = WARMUP_STEPS, peak: float | None = None) -> float:
-    """Return the inverse square root of the step, flat (Adafactor) or rising (AdamW) for `warmup_steps`.
-
-    Adafactor's peak is 1 / sqrt(warmup_steps) unless given, T5's 1 / sqrt(max(step, k)) (Raffel et al. 2020,
-    Sec. 3.1.2); there is no ramp down, so every checkpoint of a run can be compared with any other.
-    """
-    falling = (warmup_steps / max(step, warmup_steps)) ** 0.5
-    if optimizer == "adamw":
-        return (peak or _ADAMW_PEAK) * falling * min(1.0, step / warmup_steps)
-    return (peak or warmup_steps**-0.5) * falling
+# What transformers calls the modules of a T5 and of the Llama family that are looked up by token
+_EMBEDDINGS = {"shared", "embed_tokens"}
+_NOT_HIDDEN = _EMBEDDINGS | {"lm_head", "relative_attention_bias"}
+_USUAL = OptimizerSettings()
 
 
 @dataclass(frozen=True)
@@ -74,9 +61,10 @@ class Adafactor:
 
     Args:
         parameters: names and parameters; the names are the state's. FSDP2's sharded parameters too.
+        settings: of the other optimizers: T5's Adafactor has none.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings = _USUAL) -> None:
         by_shape: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in parameters:
             by_shape.setdefault(tuple(parameter.shape), []).append((name, parameter))
@@ -128,19 +116,28 @@ class Adafactor:
 
 
 class AdamW:
-    """torch's fused AdamW with LLaMA's settings; matrices decay, vectors do not.
+    """torch's fused AdamW.
 
     Args:
         parameters: names and parameters; the names are the state's.
+        settings: moments and weight decay.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings = _USUAL) -> None:
         self._named = list(parameters)
+        decaying: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, weight in self._named:
+            decaying[_decays(name, weight, settings)].append(weight)
         groups = [
-            {"params": [weight for _, weight in self._named if weight.ndim >= 2], "weight_decay": _WEIGHT_DECAY},
-            {"params": [weight for _, weight in self._named if weight.ndim < 2], "weight_decay": 0.0},
+            {"params": decaying[True], "weight_decay": settings.weight_decay},
+            {"params": decaying[False], "weight_decay": 0.0},
         ]
-        self._adamw = torch.optim.AdamW([group for group in groups if group["params"]], betas=_BETAS, fused=True)
+        self._adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
+            fused=True,
+        )
         for _, weight in self._named:
             self._adamw.state[weight] = {
                 "step": torch.zeros((), device=weight.device),
@@ -176,6 +173,73 @@ class AdamW:
             for part, moment in enumerate(("exp_avg", "exp_avg_sq")):
                 own = self._adamw.state[weight][moment]
                 own_rows(own).copy_(cut_like(state[f"{name}.{part}"], own))
+
+
+class Muon:
+    """torch's Muon for the matrices of the hidden layers, and AdamW for all other parameters.
+
+    Muon (Jordan 2024, kellerjordan.github.io/posts/muon) keeps a running mean of the gradient and makes it nearly
+    orthogonal by five Newton-Schulz steps, in bfloat16 whatever the model's precision. Embeddings, the output layer,
+    norms and biases are no maps between hidden states. The rate of a matrix [R, C] is scaled by 0.2 sqrt(max(R, C)),
+    so that AdamW's rates can be kept (Liu et al. 2025, arXiv 2502.16982, Sec. 2.2), or, with `muon_adjust_lr_fn`
+    "original", by sqrt(max(1, R / C)).
+
+    Args:
+        parameters: names and parameters; the names are the state's. Whole ones: a shard of a matrix is no matrix.
+        settings: scale of the rate and weight decay, and AdamW's settings.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings = _USUAL) -> None:
+        named = list(parameters)
+        self._hidden = {name: weight for name, weight in named if is_hidden_matrix(name, weight)}
+        self._others = AdamW([(name, weight) for name, weight in named if name not in self._hidden], settings)
+        self._muon = torch.optim.Muon(
+            self._hidden.values(), weight_decay=settings.weight_decay, adjust_lr_fn=settings.muon_adjust_lr_fn
+        )
+        for weight in self._hidden.values():
+            self._muon.state[weight] = {"momentum_buffer": torch.zeros_like(weight)}
+
+    def step(self, step: int, rate: float) -> None:
+        """Make step number `step` (the first is 1)."""
+        for group in self._muon.param_groups:
+            group["lr"] = rate
+        self._muon.step()  # type: ignore[no-untyped-call]
+        self._others.step(step, rate)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._muon.zero_grad()
+        self._others.zero_grad()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the mean gradients of hidden matrices, and AdamW's moments of the others, by parameter name."""
+        means = {name: self._muon.state[weight]["momentum_buffer"] for name, weight in self._hidden.items()}
+        return {f"{name}.0": mean.clone() for name, mean in means.items()} | self._others.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a state written by `state_dict`. Raises StoreMismatch if it is of another model."""
+        own = {f"{name}.0": weight for name, weight in self._hidden.items()}
+        means = {key: mean for key, mean in state.items() if key in own}
+        _refuse_another(means, {key: tuple(weight.shape) for key, weight in own.items()})
+        self._others.load_state_dict({key: moment for key, moment in state.items() if key not in own})
+        for key, weight in own.items():
+            self._muon.state[weight]["momentum_buffer"].copy_(means[key])
+
+
+def is_hidden_matrix(name: str, weight: nn.Parameter) -> bool:
+    """Return whether a parameter of a T5 or of the Llama family maps hidden states to hidden states."""
+    return weight.ndim == 2 and _module_of(name) not in _NOT_HIDDEN
+
+
+def _decays(name: str, weight: nn.Parameter, settings: OptimizerSettings) -> bool:
+    if weight.ndim < 2:
+        return settings.decay_norms
+    return settings.decay_embeddings or _module_of(name) not in _EMBEDDINGS
+
+
+def _module_of(name: str) -> str:
+    """Return the last module of a parameter's name: q_proj of layers.0.self_attn.q_proj.weight."""
+    return name.rpartition(".")[0].rpartition(".")[2]
 
 
 def _refuse_another(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -245,4 +309,8 @@ def _rms(group: _Group, stacked: Tensor, size: int) -> Tensor:
     return squares.div_(size).sqrt_().view(-1, *[1] * (stacked.ndim - 1))
 
 
-OPTIMIZERS: dict[str, type[Adafactor] | type[AdamW]] = {"adafactor": Adafactor, "adamw": AdamW}
+OPTIMIZERS: dict[str, type[Adafactor] | type[AdamW] | type[Muon]] = {
+    "adafactor": Adafactor,
+    "adamw": AdamW,
+    "muon": Muon,
+}

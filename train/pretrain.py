@@ -14,8 +14,10 @@ import json
 import os
 import signal
 import sys
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ from pipeline_steps.errors import ModelError, WinnowError
 from pipeline_steps.stores.artefact import claim
 from pipeline_steps.stores.selection import Selection
 from pipeline_steps.terminal import complain, one_line
-from train.arguments import FREE, NEWER, PretrainArguments, parse
+from train.arguments import FREE, LATER, PretrainArguments, parse
+from train.branches import OF_BRANCH, find_branch_point, refuse_another_trunk
 from train.folders import locked
 from train.held_out import HeldOutLosses, HeldOutRows
 from train.objectives import Objective, make_objective
 from train.presets import HUB, is_causal
 from train.replay import Replay
 from train.run_directory import is_finished, note_preemption, tidy
+from train.schedules import Schedule
 from train.signals import REQUEUE
 from train.token_store import TokenStore, stage
 from train.training_plan import Amount, LoopSettings, TokenBudget, TrainingPlan
@@ -50,16 +54,39 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(plan: TrainingPlan) -> int:
-    """Start a plan, or continue it; return the exit code."""
+    """Start a plan, or continue it, and then its branches; return the exit code."""
+    leave: Callable[[], None] | None = None
+    stopped = None
+    for one in chain([plan], plan.branches()):
+        with _opened(one) as finished:
+            if finished:
+                continue
+            from train.loop import Trainer  # seconds to import; mistakes above are told before
+
+            leave, stopped = Trainer.leave, Trainer(one).train()
+        if stopped is not None:
+            break
+    if leave is not None:
+        leave()
+    if stopped is None:
+        return 0
+    note_preemption(plan.run_dir, stopped)
+    return 128 + stopped if stopped == signal.SIGINT else REQUEUE
+
+
+@contextmanager
+def _opened(plan: TrainingPlan) -> Iterator[bool]:
+    """Lock and claim a run's folder; yield whether the run is finished, which is then said."""
     if not plan.run_dir.exists():  # a mistake must not leave a folder behind
         from train.metrics import find_trackers
 
         find_trackers(plan.loop.report_to)
         plan.open_measurements()
+        plan.branch_point()
     # Workers outlive a launcher that is killed: the first of them holds the lock for all
     is_first = int(os.environ.get("RANK", 0)) == 0
     with locked(plan.run_dir, "training run") if is_first else nullcontext():
-        claim(f"{plan.run_dir}/resolved.json", plan.resolved, str(plan.run_dir))
+        claim(f"{plan.run_dir}/resolved.json", plan.resolved, str(plan.run_dir), LATER)
         if is_first:
             tidy(plan.run_dir)
         finished = is_finished(plan.run_dir, plan.budget.steps)
@@ -68,15 +95,7 @@ def run(plan: TrainingPlan) -> int:
             news = f"{plan.run_dir} is finished: {plan.budget.steps:,} steps, {plan.extent}; nothing to do"
         if news and is_first:
             sys.stderr.write(one_line(news) + "\n")
-        if finished:
-            return 0
-        from train.loop import Trainer  # seconds to import; mistakes above are told before
-
-        stopped = Trainer(plan).train()
-        if stopped is None:
-            return 0
-        note_preemption(plan.run_dir, stopped)
-        return 128 + stopped if stopped == signal.SIGINT else REQUEUE
+        yield finished
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +106,7 @@ class PretrainPlan:
         arguments: as given.
         loop: settings of the loop.
         budget: length of the run.
+        schedule: learning rate of each step.
         store: the corpus.
         replay: order of the windows.
         objective: how a window becomes a row.
@@ -96,6 +116,7 @@ class PretrainPlan:
     arguments: PretrainArguments
     loop: LoopSettings
     budget: TokenBudget
+    schedule: Schedule
     store: TokenStore
     replay: Replay
     objective: Objective
@@ -117,10 +138,9 @@ class PretrainPlan:
             store.check_borders()
         selection = Selection.load(arguments.selection) if arguments.selection else None
         replay = Replay(store, selection, objective.raw_length, arguments.seed)
-        resolved = {name: value for name, value in asdict(arguments).items() if name not in FREE}
-        for name in (name for name in NEWER if resolved[name] == getattr(PretrainArguments, name)):
-            del resolved[name]
-        resolved |= {
+        schedule = arguments.schedule_to(budget)
+        resolved = {name: value for name, value in asdict(arguments).items() if name not in FREE} | {
+            **schedule.decay_settings,
             "total_tokens": budget.total_tokens,
             "mixed_precision": loop.precision,
             "corpus_digest": store.corpus_digest,
@@ -139,7 +159,9 @@ class PretrainPlan:
             from train.hub_presets import HubPreset
 
             resolved |= HubPreset.parse(arguments.preset).settings(arguments.input_length, arguments.mask_documents)
-        return cls(arguments, loop, budget, store, replay, objective, resolved)
+        if arguments.branch_from:
+            refuse_another_trunk(Path(arguments.branch_from), resolved)
+        return cls(arguments, loop, budget, schedule, store, replay, objective, resolved)
 
     @property
     def run_dir(self) -> Path:
@@ -168,12 +190,21 @@ class PretrainPlan:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Digests of what a checkpoint may be continued with."""
+        """Digests of what a checkpoint may be continued with; a wsd run shares all but "branch" with its branches."""
         configuration = {
-            name: value for name, value in self.resolved.items() if not name.endswith(("digest", "sha256"))
+            name: value
+            for name, value in self.resolved.items()
+            if not name.endswith(("digest", "sha256")) and (name not in LATER or value != LATER[name])
         }
+        parts = {"config": configuration}
+        if self.schedule.name == "wsd":
+            of_branch = {name: configuration.pop(name) for name in OF_BRANCH}
+            parts = {"trunk": configuration, "branch": of_branch}
         return {
-            "config": xxhash.xxh3_128_hexdigest(json.dumps(configuration, sort_keys=True).encode()),
+            **{
+                name: xxhash.xxh3_128_hexdigest(json.dumps(part, sort_keys=True).encode())
+                for name, part in parts.items()
+            },
             "corpus": self.store.corpus_digest,
             "selection": self.resolved["selection_digest"] or "all documents",
             "tokenizer": self.store.tokenizer_sha256,
@@ -185,12 +216,23 @@ class PretrainPlan:
 
         return build_model(self.arguments.preset, self.store.vocab_size, self.arguments.init_seed, self.store.eos)
 
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, by `train.optimizers.learning_rate`."""
-        from train.optimizers import learning_rate
+    def branch_point(self) -> Path | None:
+        """Return the checkpoint of the trunk that a branch begins with; None if the run is no branch."""
+        trunk = self.arguments.branch_from
+        return find_branch_point(Path(trunk), self.hashes, self.schedule.decay_start) if trunk else None
 
-        arguments = self.arguments
-        return learning_rate(step, arguments.optimizer, arguments.warmup_steps, arguments.learning_rate)
+    def branches(self) -> Iterator[PretrainPlan]:
+        """Make the runs to the budgets of `decay_at`, once this one is finished."""
+        for budget in self.arguments.branch_budgets:
+            place, tokens = f"{self.run_dir}/branches/{budget.total_tokens}", budget.total_tokens
+            trunk = str(self.run_dir)
+            yield self.make(
+                replace(self.arguments, run_dir=place, total_tokens=tokens, decay_at=[], branch_from=trunk)
+            )
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self.schedule.rate(step)
 
     def rows(self, sample_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets of samples, int32 [B, I] and [B, T], all of them full."""

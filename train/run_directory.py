@@ -6,6 +6,7 @@
 <run>/held_out.jsonl    one row per split and measurement, if there are splits; likewise
 <run>/preempted.json    there if the run was stopped by a signal and waits to be continued
 <run>/checkpoints/      see `train.checkpoints`
+<run>/branches/         run directories of further budgets, by tokens: see `train.branches`
 """
 
 from __future__ import annotations
@@ -62,13 +63,19 @@ def read_state(folder: Path, remedy: str = _REMEDY) -> dict[str, Any]:
     return checkpoint.facts
 
 
-def latest_checkpoint(run_dir: Path) -> Path | None:
+def latest_checkpoint(run_dir: Path, last: int | None = None) -> Path | None:
     """Return the newest intact checkpoint of a run, or None; newer ones that are damaged are named in a warning.
+
+    Args:
+        run_dir: the run's folder.
+        last: step of the newest that may be returned; None for any.
 
     Raises:
         StoreMismatch: see `read_state`; such a checkpoint is intact, so the run must not go on without it.
     """
     for folder in reversed(list_checkpoints(run_dir)):
+        if last is not None and step_of(folder) > last:
+            continue
         try:
             read_state(folder, "this checkpoint is passed over")
         except StoreDamaged as error:
@@ -166,11 +173,18 @@ def _unseal(line: bytes) -> dict[str, Any]:
 
 
 class Metrics:
-    """<run>/<name>.jsonl, continued after a step: later rows are dropped, so that no step appears twice."""
+    """<run>/<name>.jsonl, continued after a step: later rows are dropped, so that no step appears twice.
 
-    def __init__(self, run_dir: Path, name: str, after_step: int) -> None:
-        path = run_dir / f"{name}.jsonl"
-        kept = [row for row in read_rows(path) if row["step"] <= after_step] if path.exists() else []
+    Args:
+        run_dir: the run's folder.
+        name: of the file, without its suffix.
+        after_step: last step of the rows that are kept.
+        before: run directory that these rows are from; the same if None.
+    """
+
+    def __init__(self, run_dir: Path, name: str, after_step: int, before: Path | None = None) -> None:
+        path, source = run_dir / f"{name}.jsonl", (before or run_dir) / f"{name}.jsonl"
+        kept = [row for row in read_rows(source) if row["step"] <= after_step] if source.exists() else []
         write_atomically(str(path), "".join(map(sealed_row, kept)).encode())
         self._file = path.open("a")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -93,6 +94,31 @@ class Amount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The settings of AdamW and Muon; Adafactor has none.
+
+    The defaults are LLaMA's: Touvron et al. 2023 (arXiv 2302.13971), Sec. 2.3.
+
+    Attributes:
+        adam_beta1: share of the old first moment that stays.
+        adam_beta2: share of the old second moment that stays.
+        adam_epsilon: what is added to the root of the second moment.
+        weight_decay: decoupled, times the learning rate.
+        decay_embeddings: whether the tables of token embeddings decay.
+        decay_norms: whether norms and biases decay.
+        muon_adjust_lr_fn: how Muon scales the learning rate of a matrix; torch.optim.Muon's names.
+    """
+
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    decay_embeddings: bool = True
+    decay_norms: bool = False
+    muon_adjust_lr_fn: str = "match_rms_adamw"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopSettings:
     """The settings of the loop; `train.pretrain --help` explains the fields, which are arguments there."""
 
@@ -105,6 +131,7 @@ class LoopSettings:
     keep_last: int
     report_to: str
     optimizer: str = "adafactor"
+    optimizer_settings: OptimizerSettings = OptimizerSettings()
     max_grad_norm: float = 0.0
     z_loss: float = Z_LOSS
     compile: bool = False
@@ -168,6 +195,12 @@ class TrainingPlan(Protocol):
 
     def initial_model(self) -> Any:
         """Make the model before the first step."""
+
+    def branch_point(self) -> Path | None:
+        """Return the checkpoint of another run that this one begins with; None if it begins with `initial_model`."""
+
+    def branches(self) -> Iterator[TrainingPlan]:
+        """Make the runs that go on from checkpoints of this one, which is finished."""
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step; the first step is 1."""

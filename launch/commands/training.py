@@ -1,4 +1,4 @@
-"""The commands around training: tokenize, materialise, pretrain, verify-resume, evaluate."""
+"""The commands around training: tokenize, materialise, pretrain, average, verify-resume, evaluate."""
 
 from __future__ import annotations
 
@@ -125,6 +125,29 @@ def pretrain(*words: Forwarded, list_flags: bool = False) -> int:
     command = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--quiet", *launching]
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
     return run_launcher([*command, "-m", "train.pretrain", *training], Path(arguments.run_dir), environment)
+
+
+def average(
+    run: Annotated[str, PLACE], /, *, last: int, output: Annotated[str, NEW_PLACE], stable: bool = False
+) -> int:
+    """Average the weights of a run's newest checkpoints into a model that winnow evaluate measures like a run.
+
+    The output is a run directory of one checkpoint, which transformers loads as it lies; its state.json names the
+    steps and the digests of what was averaged. It cannot be trained on: there is no optimizer state.
+
+    Args:
+        run: run directory of winnow pretrain.
+        last: how many checkpoints; train with --checkpoints or --milestones to keep more.
+        output: a new folder.
+        stable: average the checkpoints of the stable phase of a wsd run only, which imitates a decay.
+
+    Examples:
+      winnow average runs/ask-llm --last 5 --output runs/ask-llm-average
+    """
+    from train.averages import average as write
+
+    Terminal().print(f"the mean of {last} checkpoints: {write(Path(run), last, Path(output), stable)}")
+    return 0
 
 
 def verify_resume(

@@ -63,7 +63,7 @@ def test_the_papers_run(config):
     assert cost.hours(1e15) == pytest.approx(cost.flops / 3.6e18)
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("preset", ["t5-tiny", "t5-v1_1-tiny", "llama-tiny"])
 def test_memory_is_what_is_allocated(preset, optimizer):
     cost = run_cost(arguments("tiny-cpu.yaml", "--preset", preset, "--optimizer", optimizer), 10**9)

@@ -118,6 +118,16 @@ def test_losses_do_not_depend_on_the_processes(two, store, tmp_path, processes, 
 
 
 @pytest.mark.slow
+def test_muon_does_not_depend_on_the_processes(store, tmp_path):
+    settings = {"total_tokens": 6 * BATCH * LENGTH, "optimizer": "muon", "warmup_steps": 5, "save_every": 0}
+    for processes in (1, 2):
+        codes, said = run_ranks(processes, flags(store, tmp_path / str(processes), **settings), "", tmp_path)
+        assert codes == [0] * processes, said
+    for one, other in zip(rows(tmp_path / "1"), rows(tmp_path / "2"), strict=True):
+        assert one["nll"] == pytest.approx(other["nll"], abs=1e-3)  # rounded to bfloat16 in Newton-Schulz steps
+
+
+@pytest.mark.slow
 def test_workers_save_and_stop_when_their_launcher_is_killed(store, tmp_path):
     """torchrun's workers are in sessions of their own: kill -9 of the launcher would leave them training."""
     settings = flags(store, tmp_path, total_tokens=100_000 * BATCH * LENGTH, save_every=0)

@@ -360,9 +360,18 @@ def test_held_out_perplexity_along_the_way(store, tmp_path, monkeypatch):
     assert [event.step for event in events.Scalars("held_out/same/perplexity")] == [5, 10, 15, 20, 25, 30]
 
 
-@pytest.mark.parametrize("preset", ["t5-v1_1-tiny", "llama-tiny"])
-def test_other_models_learn_resume_and_load(store, tmp_path, monkeypatch, preset):
-    changes = {"preset": preset, "optimizer": "adamw", "warmup_steps": 5, "learning_rate": 3e-3, "max_grad_norm": 1.0}
+@pytest.mark.parametrize(
+    ("preset", "optimizer"),
+    [
+        ("t5-v1_1-tiny", "adamw"),
+        ("llama-tiny", "adamw"),
+        pytest.param("t5-tiny", "muon", marks=pytest.mark.slow),
+        pytest.param("llama-tiny", "muon", marks=pytest.mark.slow),
+    ],
+)
+def test_other_models_learn_resume_and_load(store, tmp_path, monkeypatch, preset, optimizer):
+    changes = {"preset": preset, "optimizer": optimizer, "warmup_steps": 5, "learning_rate": 3e-3}
+    changes["max_grad_norm"] = 1.0
     assert main(*flags(store, tmp_path / "whole", **changes)) == 0
     monkeypatch.setattr(Trainer, "_update", at_step(13, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
     assert main(*flags(store, tmp_path / "stopped", **changes)) == pretrain.REQUEUE
