@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from pipeline_steps.errors import InvalidCut, WinnowError
+from pipeline_steps.readers.reading import USUAL, Reading
 
 
 if TYPE_CHECKING:  # names here must not stand in the signature of a command, which cyclopts resolves
@@ -22,17 +23,21 @@ TunedSuite = Literal["glue", "superglue", "cnn_dailymail", "squad"]
 Switch = Annotated[bool, Parameter(show_default=False)]
 _MANY = Parameter(consume_multiple=True, show_default=" ".join)
 _WITH_HYPHENS = Parameter(allow_leading_hyphen=True, show_default=False)
-_COUNTS = ("prompts_shortened", "prompts_cut")  # of interest only where they are not 0
+# Metrics of interest only where they are not what they should be
+_USUAL = {"prompts_shortened": 0.0, "prompts_cut": 0.0, "coverage": 1.0, "unknown_per_1000_tokens": 0.0}
 
 app = App(
     name="evaluate",
     help=(
         "Measure models: the paper's 111 tasks.\n\n"
         "Runs are folders of `winnow pretrain`; checkpoints, folders of any T5 and Hub ids will do for fine-tune and "
-        "few-shot too. Rows are added to the results; what was measured before, of the same weights with the same "
-        "settings, is not measured again. Data come from the Hub, or with --data-root from folders laid out as there. "
+        "few-shot too, and those of causal models for bits-per-byte. Rows are added to the results; what was measured "
+        "before, of the same weights with the same settings, is not measured again. Data come from the Hub, or with "
+        "--data-root from folders laid out as there. "
         "Then: winnow report.\n\n"
         "winnow evaluate perplexity --runs full=RUN random=RUN --tokens c4=DIR hq=DIR,DIR --output r.jsonl\n\n"
+        "winnow evaluate bits-per-byte --runs full=RUN qwen=Qwen/Qwen3-0.6B-Base --text news=news.jsonl web=web/ "
+        "--output r.jsonl\n\n"
         "winnow evaluate fine-tune --runs full=RUN random=RUN --suites glue superglue --output r.jsonl\n\n"
         "winnow evaluate few-shot --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output r.jsonl"
     ),
@@ -100,10 +105,10 @@ def evaluate(
 ) -> None:
     """Print what a flag alone asks for, and refuse words that are no command."""
     if words or not (list_ or harness):
-        known = ["list", "harness", "perplexity", "fine-tune", "few-shot", "--list", "--harness"]
+        known = ["list", "harness", "perplexity", "bits-per-byte", "fine-tune", "few-shot", "--list", "--harness"]
         near = difflib.get_close_matches(words[0], known, n=1) if words else []
         said = f"there is no {words[0]!r}" if words else "a command is missing"
-        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known[:5])}"
+        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known[:6])}"
         raise InvalidCut(f"{said}: {hint} (see winnow evaluate --help)")
     (show_tasks if list_ else show_harness)()
 
@@ -153,6 +158,63 @@ def perplexity(run: RunFlags, *, tokens: Annotated[list[str], _MANY], max_window
     if len(dict(stores)) < len(stores):
         raise InvalidCut("--tokens names a task twice: put commas between the folders of one task")
     _show(measure.perplexity(**run.where(), tokens=dict(stores), max_windows=max_windows, seed=seed), run.output)
+
+
+@app.command(
+    name="bits-per-byte",
+    help_epilogue=(
+        "winnow evaluate bits-per-byte --runs full=runs/full dsir=runs/dsir --text news=news.jsonl.gz code=code/ "
+        "--output results.jsonl\n\n"
+        "winnow evaluate bits-per-byte --runs gpt2=openai-community/gpt2 --text paloma='paloma/*.jsonl.gz' "
+        "--by subdomain --window 1024 --output results.jsonl"
+    ),
+)
+def bits_per_byte(
+    run: RunFlags,
+    *,
+    text: Annotated[list[str], _MANY],
+    by: str | None = None,
+    max_documents: int = 1000,
+    window: int | None = None,
+    overlap: Switch = False,
+    seed: int = 0,
+    every_checkpoint: Switch = False,
+    reading: Annotated[Reading, Parameter(name="*")] = USUAL,
+) -> None:
+    """Measure bits per byte of held-out text by domain, and their mean over domains, with confidence intervals.
+
+    Causal models write the text, T5s the spans that training would mask: two metrics that do not compare. Tokenizers
+    do, unless they lose some of the text; then the table shows its coverage, and the row says "this tokenizer only".
+
+    Args:
+        run: The flags of every measurement.
+        text: Held-out text, DOMAIN=PATH[,PATH...]: files, folders or globs as winnow score reads them, s3:// and
+            hf:// too.
+        by: Column that names the domain of each document: DOMAIN/VALUE.
+        max_documents: Documents of each domain at most, evenly spaced; 0 is all.
+        window: Tokens of an input; if not given, as in training or, of other models, as many as they have positions
+            for, at most 4,096.
+        overlap: Let half of each further window of a causal model be context only, which takes twice as long.
+        seed: Seed of a T5's masks.
+        every_checkpoint: Measure all checkpoints of a run, not the last alone.
+        reading: How rows are read.
+    """
+    from evaluate_suite import measure
+    from evaluate_suite.bits_per_byte import Windows
+
+    texts = _named("--text", text, "PATH[,PATH...]")
+    if len(dict(texts)) < len(texts):
+        raise InvalidCut("--text names a domain twice: put commas between the paths of one domain")
+    found = measure.bits_per_byte(
+        **run.where(),
+        texts=dict(texts),
+        by=by,
+        max_documents=max_documents,
+        windows=Windows(window, overlap, seed),
+        reading=reading,
+        every_checkpoint=every_checkpoint,
+    )
+    _show(found, run.output)
 
 
 @app.command(name="fine-tune")
@@ -240,7 +302,7 @@ def _show(rows: list[ResultRow], output: str) -> None:
 
     table = Table("checkpoint", "task", "metric", "value", "95 % interval")
     for row in rows:
-        if row.metric in _COUNTS and not row.value:
+        if _USUAL.get(row.metric) == row.value:
             continue
         checkpoint = f"{row.sampler}, {row.model}" + (f", step {row.step:,}" if row.step else "")
         interval = f"{row.ci95_low:.4g} to {row.ci95_high:.4g}" if row.ci95_low < row.ci95_high else ""

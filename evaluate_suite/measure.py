@@ -1,10 +1,10 @@
-"""Measure models, as `winnow evaluate` and the runner of studies do: three functions that add rows to a file.
+"""Measure models, as `winnow evaluate` and the runner of studies do: four functions that add rows to a file.
 
 What was measured before, of the same weights with the same settings, is in the cache and is not measured again. What
 training has cost so far goes into costs.jsonl beside the results, apart from the numbers that can be repeated. All
-three functions take
+four functions take
 
-    runs     training runs by sampler; for `fine_tune` and `few_shot` also checkpoints, folders of any T5, Hub ids
+    runs     training runs by sampler; for all but `perplexity` also checkpoints, folders of other models, Hub ids
     output   a local file of results
     cache    the folder of what was measured, "evaluation" beside the output unless given
 
@@ -19,7 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datatrove.utils.logging import logger
+
+from evaluate_suite.bits_per_byte import DomainModel, Windows, domain_rows
 from evaluate_suite.checkpoint import Checkpoint, cost_rows, find_checkpoints
+from evaluate_suite.domains import Source, read_domains
 from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows
 from evaluate_suite.fine_tuning_runs import (
     FineTuning,
@@ -34,6 +38,7 @@ from evaluate_suite.results import ResultRow
 from evaluate_suite.units import add_results
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import InvalidCut
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.terminal import Terminal
 
 
@@ -139,6 +144,49 @@ def few_shot(
             for step, one in tuned.items()
         }
         measured.add(checkpoint, f"{', '.join(tasks)} after FLAN", best_rows(by_step))
+    return measured.rows
+
+
+def bits_per_byte(
+    runs: Runs,
+    texts: Mapping[str, Source],
+    output: str,
+    cache: str | None = None,
+    by: str | None = None,
+    max_documents: int = 1000,
+    windows: Windows | None = None,
+    reading: Reading = USUAL,
+    every_checkpoint: bool = False,
+) -> list[ResultRow]:
+    """Measure the bits per byte of held-out text by domain: of causal models, and per masked byte of T5s.
+
+    Args:
+        texts: corpora by name.
+        by: column that names the domain of a document; without one, each corpus is a domain.
+        max_documents: documents of each domain at most, evenly spaced; 0 for all.
+        windows: how documents are cut.
+        reading: how rows are read.
+        every_checkpoint: measure all checkpoints of a run, not only its last.
+
+    Raises:
+        CorpusError: a corpus cannot be read.
+    """
+    measured = _Measured(
+        output, cache, [runs, [one for one in texts.values() if isinstance(one, str)], by, vars(reading)]
+    )
+    if max_documents < 0:
+        raise InvalidCut(f"--max-documents {max_documents} cannot be measured: give 0, for all, or more")
+    models = [DomainModel(one, windows or Windows()) for one in _checkpoints(runs, every_checkpoint)]
+    for metric in sorted({model.metric for model in models}):
+        if len(used := sorted({model.window for model in models if model.metric == metric})) > 1:
+            shown = " and ".join(f"{length:,}" for length in used)
+            logger.warning(f"{metric} of windows of {shown} tokens does not compare: give --window {used[0]}")
+    domains = [domain for name, one in texts.items() for domain in read_domains(name, one, by, max_documents, reading)]
+    measured.total = len(models) * (len(texts) + 1)
+    for model in models:
+        measured.add_costs(model.checkpoint)
+        for what, rows in domain_rows(model, domains, measured.cache):
+            measured.add(model.checkpoint, what, rows)
     return measured.rows
 
 

@@ -138,9 +138,15 @@ class SpanCorruption:
 
     def span_lengths(self, sample_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the lengths of the kept and of the dropped spans, int64 [B, K] each."""
-        base_B = mix(mix(np.asarray(sample_B, dtype=np.uint64), seed), _SAMPLES)
-        kept = _compositions(base_B, 0, self.raw_length - self.noise_tokens, self.spans)
-        return kept, _compositions(base_B, self.spans - 1, self.noise_tokens, self.spans)
+        return span_lengths(self.raw_length, sample_B, seed)
+
+
+def span_lengths(length: int, sample_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lengths of the kept and of the dropped spans of windows of 2 tokens or more, int64 [B, K] each."""
+    dropped, spans = _noise_tokens(length), _spans(length)
+    base_B = mix(mix(np.asarray(sample_B, dtype=np.uint64), seed), _SAMPLES)
+    kept = _compositions(base_B, 0, length - dropped, spans)
+    return kept, _compositions(base_B, spans - 1, dropped, spans)
 
 
 def make_objective(preset: str, input_length: int, vocab_size: int, sentinels: int, eos: int) -> Objective:
