@@ -1,6 +1,6 @@
 """Runs rows of shared prompts through a decoder-only model and reads log-probabilities.
 
-Shapes: B rows, P shared tokens, Q tokens of a row behind them, K probabilities read, V ids of the vocabulary.
+Shapes: B rows, P shared tokens, Q tokens of a row behind them, R reads at K places, V ids.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RowReader:
 
     @torch.inference_mode()
     def read(self, rows: list[Row], beginning: DynamicCache | None, share: bool) -> tuple[list[float], list[bool]]:
-        """Return the log-probability of each read's id, and whether it is the most probable one."""
+        """Return the log-probability of the id of each read of the rows, in order, and whether it is likeliest."""
         device = self._model.device
         ids_BQ = padded([row.ids for row in rows], 0).to(device)
         options: dict[str, Any] = {"use_cache": False}
@@ -59,11 +59,18 @@ class RowReader:
             options["past_key_values"] = self.cache_of_rows(beginning, len(rows))
             options["position_ids"] = padded([row.position for row in rows], 0).to(device)
             options["attention_mask"] = self._mask(rows, beginning.get_seq_length() if beginning else 0)
-        places = [(number, step) for number, row in enumerate(rows) for step, _, _ in row.reads]
-        logits_KV = self._logits(ids_BQ, torch.tensor(places, device=device), options)
-        target_K = torch.tensor([target for row in rows for _, target, _ in row.reads], device=device)
-        chosen_K = logits_KV.gather(1, target_K[:, None])[:, 0] - logits_KV.logsumexp(1)
-        return chosen_K.tolist(), (logits_KV.argmax(1) == target_K).tolist()
+        places: dict[tuple[int, int], int] = {}  # letters are read at one place
+        place_R = torch.tensor(
+            [
+                places.setdefault((number, step), len(places))
+                for number, row in enumerate(rows)
+                for step, *_ in row.reads
+            ]
+        ).to(device)
+        target_R = torch.tensor([target for row in rows for _, target, _ in row.reads], device=device)
+        logits_KV = self._logits(ids_BQ, torch.tensor(list(places), device=device), options)
+        chosen_R = logits_KV[place_R, target_R] - logits_KV.logsumexp(1)[place_R]
+        return chosen_R.tolist(), (logits_KV.argmax(1)[place_R] == target_R).tolist()
 
     def _mask(self, rows: list[Row], shared: int) -> Tensor:
         """Return what each step sees, [B, 1, Q, P + Q], in the form that the model's attention takes."""

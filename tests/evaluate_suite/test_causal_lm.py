@@ -83,7 +83,11 @@ def test_what_is_shared_is_run_once():
     model.model.register_forward_pre_hook(lambda _, __, given: run.append(given["input_ids"].shape), with_kwargs=True)
     model.lm_head.register_forward_hook(lambda _, given, __: read.append(given[0].shape[:-1].numel()))
     questions = [HEAD + "".join(EXEMPLARS) + f"Who slept {n} hours?\nAnswer:" for n in range(6)]
-    requests = asked("loglikelihood", *[(prompt, answer) for prompt in questions for answer in (" A", " B")])
+    words = [
+        f" {text.strip()}" for text in map(tokenizer.decode, range(300, 600)) if text[0] == " " and text[1:].isalpha()
+    ]
+    requests = asked("loglikelihood", *[(prompt, word) for prompt in questions for word in words[:4]])
+    assert {lm.answer_length(request) for request in requests} == {1}
     lm.loglikelihood(requests)
     ids = [tokenizer(prompt).input_ids for prompt in questions]
     shared = next(n for n in range(len(ids[0])) if len({one[n] for one in ids}) > 1)
