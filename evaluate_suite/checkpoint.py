@@ -9,13 +9,14 @@ from typing import Any
 
 from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
-from pipeline_steps.engines.models import model_identity
+from pipeline_steps.engines.models import load_config, model_identity
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.stores.files import read_json
 from train.run_directory import list_checkpoints, read_rows
 
 
-_TOKENIZER = ("tokenizer.json", "spiece.model")
+_TOKENIZER = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
+_HEADS = ("CausalLM", "LMHead", "ConditionalGeneration")  # in the class names of models that predict text
 _NORMAL_95 = 1.959964  # of the standard normal distribution, the ends of its middle 95 %
 # Metrics of rows of the task "cost", in costs.jsonl
 TRAINING_HOURS, SCORING_HOURS = "training_accelerator_hours", "scoring_accelerator_hours"
@@ -33,6 +34,7 @@ class Checkpoint:
         state: of a checkpoint of `train.pretrain`; empty for other models.
         weights: checksum of the weights; of other models, their digest or commit.
         name: of its folder in caches.
+        revision: of a Hub id, if it was given.
     """
 
     sampler: str
@@ -41,6 +43,7 @@ class Checkpoint:
     state: dict[str, Any]
     weights: str
     name: str
+    revision: str | None = None
 
     def tuned(self, folder: Path) -> Checkpoint:
         """What became of it in fine-tuning: other weights, the same rows."""
@@ -50,6 +53,7 @@ class Checkpoint:
             model=str(folder),
             weights=weights,
             name=f"{self.name}/{folder.parent.parent.name}/measured/{folder.name}",
+            revision=None,
         )
 
     @property
@@ -112,7 +116,7 @@ def find_checkpoints(sampler: str, where: str, every: bool = True) -> list[Check
 
     Args:
         sampler: its name in the results.
-        where: run directory, checkpoint, model folder or Hub id.
+        where: run directory, checkpoint, model folder or Hub id, the latter with @ and a revision if need be.
         every: all of a run's, or only the last.
 
     Raises:
@@ -128,18 +132,34 @@ def find_checkpoints(sampler: str, where: str, every: bool = True) -> list[Check
     return [_open(sampler, where)]
 
 
-def _open(sampler: str, model: str) -> Checkpoint:
-    folder = Path(model)
+def is_causal(model: str, revision: str | None = None) -> bool:
+    """Return whether a model is decoder-only, and not an encoder-decoder.
+
+    Raises:
+        ModelError: it does neither predict text from left to right nor from an encoder, or cannot be read.
+    """
+    config = load_config(model, revision)
+    architectures = config.architectures or ["CausalLM"]
+    if not any(head in one for one in architectures for head in _HEADS):
+        raise ModelError(
+            f"{model} is a {architectures[0]}, which does not write text: give a T5 or a decoder-only model"
+        )
+    return not config.is_encoder_decoder
+
+
+def _open(sampler: str, where: str) -> Checkpoint:
+    folder = Path(where)
     if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER):
         raise ModelError(
-            f"{model} has no tokenizer ({' or '.join(_TOKENIZER)}): copy that of its training into the folder"
+            f"{where} has no tokenizer ({' or '.join(_TOKENIZER)}): copy that of its training into the folder"
         )
-    state = read_json(f"{model}/state.json") if (folder / "state.json").exists() else {}
+    state = read_json(f"{where}/state.json") if (folder / "state.json").exists() else {}
     if "corpus_documents" in state:  # of pre-training; a fine-tuned one is a model like any other
-        return Checkpoint(sampler, model, state["preset"], state, _weights(state), folder.name)
-    identity = model_identity(model)
-    weights, name = identity.get("digest") or identity["revision"], identity["model"].replace("/", "--")
-    return Checkpoint(sampler, model, identity["model"], {}, weights, name)
+        return Checkpoint(sampler, where, state["preset"], state, _weights(state), folder.name)
+    model, is_revision, revision = ("", "", "") if folder.is_dir() else where.partition("@")
+    identity = model_identity(model or where, revision if is_revision else None)
+    weights, name = identity.get("digest") or identity["revision"], identity["model"] + is_revision + revision
+    return Checkpoint(sampler, model or where, name, {}, weights, name.replace("/", "--"), revision or None)
 
 
 def _weights(state: dict[str, Any]) -> str:

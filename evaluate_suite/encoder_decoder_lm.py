@@ -8,17 +8,15 @@ decoded than the task allows. Shapes: N prompts of a batch, S input tokens, C an
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from torch import Tensor
-from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
+from evaluate_suite.prompted_lm import PromptedLM, greedy_settings, until
 from pipeline_steps.engines.models import batches_by_length, load_tokenizer, padded, pick_device, pick_dtype
 from pipeline_steps.engines.t5 import PackedT5Encoder
 from train.checkpoints import load_pretrained
@@ -26,28 +24,20 @@ from train.checkpoints import load_pretrained
 
 _BATCH_TOKENS = {"cpu": 2048}  # input positions of a batch: attention scores stay in a CPU's cache
 _BATCH_TOKENS_ELSEWHERE = 16_384
-_BETWEEN_EXEMPLARS = "\n\n"  # lm-eval's fewshot_delimiter
-_MAX_NEW_TOKENS = 256  # lm-eval's default, for tasks that do not say
 
 
-class EncoderDecoderLM(LM):
+class EncoderDecoderLM(PromptedLM):
     """A T5 of transformers (v1.0 or v1.1 layout) behind lm-eval's interface.
 
     Args:
         pretrained: Hub id or folder, a checkpoint of `train` too; or a model.
         tokenizer: Hub id or folder, or a tokenizer; the one of `pretrained` unless given.
-        max_input: tokens of a prompt, EOS included.
-        score_eos: count the end of an answer as part of it, as decoding does; lm-eval's own models do not, so that an
-            answer that begins another is favoured.
+        max_input: tokens of a prompt, EOS included; a question that is longer loses its end.
+        score_eos: see `PromptedLM`, as for the attributes.
         batch_tokens: input positions of a batch; by device unless given.
         device: "auto" takes a GPU if there is one.
         dtype: "auto" is bfloat16 on a GPU, float32 on a CPU; a model that is given stays as it is.
-
-    Attributes:
-        frame: function of a request that returns the instruction before the exemplars and the question after them;
-            who knows the task sets it. Without it, the last paragraph is taken for the question.
-        shortened: prompts that lost exemplars.
-        cut: prompts whose question alone was too long, and lost its end.
+        revision: of a Hub id.
     """
 
     def __init__(
@@ -59,25 +49,18 @@ class EncoderDecoderLM(LM):
         batch_tokens: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        revision: str | None = None,
     ) -> None:
-        super().__init__()
         where = pick_device() if device == "auto" else torch.device(device)
         if isinstance(pretrained, str):
-            tokenizer = tokenizer or pretrained
-            pretrained = load_pretrained(pretrained).to(pick_dtype(dtype, where))
-        self._tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+            tokenizer = tokenizer or load_tokenizer(pretrained, revision)
+            pretrained = load_pretrained(pretrained, revision).to(pick_dtype(dtype, where))
+        tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        super().__init__(tokenizer, max_input, score_eos)
         self._model = pretrained.to(where).eval()
         self._encoder = PackedT5Encoder(self._model)
-        self._max_input, self._score_eos = max_input, score_eos
         self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_ELSEWHERE)
         self._pad, self._eos = pretrained.config.pad_token_id, pretrained.config.eos_token_id
-        self.frame: Callable[[Instance], tuple[str, str]] = lambda request: ("", "")
-        self.shortened = self.cut = 0
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Return the name of the tokenizer, for lm-eval's caches."""
-        return str(self._tokenizer.name_or_path)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return the log-probability (nats) of each answer after its prompt, and whether greedy decoding says it."""
@@ -100,13 +83,14 @@ class EncoderDecoderLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return what greedy decoding says, up to the first of the task's stop strings."""
         inputs = [self._prompt_ids(request) for request in requests]
+        settings = [greedy_settings(request) for request in requests]
         found = [""] * len(requests)
         with self._bar(len(requests), "prompts", disable_tqdm) as bar:
             for batch in batches_by_length(list(map(len, inputs)), self._batch_tokens):
-                for most in sorted({_most_new_tokens(requests[row].args[1]) for row in batch}):
-                    rows = [row for row in batch if _most_new_tokens(requests[row].args[1]) == most]
+                for most in sorted({settings[row][0] for row in batch}):
+                    rows = [row for row in batch if settings[row][0] == most]
                     for row, text in zip(rows, self._generate([inputs[row] for row in rows], most), strict=True):
-                        found[row] = _until(text, requests[row].args[1].get("until", []))
+                        found[row] = until(text, settings[row][1])
                 bar.update(len(batch))
         return found
 
@@ -159,20 +143,11 @@ class EncoderDecoderLM(LM):
 
     def _prompt_ids(self, request: Instance) -> list[int]:
         """Return a prompt's ids and EOS; a prompt that is too long loses its first exemplars."""
-        prompt = request.args[0]
-        instruction, question = self.frame(request)
-        between = prompt.removeprefix(instruction).removesuffix(question)
-        if not question or instruction + between + question != prompt:
-            instruction, (between, _, question) = "", prompt.rpartition(_BETWEEN_EXEMPLARS)
-            between += _BETWEEN_EXEMPLARS if between else ""
-        exemplars = between.split(_BETWEEN_EXEMPLARS)[:-1]
-        for first in range(len(exemplars) + 1):
-            ids = self._ids(instruction + "".join(one + _BETWEEN_EXEMPLARS for one in exemplars[first:]) + question)
-            if len(ids) < self._max_input:
-                self.shortened += first > 0
-                return [*ids, self._eos]
-        self.cut += 1
-        return [*ids[: self._max_input - 1], self._eos]
+        most = self._max_input - 1
+        ids = self._ids(request.args[0])
+        if len(ids) > most:
+            ids = self._ids(self._shortened(request, lambda text: len(self._ids(text)) <= most))
+        return [*ids[:most], self._eos]
 
     def _answer_ids(self, answer: str) -> list[int]:
         ids = self._ids(answer)
@@ -186,18 +161,3 @@ class EncoderDecoderLM(LM):
         """Return ids and mask, int64 [rows, longest]."""
         ids, mask = padded(rows, self._pad), padded([[1] * len(row) for row in rows], 0)
         return ids.to(self._model.device), mask.to(self._model.device)
-
-    def _bar(self, total: int, unit: str, disable: bool) -> Any:
-        return tqdm(total=total, unit=unit, disable=disable or not sys.stderr.isatty())
-
-
-def _most_new_tokens(settings: dict[str, Any]) -> int:
-    return int(settings.get("max_gen_toks", _MAX_NEW_TOKENS))
-
-
-def _until(text: str, stops: str | Sequence[str]) -> str:
-    """Return the text before the first stop string that is in it."""
-    for stop in [stops] if isinstance(stops, str) else stops:
-        if stop:
-            text = text.split(stop)[0]
-    return text

@@ -1,4 +1,4 @@
-"""Few-shot tasks through lm-eval: its prompts, its samples, its filters, with `EncoderDecoderLM` for the model.
+"""Few-shot tasks through lm-eval: its prompts, its samples, its filters, with a faster model of ours.
 
 MMLU, BBH and question answering are answered directly, reasoning after a chain of thought (Shen et al. 2023; v1
 App. C.7); BBH with one too if asked.
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from evaluate_suite.averages import suite_scores
-from evaluate_suite.checkpoint import Checkpoint, harness_version
+from evaluate_suite.checkpoint import Checkpoint, harness_version, is_causal
 from evaluate_suite.data import data_digest, dataset_arguments
 from evaluate_suite.harness_tasks import stock_tasks
 from evaluate_suite.registry import EvaluationTask
 from evaluate_suite.results import ResultRow
 from evaluate_suite.units import Estimates, once, unit_file
-from pipeline_steps.errors import CorpusError, InvalidCut
+from pipeline_steps.errors import CorpusError, InvalidCut, ModelError
 
 
 _SEED = 1234  # lm-eval's own default, of exemplars that are drawn; ours are the first ones
@@ -85,11 +85,7 @@ def few_shot_rows(
 
     def loaded() -> Any:
         if not model:
-            from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
-
-            model.append(
-                EncoderDecoderLM(checkpoint.model, max_input=settings.max_input, score_eos=settings.score_eos)
-            )
+            model.append(_load(checkpoint, settings))
         return model[0]
 
     def measure(task: EvaluationTask) -> Estimates:
@@ -103,6 +99,20 @@ def few_shot_rows(
         )
         harness = harness_version() + settings.label(task)
         yield [checkpoint.row(task.name, name, estimate, task.shots, harness) for name, estimate in found.items()]
+
+
+def _load(checkpoint: Checkpoint, settings: FewShot) -> Any:
+    """Return the model for lm-eval that suits a checkpoint."""
+    if is_causal(checkpoint.model, checkpoint.revision):
+        from evaluate_suite.causal_lm import CausalLM as Model
+    else:
+        from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM as Model
+    return Model(
+        checkpoint.model,
+        max_input=settings.max_input,
+        score_eos=settings.score_eos,
+        revision=checkpoint.revision,
+    )
 
 
 def best_rows(by_step: dict[int, list[ResultRow]]) -> list[ResultRow]:
@@ -125,7 +135,7 @@ def measure_few_shot(
 
     Args:
         task: a task of the registry whose protocol is few_shot.
-        model: an `EncoderDecoderLM`, or any other LM of lm-eval.
+        model: an `EncoderDecoderLM`, a `CausalLM`, or any other LM of lm-eval.
         data_root: see `evaluate_suite.data`; None: the Hub.
         cot: let the exemplars reason, where the task is measured in both ways.
         limit: questions of each part, the first ones; 0: all.
@@ -188,6 +198,8 @@ def _measure(
         harness.set_fewshot_seed(_SEED)
         model.frame = partial(_frame, harness)
         found = evaluate(model, loaded, limit=limit or None, bootstrap_iters=0, log_samples=False)
+    except ModelError:
+        raise
     except (ValueError, TypeError, LookupError, OSError, AssertionError, TemplateError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CorpusError(

@@ -5,6 +5,7 @@ training has cost so far goes into costs.jsonl beside the results, apart from th
 four functions take
 
     runs     training runs by sampler; for all but `perplexity` also checkpoints, folders of other models, Hub ids
+             with or without @REVISION
     output   a local file of results
     cache    the folder of what was measured, "evaluation" beside the output unless given
 
@@ -22,7 +23,7 @@ from typing import Any
 from datatrove.utils.logging import logger
 
 from evaluate_suite.bits_per_byte import DomainModel, Windows, domain_rows
-from evaluate_suite.checkpoint import Checkpoint, cost_rows, find_checkpoints
+from evaluate_suite.checkpoint import Checkpoint, cost_rows, find_checkpoints, is_causal
 from evaluate_suite.domains import Source, read_domains
 from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows
 from evaluate_suite.fine_tuning_runs import (
@@ -37,7 +38,7 @@ from evaluate_suite.registry import find_tasks
 from evaluate_suite.results import ResultRow
 from evaluate_suite.units import add_results
 from pipeline_steps.credentials import refuse_credentials
-from pipeline_steps.errors import InvalidCut
+from pipeline_steps.errors import InvalidCut, ModelError
 from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.terminal import Terminal
 
@@ -92,7 +93,7 @@ def fine_tune(
     """
     how = how or FineTuning()
     measured = _Measured(output, cache, [runs, vars(how)])
-    checkpoints = _checkpoints(runs, every_checkpoint)
+    checkpoints = _checkpoints(runs, every_checkpoint, tuned=True)
     measured.total = len(checkpoints) * len(suites)
     for checkpoint in checkpoints:
         measured.add_costs(checkpoint)
@@ -129,7 +130,7 @@ def few_shot(
         command = {"finetune": "fine-tune"}.get(others[0].protocol, "perplexity")
         raise InvalidCut(f"{others[0].name} is not asked with exemplars: winnow evaluate {command} measures it")
     measured = _Measured(output, cache, [runs, vars(settings), vars(how)])
-    checkpoints = _checkpoints(runs, every_checkpoint)
+    checkpoints = _checkpoints(runs, every_checkpoint, tuned=instruction_tune)
     measured.total = len(checkpoints) * (1 if instruction_tune else len(asked))
     for checkpoint in checkpoints:
         measured.add_costs(checkpoint)
@@ -228,5 +229,18 @@ def _pairs(runs: Runs) -> list[tuple[str, str]]:
     return [(name, str(run)) for name, run in (runs.items() if isinstance(runs, Mapping) else runs)]
 
 
-def _checkpoints(runs: Runs, every: bool) -> list[Checkpoint]:
-    return [one for name, run in _pairs(runs) for one in find_checkpoints(name, run, every)]
+def _checkpoints(runs: Runs, every: bool, tuned: bool) -> list[Checkpoint]:
+    """Return the checkpoints to measure. Raises ModelError if they are to be fine-tuned and one cannot be."""
+    checkpoints = [one for name, run in _pairs(runs) for one in find_checkpoints(name, run, every)]
+    for one in checkpoints if tuned else ():
+        if is_causal(one.model, one.revision):
+            raise ModelError(
+                f"{one.sampler}={one.model} is decoder-only, and only T5s are fine-tuned here: ask it few-shot tasks, "
+                "without --instruction-tune"
+            )
+        if one.revision:
+            raise ModelError(
+                f"{one.sampler}={one.model}@{one.revision}: fine-tuning takes the newest revision of a Hub id; "
+                "download this one and give its folder"
+            )
+    return checkpoints

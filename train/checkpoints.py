@@ -126,19 +126,19 @@ def load_model(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def load_pretrained(model: str) -> PreTrainedModel:
+def load_pretrained(model: str, revision: str | None = None) -> PreTrainedModel:
     """Load the float32 T5 of a checkpoint, a folder of transformers' or the Hub.
 
     Raises:
         ModelError: it is not a T5, or it cannot be loaded.
     """
-    model_identity(model)  # says in one sentence what is wrong with a name
-    config = load_config(model)
+    model_identity(model, revision)  # says in one sentence what is wrong with a name
+    config = load_config(model, revision)
     if config.model_type not in ("t5", "mt5"):
         raise ModelError(f"{model} is a {config.model_type}, not a T5: give a T5")
     if (Path(model) / "state.json").exists():
         return load_checkpoint(Path(model))[0]
-    return load_weights(AutoModelForSeq2SeqLM, model, dtype="float32")
+    return load_weights(AutoModelForSeq2SeqLM, model, revision, dtype="float32")
 
 
 def load_optimizer(folder: Path) -> dict[str, Tensor]:
