@@ -94,6 +94,26 @@ class TuningFlags:
         return {"every_checkpoint": self.every_checkpoint, "how": how}
 
 
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class AskingFlags:
+    """The flags that say how few-shot tasks are asked.
+
+    Attributes:
+        cot: Let the exemplars of BBH reason too.
+        limit: Questions of each task; 0 is all.
+        max_input: Tokens of a prompt.
+        score_eos: Count the end of a ranked answer as part of it.
+        metrics: Further metrics of ranked answers, e.g. margin acc_norm; nothing is measured again for them.
+    """
+
+    cot: Switch = False
+    limit: int = 0
+    max_input: int = 2048
+    score_eos: Switch = False
+    metrics: Annotated[list[str], Parameter(consume_multiple=True, show_default=False)] = field(default_factory=list)
+
+
 @app.default
 def evaluate(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -189,11 +209,7 @@ def few_shot(
     run: RunFlags,
     *,
     tasks: Annotated[list[str], _MANY] = ["mmlu", "bbh", "reasoning", "qa"],  # noqa: B006
-    cot: Switch = False,
-    limit: int = 0,
-    max_input: int = 2048,
-    score_eos: Switch = False,
-    metrics: Annotated[list[str], _MANY] = [],  # noqa: B006
+    asking: AskingFlags = AskingFlags(),  # noqa: B008
     instruction_tune: Switch = False,
     tuning: TuningFlags = TuningFlags(),  # noqa: B008
 ) -> None:
@@ -202,18 +218,14 @@ def few_shot(
     Args:
         run: The flags of every measurement.
         tasks: Tasks or suites.
-        cot: Let the exemplars of BBH reason too.
-        limit: Questions of each task; 0 is all.
-        max_input: Tokens of a prompt.
-        score_eos: Count the end of a ranked answer as part of it.
-        metrics: Further metrics of ranked answers, e.g. margin acc_norm; nothing is measured again for them.
+        asking: The flags that say how tasks are asked.
         instruction_tune: Fine-tune on FLAN first, and report the best of its checkpoints.
         tuning: The flags of fine-tuning.
     """
     from evaluate_suite import measure
     from evaluate_suite.few_shot import FewShot
 
-    settings = FewShot(tuning.data_root, cot, limit, max_input, score_eos, tuple(metrics))
+    settings = FewShot(tuning.data_root, **vars(asking) | {"metrics": tuple(asking.metrics)})
     given = run.where() | tuning.how() | {"settings": settings}
     _show(measure.few_shot(**given, tasks=tasks, instruction_tune=instruction_tune), run.output)
 

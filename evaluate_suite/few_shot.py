@@ -1,8 +1,8 @@
 """Few-shot tasks through lm-eval: its prompts, its samples, its filters, with `EncoderDecoderLM` for the model.
 
-What a model said of ranked answers is kept, choice by choice, and metrics are computed from that (`choices`). MMLU, BBH
-and question answering are answered directly, reasoning after a chain of thought (Shen et al. 2023; v1 App. C.7); BBH
-with one too if asked.
+What a model said of ranked answers is kept, choice by choice, and metrics are computed from that (`choices`). MMLU,
+BBH and question answering are answered directly, reasoning after a chain of thought (Shen et al. 2023; v1 App. C.7);
+BBH with one too if asked.
 """
 
 from __future__ import annotations
