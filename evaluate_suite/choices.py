@@ -61,6 +61,14 @@ class Choices:
         """Return whether the model has told the tokens of its answers."""
         return bool((self.tokens_QK > 0).all())
 
+    def metrics(self) -> set[str]:
+        """Return the names of the metrics that what was measured allows; a text to be said has no choice to compare."""
+        if self.there_QK.shape[1] == 1:
+            return {"exact_match", "bits_per_byte"}
+        absent = set() if self.counts_tokens() else {"accuracy_per_token"}
+        absent |= {"accuracy_unconditional"} if self.unconditional_QK is None else set()
+        return METRICS.keys() - absent
+
 
 def accuracy(choices: Choices, score_QK: np.ndarray) -> np.ndarray:
     """Return 1 where the choice of the highest score is right, else 0, float64 [Q]; the first of equals counts."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from evaluate_suite.averages import centred, mean_of, suite_scores
 from evaluate_suite.checkpoint import Checkpoint, harness_version
-from evaluate_suite.choices import METRICS, Choices, check_metrics, estimate
+from evaluate_suite.choices import Choices, check_metrics, estimate
 from evaluate_suite.data import data_digest, dataset_arguments
 from evaluate_suite.harness_tasks import stock_tasks
 from evaluate_suite.registry import CENTRED, EvaluationTask, by_suite, extra_suites
@@ -175,12 +175,12 @@ def estimates(task: EvaluationTask, answers: Sequence[Answers], further: Sequenc
         further: names of `choices.METRICS` to report of ranked answers beside the task's own.
 
     Raises:
-        InvalidCut: what a counted or a further metric needs was not measured.
+        InvalidCut: what a counted metric needs was not measured.
     """
     if "choices" in answers[0]:
         choices = [Choices(one["choices"]) for one in answers]
-        absent = set() if all(one.counts_tokens() for one in choices) else {"accuracy_per_token"}
-        names = [*task.metrics, *(name for name in task.beside if name in METRICS and name not in absent), *further]
+        known = set.intersection(*(one.metrics() for one in choices))
+        names = [*task.metrics, *(name for name in (*task.beside, *further) if name in known)]
         parts = [{name: estimate(one, name) for name in names} for one in choices]
     else:
         parts = [{name: one[name] for name in task.metrics} for one in answers]

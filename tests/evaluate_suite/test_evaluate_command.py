@@ -108,6 +108,7 @@ def test_further_suites_have_rows_of_their_own(run, data_root, tmp_path, capsys)
     )
     assert found["core_v1", "centred_accuracy"].value == pytest.approx(core.value + shift / 22)
     assert found["core_copa", "margin"].n == 2
+    assert ("core_jeopardy", "margin") not in found  # nothing to compare
     assert ("early_signal", "bits_per_byte") not in found
     cached = {path.name for path in (tmp_path / "evaluation").rglob("mmlu_cloze-*.json")}
     assert len(cached) == 57  # what is lost with a kill is a subject
