@@ -62,7 +62,7 @@ class Choices:
         return bool((self.tokens_QK > 0).all())
 
     def metrics(self) -> set[str]:
-        """Return the names of the metrics that what was measured allows; a text to be said has no choice to compare."""
+        """Return the metrics that what was measured allows; a text to be said has no choice to be compared with."""
         if self.there_QK.shape[1] == 1:
             return {"exact_match", "bits_per_byte"}
         absent = set() if self.counts_tokens() else {"accuracy_per_token"}
