@@ -16,6 +16,7 @@ from pipeline_steps.readers.reading import USUAL, Reading
 
 
 if TYPE_CHECKING:  # names here must not stand in the signature of a command, which cyclopts resolves
+    from evaluate_suite.registry import EvaluationTask
     from evaluate_suite.results import ResultRow
 
 
@@ -29,7 +30,7 @@ _USUAL = {"prompts_shortened": 0.0, "prompts_cut": 0.0, "coverage": 1.0, "unknow
 app = App(
     name="evaluate",
     help=(
-        "Measure models: the paper's 111 tasks.\n\n"
+        "Measure models: the paper's 111 tasks, and suites on which small models differ early.\n\n"
         "Runs are folders of `winnow pretrain`; checkpoints, folders of any T5 and Hub ids will do for fine-tune and "
         "few-shot too, and those of causal models for bits-per-byte. Rows are added to the results; what was measured "
         "before, of the same weights with the same settings, is not measured again. Data come from the Hub, or with "
@@ -39,7 +40,8 @@ app = App(
         "winnow evaluate bits-per-byte --runs full=RUN qwen=Qwen/Qwen3-0.6B-Base --text news=news.jsonl web=web/ "
         "--output r.jsonl\n\n"
         "winnow evaluate fine-tune --runs full=RUN random=RUN --suites glue superglue --output r.jsonl\n\n"
-        "winnow evaluate few-shot --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output r.jsonl"
+        "winnow evaluate few-shot --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output r.jsonl\n\n"
+        "winnow evaluate few-shot --runs full=RUN random=RUN --tasks early_signal --output r.jsonl"
     ),
     result_action="return_value",
     default_parameter=Parameter(negative=()),
@@ -97,10 +99,32 @@ class TuningFlags:
         return {"every_checkpoint": self.every_checkpoint, "how": how}
 
 
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class AskingFlags:
+    """The flags that say how few-shot tasks are asked.
+
+    Attributes:
+        cot: Let the exemplars of BBH reason too.
+        limit: Questions of each task; 0 is all.
+        max_input: Tokens of a prompt.
+        score_eos: Count the end of a ranked answer as part of it.
+        metrics: Further metrics of ranked answers, e.g. margin acc_norm; nothing is measured again for them.
+    """
+
+    cot: Switch = False
+    limit: int = 0
+    max_input: int = 2048
+    score_eos: Switch = False
+    metrics: Annotated[list[str], Parameter(consume_multiple=True, show_default=False)] = field(default_factory=list)
+
+
 @app.default
 def evaluate(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    list_: Annotated[Switch, Parameter(name="--list", help="Print the paper's 111 tasks.")] = False,
+    list_: Annotated[
+        Switch, Parameter(name="--list", help="Print the paper's 111 tasks and the further suites.")
+    ] = False,
     harness: Annotated[Switch, Parameter(help="Print the folder of our lm-eval tasks.")] = False,
 ) -> None:
     """Print what a flag alone asks for, and refuse words that are no command."""
@@ -121,25 +145,31 @@ def show_harness() -> None:
 
 @app.command(name="list")
 def show_tasks() -> None:
-    """Print the paper's 111 tasks and how each is measured, a table for each suite."""
+    """Print the paper's 111 tasks and how each is measured, a table for each suite, then the further suites."""
     from rich.table import Table
 
-    from evaluate_suite.registry import SUITES, by_suite, registry
+    from evaluate_suite.registry import EXTRA_SUITES, SUITES, by_suite, extra_suites, registry
     from pipeline_steps.terminal import wide
 
     console = wide()
     columns = ("task", "protocol", "shots", "metrics", "chance", "dataset")
-    for suite, tasks in by_suite().items():
-        table = Table(*columns, title=SUITES[suite], title_justify="left")
+
+    def show(title: str, tasks: list[EvaluationTask]) -> None:
+        table = Table(*columns, title=title, title_justify="left")
         for task in tasks:
             name = task.name if task.scored else f"{task.name} (not scored: {task.note})"
             shots = f"{task.shots} {task.mode}" if task.mode else ""
             chance = "" if task.chance is None else f"{task.chance:g}"
-            where = f"{task.dataset} {task.config} {task.split}"
+            where = f"{task.dataset} {'' if task.parts else task.config} {task.split}"
             table.add_row(name, task.protocol, shots, ", ".join(task.metrics), chance, where)
         console.print(table)
+
+    for suite, tasks in by_suite().items():
+        show(SUITES[suite], tasks)
     scored = sum(task.scored for task in registry().values())
     console.print(f"{len(registry())} tasks, {scored} of them scored", highlight=False)
+    for suite, tasks in extra_suites().items():
+        show(f"{EXTRA_SUITES[suite]} (--tasks {suite}; not of the paper)", tasks)
 
 
 @app.command(name="perplexity")
@@ -241,29 +271,24 @@ def few_shot(
     run: RunFlags,
     *,
     tasks: Annotated[list[str], _MANY] = ["mmlu", "bbh", "reasoning", "qa"],  # noqa: B006
-    cot: Switch = False,
-    limit: int = 0,
-    max_input: int = 2048,
-    score_eos: Switch = False,
+    asking: AskingFlags = AskingFlags(),  # noqa: B008
     instruction_tune: Switch = False,
     tuning: TuningFlags = TuningFlags(),  # noqa: B008
 ) -> None:
-    """Ask the tasks of MMLU, BBH, reasoning and question answering through lm-eval.
+    """Ask the tasks of MMLU, BBH, reasoning, question answering and the further suites through lm-eval.
 
     Args:
         run: The flags of every measurement.
         tasks: Tasks or suites.
-        cot: Let the exemplars of BBH reason too.
-        limit: Questions of each task; 0 is all.
-        max_input: Tokens of a prompt.
-        score_eos: Count the end of a ranked answer as part of it.
+        asking: The flags that say how tasks are asked.
         instruction_tune: Fine-tune on FLAN first, and report the best of its checkpoints.
         tuning: The flags of fine-tuning.
     """
     from evaluate_suite import measure
     from evaluate_suite.few_shot import FewShot
 
-    given = run.where() | tuning.how() | {"settings": FewShot(tuning.data_root, cot, limit, max_input, score_eos)}
+    settings = FewShot(tuning.data_root, **vars(asking) | {"metrics": tuple(asking.metrics)})
+    given = run.where() | tuning.how() | {"settings": settings}
     _show(measure.few_shot(**given, tasks=tasks, instruction_tune=instruction_tune), run.output)
 
 

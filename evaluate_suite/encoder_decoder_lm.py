@@ -80,6 +80,10 @@ class EncoderDecoderLM(PromptedLM):
                 bar.update(len(batch))
         return found
 
+    def answer_length(self, request: Instance) -> int:
+        """Return the tokens of a request's answer that `loglikelihood` scores."""
+        return len(self._answer_ids(request.args[1]))
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return what greedy decoding says, up to the first of the task's stop strings."""
         inputs = [self._prompt_ids(request) for request in requests]

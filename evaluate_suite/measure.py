@@ -22,6 +22,7 @@ from typing import Any
 
 from datatrove.utils.logging import logger
 
+from evaluate_suite.averages import extra_scores
 from evaluate_suite.bits_per_byte import DomainModel, Windows, domain_rows
 from evaluate_suite.checkpoint import Checkpoint, cost_rows, find_checkpoints, is_causal
 from evaluate_suite.domains import Source, read_domains
@@ -34,7 +35,7 @@ from evaluate_suite.fine_tuning_runs import (
     tuning_folder,
 )
 from evaluate_suite.perplexity import HeldOut, perplexity_rows, trained_checkpoints
-from evaluate_suite.registry import find_tasks
+from evaluate_suite.registry import EXTRA_SUITES, extra_suites, find_tasks
 from evaluate_suite.results import ResultRow
 from evaluate_suite.units import add_results
 from pipeline_steps.credentials import refuse_credentials
@@ -112,7 +113,7 @@ def few_shot(
     every_checkpoint: bool = False,
     how: FineTuning | None = None,
 ) -> list[ResultRow]:
-    """Ask checkpoints few-shot tasks through lm-eval.
+    """Ask checkpoints few-shot tasks through lm-eval; a further suite that is asked for by name has rows of its own.
 
     Args:
         tasks: names of tasks or suites.
@@ -135,8 +136,11 @@ def few_shot(
     for checkpoint in checkpoints:
         measured.add_costs(checkpoint)
         if not instruction_tune:
+            found = []
             for task, rows in zip(asked, few_shot_rows(checkpoint, asked, settings, measured.cache), strict=True):
                 measured.add(checkpoint, task.name, rows)
+                found += rows
+            measured.keep(_suite_rows(checkpoint, tasks, found))
             continue
         run_fine_tuning(checkpoint, "flan", measured.cache, how)
         tuned = tuned_checkpoints(checkpoint, tuning_folder(checkpoint, "flan", measured.cache))
@@ -144,7 +148,8 @@ def few_shot(
             step: [row for rows in few_shot_rows(one, asked, settings, measured.cache) for row in rows]
             for step, one in tuned.items()
         }
-        measured.add(checkpoint, f"{', '.join(tasks)} after FLAN", best_rows(by_step))
+        best = best_rows(by_step)
+        measured.add(checkpoint, f"{', '.join(tasks)} after FLAN", best + _suite_rows(checkpoint, tasks, best))
     return measured.rows
 
 
@@ -212,17 +217,31 @@ class _Measured:
 
     def add(self, checkpoint: Checkpoint, what: str, rows: list[ResultRow]) -> None:
         """Add the rows of a measurement, and say that it is done."""
-        add_results(self._output, rows)
-        self.rows += rows
+        self.keep(rows)
         self._finished += 1
         before, self._since = self._since, time.monotonic()
         line = f"[{self._finished}/{self.total}] {checkpoint.sampler} {checkpoint.name}: {what}"
         self._terminal.print(f"{line}, {self._since - before:.1f} s", highlight=False, soft_wrap=True)
 
+    def keep(self, rows: list[ResultRow]) -> None:
+        """Add rows."""
+        add_results(self._output, rows)
+        self.rows += rows
+
     def add_costs(self, checkpoint: Checkpoint) -> None:
         """Add what the training of a checkpoint has cost to costs.jsonl, if its run has noted that."""
         if rows := cost_rows(checkpoint):
             add_results(str(Path(self._output).with_name("costs.jsonl")), rows)
+
+
+def _suite_rows(checkpoint: Checkpoint, names: Sequence[str], rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Return the rows of the further suites among the names; the shots of a suite are its tasks' most."""
+    found = []
+    for suite in [name for name in EXTRA_SUITES if name in names]:
+        shots = max(task.shots for task in extra_suites()[suite])
+        for name, estimates in extra_scores(rows, suite).items():
+            found += [checkpoint.row(name, m, one, shots, rows[0].harness_version) for m, one in estimates.items()]
+    return found
 
 
 def _pairs(runs: Runs) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
-"""The paper's 111 tasks, as data: one entry a task in `evaluate_suite/tasks/*.yaml`.
+"""The paper's 111 tasks and the tasks of further suites, as data: one entry a task in `evaluate_suite/tasks/*.yaml`.
 
 1 C4 perplexity, 1 high-quality perplexity, 11 GLUE, 8 SuperGLUE, 1 CNN/DailyMail, 1 SQuAD, 57 MMLU, 23 BIG-Bench Hard,
 4 reasoning, 4 question answering; the ten suites are what over-scaling and effective model size average over. A task
-without public labels is registered and not scored.
+without public labels is registered and not scored. The further suites stand apart: nothing of the paper counts them.
 """
 
 from __future__ import annotations
@@ -31,16 +31,24 @@ SUITES = {
     "reasoning": "Reasoning",
     "qa": "Question answering",
 }
+EXTRA_SUITES = {
+    "early_signal": "Early signal",
+    "core_v2": "CORE, corrected baselines",
+}
+CENTRED = "centred_accuracy"  # of CORE: percent of the way from guessing to all right
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity"})
+_WITHOUT_CHANCE = frozenset({"bits_per_byte", "margin"})
+_RIGHT_CHOICE = ("accuracy", "acc_", "choice_probability")  # metrics of ranked answers that guessing has a level of
 PROTOCOLS = ("perplexity", "finetune", "few_shot")
 
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """One of the 111 tasks, or data that a suite is trained on beside them.
+    """One of the 111 tasks, a task of a further suite, or data that a suite is trained on beside them.
 
     Attributes:
         name: name that no other task has.
-        suite: key of `SUITES`.
+        suite: key of `SUITES` or `EXTRA_SUITES`.
         protocol: how it is measured, one of `PROTOCOLS`.
         dataset: Hub id.
         split: the split that is measured on.
@@ -58,10 +66,11 @@ class EvaluationTask:
         parts: configurations whose mean is the task.
         shots: exemplars in the prompt.
         mode: "direct" or "cot", whether exemplars reason before they answer.
-        chance: score of guessing, in the metric's unit (percent); None for perplexity.
+        chance: score of guessing, in percent; None for perplexity. See `chance_of`.
         scored: whether there are public labels to score with.
         harness: file of the lm-eval task, its own or in `evaluate_suite/harness`, {part} standing for a configuration.
         cot_harness: the same with a chain of thought, if the suite is measured in both ways.
+        unconditional: whether ranked answers are scored without their questions too, for `accuracy_unconditional`.
         note: what a reader of the number should know.
     """
 
@@ -88,6 +97,7 @@ class EvaluationTask:
     scored: bool = True
     harness: str = ""
     cot_harness: str = ""
+    unconditional: bool = False
     note: str = field(default="", compare=False)
 
     @property
@@ -95,13 +105,26 @@ class EvaluationTask:
         """Return all metrics, those that do not count last."""
         return self.metrics + self.beside
 
+    def chance_of(self, metric: str) -> float | None:
+        """Return the score of guessing in one metric, in its unit; None where there is none, as for bits per byte."""
+        if metric == CENTRED:
+            return 0.0
+        known = metric in self.reported or metric.startswith(_RIGHT_CHOICE)
+        return self.chance if known and metric not in _WITHOUT_CHANCE else None
+
+
+@cache
+def all_tasks() -> dict[str, EvaluationTask]:
+    """Return all tasks by name, in the order of `SUITES`, then of `EXTRA_SUITES`."""
+    tasks = [task for file in _files() for task in _read(file)]
+    order = [*SUITES, *EXTRA_SUITES]
+    return {task.name: task for task in sorted(tasks, key=lambda task: order.index(task.suite))}
+
 
 @cache
 def registry() -> dict[str, EvaluationTask]:
-    """Return all tasks by name, in the order of `SUITES`."""
-    tasks = [task for file in _files() for task in _read(file)]
-    order = list(SUITES)
-    return {task.name: task for task in sorted(tasks, key=lambda task: order.index(task.suite))}
+    """Return the paper's 111 tasks by name, in the order of `SUITES`."""
+    return {name: task for name, task in all_tasks().items() if task.suite in SUITES}
 
 
 @cache
@@ -111,8 +134,18 @@ def training_data(suite: str) -> list[EvaluationTask]:
 
 
 def by_suite() -> dict[str, list[EvaluationTask]]:
-    """Return the tasks of each suite."""
+    """Return the tasks of each of the paper's suites."""
     return {suite: [task for task in registry().values() if task.suite == suite] for suite in SUITES}
+
+
+@cache
+def extra_suites() -> dict[str, list[EvaluationTask]]:
+    """Return the tasks of each further suite; some are tasks of the paper that count there too."""
+    shared = {content["defaults"].get("suite"): content.get("shared", []) for content in map(_content, _files())}
+    return {
+        suite: [task for task in all_tasks().values() if task.suite == suite or task.name in shared[suite]]
+        for suite in EXTRA_SUITES
+    }
 
 
 def find_tasks(names: Iterable[str]) -> list[EvaluationTask]:
@@ -121,14 +154,13 @@ def find_tasks(names: Iterable[str]) -> list[EvaluationTask]:
     Raises:
         InvalidCut: there is no such task; names those that are spelled nearly alike.
     """
-    tasks, wanted = registry(), set()
-    suites = {task.suite for task in tasks.values()}
+    tasks, suites, wanted = all_tasks(), by_suite() | extra_suites(), set[str]()
     for name in names:
         if name not in tasks and name not in suites:
             near = difflib.get_close_matches(name, [*suites, *tasks], n=3)
-            said = f"did you mean {' or '.join(near)}?" if near else "winnow evaluate --list names all 111"
+            said = f"did you mean {' or '.join(near)}?" if near else "winnow evaluate --list names them all"
             raise InvalidCut(f"no task or suite {name!r}: {said}")
-        wanted |= {task.name for task in tasks.values() if name in (task.name, task.suite)}
+        wanted |= {task.name for task in suites.get(name, [])} | ({name} & tasks.keys())
     return [task for task in tasks.values() if task.name in wanted]
 
 
@@ -137,8 +169,13 @@ def _files() -> list[Any]:
     return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
 
 
+def _content(file: Any) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.load(file.read_text(), yaml.CSafeLoader)
+    return content
+
+
 def _read(file: Any, section: str = "tasks") -> list[EvaluationTask]:
-    content = yaml.load(file.read_text(), yaml.CSafeLoader)
+    content = _content(file)
     lists = {one.name for one in fields(EvaluationTask) if str(one.type).startswith("tuple")}
     tasks = []
     for name, entry in content.get(section, {}).items():

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evaluate_suite.registry import registry
+from evaluate_suite.registry import all_tasks
 from launch.yaml_places import nearest, refusal, short
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.filters.cut_settings import Cut
@@ -53,8 +53,8 @@ class Section(BaseModel):
 
 
 def _few_shot(names: list[str]) -> list[str]:
-    known = {one.name for one in registry().values() if one.protocol == "few_shot"}
-    known |= {one.suite for one in registry().values() if one.protocol == "few_shot"}
+    known = {one.name for one in all_tasks().values() if one.protocol == "few_shot"}
+    known |= {one.suite for one in all_tasks().values() if one.protocol == "few_shot"}
     for name in names:
         if name not in known:
             raise refusal(f"no few-shot task or suite {name!r}: {nearest(name, sorted(known))}", given=name)

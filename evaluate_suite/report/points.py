@@ -22,7 +22,7 @@ import numpy as np
 from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
 from evaluate_suite.normalised import LOWER_IS_BETTER
-from evaluate_suite.registry import SUITES, EvaluationTask, by_suite, registry
+from evaluate_suite.registry import EXTRA_SUITES, SUITES, EvaluationTask, by_suite, registry
 from evaluate_suite.results import ResultRow, read_results
 from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
@@ -227,7 +227,8 @@ def measures(study: StudyResults, model: str | None = None) -> list[str]:
 
 def title(measure: str) -> str:
     """Return the display name of a measure."""
-    return HEADLINES.get(measure) or SUITES.get(measure) or _TITLES.get(measure) or f"Perplexity, {measure}"
+    known = HEADLINES | SUITES | EXTRA_SUITES | _TITLES
+    return known.get(measure) or f"Perplexity, {measure}"
 
 
 def unit(measure: str) -> str:

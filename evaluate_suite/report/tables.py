@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluate_suite.agreement import overlap, rank_change
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, SELECTED_TOKENS, TRAINING_HOURS
-from evaluate_suite.registry import SUITES, registry
+from evaluate_suite.registry import SUITES, all_tasks
 from evaluate_suite.report.figures_runs import dot_of
 from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, total_hours
 from evaluate_suite.report.points import (
@@ -224,7 +224,7 @@ def task_table(study: StudyResults, model: str, rate: float) -> Table:
     names = [point.sampler for point in points]
     columns = [Column("Task"), Column("Suite"), Column("Metric"), Column("n"), Column("Shots"), Column("Chance")]
     columns += [Column(label(name), "± standard error") for name in names]
-    order = list(registry())
+    order = list(all_tasks())
     rows = []
     for task, metric in sorted(found, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key)):
         rows.append(_task_cells(task, metric, found[task, metric], names))
@@ -240,9 +240,9 @@ def measure_name(study: StudyResults, measure: str) -> str:
 def _task_cells(
     task: str, metric: str, found: Mapping[str, Sequence[ResultRow]], names: Sequence[str]
 ) -> tuple[Cell, ...]:
-    known, rows = registry().get(task), [row for rows in found.values() for row in rows]
+    known, rows = all_tasks().get(task), [row for rows in found.values() for row in rows]
     sizes, shots = sorted({row.n for row in rows}), sorted({row.n_shot for row in rows})
-    chance = known.chance if known and metric in known.reported else None
+    chance = known.chance_of(metric) if known else None
     cells = [
         Cell(task),
         Cell(title(known.suite if known else task)),

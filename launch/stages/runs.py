@@ -325,8 +325,9 @@ class FewShots(Tuned):
             asked = list(tuned_checkpoints(last, folder).values())
         for task in find_tasks(self.tasks_asked):
             for checkpoint in asked:
-                file = unit_file(cache, sampler, checkpoint.name, task.name + self._settings().label(task))
-                yield file, [last.row(task.name, "", (0.0, 0.0, 0), 0, "")]
+                for name in self._settings().units(task):
+                    file = unit_file(cache, sampler, checkpoint.name, name)
+                    yield file, [last.row(task.name, "", (0.0, 0.0, 0), 0, "")]
 
 
 def _known_rows(output: str) -> set[tuple[object, ...]]:

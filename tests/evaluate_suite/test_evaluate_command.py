@@ -12,11 +12,13 @@ from test_perplexity import made, train  # noqa: F401  a run with two checkpoint
 
 from evaluate_suite import few_shot, measure
 from evaluate_suite.__main__ import main
+from evaluate_suite.averages import extra_scores
 from evaluate_suite.checkpoint import cost_rows, find_checkpoints
 from evaluate_suite.fine_tuning_runs import FineTuning
+from evaluate_suite.registry import extra_suites
 from evaluate_suite.results import read_results
 from pipeline_steps import EMBEDDED_PROXY
-from pipeline_steps.errors import WinnowError
+from pipeline_steps.errors import StoreIncomplete, WinnowError
 from train.run_directory import sealed_row
 from train.token_store_writer import TokenStoreWriter
 
@@ -74,12 +76,59 @@ def test_few_shot_adds_rows(run, data_root, tmp_path, capsys):
     assert "did you mean anatomy" in capsys.readouterr().err
 
 
+def test_further_suites_have_rows_of_their_own(run, data_root, tmp_path, capsys):
+    """CORE's terms are rows too; a suite of which a task is missing has none."""
+    output = tmp_path / "results.jsonl"
+    argv = [
+        "few-shot",
+        "--runs",
+        f"random={run}",
+        "--data-root",
+        str(data_root),
+        "--output",
+        str(output),
+        "--limit",
+        "2",
+    ]
+    assert main([*argv, "--tasks", "core_v2", "mmlu_cloze", "--metrics", "margin"]) == 0
+    found = {(row.task, row.metric): row for row in read_results(str(output))}
+    tasks = extra_suites()["core_v2"]
+    terms = [found[task.name, "centred_accuracy"] for task in tasks]
+    core = found["core_v2", "centred_accuracy"]
+    assert core.value == pytest.approx(sum(row.value for row in terms) / 22)
+    assert core.stderr == pytest.approx(sum(row.stderr**2 for row in terms) ** 0.5 / 22)
+    for task, row in zip(tasks, terms, strict=True):
+        score = found[task.name, task.metrics[0]].value
+        assert row.value == pytest.approx((score - task.chance) / (1 - task.chance / 100))
+    older = {"core_commonsense_qa": 20, "core_agi_eval_lsat_ar": 20, "core_bigbench_language_identification": 9.1}
+    shift = sum(
+        (found[task.name, task.metrics[0]].value - older[task.name]) / (1 - older[task.name] / 100) - row.value
+        for task, row in zip(tasks, terms, strict=True)
+        if task.name in older
+    )
+    assert found["core_v1", "centred_accuracy"].value == pytest.approx(core.value + shift / 22)
+    assert found["core_copa", "margin"].n == 2
+    assert ("core_jeopardy", "margin") not in found  # nothing to compare
+    assert ("early_signal", "bits_per_byte") not in found
+    cached = {path.name for path in (tmp_path / "evaluation").rglob("mmlu_cloze-*.json")}
+    assert len(cached) == 57  # what is lost with a kill is a subject
+    assert main([*argv, "--tasks", "early_signal", "--metrics", "marign"]) == 2
+    assert "did you mean margin" in capsys.readouterr().err
+    assert main([*argv, "--tasks", "early_signal"]) == 0
+    found = {(row.task, row.metric): row.value for row in read_results(str(output))}
+    names = [task.name for task in extra_suites()["early_signal"]]
+    for metric in ("accuracy", "accuracy_per_character", "bits_per_byte", "choice_probability"):
+        assert found["early_signal", metric] == pytest.approx(sum(found[name, metric] for name in names) / 9)
+    with pytest.raises(StoreIncomplete, match=r"21 of 22 tasks were measured; core_copa are missing"):
+        extra_scores([row for row in read_results(str(output)) if row.task != "core_copa"], "core_v2")
+
+
 def killed_at(name, argv):
     """Give a command in a fork of this process, which kills itself where it would measure a task; the exit code."""
     child = os.fork()
     if not child:
-        inner = few_shot.measure_few_shot
-        few_shot.measure_few_shot = lambda task, *rest: (
+        inner = few_shot.ask
+        few_shot.ask = lambda task, *rest: (
             os.kill(os.getpid(), signal.SIGKILL) if task.name == name else inner(task, *rest)
         )
         try:
@@ -101,8 +150,8 @@ def test_killed_and_given_again(run, data_root, tmp_path, monkeypatch):
     assert units == ["arc_easy", "qa_boolq", "unifiedqa"]
     assert main(argv("undisturbed")) == 0
     measured = []
-    inner = few_shot.measure_few_shot
-    monkeypatch.setattr(few_shot, "measure_few_shot", lambda task, *rest: measured.append(task) or inner(task, *rest))
+    inner = few_shot.ask
+    monkeypatch.setattr(few_shot, "ask", lambda task, *rest: measured.append(task) or inner(task, *rest))
     assert main(argv("killed")) == 0
     assert [task.name for task in measured] == ["arc_challenge"]
     assert (tmp_path / "killed/results.jsonl").read_bytes() == (tmp_path / "undisturbed/results.jsonl").read_bytes()

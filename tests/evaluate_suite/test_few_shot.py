@@ -2,25 +2,29 @@
 
 import json
 import math
+import random
 import shutil
 
 import pytest
 from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tiny_data import ROWS, questions
+from tiny_data import EARLY, ROWS, questions, write_jsonl
 
 from evaluate_suite.checkpoint import Checkpoint
+from evaluate_suite.choices import METRICS, Choices
 from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
-from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows, harness_config, measure_few_shot
+from evaluate_suite.few_shot import FewShot, ask, best_rows, estimates, few_shot_rows, harness_config, measure_few_shot
 from evaluate_suite.harness_tasks import gsm8k_exemplars
-from evaluate_suite.registry import by_suite, registry
+from evaluate_suite.registry import all_tasks, by_suite, extra_suites, registry
 from evaluate_suite.results import ResultRow
 from pipeline_steps import EMBEDDED_PROXY
 from pipeline_steps.errors import CorpusError, InvalidCut
 
 
-TASKS = [task for tasks in by_suite().values() for task in tasks if task.protocol == "few_shot"]
+PARTS = [(10.0, 3.0, 5), (20.0, 4.0, 50), (60.0, 0.0, 5)]
+TASKS = [task for task in all_tasks().values() if task.protocol == "few_shot"]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +41,7 @@ def lm(model):
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_every_task_from_end_to_end(task, lm, data_root):
     found = measure_few_shot(task, lm, str(data_root))
-    assert set(found) == {*task.metrics, "prompts_shortened", "prompts_cut"}
+    assert set(found) == {*task.reported, "prompts_shortened", "prompts_cut"}
     value, stderr, n = found[task.metrics[0]]
     assert 0 <= value <= 100
     if not task.parts:
@@ -78,7 +82,8 @@ def test_our_tasks_are_there_for_lm_eval_by_name(capsys):
     assert main(["--harness"]) == 0
     manager = TaskManager(include_path=capsys.readouterr().out.strip(), include_defaults=False)
     fine_tuned = {f"winnow_t5_{task.name}" for s in by_suite().values() for task in s if task.protocol == "finetune"}
-    own = {"winnow_svamp", "winnow_asdiv_cot", "winnow_strategyqa", "winnow_unifiedqa"}
+    own = {"winnow_svamp", "winnow_asdiv_cot", "winnow_strategyqa", "winnow_unifiedqa", "winnow_commonsense_qa_cloze"}
+    own |= {f"winnow_{task.name}" for task in extra_suites()["core_v2"]}
     assert set(manager.all_tasks) == own | fine_tuned - {"winnow_t5_ax", "winnow_t5_wnli"}
 
 
@@ -101,11 +106,109 @@ def test_prompts_hold_eight_exemplars_then_the_question(lm, data_root):
     assert asked[0].count("So the answer is no.") == 4
 
 
-def test_parts_count_alike_and_their_errors_add_up(lm, data_root, monkeypatch):
-    measured = iter([(10.0, 3.0, 5), (20.0, 4.0, 50), (60.0, 0.0, 5)])
-    monkeypatch.setattr("evaluate_suite.few_shot._measure", lambda *_: next(measured))
-    found = measure_few_shot(registry()["logical_deduction"], lm, str(data_root))
+def test_parts_count_alike_and_their_errors_add_up():
+    answers = [{"exact_match": one, "prompts_shortened": 1, "prompts_cut": 0} for one in PARTS]
+    found = estimates(registry()["logical_deduction"], answers)
     assert found["exact_match"] == (30.0, pytest.approx(5 / 3), 60)
+    assert found["prompts_shortened"] == (3.0, 0.0, 60)
+
+
+def recorded(lm):
+    """A model like `lm`, and the (prompt, answer) pairs that it is asked, with what it says."""
+    asked = []
+
+    class Recording(EncoderDecoderLM):
+        def loglikelihood(self, requests, disable_tqdm=False):
+            found = super().loglikelihood(requests, disable_tqdm)
+            asked.extend((*request.args, *said) for request, said in zip(requests, found, strict=True))
+            return found
+
+    return Recording(lm._model, lm._tokenizer), asked
+
+
+@pytest.mark.parametrize("name", ["hellaswag", "arc_challenge", "commonsense_qa_cloze", "winogrande", "anatomy"])
+def test_each_question_has_lm_evals_own_numbers(name, lm, data_root):
+    """On the same samples; ARC's questions have 3 to 5 choices, one of CommonsenseQA's is there twice."""
+    task = all_tasks()[name]
+    config = harness_config(task, task.config, str(data_root))
+    ours = ["accuracy"] + (["acc_norm", "acc_bytes"] if name != "winogrande" else [])  # theirs count contexts there
+    ours += ["accuracy_unconditional"] if task.unconditional else []
+    theirs = [{"accuracy": "acc", "accuracy_unconditional": "acc_mutual_info"}.get(one, one) for one in ours]
+    config["metric_list"] = [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in theirs]
+    manager = TaskManager(include_defaults=False)
+    fresh = EncoderDecoderLM(lm._model, lm._tokenizer)  # without the frame of another task
+    (samples,) = simple_evaluate(fresh, tasks=[config], bootstrap_iters=0, task_manager=manager)["samples"].values()
+    samples.sort(key=lambda sample: sample["doc_id"])
+    choices = Choices(ask(task, lm, str(data_root), False, 0)["choices"])
+    for mine, its in zip(ours, theirs, strict=True):
+        assert METRICS[mine](choices).tolist() == [sample[its] for sample in samples], mine
+    said = [[reply[0][0] for reply in sample["resps"]] for sample in samples]
+    kept = [row[there].tolist() for row, there in zip(choices.log_likelihood_QK, choices.there_QK, strict=True)]
+    assert kept == [one[: len(row)] for one, row in zip(said, kept, strict=True)]  # to the bit
+
+
+def test_two_contexts_and_one_ending(lm, data_root):
+    model, asked = recorded(lm)
+    ask(all_tasks()["winogrande"], model, str(data_root), False, 0)
+    assert asked[0][:2] == ("The fox saw the owl 0 times because the fox", " was hungry.")
+    assert asked[1][:2] == ("The fox saw the owl 0 times because the owl", " was hungry.")
+    shorter = EncoderDecoderLM(lm._model, lm._tokenizer, max_input=4)
+    assert ask(all_tasks()["winogrande"], shorter, str(data_root), False, 0)["prompts_cut"] == 2 * ROWS
+
+
+@pytest.mark.parametrize("name", ["core_arc_easy", "core_winograd", "core_jeopardy"])
+def test_core_is_asked_as_nanochat_does(name, lm, data_root):
+    """Prompts, exemplars and comparison, written here from its rules."""
+    model, asked = recorded(lm)
+    task = all_tasks()[name]
+    found = measure_few_shot(task, model, str(data_root))
+    (file,) = (data_root / task.dataset / task.config).glob(f"{name.removeprefix('core_')}*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    random.Random(1337).shuffle(rows)
+    delimiter = " " if name == "core_winograd" else "\nAnswer: "
+
+    def full(row, choice):
+        if "choices" in row:
+            return row["query"] + delimiter + row["choices"][choice]
+        if "context_options" in row:
+            return row["context_options"][choice] + delimiter + row["continuation"]
+        return row["context"].strip() + delimiter + row["continuation"]
+
+    right = []
+    for number, row in enumerate(rows):
+        others = [place for place in range(len(rows)) if place != number]
+        drawn = random.Random(1234 + number).sample(others, task.shots) if task.shots else []
+        head = "".join(full(rows[place], rows[place].get("gold")) + "\n\n" for place in drawn)
+        texts = [
+            head + full(row, choice) for choice in range(len(row.get("choices", row.get("context_options", "1"))))
+        ]
+        mine, asked[: len(texts)] = asked[: len(texts)], []
+        assert [prompt + answer for prompt, answer, *_ in mine] == texts
+        losses = [-said / len(lm._ids(answer)) for _, answer, said, _ in mine]
+        right.append(losses.index(min(losses)) == row["gold"] if "gold" in row else mine[0][3])
+    accuracy = 100 * sum(right) / len(right)
+    assert found[task.metrics[0]][0] == pytest.approx(accuracy)
+    assert found["centred_accuracy"][0] == pytest.approx(100 * (accuracy - task.chance) / (100 - task.chance))
+
+
+def test_a_model_that_counts_no_tokens(lm, data_root):
+    inner = EncoderDecoderLM(lm._model, lm._tokenizer)
+
+    class Foreign(LM):
+        def loglikelihood(self, requests):
+            return inner.loglikelihood(requests)
+
+        generate_until = loglikelihood_rolling = None
+
+    assert set(measure_few_shot(all_tasks()["piqa"], Foreign(), str(data_root))) >= {"accuracy", "bits_per_byte"}
+    with pytest.raises(InvalidCut, match="does not count the tokens"):
+        measure_few_shot(all_tasks()["core_copa"], Foreign(), str(data_root))
+
+
+def test_a_label_that_is_no_choice_is_refused(lm, data_root, tmp_path):
+    write_jsonl(tmp_path / "baber/piqa/default/validation.jsonl", [EARLY["piqa"](0) | {"label": -1}])
+    with pytest.raises(CorpusError, match="the label -1 is none of the 2 choices"):
+        measure_few_shot(all_tasks()["piqa"], lm, str(tmp_path))
 
 
 def test_limit_and_chain_of_thought(lm, data_root):
@@ -137,6 +240,8 @@ def test_measured_once_and_nothing_loaded_for_what_is_known(model, data_root, tm
     with pytest.raises(ZeroDivisionError):  # other weights
         measured(Checkpoint("random", model, "tiny", {}, "v", "tiny"), tasks, settings, tmp_path)
     measured(checkpoint(model), tasks, FewShot(str(data_root), cot=True), tmp_path)  # of BBH alone
+    more = measured(checkpoint(model), tasks, FewShot(str(data_root), metrics=("margin", "acc_norm")), tmp_path)
+    assert {one.metric for one in set(more) - set(both)} == {"margin", "acc_norm"}  # from what is kept
 
 
 def test_a_prompt_that_is_too_long_keeps_instruction_and_question(lm, data_root):
@@ -155,7 +260,7 @@ def test_a_prompt_that_is_too_long_keeps_instruction_and_question(lm, data_root)
 
 
 def test_all_data_are_looked_for_first(model, data_root, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluate_suite.few_shot.measure_few_shot", lambda *_: pytest.fail("measured before"))
+    monkeypatch.setattr("evaluate_suite.few_shot.ask", lambda *_: pytest.fail("measured before"))
     shutil.copytree(data_root / "cais", tmp_path / "cais")
     with pytest.raises(CorpusError, match="hf download openai/gsm8k"):
         measured(checkpoint(model), [registry()["anatomy"], registry()["gsm8k"]], FewShot(str(tmp_path)), tmp_path)

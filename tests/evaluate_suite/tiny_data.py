@@ -1,10 +1,11 @@
-"""The data sets of the 111 tasks in the Hub's layout, a few rows each, written for these tests."""
+"""The data sets of all tasks in the Hub's layout, a few rows each, written for these tests."""
 
 import json
 from functools import cache
 from pathlib import Path
 
-from evaluate_suite.registry import by_suite, training_data
+from evaluate_suite.few_shot import harness_config
+from evaluate_suite.registry import by_suite, extra_suites, training_data
 
 
 ANIMALS = ["a fox", "an owl", "two mice", "the hare", "some bees", "a trout", "the old goat", "a wren"]
@@ -82,6 +83,47 @@ FEW_SHOT = {
     "strategyqa": lambda n: {"question": f"Do {n} foxes sleep?", "answer": n % 2 == 0, "facts": ["Foxes sleep."]},
     "qa_boolq": lambda n: {"passage": sentence(n), "question": "did it sleep", "label": n % 2},
 }
+EARLY = {
+    "hellaswag": lambda n: {
+        "activity_label": "Sleeping",
+        "ctx_a": f"{sentence(n)}.",
+        "ctx_b": "then",
+        "endings": [f"{animal} woke [step] up." for animal in ANIMALS[:4]],
+        "label": str(n % 4),
+    },
+    "piqa": lambda n: {"goal": f"Sleep {n} hours", "sol1": PLACES[n], "sol2": PLACES[n + 1], "label": n % 2},
+    "social_iqa": lambda n: {
+        "context": f"{sentence(n)}.",
+        "question": "Who was it?",
+        **dict(zip(("answerA", "answerB", "answerC"), ANIMALS, strict=False)),
+        "label": str(1 + n % 3),
+    },
+    "openbookqa": lambda n: {
+        "question_stem": f"After {n} hours there woke",
+        "choices": {"text": ANIMALS[:4], "label": list("ABCD")},
+        "answerKey": "ABCD"[n % 4],
+    },
+    "commonsense_qa_cloze": lambda n: {
+        "question": f"Who slept {n} hours?",
+        "choices": {"text": [*ANIMALS[:4], ANIMALS[n % 4]], "label": list("ABCDE")},  # one of them twice
+        "answerKey": "ABCDE"[n % 5],
+    },
+    "winogrande": lambda n: {
+        "sentence": f"The fox saw the owl {n} times because _ was hungry.",
+        "option1": "the fox",
+        "option2": "the owl",
+        "answer": str(1 + n % 2),
+    },
+}
+CORE = {
+    "query": lambda n: {"query": f"{sentence(n)}. Who slept?", "choices": ANIMALS[n % 3 : n % 3 + 4], "gold": n % 4},
+    "context_options": lambda n: {
+        "context_options": [f"{n} foxes saw owls because {who}" for who in ("foxes", "owls")],
+        "continuation": "were hungry.",
+        "gold": n % 2,
+    },
+    "context": lambda n: {"context": f"{ANIMALS[n % 8]} slept ", "continuation": PLACES[n % 8]},
+}
 ARC = [
     {"question": "Who sleeps?", "choices": {"text": ANIMALS[:k], "label": list("ABCDE"[:k])}, "answerKey": "B"}
     for k in (3, 4, 5)
@@ -148,9 +190,22 @@ def write_few_shot(root):
             write_jsonl(folder / f"{task.split}.jsonl", ARC)
 
 
+def write_further_suites(root):
+    for task in extra_suites()["early_signal"]:
+        if task.name in EARLY:
+            rows = [EARLY[task.name](n) for n in range(ROWS)]
+            write_configuration(root / task.dataset, task.config, {task.split: rows})
+    for task in extra_suites()["core_v2"]:
+        config = harness_config(task, task.config, None)
+        kind = {"choices": "query", "context_options": "context_options"}.get(config.get("doc_to_choice"), "context")
+        name = config["dataset_kwargs"]["data_files"]["test"].rsplit("/", 1)[1]
+        write_jsonl(root / task.dataset / task.config / name, [CORE[kind](n) for n in range(12)])
+
+
 @cache
 def write_tiny_data(root: Path) -> Path:
     """Fill a folder; returns it."""
     write_fine_tuning(root)
     write_few_shot(root)
+    write_further_suites(root)
     return root
