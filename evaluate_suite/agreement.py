@@ -15,8 +15,8 @@ from evaluate_suite.bootstrap import RESAMPLES
 from pipeline_steps.errors import InvalidCut
 
 
-# From which resampled recipes make an interval. Intervals of planted truths held them 93 times in 100 for 4 samplers at
-# 2 rates and 95 to 98 times for 8, 12 and 22 samplers; for 2 samplers at 4 rates 65 times
+# From which resampled recipes make an interval. Intervals held a planted truth 93 times in 100 for 4 samplers at 2
+# rates, 95 to 98 times for 8, 12 and 22 samplers, and 65 times for 2 samplers at 4 rates
 _RECIPES, _CLUSTERS = 8, 4
 
 

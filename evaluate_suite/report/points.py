@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from typing import TypeVar
 
@@ -21,10 +20,11 @@ import numpy as np
 
 from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
+from evaluate_suite.model_sizes import parameters
 from evaluate_suite.normalised import LOWER_IS_BETTER
 from evaluate_suite.registry import SUITES, EvaluationTask, by_suite, registry
 from evaluate_suite.results import ResultRow, read_results
-from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
 
 
@@ -34,7 +34,6 @@ Z95 = 1.959964  # 97.5 % quantile of the normal distribution
 HEADLINES = {"over_scaling": "Over-scaling", "effective_size": "Effective model size"}
 UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
-_T5_VOCABULARY = 32_100  # ids of every published T5: t5/data/utils.py
 _TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
 
 
@@ -239,27 +238,6 @@ def unit(measure: str) -> str:
 def lower_is_better(measure: str) -> bool:
     """Return whether a lower value is better, which is true of perplexities only."""
     return measure in LOWER_IS_BETTER or (measure not in SUITES and measure not in HEADLINES)
-
-
-@cache
-def parameters(model: str) -> int | None:
-    """Count the parameters of a preset of `train.model` with T5's vocabulary, without making weights.
-
-    None for the name of another model.
-    """
-    import torch
-
-    from train.model import model_config, model_of, untie
-
-    try:
-        config = model_config(model, _T5_VOCABULARY)
-    except ModelError:
-        return None
-    with torch.device("meta"):
-        built = model_of(config)
-        if model.startswith("t5-v1_1"):
-            untie(built)
-    return sum(weight.numel() for weight in built.parameters())
 
 
 def common_tasks(groups: Iterable[Sequence[ResultRow]]) -> tuple[set[str], dict[str, str]]:
