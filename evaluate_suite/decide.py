@@ -48,7 +48,7 @@ class Reading:
     """What one metric of one task says of the recipes that models of one size were trained on.
 
     Attributes:
-        task: its name; a suite's, of the mean over its tasks; "domain", of the mean over domains.
+        task: its name, or a suite's for the mean over its tasks.
         metric: the metric's name.
         model: the models' size.
         ranks: whether this is the metric that ranks the task's recipes, by the order stated beforehand.

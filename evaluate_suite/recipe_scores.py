@@ -85,21 +85,18 @@ def oriented(value: float, metric: str) -> float:
 
 
 def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """Return rows of the mean over each suite's tasks, and over the domains of "domain/NAME".
+    """Return rows of the mean over each suite's tasks, where results hold none.
 
     A suite has a mean in a metric if all of its tasks that were measured have that metric, and if there are two of
     them. A checkpoint that lacks one has none: means of different tasks do not compare.
     """
-    tasks: dict[str, set[str]] = defaultdict(set)
-    of_metric: dict[tuple[str, str], set[str]] = defaultdict(set)
+    there, tasks = {(row.task, row.metric) for row in rows}, defaultdict[str, set[str]](set)
     for row in rows:
-        if suite := _suite(row.task):
-            tasks[suite].add(row.task)
-            of_metric[suite, row.metric].add(row.task)
+        tasks[_suite(row)].add(row.task)
     means = []
     for (suite, metric, _), group in groupby(sorted(rows, key=_of_suite), key=_of_suite):
-        mine = list(group)
-        if len(tasks[suite]) < 2 or of_metric[suite, metric] != tasks[suite] or len(mine) < len(tasks[suite]):
+        mine, all_have_it = list(group), all((task, metric) in there for task in tasks[suite])
+        if not suite or (suite, metric) in there or not all_have_it or not 1 < len(tasks[suite]) == len(mine):
             continue
         value = float(np.mean([row.value for row in mine]))
         stderr = float(np.sqrt(sum(row.stderr**2 for row in mine)) / len(mine))
@@ -163,12 +160,10 @@ def _without_repetitions(rows: Iterable[ResultRow]) -> list[ResultRow]:
     return list(found.values())
 
 
-def _suite(task: str) -> str:
-    """Return the suite of a registered task, "domain" of "domain/NAME", and "" of another."""
-    known = registry().get(task)
-    if known is not None:
-        return known.suite if known.scored else ""
-    return task.partition("/")[0] if "/" in task else ""
+def _suite(row: ResultRow) -> str:
+    """Return the suite of a scored task; "" if there is none."""
+    known = registry().get(row.task)
+    return known.suite if known is not None and known.scored else ""
 
 
 def _of_scores(row: ResultRow) -> tuple[str, str, str]:
@@ -176,4 +171,4 @@ def _of_scores(row: ResultRow) -> tuple[str, str, str]:
 
 
 def _of_suite(row: ResultRow) -> tuple[str, str, tuple[Any, ...]]:
-    return _suite(row.task), row.metric, (row.model, row.sampler, row.rate, row.seed, row.step)
+    return _suite(row), row.metric, (row.model, row.sampler, row.rate, row.seed, row.step)

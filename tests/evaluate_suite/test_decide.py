@@ -114,7 +114,7 @@ def test_of_studies_without_differences_one_in_twenty_may_claim_a_signal():
             for recipe in RECIPES
             for seed in SEEDS
         ]
-        claimed += any(one.verdict in ("signal", "weak") for one in decisions(made).readings)
+        claimed += any(one.verdict in ("signal", "weak") for one in decisions(made, SIZES).readings)
     assert claimed <= 4
 
 
@@ -156,16 +156,19 @@ def test_checkpoints_are_averaged():
     assert five.mean_R[0] == pytest.approx(-np.mean(values))
 
 
-def test_suites_and_domains_have_means():
-    names = ("domain/news", "domain/web", "domain/code")
-    made = [r for name in names for r in study(name, "bits_per_byte", bits, 0.002)]
+def test_suites_have_means():
+    names = ("anatomy", "virology", "astronomy")  # of MMLU
+    made = [r for name in names for r in study(name, "accuracy", lambda number, model: 40 + number, 0.3, stderr=0.6)]
     several = decisions(made, SIZES)
-    mean = read(several, "domain", "bits_per_byte")
-    assert mean.mean_R == pytest.approx(np.mean([read(several, n, "bits_per_byte").mean_R for n in names], axis=0))
-    assert mean.noise.sd < read(several, "domain/web", "bits_per_byte").noise.sd * 0.9
-    part = decisions([r for r in made if r.task != "domain/web" or r.seed], SIZES)
-    assert read(part, "domain", "bits_per_byte").runs_R.tolist() == [2] * len(RECIPES)
-    assert read(decisions(ROWS, SIZES), "qa", "accuracy").chance == pytest.approx(32.9, abs=10)
+    mean = read(several, "mmlu", "accuracy")
+    assert mean.mean_R == pytest.approx(np.mean([read(several, n, "accuracy").mean_R for n in names], axis=0))
+    assert mean.noise.sd < 0.9 * np.mean([read(several, n, "accuracy").noise.sd for n in names])
+    assert mean.chance == 25
+    part = decisions([r for r in made if r.task != "virology" or r.seed], SIZES)
+    assert read(part, "mmlu", "accuracy").runs_R.tolist() == [2] * len(RECIPES)
+    other = [*made, *study("anatomy", "choice_probability", lambda number, model: 30.0, 0.3)]
+    assert ("mmlu", "choice_probability") not in {(r.task, r.metric) for r in decisions(other, SIZES).readings}
+    assert [r.task for r in decisions([r for r in made if r.task == "anatomy"], SIZES).readings] == ["anatomy"] * 2
 
 
 def test_another_metric_may_predict_and_a_law_may():
