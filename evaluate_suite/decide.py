@@ -131,11 +131,13 @@ class Decisions:
     Attributes:
         readings: by task, metric and model, sizes ascending.
         transfers: by task, metric and smaller model.
+        models: from small to large, those of unknown size last.
         unordered: models whose size is not known: they are not compared with others.
     """
 
     readings: tuple[Reading, ...]
     transfers: tuple[Transfer, ...]
+    models: tuple[str, ...]
     unordered: tuple[str, ...]
 
 
@@ -164,15 +166,16 @@ def decisions(
     """
     cells = recipe_scores(rows, checkpoints)
     known = dict(sizes or {}) | {m: n for _, _, m in cells if m not in (sizes or {}) and (n := parameters(m))}
+    models = sorted({model for _, _, model in cells}, key=lambda model: (known.get(model, math.inf), model))
     best = {task: _first(rank_by, [m for t, m, _ in cells if t == task]) for task, _, _ in cells}
     p = _corrected(cells, seed)
     readings = {
         (task, metric, model): _read(cells[task, metric, model], task, metric, model, best[task] == metric, p)
-        for task, metric, model in sorted(cells, key=lambda key: (key[0], key[1], known.get(key[2], math.inf), key[2]))
+        for task, metric, model in sorted(cells, key=lambda key: (key[0], key[1], models.index(key[2])))
     }
-    unordered = sorted({model for _, _, model in cells} - known.keys())
+    unordered = tuple(model for model in models if model not in known)
     transfers = _transfers(readings, known, target, extrapolated, seed)
-    return Decisions(tuple(readings.values()), tuple(transfers), tuple(unordered))
+    return Decisions(tuple(readings.values()), tuple(transfers), tuple(models), unordered)
 
 
 def records(found: Decisions) -> dict[str, list[dict[str, Any]]]:
@@ -222,13 +225,13 @@ def _read(
     if above == 0:
         verdict, why = NONE, f"no recipe is better than guessing ({chance:g})"
     elif cell.noise.source != "seeds" or corrected is None:
-        verdict, why = UNKNOWN, "one seed: how much luck there is in it is not known"
+        verdict, why = UNKNOWN, "one seed"
     elif corrected <= LEVEL:
         verdict, why = (WEAK, "over half of the variance is noise") if share < WEAK_BELOW else (SIGNAL, "")
     elif tests * least_p(runs_R) > LEVEL:
         verdict, why = UNKNOWN, f"too few runs for a test{f' of {tests} tasks' if tests > 1 else ''}"
     else:
-        verdict, why = NONE, "recipes differ no more than seeds do"
+        verdict, why = NONE, f"seeds alone make such differences (p = {corrected:.2g})"
     return Reading(
         task=task,
         metric=metric,

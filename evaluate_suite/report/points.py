@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
+from evaluate_suite.decide import Decisions, decisions
 from evaluate_suite.model_sizes import parameters
 from evaluate_suite.normalised import LOWER_IS_BETTER
 from evaluate_suite.registry import SUITES, EvaluationTask, by_suite, registry
@@ -109,6 +111,11 @@ class StudyResults:
     def costs(self, metric: str) -> dict[Run, float]:
         """Return a metric of the rows of costs by run, mean over seeds."""
         return _costs(self.rows, metric, lambda row: (row.model, row.sampler, row.rate))
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """What the measurements can decide."""
+        return decisions(self.rows)
 
 
 def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResults:
