@@ -124,14 +124,12 @@ def permutation_p(value_N: np.ndarray, recipe_N: np.ndarray, seed: int = 0, draw
         seed: of the deals.
         draws: deals.
     """
-    order_N = np.argsort(recipe_N, kind="stable")
-    size_R = np.unique(recipe_N, return_counts=True)[1]
-    centred_N = (value_N - value_N.mean())[order_N]
-    starts_R = np.cumsum(size_R) - size_R
+    centred_N = value_N - value_N.mean()
+    one_hot_NR = (recipe_N[:, None] == np.unique(recipe_N)).astype(np.float64)
     total = float(np.square(centred_N).sum())
 
     def between(deal_BN: np.ndarray) -> np.ndarray:
-        squares: np.ndarray = (np.add.reduceat(deal_BN, starts_R, axis=1) ** 2 / size_R).sum(axis=1)
+        squares: np.ndarray = ((deal_BN @ one_hot_NR) ** 2 / one_hot_NR.sum(axis=0)).sum(axis=1)
         return squares
 
     as_much = between(centred_N[_deals(len(value_N), seed, draws)]) >= between(centred_N[None]) - _ROUNDING * total
