@@ -2,8 +2,8 @@
 
 import math
 
+from evaluate_suite.model_sizes import parameters
 from evaluate_suite.registry import registry
-from evaluate_suite.report.points import parameters
 from evaluate_suite.results import ResultRow
 from pipeline_steps.samplers import FAMILIES, FULL
 

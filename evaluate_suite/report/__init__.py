@@ -2,8 +2,10 @@
 
 points           results.jsonl, one or many -> checkpoints, a score per measure, over seeds
 outcomes         over-scaling and effective model size of each
+decision         which tasks tell recipes apart, and which sizes agree
 tables           Table 1, its terms, costs, ranks, overlaps, tasks; `table_data` renders them
 figures_runs     a measure against the rate and against tokens
+figures_tasks    signal and noise
 figures_corpus   scores, agreement of scorers, costs; `style` says how all figures look
 gallery          every figure that there are numbers for
 documents        what scorers like, agree and disagree on

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluate_suite.report.decision import main_readings
 from evaluate_suite.report.figures_corpus import cost, distributions, rank_changes, tau_heat_map
 from evaluate_suite.report.figures_runs import (
     colours,
@@ -19,6 +20,7 @@ from evaluate_suite.report.figures_runs import (
     repetitions,
     samplers_at_one_rate,
 )
+from evaluate_suite.report.figures_tasks import signal_to_noise
 from evaluate_suite.report.outcomes import Outcomes, estimate
 from evaluate_suite.report.points import (
     HEADLINES,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-SECTIONS = ("quality", "efficiency", "ranks", "cost", "scorers")
+SECTIONS = ("decide", "quality", "efficiency", "ranks", "cost", "scorers")
 _ALONE = 4  # scorers whose distributions are a figure each
 
 
@@ -82,6 +84,7 @@ def study_figures(
         units: of the scores, by scorer.
         kept: bool [N], what a scorer's sampler keeps, by scorer.
     """
+    yield from _decide(study)
     for model in models(study):
         names = ordered(point.sampler for point in finals(study, model) if point.sampler != FULL)
         by_family = {"": names} if names and colours(study) else families(names)
@@ -159,6 +162,14 @@ def _efficiency(
                 if figure:
                     said = ", ".join(filter(None, (about, family, kind)))
                     yield Named("efficiency", where, _slug(kind, model, family, measure), said, figure, True)
+
+
+def _decide(study: StudyResults) -> Iterator[Named]:
+    """Draw signal and noise where several seeds tell them apart, of two tasks or more."""
+    known = [one for one in main_readings(study.decisions) if one.noise.source == "seeds" and 0 < one.snr < np.inf]
+    if len({one.task for one in known}) > 1:
+        figure = signal_to_noise(known, study.decisions.models)
+        yield Named("decide", "", "signal-to-noise", "Signal and noise of every task", figure, False)
 
 
 def _ranks(study: StudyResults) -> Iterator[Named]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate_suite.model_sizes import family as family_of
+from evaluate_suite.model_sizes import parameters
 from evaluate_suite.normalised import RUN_NOISE, Normalised, effective_model_size, over_scaling
 from evaluate_suite.registry import SUITES
-from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, parameters, references
+from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, references
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL
 
@@ -54,11 +56,10 @@ def outcome(study: StudyResults, point: Point, noise: Mapping[str, float]) -> Ou
         point: the checkpoint.
         noise: standard deviation of each suite's score between trainings.
     """
-    same = point.model.rpartition("-")[0]  # T5 v1.0 is no reference for v1.1
     family = {
         model: (size, _values(reference))
         for model, reference in references(study).items()
-        if model.rpartition("-")[0] == same and (size := parameters(model))
+        if family_of(model) == family_of(point.model) and (size := parameters(model))
     }
     missing: dict[str, str] = {}
     own = family.get(point.model)

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluate_suite.agreement import kendall_tau
 from evaluate_suite.checkpoint import TRAINING_HOURS
+from evaluate_suite.report import decision
 from evaluate_suite.report.documents import KINDS, Document, ends, titles
 from evaluate_suite.report.figures_corpus import oriented
 from evaluate_suite.report.gallery import SECTIONS, Named
@@ -93,6 +94,7 @@ def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], sc
         lead=lead(study),
         coverage=coverage(study),
         models=[_of_model(study, outcomes, model, words) for model in _compared(study)],
+        decision=_decision(study),
         one_rate=len(rates(study)) == 1,
         one_seed=has_one_seed(study),
         figures=_sections(figures),
@@ -117,6 +119,9 @@ def markdown(study: StudyResults, outcomes: Outcomes, words: Words) -> str:
             parts.append(to_markdown(main_table(study, outcomes, model, rate)))
             said = flat(verdicts(study, outcomes, model, rate, words.evaluations))
             parts.append("".join(f"- {escaped(sentence)}\n" for sentence in said))
+    parts.append("### Can this experiment decide?\n")
+    parts.append("".join(f"- {escaped(sentence)}\n" for sentence in decision.sentences(study.decisions)))
+    parts += [to_markdown(table) for table in decision.tables(study.decisions)]
     if _costs(study).rows:
         parts.append(to_markdown(_costs(study)))
     parts.append("### Methods\n")
@@ -151,6 +156,17 @@ def _of_model(study: StudyResults, outcomes: Outcomes, model: str, words: Words)
         "terms": [Markup(to_html(one)) for one in terms if one.rows],
         "bars": _bars(study, model, chosen),
         "tasks": Markup(to_html(task_table(study, model, chosen), intervals=False)),
+    }
+
+
+def _decision(study: StudyResults) -> dict[str, Any]:
+    """Return sentences, the tables to show, and the table to fold away, on what the study can decide."""
+    from markupsafe import Markup
+
+    return {
+        "sentences": decision.sentences(study.decisions),
+        "tables": [Markup(to_html(table)) for table in decision.tables(study.decisions)],
+        "more": [Markup(to_html(table)) for table in decision.further_tables(study.decisions)],
     }
 
 

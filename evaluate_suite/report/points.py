@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from itertools import groupby
 from typing import TypeVar
 
@@ -21,10 +21,12 @@ import numpy as np
 
 from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
+from evaluate_suite.decide import Decisions, decisions
+from evaluate_suite.model_sizes import parameters
 from evaluate_suite.normalised import LOWER_IS_BETTER
 from evaluate_suite.registry import EXTRA_SUITES, SUITES, EvaluationTask, by_suite, registry
 from evaluate_suite.results import ResultRow, read_results
-from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
+from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
 
 
@@ -109,6 +111,11 @@ class StudyResults:
     def costs(self, metric: str) -> dict[Run, float]:
         """Return a metric of the rows of costs by run, mean over seeds."""
         return _costs(self.rows, metric, lambda row: (row.model, row.sampler, row.rate))
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """What the measurements can decide."""
+        return decisions(self.rows)
 
 
 def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResults:
@@ -239,24 +246,6 @@ def unit(measure: str) -> str:
 def lower_is_better(measure: str) -> bool:
     """Return whether a lower value is better, which is true of perplexities only."""
     return measure in LOWER_IS_BETTER or (measure not in SUITES and measure not in HEADLINES)
-
-
-@cache
-def parameters(model: str) -> int | None:
-    """Count the parameters of a preset of `train.model` with its published vocabulary, without making weights.
-
-    None for the name of another model.
-    """
-    import torch
-
-    from train.model import build_model, count_parameters
-    from train.presets import vocabulary_of
-
-    try:
-        with torch.device("meta"):
-            return count_parameters(build_model(model, vocabulary_of(model), 0))["total"]
-    except ModelError:
-        return None
 
 
 def common_tasks(groups: Iterable[Sequence[ResultRow]]) -> tuple[set[str], dict[str, str]]:

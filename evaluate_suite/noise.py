@@ -1,0 +1,195 @@
+"""How large the differences between recipes are beside the differences between trainings of one recipe.
+
+A *recipe* is what a model was trained on: a sampler at a rate. A *run* is one training of it, with one seed. All
+functions are pure; scores are oriented, so that higher is better. Noise is always that *within* recipes: a standard
+deviation over the runs of all recipes together holds the signal too, and makes every task look alike.
+
+Shapes: R recipes, K seeds (NaN where a recipe lacks one), S checkpoints, N runs, T tests.
+Sources: Heineman et al. 2025, "Signal and Noise" (arXiv 2508.13144); Searle, Casella & McCulloch 1992, "Variance
+Components", Ch. 3; Phipson & Smyth 2010 on p-values of permutations; Holm 1979.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.stats import norm, t
+
+
+LEVEL = 0.05  # of every test, and 1 - the confidence of every interval
+LINE = 5  # last checkpoints whose scatter around a line stands in for seeds: DataDecide compares the last five
+_PERMUTATIONS = 9_999  # least p 1e-4: Holm's correction over all 111 tasks can still reach the level
+_ROUNDING = 1e-9  # relative: sums of the same numbers in another order are equal
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much a score changes from one training of a recipe to the next.
+
+    Attributes:
+        sd: standard deviation of one run, in the score's unit; NaN if it is not known.
+        freedom: degrees of freedom that it was estimated from.
+        source: "seeds"; "checkpoints" of single runs, which understate it; "" if neither were measured.
+    """
+
+    sd: float
+    freedom: int
+    source: str
+
+
+def seed_noise(value_RK: np.ndarray) -> Noise:
+    """Return the standard deviation over seeds within recipes, pooled over recipes; unknown with one seed each."""
+    runs_R = np.isfinite(value_RK).sum(axis=1)
+    freedom = int((runs_R[runs_R > 0] - 1).sum())
+    if not freedom:
+        return Noise(math.nan, 0, "")
+    repeated_RK = value_RK[runs_R > 1]
+    squares = np.nansum((repeated_RK - np.nanmean(repeated_RK, axis=1, keepdims=True)) ** 2)
+    return Noise(float((squares / freedom) ** 0.5), freedom, "seeds")
+
+
+def checkpoint_noise(value_RS: np.ndarray, step_S: np.ndarray) -> Noise:
+    """Return the standard deviation of single runs' last checkpoints around a straight line through them.
+
+    Checkpoints of one run share its seed, and after a decay of the learning rate they hardly differ: true noise is
+    larger. Unknown with fewer than three checkpoints.
+    """
+    R, S = value_RS.shape
+    if S < 3 or not R:
+        return Noise(math.nan, 0, "")
+    design_S2 = np.stack([np.ones(S), (step_S - np.mean(step_S)) / np.ptp(step_S)], axis=1)
+    rest_SR = value_RS.T - design_S2 @ np.linalg.lstsq(design_S2, value_RS.T, rcond=None)[0]
+    freedom = R * (S - 2)
+    return Noise(float((np.square(rest_SR).sum() / freedom) ** 0.5), freedom, "checkpoints")
+
+
+def spread(mean_R: np.ndarray, runs_R: np.ndarray, noise: Noise) -> float:
+    """Return the standard deviation between recipes once seeds are averaged out: sqrt(max(0, var(m) - sd² / K)).
+
+    NaN if the noise is not known. K is the harmonic mean of the recipes' numbers of runs.
+    """
+    rest = float(np.var(mean_R, ddof=1)) - noise.sd**2 * float(np.mean(1 / runs_R))
+    return math.sqrt(max(0.0, rest)) if np.isfinite(rest) else math.nan
+
+
+def reliability(mean_R: np.ndarray, runs_R: np.ndarray, noise: Noise) -> float:
+    """Return the share of the variance between the recipes' means that is not noise, 0 to 1; NaN if unknown."""
+    between = spread(mean_R, runs_R, noise) ** 2
+    total = between + noise.sd**2 * float(np.mean(1 / runs_R))
+    return between / total if total else 0.0
+
+
+def snr(mean_R: np.ndarray, noise: Noise) -> float:
+    """Return the range of the recipes' means over the noise of one run; NaN if the noise is not known.
+
+    Infinite where runs of a recipe do not differ but recipes do, 0 where nothing differs.
+    """
+    reach = float(np.ptp(mean_R))
+    return reach / noise.sd if noise.sd else math.inf if reach else 0.0
+
+
+def snr_of_equals(runs_R: np.ndarray) -> float:
+    """Return the ratio of `snr` that recipes show on average that do not differ at all.
+
+    It is the expected range of R standard normal numbers, the integral of 1 - F^R - (1 - F)^R (Tippett 1925), over
+    the root of the number of seeds.
+    """
+    x = np.linspace(-8, 8, 4001)
+    below = norm.cdf(x)
+    reach = np.trapezoid(1 - below ** len(runs_R) - (1 - below) ** len(runs_R), x)
+    return float(reach * np.mean(1 / runs_R) ** 0.5)
+
+
+def expected_accuracy(share: float) -> float:
+    """Return the share of pairs that these means rank as endless seeds would, for a reliability.
+
+    It is 1/2 + arcsin(sqrt(reliability)) / pi for normal recipes and noise (Sheppard's orthant probability).
+    """
+    return 0.5 + math.asin(math.sqrt(share)) / math.pi
+
+
+def permutation_p(value_N: np.ndarray, recipe_N: np.ndarray, seed: int = 0, draws: int = _PERMUTATIONS) -> float:
+    """Return how often recipes dealt out at random to the same runs differ as much as the true recipes do.
+
+    The statistic is the sum of squares between recipes, which orders deals as F does. If recipes do not differ, p is
+    uniform; it is never 0.
+
+    Args:
+        value_N: float64 [N], scores of runs, in an order that does not depend on the caller's.
+        recipe_N: int64 [N], number of each run's recipe.
+        seed: of the deals.
+        draws: deals.
+    """
+    centred_N = value_N - value_N.mean()
+    one_hot_NR = (recipe_N[:, None] == np.unique(recipe_N)).astype(np.float64)
+    total = float(np.square(centred_N).sum())
+
+    def between(deal_BN: np.ndarray) -> np.ndarray:
+        squares: np.ndarray = ((deal_BN @ one_hot_NR) ** 2 / one_hot_NR.sum(axis=0)).sum(axis=1)
+        return squares
+
+    as_much = between(centred_N[_deals(len(value_N), seed, draws)]) >= between(centred_N[None]) - _ROUNDING * total
+    return float((1 + as_much.sum()) / (1 + draws))
+
+
+def least_p(runs_R: np.ndarray, draws: int = _PERMUTATIONS) -> float:
+    """Return the smallest p that `permutation_p` can give: few runs have few deals, whatever their scores are."""
+    swaps = sum(math.lgamma(count + 1) for count in Counter(runs_R.tolist()).values())  # of recipes of as many runs
+    deals = math.lgamma(runs_R.sum() + 1) - sum(math.lgamma(runs + 1) for runs in runs_R.tolist())
+    return max(math.exp(swaps - deals), 1 / (1 + draws))
+
+
+def holm(p_T: np.ndarray) -> np.ndarray:
+    """Return p-values corrected for the number of tests: rejecting those below 5 % errs once in 20 studies."""
+    order_T = np.argsort(p_T, kind="stable")
+    stepped = np.maximum.accumulate(p_T[order_T] * np.arange(len(p_T), 0, -1))
+    corrected_T = np.empty(len(p_T))
+    corrected_T[order_T] = np.minimum(1.0, stepped)
+    return corrected_T
+
+
+def difference_interval(
+    difference: np.ndarray, noise: Noise, runs: np.ndarray, other_runs: np.ndarray, stderr: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both ends of the 95 % intervals of differences between recipes' means, for other seeds.
+
+    Args:
+        difference: float64, of any shape.
+        noise: of one run.
+        runs: of the first recipes, of a shape that broadcasts.
+        other_runs: of the second.
+        stderr: standard error of a difference over questions, paired (`bootstrap.mean_interval` of the differences
+            of two models' answers to each question); 0 asks about these questions and no others.
+
+    Intervals are endless if the noise is not known. Student's quantile counts how well it is known.
+    """
+    if math.isnan(noise.sd):
+        return np.full_like(difference, -np.inf), np.full_like(difference, np.inf)
+    error = np.hypot(noise.sd * np.sqrt(1 / runs + 1 / other_runs), stderr)
+    reach = float(t.ppf(1 - LEVEL / 2, noise.freedom)) * error
+    return difference - reach, difference + reach
+
+
+def compare_pairs(mean_R: np.ndarray, runs_R: np.ndarray, noise: Noise) -> np.ndarray:
+    """Return int64 [R, R]: 1 where the row's recipe is better than the column's, -1 worse, 0 undecided."""
+    ends = difference_interval(mean_R[:, None] - mean_R, noise, runs_R[:, None], runs_R)
+    return (ends[0] > 0).astype(np.int64) - (ends[1] < 0)
+
+
+def above_chance(mean_R: np.ndarray, runs_R: np.ndarray, stderr_R: np.ndarray, noise: Noise, chance: float) -> int:
+    """Count the recipes that are better than guessing by two standard errors, of questions and of seeds.
+
+    Questions are the same for all seeds, so that their error does not shrink with them.
+    """
+    seeds_R = np.zeros(len(mean_R)) if math.isnan(noise.sd) else noise.sd / np.sqrt(runs_R)
+    return int((mean_R - chance > 2 * np.hypot(np.nan_to_num(stderr_R), seeds_R)).sum())
+
+
+@lru_cache(maxsize=4)
+def _deals(n: int, seed: int, draws: int) -> np.ndarray:
+    """Return orders of n runs, int64 [B, N]: the same for all tests of as many runs."""
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)

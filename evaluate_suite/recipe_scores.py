@@ -1,0 +1,174 @@
+"""From rows of results to scores of recipes: by task, metric and model, a number per recipe and seed.
+
+A *recipe* is a sampler at a rate. Shapes: R recipes, K seeds (NaN where a recipe lacks one).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from evaluate_suite.metrics import METRICS
+from evaluate_suite.noise import LINE, Noise, checkpoint_noise, seed_noise
+from evaluate_suite.registry import registry
+from evaluate_suite.results import ResultRow
+from pipeline_steps.errors import StoreMismatch
+
+
+Recipe = tuple[str, float]  # sampler, rate
+# The first of these that a task has ranks its recipes. Stated beforehand, so that no result chooses it: below 1B,
+# continuous metrics keep an order where accuracies are flat (DataDecide, arXiv 2504.11393, Sec. 4)
+RANK_BY = ("bits_per_byte", "choice_probability", "accuracy_per_character", "accuracy", "perplexity")
+_QUALITY = {*METRICS, *RANK_BY, "bits_per_masked_byte"}  # other metrics count prompts, bytes or steps
+
+
+@dataclass(frozen=True, eq=False)
+class RecipeScores:
+    """The scores of one task, metric and model.
+
+    Attributes:
+        recipes: sampler and rate, sorted.
+        value_RK: float64 [R, K], oriented scores by seed.
+        stderr_R: float64 [R], standard error over questions, mean over seeds, 0 where it is not known.
+        noise: of one run.
+        left_out: runs that do not count: they have not reached the last step, or their score is not finite.
+    """
+
+    recipes: tuple[Recipe, ...]
+    value_RK: np.ndarray
+    stderr_R: np.ndarray
+    noise: Noise
+    left_out: int
+
+
+def recipe_scores(rows: Iterable[ResultRow], checkpoints: int = 1) -> dict[tuple[str, str, str], RecipeScores]:
+    """Return the scores of all recipes by task, metric and model, where there are two or more.
+
+    Args:
+        rows: in any order; those that do not say how good a model is are passed over.
+        checkpoints: last checkpoints of each run that are averaged.
+
+    Raises:
+        StoreMismatch: one number was measured twice with different outcomes.
+    """
+    kept = _without_repetitions(row for row in rows if is_quality(row.task, row.metric))
+    groups = groupby(sorted([*kept, *suite_means(kept)], key=_of_scores), key=_of_scores)
+    found = {key: _scores(list(group), checkpoints) for key, group in groups}
+    return {key: scores for key, scores in found.items() if scores is not None}
+
+
+def is_quality(task: str, metric: str) -> bool:
+    """Return whether a row says how good a model is, and not what it cost or how many prompts were cut."""
+    known = registry().get(task)
+    return task != "cost" and (metric in _QUALITY or (known is not None and metric in known.reported))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether a lower value of a metric is better."""
+    return metric == "perplexity" or metric.startswith("bits_per_")
+
+
+def oriented(value: float, metric: str) -> float:
+    """Return a score of which higher is better: of perplexities the log with its sign changed, in nats a token.
+
+    Noise of a perplexity is a factor; that of its logarithm does not grow with it.
+    """
+    if metric == "perplexity":
+        return -math.log(value)
+    return -value if lower_is_better(metric) else value
+
+
+def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Return rows of the mean over each suite's tasks, where results hold none.
+
+    A suite has a mean in a metric if all of its tasks that were measured have that metric, and if there are two of
+    them. A checkpoint that lacks one has none: means of different tasks do not compare.
+    """
+    there, tasks = {(row.task, row.metric) for row in rows}, defaultdict[str, set[str]](set)
+    for row in rows:
+        tasks[_suite(row)].add(row.task)
+    means = []
+    for (suite, metric, _), group in groupby(sorted(rows, key=_of_suite), key=_of_suite):
+        mine, all_have_it = list(group), all((task, metric) in there for task in tasks[suite])
+        if not suite or (suite, metric) in there or not all_have_it or not 1 < len(tasks[suite]) == len(mine):
+            continue
+        value = float(np.mean([row.value for row in mine]))
+        stderr = float(np.sqrt(sum(row.stderr**2 for row in mine)) / len(mine))
+        means.append(replace(mine[0], task=suite, value=value, stderr=stderr, n=sum(row.n for row in mine)))
+    return means
+
+
+def chance_of(task: str, metric: str) -> float | None:
+    """Return the score of guessing, of a suite's mean the mean of its tasks'; None if there is none."""
+    if lower_is_better(metric):
+        return None
+    tasks = [registry()[task]] if task in registry() else [one for one in registry().values() if one.suite == task]
+    found = [one.chance for one in tasks if one.scored]
+    known = [chance for chance in found if chance is not None]
+    return float(np.mean(known)) if known and len(known) == len(found) else None
+
+
+def _scores(rows: Sequence[ResultRow], checkpoints: int) -> RecipeScores | None:
+    """Bring the rows of one task, metric and model into recipes and seeds; None below two recipes.
+
+    Only runs that reach the last step count: others were trained on fewer tokens, or have diverged.
+    """
+    end = max(row.step for row in rows)
+    every: dict[tuple[Recipe, int], list[ResultRow]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.step):
+        every[(row.sampler, row.rate), row.seed].append(row)
+    runs = {
+        key: found
+        for key, found in every.items()
+        if found[-1].step == end and all(math.isfinite(row.value) for row in found[-checkpoints:])
+    }
+    recipes, seeds = sorted({recipe for recipe, _ in runs}), sorted({seed for _, seed in runs})
+    if len(recipes) < 2:
+        return None
+    value_RK, stderr_RK = np.full((2, len(recipes), len(seeds)), np.nan)
+    for (recipe, seed), found in runs.items():
+        at = recipes.index(recipe), seeds.index(seed)
+        value_RK[at] = np.mean([oriented(row.value, row.metric) for row in found[-checkpoints:]])
+        stderr_RK[at] = found[-1].stderr
+    noise = seed_noise(value_RK)
+    if not noise.source:
+        finite = [{row.step for row in found if math.isfinite(row.value)} for found in runs.values()]
+        steps = sorted(set.intersection(*finite))[-LINE:]
+        scores = [[oriented(r.value, r.metric) for r in runs[key] if r.step in steps] for key in sorted(runs)]
+        one = checkpoint_noise(np.array(scores), np.array(steps))
+        noise = replace(one, sd=one.sd / checkpoints**0.5)
+    known_RK = np.isfinite(stderr_RK)
+    stderr_R = np.nansum(stderr_RK, axis=1) / np.maximum(known_RK.sum(axis=1), 1)
+    return RecipeScores(tuple(recipes), value_RK, stderr_R, noise, len(every) - len(runs))
+
+
+def _without_repetitions(rows: Iterable[ResultRow]) -> list[ResultRow]:
+    found: dict[tuple[Any, ...], ResultRow] = {}
+    for row in sorted(rows):
+        first = found.setdefault((*_of_scores(row), row.sampler, row.rate, row.seed, row.step), row)
+        if first.value != row.value and not math.isnan(row.value):
+            raise StoreMismatch(
+                f"{row.task} {row.metric} of {row.sampler}, {row.model}, seed {row.seed}, step {row.step:,} is "
+                f"{first.value:g} and {row.value:g}: leave one of the rows out"
+            )
+    return list(found.values())
+
+
+def _suite(row: ResultRow) -> str:
+    """Return the suite of a scored task; "" if there is none."""
+    known = registry().get(row.task)
+    return known.suite if known is not None and known.scored else ""
+
+
+def _of_scores(row: ResultRow) -> tuple[str, str, str]:
+    return row.task, row.metric, row.model
+
+
+def _of_suite(row: ResultRow) -> tuple[str, str, tuple[Any, ...]]:
+    return _suite(row), row.metric, (row.model, row.sampler, row.rate, row.seed, row.step)

@@ -1,0 +1,92 @@
+"""The section "Can this experiment decide?": what is said of studies that can, that cannot, and that lack seeds."""
+
+import re
+
+import pytest
+from test_decide import ROWS, bits, study
+from test_tables import check_well_formed
+
+from evaluate_suite.report.decision import further_tables, main_readings, sentences, tables
+from evaluate_suite.report.gallery import study_figures
+from evaluate_suite.report.outcomes import outcomes
+from evaluate_suite.report.page import Scorers, Words, markdown, render
+from evaluate_suite.report.points import measurements_of
+from evaluate_suite.report.table_data import to_html
+
+
+MODELS = {"small": "llama-60m", "large": "llama-130m"}
+
+
+def named(rows):
+    """Rows of models whose size is known."""
+    return measurements_of([type(r)(**(vars(r) | {"model": MODELS[r.model]})) for r in rows], partial=True)
+
+
+@pytest.fixture(scope="module")
+def several():
+    return named(ROWS)
+
+
+def test_the_page_says_what_can_be_told_and_what_not(several):
+    found = outcomes(several)
+    figures = list(study_figures(several, found, {}))
+    page = render(several, found, figures, Scorers(), Words())
+    section = re.search(r'<h2 id="decide">.*?</section>', page, flags=re.DOTALL)[0]
+    check_well_formed(page)
+    assert (
+        "llama-60m: in 3 of 6 tasks recipes differ by more than noise: arc_easy; Question answering, mean; reversed."
+        in section
+    )
+    assert "no recipe is better than guessing (25)" in section
+    assert "Pairs of recipes that llama-60m puts in the order of llama-130m: " in section
+    assert "arc_easy 100 %" in section
+    assert section.count("<svg") == 1
+    assert "Every task and metric" in section
+    assert "one seed" not in section
+
+
+def test_tables_are_of_the_metric_stated_beforehand(several):
+    shown = tables(several.decisions)
+    assert [table.title for table in shown][:2] == [f"What each task tells: {model}" for model in MODELS.values()]
+    for table in shown:
+        assert [row[1].text for row in table.rows if row[0].text == "arc_easy"] == ["bits per byte"]
+        check_well_formed(to_html(table))
+    verdicts = {row[0].text: row[2].text for row in shown[0].rows}
+    assert verdicts == {
+        "arc_easy": "signal",
+        "Question answering, mean": "signal",
+        "reversed": "signal",
+        "arc_challenge": "no signal",
+        "squad": "no signal",
+        "made": "no signal",
+    }
+    assert len(further_tables(several.decisions)[0].rows) == 7  # the accuracy of arc_easy too
+    transfers = {row[0].text: row for row in shown[2].rows}
+    assert transfers["reversed"][4].text == "0"
+    assert transfers["arc_easy"][4].interval == "100 to 100"
+    assert "**Do smaller models order the recipes as the largest does?**" in markdown(several, {}, Words())
+
+
+def test_one_seed_and_one_size_are_a_short_sentence():
+    rows = study("arc_easy", "bits_per_byte", bits, 0.002, models=("small",), seeds=(0,))
+    alone = named(rows)
+    said = " ".join(sentences(alone.decisions))
+    assert said.startswith("Every run has one seed and one model size.")
+    assert "nothing here says whether larger models" in said
+    assert len(said.split()) < 90
+    assert not tables(alone.decisions)
+    assert said.split(".")[0] in render(alone, outcomes(alone), [], Scorers(), Words())
+    steps = named(study("arc_easy", "bits_per_byte", bits, 0.002, ("small",), (0,), steps=(100, 200, 300, 400, 500)))
+    (table,) = further_tables(steps.decisions)
+    assert "checkpoints only" in table.rows[0][8].text
+    nothing = named([row for row in rows if row.sampler == "full"])
+    assert "no two recipes" in sentences(nothing.decisions)[0]
+
+
+def test_suites_stand_for_many_tasks():
+    names = ["anatomy", "virology", "astronomy", "nutrition", "prehistory", "philosophy", "sociology", "marketing"]
+    names += ["management", "econometrics", "jurisprudence", "machine_learning", "logical_fallacies"]
+    rows = [r for name in names for r in study(name, "accuracy", lambda number, model: 40 + number, 0.3, stderr=0.5)]
+    found = named(rows).decisions
+    assert {one.task for one in main_readings(found)} == {"mmlu"}
+    assert "MMLU, mean" in sentences(found)[0]
