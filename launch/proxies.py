@@ -23,10 +23,7 @@ PROXY_FILES = "proxy.json"  # the sealed file that lists a model built for a stu
 def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
     """Write weights, configuration and tokenizer, as `save_pretrained` does: whole or not at all.
 
-    Args:
-        folder: where to.
-        tokenizer: Hub id or folder, or "embedded"; the vocabulary follows it.
-        config: arguments of the configuration of `model_type`, and a `seed` (default 0).
+    The configuration is that of its `model_type`, with a `seed` (default 0); the vocabulary follows the tokenizer.
 
     Raises:
         ModelError: transformers knows no such model, or cannot build it.

@@ -101,9 +101,7 @@ def run(
 def forget_lost(plan: Plan, wanted: Collection[Stage] = ()) -> list[str]:
     """Take the records off every stage that is done but whose output does not open; return a sentence for each.
 
-    Args:
-        plan: the plan.
-        wanted: stages whose output the caller wants: if they have no other reader, they are opened in full.
+    Wanted stages are those whose output the caller wants: if they have no other reader, they are opened in full.
     """
     from evaluate_suite.units import mend_results
 
@@ -152,10 +150,7 @@ def check_access(plan: Plan, chosen: Iterable[Stage]) -> dict[Files, CorpusFiles
 def note_files(plan: Plan, listed: Mapping[Files, CorpusFiles], begun: Iterable[Stage]) -> None:
     """Write down which files a corpus has, so that its tasks need not list it, each again and for itself.
 
-    Args:
-        plan: the plan.
-        listed: what `check_access` has found.
-        begun: stages that are done, in part at least: what they have read stays.
+    What stages have read that have begun stays as it is.
     """
     kept = {source.name for stage in begun for source in stage.sources}
     for source, files in listed.items():
@@ -247,16 +242,9 @@ def tasks_of(plan: Plan, stage: Stage, numbers: Iterable[int]) -> list[Task]:
 
 
 def submit_all(plan: Plan, chosen: Sequence[Stage], engine: Engine, tell: Tell = lambda _: None) -> dict[str, Task]:
-    """Hand over what is neither done nor in the queue, each stage after those it needs.
+    """Hand over what is neither done nor in the queue, each stage after those it needs, and return it by handle.
 
-    Args:
-        plan: the plan.
-        chosen: the stages that may be handed over.
-        engine: takes them.
-        tell: is given a line for each stage that was handed over, or is in the queue already.
-
-    Returns:
-        tasks by handle.
+    `tell` is given a line for each stage that was handed over, or is in the queue already.
     """
     wanted, anew = set(chosen), set[Stage]()
     awaited: dict[Stage, list[str]] = {}
