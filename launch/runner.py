@@ -7,6 +7,7 @@ to be read is verified to the last byte, so that it is made again now and not re
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from launch.bad_rows import tell_bad_rows
 from launch.engines import NEVER_STARTED, Engine, Task, engine_of
-from launch.faults import DISK_FULL, USERS_FAULT, disk_full
+from launch.faults import DISK_FULL, USERS_FAULT
 from launch.plan import Plan
 from launch.processes import TICK, interrupts_held, log_end
 from launch.progress import StageProgress, Stages
@@ -81,17 +82,14 @@ def run(
                 f"{more:,} files of {plan.study.corpus} have come since this study began and are not read: another "
                 "output takes them in"
             )
+        for note in engine.notes if engine else ():
+            progress.note(note)
         if engine is None:
             Stages(plan.output, chosen, progress).show()
-            tell_bad_rows(plan, chosen, progress)
-            return
-        for note in engine.notes:
-            progress.note(note)
-        if not engine.attended:
+        elif engine.attended:
+            attend(plan, chosen, engine, Stages(plan.output, chosen, progress))
+        else:
             submit_all(plan, chosen, engine, tell)
-            tell_bad_rows(plan, chosen, progress)
-            return
-        attend(plan, chosen, engine, Stages(plan.output, chosen, progress))
         tell_bad_rows(plan, chosen, progress)
 
 
@@ -162,16 +160,12 @@ def note_files(plan: Plan, listed: Mapping[Files, CorpusFiles], begun: Iterable[
 def left_out(plan: Plan) -> int:
     """Return how many files of the corpus have arrived since the study began; it does not read them."""
     sources = {source for stage in plan.stages.values() for source in stage.sources}
-    found = 0
-    for source in sources:
-        if (
-            source.path == plan.study.corpus
-            and source.name in ("corpus", "train")
-            and source.listing(plan.output).exists()
-        ):
-            known = read_json(str(source.listing(plan.output)), DELETE)["sizes"].keys()
-            found += len(list_corpus(source.path, source.reading.glob).sizes.keys() - known)
-    return found
+    ours = [one for one in sources if one.path == plan.study.corpus and one.name in ("corpus", "train")]
+    return sum(
+        len(list_corpus(one.path, one.reading.glob).sizes.keys() - one.files(plan.output).sizes.keys())
+        for one in ours
+        if one.listing(plan.output).exists()
+    )
 
 
 def claim(plan: Plan) -> None:
@@ -304,7 +298,7 @@ def attend(plan: Plan, chosen: Sequence[Stage], engine: Engine, shown: Stages) -
 def _failure(task: Task, code: int) -> str:
     """Return how a task died, with the end of its log. Raises WinnowError or OSError where the user has to act."""
     if code == DISK_FULL:
-        raise disk_full(os.path.dirname(task.log))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.dirname(task.log))
     if code == USERS_FAULT:
         raise WinnowError(f"{task.title}: {log_end(task.log, 1)}")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
