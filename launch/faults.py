@@ -56,11 +56,6 @@ def is_disk_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in _FULL or _FULL_SAID in str(error)
 
 
-def disk_full(folder: str) -> OSError:
-    """Return the error of a process that could not write into a folder."""
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
-
-
 def as_process(share: Callable[[], int]) -> int:
     """Run one process's share and return its exit status; the last line on stderr says what the user can mend."""
     try:

@@ -51,9 +51,8 @@ def inspect(
             for batch in store.batches(source, ["score"]):
                 yield batch["score"]
 
-    def tokens() -> int:
-        return sum(int(b["tokens"].sum(dtype=np.int64)) for s in store.sources for b in store.batches(s, ["tokens"]))
-
+    batches = (batch for source in store.sources for batch in store.batches(source, ["tokens"]))
+    tokens = sum(int(batch["tokens"].sum(dtype=np.int64)) for batch in batches)
     summary = summarise(scores, FRACTIONS)
     examples = extremes(store)
     if embeddings:
@@ -67,7 +66,7 @@ def inspect(
         "documents": summary.documents,
         "sources": len(store.sources),
         "unfinished_sources": store.begun() if problem else {},
-        "tokens": tokens(),
+        "tokens": tokens,
         "mean": summary.mean,
         "standard_deviation": summary.deviation,
         "quantiles": {str(fraction): value for fraction, value in summary.quantiles.items()},

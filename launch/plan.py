@@ -58,12 +58,7 @@ _SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study and its stages.
-
-    Attributes:
-        study: the study.
-        stages: its stages by name, each after those it needs.
-    """
+    """A study and its stages by name, each after those it needs."""
 
     study: Study
     stages: Mapping[str, Stage]
@@ -113,11 +108,7 @@ def _in_order(stages: Iterable[Stage]) -> Iterator[Stage]:
 
 
 class _Stages:
-    """The stages of a study, each made when it is first asked for.
-
-    Args:
-        study: the study.
-    """
+    """The stages of a study, each made when it is first asked for."""
 
     def __init__(self, study: Study) -> None:
         self.study = study

@@ -68,13 +68,7 @@ class StageProgress:
 
 
 class Stages:
-    """A line of progress for each kind of stage.
-
-    Args:
-        output: the folder of the study.
-        stages: those that are shown.
-        progress: where.
-    """
+    """A line of progress for each kind of stage, of the stages whose records are in the study's folder."""
 
     def __init__(self, output: str, stages: Sequence[Stage], progress: StageProgress) -> None:
         self._output, self._progress = output, progress

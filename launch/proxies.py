@@ -9,12 +9,11 @@ from typing import Any
 
 from datatrove.utils.logging import logger
 
-from launch.stages.base import place_of
+from launch.stages.base import open_sealed, place_of
 from pipeline_steps.engines.models import load_tokenizer
 from pipeline_steps.errors import ModelError, StoreDamaged
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from train.folders import SealedFolder, whole_folder
-from train.verified import verify_files
 
 
 PROXY_FILES = "proxy.json"  # the sealed file that lists a model built for a study
@@ -23,10 +22,7 @@ PROXY_FILES = "proxy.json"  # the sealed file that lists a model built for a stu
 def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
     """Write weights, configuration and tokenizer, as `save_pretrained` does: whole or not at all.
 
-    Args:
-        folder: where to.
-        tokenizer: Hub id or folder, or "embedded"; the vocabulary follows it.
-        config: arguments of the configuration of `model_type`, and a `seed` (default 0).
+    The configuration is that of its `model_type`, with a `seed` (default 0); the vocabulary follows the tokenizer.
 
     Raises:
         ModelError: transformers knows no such model, or cannot build it.
@@ -39,8 +35,7 @@ def build_proxy(folder: str, tokenizer: str, config: Mapping[str, Any]) -> None:
     target, damaged = Path(folder), False
     if target.is_dir():
         try:
-            found = SealedFolder.read(target, PROXY_FILES, "it is built again")
-            verify_files(found.files, "it is built again")
+            found = open_sealed(folder, PROXY_FILES, True)
             refuse_differences({k: v for k, v in found.facts.items() if k != "files"}, json_types(built_from), folder)
             return
         except StoreDamaged as error:

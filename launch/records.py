@@ -133,14 +133,7 @@ def forget(output: str, stage: Stage) -> None:
 
 
 class Watched:
-    """A task that is being done: gives signs of life until it stops or is done.
-
-    Args:
-        output: folder of the study.
-        stage: the stage.
-        task: the task's number.
-        log: the file that the task writes to.
-    """
+    """A task that is being done, and writes to a log: gives signs of life until it stops or is done."""
 
     def __init__(self, output: str, stage: Stage, task: int, log: str) -> None:
         self._done = record_file(output, stage, task)

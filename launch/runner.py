@@ -7,6 +7,7 @@ to be read is verified to the last byte, so that it is made again now and not re
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from launch.bad_rows import tell_bad_rows
 from launch.engines import NEVER_STARTED, Engine, Task, engine_of
-from launch.faults import DISK_FULL, USERS_FAULT, disk_full
+from launch.faults import DISK_FULL, USERS_FAULT
 from launch.plan import Plan
 from launch.processes import TICK, interrupts_held, log_end
 from launch.progress import StageProgress, Stages
@@ -81,17 +82,14 @@ def run(
                 f"{more:,} files of {plan.study.corpus} have come since this study began and are not read: another "
                 "output takes them in"
             )
+        for note in engine.notes if engine else ():
+            progress.note(note)
         if engine is None:
             Stages(plan.output, chosen, progress).show()
-            tell_bad_rows(plan, chosen, progress)
-            return
-        for note in engine.notes:
-            progress.note(note)
-        if not engine.attended:
+        elif engine.attended:
+            attend(plan, chosen, engine, Stages(plan.output, chosen, progress))
+        else:
             submit_all(plan, chosen, engine, tell)
-            tell_bad_rows(plan, chosen, progress)
-            return
-        attend(plan, chosen, engine, Stages(plan.output, chosen, progress))
         tell_bad_rows(plan, chosen, progress)
 
 
@@ -101,9 +99,7 @@ def run(
 def forget_lost(plan: Plan, wanted: Collection[Stage] = ()) -> list[str]:
     """Take the records off every stage that is done but whose output does not open; return a sentence for each.
 
-    Args:
-        plan: the plan.
-        wanted: stages whose output the caller wants: if they have no other reader, they are opened in full.
+    Wanted stages are those whose output the caller wants: if they have no other reader, they are opened in full.
     """
     from evaluate_suite.units import mend_results
 
@@ -152,10 +148,7 @@ def check_access(plan: Plan, chosen: Iterable[Stage]) -> dict[Files, CorpusFiles
 def note_files(plan: Plan, listed: Mapping[Files, CorpusFiles], begun: Iterable[Stage]) -> None:
     """Write down which files a corpus has, so that its tasks need not list it, each again and for itself.
 
-    Args:
-        plan: the plan.
-        listed: what `check_access` has found.
-        begun: stages that are done, in part at least: what they have read stays.
+    What stages have read that have begun stays as it is.
     """
     kept = {source.name for stage in begun for source in stage.sources}
     for source, files in listed.items():
@@ -167,16 +160,12 @@ def note_files(plan: Plan, listed: Mapping[Files, CorpusFiles], begun: Iterable[
 def left_out(plan: Plan) -> int:
     """Return how many files of the corpus have arrived since the study began; it does not read them."""
     sources = {source for stage in plan.stages.values() for source in stage.sources}
-    found = 0
-    for source in sources:
-        if (
-            source.path == plan.study.corpus
-            and source.name in ("corpus", "train")
-            and source.listing(plan.output).exists()
-        ):
-            known = read_json(str(source.listing(plan.output)), DELETE)["sizes"].keys()
-            found += len(list_corpus(source.path, source.reading.glob).sizes.keys() - known)
-    return found
+    ours = [one for one in sources if one.path == plan.study.corpus and one.name in ("corpus", "train")]
+    return sum(
+        len(list_corpus(one.path, one.reading.glob).sizes.keys() - one.files(plan.output).sizes.keys())
+        for one in ours
+        if one.listing(plan.output).exists()
+    )
 
 
 def claim(plan: Plan) -> None:
@@ -249,16 +238,9 @@ def tasks_of(plan: Plan, stage: Stage, numbers: Iterable[int]) -> list[Task]:
 
 
 def submit_all(plan: Plan, chosen: Sequence[Stage], engine: Engine, tell: Tell = lambda _: None) -> dict[str, Task]:
-    """Hand over what is neither done nor in the queue, each stage after those it needs.
+    """Hand over what is neither done nor in the queue, each stage after those it needs, and return it by handle.
 
-    Args:
-        plan: the plan.
-        chosen: the stages that may be handed over.
-        engine: takes them.
-        tell: is given a line for each stage that was handed over, or is in the queue already.
-
-    Returns:
-        tasks by handle.
+    `tell` is given a line for each stage that was handed over, or is in the queue already.
     """
     wanted, anew = set(chosen), set[Stage]()
     awaited: dict[Stage, list[str]] = {}
@@ -318,7 +300,7 @@ def attend(plan: Plan, chosen: Sequence[Stage], engine: Engine, shown: Stages) -
 def _failure(task: Task, code: int) -> str:
     """Return how a task died, with the end of its log. Raises WinnowError or OSError where the user has to act."""
     if code == DISK_FULL:
-        raise disk_full(os.path.dirname(task.log))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.dirname(task.log))
     if code == USERS_FAULT:
         raise WinnowError(f"{task.title}: {log_end(task.log, 1)}")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"

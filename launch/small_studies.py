@@ -22,6 +22,7 @@ from launch.study_file import Study, parse_study, study_text
 from launch.yaml_places import YamlFile, read_text
 from pipeline_steps.errors import CorpusError, InvalidStudy, WinnowError
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
+from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.samplers import EMBEDDED, Sampler, find
 from pipeline_steps.stores.artefact import json_types, refuse_differences
 from pipeline_steps.stores.files import DELETE, read_json, write_atomically
@@ -110,7 +111,8 @@ def quickstart_values(output: str, flags: Any) -> dict[str, Any]:
     if flags.corpus is not None:
         values |= {"corpus": spelled(flags.corpus), "limit": flags.limit, **flags.reading.changed}
     elif flags.reading.changed:
-        raise WinnowError(f"{_flag(min(flags.reading.changed))} is of a corpus: give --corpus, or leave it out")
+        flag = f"--{min(flags.reading.changed).replace('_', '-')}"
+        raise WinnowError(f"{flag} is of a corpus: give --corpus, or leave it out")
     for sampler in values["samplers"]:
         if isinstance(sampler, dict):
             ((_, settings),) = sampler.items()
@@ -136,7 +138,7 @@ def score_values(output: str, sampler: str, flags: Any) -> dict[str, Any]:
     if not targeted and flags.target is not None:
         raise WinnowError(f"{sampler} has no target: leave --target out")
     model = _model(row, flags.proxy)
-    values = _corpus(output, flags) | {"embedder": flags.embedder}
+    values = corpus_values(output, flags.corpus, flags.limit, flags.reading) | {"embedder": flags.embedder}
     if flags.target is not None:
         values["target"] = spelled(flags.target)
     return values | {"samplers": [row.name if model == row.model else {row.name: {"model": model}}]}
@@ -146,13 +148,15 @@ def given_scores_values(output: str, scores: str, flags: Any) -> dict[str, Any]:
     """Return what a study says that cuts a score store which is there already."""
     if flags.proxy or flags.target:
         raise WinnowError("--scores are used as they are: leave --proxy and --target out")
-    return _corpus(output, flags) | {"samplers": [{"given": {"scores": scores}}]}
+    values = corpus_values(output, flags.corpus, flags.limit, flags.reading)
+    return values | {"samplers": [{"given": {"scores": scores}}]}
 
 
-def _corpus(output: str, flags: Any) -> dict[str, Any]:
-    if flags.limit == 0 or flags.limit < -1:
-        raise WinnowError(f"--limit {flags.limit} reads nothing: give a number of documents, or leave it out")
-    return {"output": output, "corpus": spelled(flags.corpus), "limit": flags.limit, **flags.reading.changed}
+def corpus_values(output: str, corpus: str, limit: int, reading: Reading = USUAL) -> dict[str, Any]:
+    """Return what a study says about its corpus. Raises WinnowError for a limit that reads nothing."""
+    if limit == 0 or limit < -1:
+        raise WinnowError(f"--limit {limit} reads nothing: give a number of documents, or leave it out")
+    return {"output": output, "corpus": spelled(corpus), "limit": limit, **reading.changed}
 
 
 def _model(row: Sampler, proxy: str | None) -> str | None:
@@ -175,10 +179,6 @@ def _model(row: Sampler, proxy: str | None) -> str | None:
     if row.model == "":
         raise WinnowError(f"{row.name} asks a model: give its Hub id or folder as --proxy, e.g. google/t5-v1_1-base")
     return row.model
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def spelled(corpus: str) -> str:

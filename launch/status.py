@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,27 +49,20 @@ class TaskStatus:
 def tasks_of(plan: Plan, lost: Mapping[tuple[str, int], tuple[str, str]] | None = None) -> list[TaskStatus]:
     """Return all tasks in the stages' order.
 
-    Args:
-        plan: the plan.
-        lost: jobs and logs, by stage and task, of tasks that said nothing before they ended.
+    What is lost are jobs and logs, by stage and task, of tasks that said nothing before they ended.
     """
-    return [_told(task, lost or {}) for task in _tasks(plan)]
+    return list(_tasks(plan, lost or {}))
 
 
-def _told(task: TaskStatus, lost: Mapping[tuple[str, int], tuple[str, str]]) -> TaskStatus:
-    place = task.stage.name, task.number
-    if task.found.state != "waiting" or place not in lost:
-        return task
-    job, log = lost[place]
-    error = f"its job, {job}, was cancelled, or has ended without a word"
-    return replace(task, found=replace(task.found, state="failed", error=error, log=log))
-
-
-def _tasks(plan: Plan) -> Iterator[TaskStatus]:
+def _tasks(plan: Plan, lost: Mapping[tuple[str, int], tuple[str, str]]) -> Iterator[TaskStatus]:
     for stage in plan.stages.values():
         untouched = is_untouched(plan.output, stage)
         for number in range(stage.tasks):
             found = TaskState("waiting") if untouched else task_state(plan.output, stage, number)
+            if found.state == "waiting" and (stage.name, number) in lost:
+                job, log = lost[stage.name, number]
+                error = f"its job, {job}, was cancelled, or has ended without a word"
+                found = TaskState("failed", found.seconds, log, error)
             if isinstance(stage, Training) and found.state in ("running", "failed"):
                 row = last_row(Path(stage.folder(plan.output)) / "metrics.jsonl")
                 share = row.get("encoder_tokens", 0) / stage.arguments["total_tokens"]

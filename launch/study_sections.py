@@ -174,9 +174,8 @@ class Shaped(Section):
 
     def shaping(self) -> dict[str, Any]:
         """Return the settings that are given, as arguments of Cut."""
-        return {
-            name: getattr(self, name) for name in _SHAPING if getattr(self, name) != Shaped.model_fields[name].default
-        }
+        fields = {name: field for name, field in Shaped.model_fields.items() if name != "labels"}
+        return {name: getattr(self, name) for name, field in fields.items() if getattr(self, name) != field.default}
 
     def checked(self, mode: str, **amount: Any) -> Cut:
         """Return the cut, or refuse settings that do not go together."""
@@ -189,9 +188,6 @@ class Shaped(Section):
     def likely_mode(self) -> str:
         """Return a mode that the settings go with, where only the scores say which it is."""
         return "direct" if (self.temperature != 1 or self.normalize) and not self.copies else "top"
-
-
-_SHAPING = ("temperature", "normalize", "upsample", "copies", "mixture", "fill")
 
 
 class AskedDataset(Shaped):

@@ -188,7 +188,9 @@ def _sentence(error: Any, name: str) -> str:
     if error["type"] == "missing":
         return f"{error['loc'][-1]} is missing: add it"
     if error["type"] == "literal_error":
-        return f"{name} must be {context['expected']}, not {short(error['input'])}: {_choice(error)}"
+        expected = context["expected"]
+        choice = nearest(error["input"], re.findall(r"'([^']*)'", expected))
+        return f"{name} must be {expected}, not {short(error['input'])}: {choice}"
     return f"{name or 'the file'} must be {in_words(said)}, not {short(error['input'])}"
 
 
@@ -196,10 +198,6 @@ def in_words(said: str) -> str:
     """Return what pydantic says a value should be, in the words of our messages."""
     said = said.removeprefix("Input should be ")
     return _WORDS.get(said, said)
-
-
-def _choice(error: Any) -> str:
-    return nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
 
 
 def _pairs(node: Any) -> list[tuple[Any, Any]]:

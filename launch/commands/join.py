@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token
 
 from launch.commands.arguments import CORES, CORPUS, NAME, NEW_PLACE
-from pipeline_steps.errors import WinnowError
 from pipeline_steps.terminal import Terminal
 
 
@@ -128,16 +127,13 @@ def join(
           --unmatched default=0 --output scores
       winnow select --corpus crawl/ --scores scores --rate 0.2 --output kept
     """
-    from launch.small_studies import SmallStudy, refuse_inside, spelled
+    from launch.small_studies import SmallStudy, corpus_values, refuse_inside, spelled
 
-    corpus, annotations = spelled(corpus), spelled(annotations)
+    annotations = spelled(annotations)
     refuse_inside(corpus, output)
     refuse_inside(annotations, output)
-    if limit == 0 or limit < -1:
-        raise WinnowError(f"--limit {limit} reads nothing: give a number of documents, or leave it out")
-    values = {"output": output, "corpus": corpus, "limit": limit}
+    values = corpus_values(output, corpus, limit) | {"join": joining.section(annotations)}
     _refuse_changed(annotations, output)
-    values["join"] = joining.section(annotations)
     # What the join decides is noted in the store itself, once nothing has been refused
     SmallStudy("winnow join", f"{output}/join.yaml", values, workers, free=("join",)).run()
     _show(output, joining)

@@ -140,27 +140,22 @@ def status(
     """
     from rich.live import Live
 
+    from launch.engines.slurm import lost
     from launch.plan import Plan
     from launch.status import as_json, exit_code, is_stuck, show, tasks_of
 
     plan = Plan.of(_open(study, None))
     seconds = None if watch is None else (watch or [5.0])[0]
-    tasks = tasks_of(plan, _lost(plan))
+    tasks = tasks_of(plan, lost(plan))
     if json:
         print_json(as_json(tasks))
         return exit_code(tasks)
     with Live(show(plan, tasks), console=wide(), auto_refresh=False) as live:
         while seconds and exit_code(tasks) != 0 and not is_stuck(tasks):
             time.sleep(seconds)
-            tasks = tasks_of(plan, _lost(plan))
+            tasks = tasks_of(plan, lost(plan))
             live.update(show(plan, tasks), refresh=True)
     return exit_code(tasks)
-
-
-def _lost(plan: Plan) -> dict[tuple[str, int], tuple[str, str]]:
-    from launch.engines.slurm import lost
-
-    return lost(plan)
 
 
 def _amount(kind: Any, words: Sequence[Token]) -> int:

@@ -41,13 +41,12 @@ def tokenize(
     Examples:
       winnow tokenize --corpus crawl/ --tokenizer google-t5/t5-small --output tokens
     """
-    from launch.small_studies import SmallStudy, refuse_inside, spelled
+    from launch.small_studies import SmallStudy, corpus_values, refuse_inside
     from train.token_store import TokenStore
 
     refuse_inside(corpus, output)
-    values = {"output": output, "corpus": spelled(corpus), "limit": limit, "tokenizer": tokenizer}
-    values |= reading.changed
-    values["token_store"] = {"append_eos": append_eos}
+    values = corpus_values(output, corpus, limit, reading)
+    values |= {"tokenizer": tokenizer, "token_store": {"append_eos": append_eos}}
     SmallStudy("winnow tokenize", f"{output}/tokenize.yaml", values, workers).run()
     store = TokenStore.open(output)
     Terminal().print(f"{store.documents:,} documents, {store.tokens:,} tokens, checksums verified: {output}")

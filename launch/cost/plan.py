@@ -15,7 +15,7 @@ from launch.engines.slurm_scripts import job_of
 from launch.plan import Plan, store_of
 from launch.stages.base import Stage
 from launch.stages.runs import Measurement, Training
-from launch.stages.scores import Scores, Selected
+from launch.stages.scores import Scores, Selected, with_foundations
 from launch.status import TaskStatus, tasks_of
 from launch.study_file import Study, shipped
 from launch.study_sections import KEYS
@@ -248,7 +248,7 @@ def _scorers(plan: Plan, costs: Mapping[str, StageCost]) -> Iterator[BreakEven]:
     for store in dict.fromkeys(stores):
         stage = next(one for one in plan.stages.values() if isinstance(one, Scores) and one.store == store)
         if store != KEYS:
-            below = [costs[one.name].hours for one in _with_foundations(stage) if one.devices]
+            below = [costs[one.name].hours for one in with_foundations(stage) if one.devices]
             known = [hours for hours in below if hours is not None]
             hours = sum(known) if len(known) == len(below) else None
             yield breaks_even(stage.name, hours, runs * stores.count(store), training)
@@ -275,14 +275,6 @@ def breaks_even(scores: str, hours: float | None, runs: int, training: Mapping[s
 def _mean_of_runs(costs: Iterable[StageCost], model: str) -> float | None:
     hours = [one.hours for one in costs if one.group == f"runs/{model}" and one.hours is not None]
     return sum(hours) / len(hours) if hours else None
-
-
-def _with_foundations(stage: Stage) -> list[Stage]:
-    """Return a store's stage and what it stands on of scoring; a run whose checkpoint scores is trained anyway."""
-    found = [stage]
-    for one in found:  # grows
-        found += [need for need in one.inputs if need.kind in SCORING and need not in found]
-    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- trainings

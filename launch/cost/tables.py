@@ -78,14 +78,9 @@ _LEFT = ("", "stage", "needs", "on", "from", "scores")  # columns of words
 def _table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Sequence[str] = (), gap: int = 1
 ) -> Table:
-    """Return a table in the style of all tables here.
+    """Return a table whose columns are those of words in `_LEFT`, or of numbers.
 
-    Args:
-        title: its title.
-        columns: their titles; columns of words are those in `_LEFT`.
-        rows: their cells; a cell after the last column is a style.
-        whole: columns that are never broken into lines.
-        gap: spaces between columns.
+    A cell after the last column is the row's style; columns in `whole` are never broken into lines.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
     for name in columns:

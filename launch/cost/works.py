@@ -92,12 +92,7 @@ class Work:
 
 
 class Works:
-    """What each stage of a study takes.
-
-    Args:
-        study: the study.
-        size: how large the corpus is that the study selects from.
-    """
+    """What each stage of a study takes that selects from a corpus of this size."""
 
     def __init__(self, study: Study, size: CorpusSize) -> None:
         self._study, self._size, self._documents = study, size, size.documents

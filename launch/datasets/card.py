@@ -72,14 +72,7 @@ def facts(store: ScoreStore, selection: Selection, cut: Cut) -> dict[str, Any]:
 
 
 def write_card(record: Record, command: str, pattern: str, columns: Columns | None) -> str:
-    """Return README.md of the dataset.
-
-    Args:
-        record: what decides the dataset, and its numbers.
-        command: that makes the dataset.
-        pattern: of its files.
-        columns: of JSON lines.
-    """
+    """Return README.md of the dataset that a command makes; columns are those of JSON lines, None for Parquet."""
     made, (before, after) = record["made_from"], record["documents"]
     sampler = made["sampler"] or record["scores"]["scorer"]
     title = _title(made, sampler)

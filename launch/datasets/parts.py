@@ -92,12 +92,6 @@ def write_parts(rows: Iterable[Row], folder: Path, prefix: str, form: Form) -> l
     """Write rows into files of at most `PART_ROWS` rows and some `PART_BYTES` of text; no rows make no file.
 
     Parquet has one schema, so where that of the rows changes, another file begins.
-
-    Args:
-        rows: in order, each with a text.
-        folder: where the files go.
-        prefix: of their names.
-        form: of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = list[WrittenFile]()

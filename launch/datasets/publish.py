@@ -187,10 +187,6 @@ class HubDataset(RemoteFolder):
 def destination(path: str, private: bool = False) -> RemoteFolder:
     """Return where a path leads: local, hf://datasets/user/name[/folder], or any other that fsspec knows.
 
-    Args:
-        path: the path.
-        private: whether a repository that is made on the Hub is.
-
     Raises:
         WinnowError: it is on the Hub, but no dataset's.
     """
@@ -205,9 +201,7 @@ def destination(path: str, private: bool = False) -> RemoteFolder:
 def is_published(settings: DatasetSettings, note: Callable[[str], None] = logger.warning) -> dict[str, Any] | None:
     """Return the record of a dataset that is whole where it belongs; else None.
 
-    Args:
-        settings: of the dataset.
-        note: gets a sentence that names the files that are missing or damaged, if only some are there.
+    If only some of its files are there, `note` gets a sentence that names those that are missing or damaged.
 
     Raises:
         StoreMismatch: another dataset, or something else, is there.

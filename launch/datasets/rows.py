@@ -39,14 +39,8 @@ def groups_left(work: Path, step: Step) -> list[int]:
 def write_files(work: Path, step: Step, task: int, tasks: int, bad_rows: str | None = None) -> None:
     """Write a task's share of a step: the rows, or these again as Parquet of the schema that all files have in common.
 
-    Rows that are Parquet of that schema already, or JSON lines in the end, are not written again.
-
-    Args:
-        work: folder of the unfinished dataset.
-        step: the step.
-        task: number of the task.
-        tasks: how many share the step.
-        bad_rows: folder for the records of bad rows; None for none.
+    Rows that are Parquet of that schema already, or JSON lines in the end, are not written again. Bad rows are noted
+    in the folder `bad_rows`.
 
     Raises:
         WinnowError: as `groups_left` raises it.

@@ -196,10 +196,7 @@ class Unfinished:
 def check_begun(settings: DatasetSettings, work: Path, files: CorpusFiles | None = None) -> Unfinished | None:
     """Return the dataset that was begun in a folder; what stands there without a plan is removed.
 
-    Args:
-        settings: of the dataset.
-        work: the folder.
-        files: of the corpus, if they have been listed already.
+    The files are those of the corpus, if they have been listed already.
 
     Raises:
         StoreMismatch: other settings were begun there, or the corpus has changed since.
@@ -218,10 +215,7 @@ def check_begun(settings: DatasetSettings, work: Path, files: CorpusFiles | None
 def begin(settings: DatasetSettings, scores: str, work: Path) -> None:
     """Find the cut and plan which files are written together, or go on with a dataset of the same settings.
 
-    Args:
-        settings: of the dataset.
-        scores: the score store.
-        work: a local folder, for this dataset alone.
+    The folder is a local one, for this dataset alone.
 
     Raises:
         InvalidCut: the cut keeps nothing, or asks for more than there is.

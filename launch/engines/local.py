@@ -21,27 +21,15 @@ _PATIENCE = 60.0  # seconds that tasks have to save what they have, once they we
 
 @dataclass
 class _Group:
-    """Tasks that were submitted together, and so wait for the same ones.
+    """Tasks that were submitted together, and so wait for the same ones."""
 
-    Attributes:
-        needs: handles of what has not ended well yet.
-        is_lost: whether one of the needs has failed.
-    """
-
-    needs: set[str]
-    is_lost: bool = False
+    needs: set[str]  # handles of what has not ended well yet
+    is_lost: bool = False  # since one of the needs has failed
 
 
 @dataclass
 class _Waiting:
-    """A task that waits or runs.
-
-    Attributes:
-        task: the task.
-        group: what it waits for.
-        devices: the accelerators that it holds.
-        process: None while it waits.
-    """
+    """A task that waits, or runs as a process, and the accelerators that it holds."""
 
     task: Task
     group: _Group
@@ -52,10 +40,7 @@ class _Waiting:
 class Local(Engine):
     """Runs commands as processes that end with this one, however it ends.
 
-    A task that fails takes along what stands on it; everything else goes on.
-
-    Args:
-        workers: processes at a time.
+    A task that fails takes along what stands on it; everything else goes on. There are `workers` processes at a time.
     """
 
     def __init__(self, workers: int) -> None:

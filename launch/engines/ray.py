@@ -28,9 +28,6 @@ _KILLED = -9  # the exit code of a task whose Ray worker died more often
 class Ray(Engine):
     """Runs commands on the cluster of `engine.ray.address` or RAY_ADDRESS, or on one started here.
 
-    Args:
-        plan: the plan.
-
     Raises:
         ModelError: Ray is not installed.
         InvalidStudy: a training asks for what only Slurm knows.

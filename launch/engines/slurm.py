@@ -33,19 +33,12 @@ _TIDYING = 10.0  # seconds after which a job that is tidied up (CG) will hardly 
 
 @dataclass
 class _Job:
-    """A job that waits or runs.
+    """A job that waits or runs."""
 
-    Attributes:
-        id: its number, or its array's.
-        part: what was submitted as it.
-        living: numbers of its array that wait or run.
-        waits: whether none of them has begun.
-    """
-
-    id: str
+    id: str  # its number, or its array's
     part: Part
-    living: set[int] = field(default_factory=set)
-    waits: bool = True
+    living: set[int] = field(default_factory=set)  # numbers of its array that wait or run
+    waits: bool = True  # whether none of them has begun
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,8 @@ class _Row:
 class Slurm(Engine):
     """Submits commands as jobs, which go on without this process.
 
-    Args:
-        plan: the plan.
-        chosen: stages that are about to be submitted: their jobs in the queue must be of this study as it is now, but
-            a report that waits for fewer runs is taken back.
+    Jobs in the queue of stages that are about to be submitted must be of this study as it is now, but a report that
+    waits for fewer runs is taken back.
 
     Raises:
         InvalidStudy: Slurm is not here or does not answer, or a job in the queue has other settings.
@@ -152,10 +143,9 @@ class Slurm(Engine):
 
 
 def lost(plan: Plan) -> dict[tuple[str, int], tuple[str, str]]:
-    """Find tasks that were submitted, could have begun, and whose job has left the queue without a word of theirs.
+    """Return the job and log, by stage and task, of tasks that could have begun and whose job left without a word.
 
-    Returns:
-        job and log by stage and task; nothing where Slurm is not, or does not answer.
+    There are none where Slurm is not, or does not answer.
     """
     records = list(_noted(plan))
     try:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from launch.stages.corpora import Files
     from pipeline_steps.stores.source_store import SourceStore
+    from train.folders import SealedFolder
 
 
 _AGAIN = "it is made again"
@@ -211,7 +212,7 @@ def open_partials(folder: str, whole: bool) -> None:
         pass
 
 
-def open_sealed(folder: str, name: str, whole: bool) -> None:
+def open_sealed(folder: str, name: str, whole: bool) -> SealedFolder:
     """Open a folder whose files a sealed one lists, and verify them if `whole`."""
     from train.folders import SealedFolder
     from train.verified import verify_files
@@ -219,3 +220,4 @@ def open_sealed(folder: str, name: str, whole: bool) -> None:
     found = SealedFolder.read(Path(folder), name, _AGAIN)
     if whole:
         verify_files(found.files, _AGAIN)
+    return found

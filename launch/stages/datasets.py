@@ -177,15 +177,9 @@ class Dataset(DatasetStage):
 def dataset_of(
     study: Study, asked: AskedDataset, sampler: StudySampler, mode: str, scores: Scores | GivenScores, text: Files
 ) -> Dataset:
-    """Return the last stage of a dataset.
+    """Return the last stage of a dataset that a study asks for, of a sampler's scores of a text.
 
-    Args:
-        study: the study.
-        asked: what the study says about the dataset.
-        sampler: whose scores are cut.
-        mode: how they are cut unless the study says otherwise.
-        scores: these scores.
-        text: the corpus.
+    The mode is that of the cut unless the study says otherwise.
     """
     from launch.datasets.settings import DatasetSettings, usual_column
     from pipeline_steps.filters.cuts import Cut

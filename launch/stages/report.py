@@ -14,7 +14,7 @@ from typing_extensions import override
 from launch.stages.base import Stage, free
 from launch.stages.corpora import Files, Split, Text
 from launch.stages.runs import Measurement
-from launch.stages.scores import GivenScores, Scores, Selected
+from launch.stages.scores import GivenScores, Scores, Selected, with_foundations
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.samplers import EMBEDDED
@@ -52,6 +52,7 @@ class Report(Stage):
     def settings(self, output: str) -> Any:
         """Return what the report is made of."""
         from evaluate_suite.report import ReportSettings
+        from launch.records import seconds_of
 
         scored = {one.sampler: one.scores for one in self.samplers if not _by_chance(one.scores)}
         return ReportSettings(
@@ -63,7 +64,7 @@ class Report(Stage):
             reading=self.text.reading if isinstance(self.text, Files) else USUAL,
             partial=True,
             scoring_hours={
-                name: _scoring_seconds(output, scores) / 3600
+                name: sum(seconds_of(output, stage) for stage in with_foundations(scores)) / 3600
                 for name, scores in scored.items()
                 if isinstance(scores, Scores)
             },
@@ -132,13 +133,3 @@ class Report(Stage):
 
 def _by_chance(scores: Scores | GivenScores) -> bool:
     return isinstance(scores, Scores) and scores.row == "random"
-
-
-def _scoring_seconds(output: str, scores: Stage) -> float:
-    """Return the seconds of a store and of what it alone stands on: not of the corpus, nor of a training."""
-    from launch.records import seconds_of
-
-    wanted = [scores]
-    for stage in wanted:  # grows
-        wanted += [one for one in stage.inputs if one not in wanted and one.kind != "corpus" and not one.launched]
-    return sum(seconds_of(output, stage) for stage in wanted)

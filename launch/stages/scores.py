@@ -171,3 +171,11 @@ class Selected(PipelineStage):
         from pipeline_steps import Selection
 
         Selection.load(self.file(output))
+
+
+def with_foundations(scores: Scores) -> list[Stage]:
+    """Return a store and what only scorers stand on: not the corpus, nor a training whose checkpoint scores."""
+    found: list[Stage] = [scores]
+    for stage in found:  # grows
+        found += [one for one in stage.inputs if one not in found and one.kind != "corpus" and not one.launched]
+    return found

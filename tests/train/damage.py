@@ -6,21 +6,32 @@ from datatrove.utils.logging import logger
 from pipeline_steps.errors import StoreDamaged
 
 
+def flipped(blob, rng):
+    """A file with one bit flipped."""
+    changed = bytearray(blob)
+    changed[rng.integers(len(blob))] ^= 1 << rng.integers(8)
+    return bytes(changed)
+
+
 def flip(file, rng):
     """Flip one bit of a file."""
-    blob = bytearray(file.read_bytes())
-    blob[rng.integers(len(blob))] ^= 1 << rng.integers(8)
-    file.write_bytes(blob)
+    file.write_bytes(flipped(file.read_bytes(), rng))
+
+
+def damaged(blob, seed=7):
+    """36 versions of a file: 30 with a flipped bit each, and 6 that end early."""
+    rng = np.random.default_rng(seed)
+    for _ in range(30):
+        yield flipped(blob, rng)
+    for _ in range(6):
+        yield blob[: rng.integers(len(blob))]
 
 
 def damages(file, seed=7):
-    """Damage a file in 36 ways, one after the other: 30 flips, 6 truncations; then it is as it was."""
-    original, rng = file.read_bytes(), np.random.default_rng(seed)
-    for number in range(36):
-        if number < 30:
-            flip(file, rng)
-        else:
-            file.write_bytes(original[: rng.integers(len(original))])
+    """Damage a file in 36 ways, one after the other; then it is as it was."""
+    original = file.read_bytes()
+    for number, blob in enumerate(damaged(original, seed)):
+        file.write_bytes(blob)
         try:
             yield number
         finally:
