@@ -20,7 +20,7 @@ _HEADS = ("CausalLM", "LMHead", "ConditionalGeneration")  # in the class names o
 _NORMAL_95 = 1.959964  # of the standard normal distribution, the ends of its middle 95 %
 # Metrics of rows of the task "cost", in costs.jsonl
 TRAINING_HOURS, SCORING_HOURS = "training_accelerator_hours", "scoring_accelerator_hours"
-SELECTED_DOCUMENTS, SELECTED_TOKENS = "selected_documents", "selected_tokens"
+SELECTED_DOCUMENTS, SELECTED_TOKENS, PARAMETERS = "selected_documents", "selected_tokens", "parameters"
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,16 @@ class Checkpoint:
 def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
     """Return what a checkpoint has cost and was trained on; no rows for models that `train.pretrain` has not made.
 
-    These are accelerator hours up to the checkpoint, from the metrics.jsonl of its run, and the documents and tokens
-    of its selection.
+    These are accelerator hours up to the checkpoint, from the metrics.jsonl of its run, the documents and tokens of
+    its selection, and its size.
     """
     run_dir = Path(checkpoint.model).parent.parent
     if not checkpoint.state or not (run_dir / "metrics.jsonl").exists():
         return []
     rows = [row for row in read_rows(run_dir / "metrics.jsonl") if row["step"] <= checkpoint.state["step"]]
     hours = sum(row["seconds"] * row.get("processes", 1) for row in rows) / 3600
-    found = {TRAINING_HOURS: hours} | {name: checkpoint.state[name] for name in (SELECTED_DOCUMENTS, SELECTED_TOKENS)}
+    noted = [name for name in (SELECTED_DOCUMENTS, SELECTED_TOKENS, PARAMETERS) if name in checkpoint.state]
+    found = {TRAINING_HOURS: hours} | {name: checkpoint.state[name] for name in noted}
     return [
         checkpoint.row("cost", metric, (float(value), 0.0, 1), 0, f"winnow-llm {__version__}")
         for metric, value in found.items()
@@ -155,7 +156,8 @@ def _open(sampler: str, where: str) -> Checkpoint:
         )
     state = read_json(f"{where}/state.json") if (folder / "state.json").exists() else {}
     if "corpus_documents" in state:  # of pre-training; a fine-tuned one is a model like any other
-        return Checkpoint(sampler, where, state["preset"], state, _weights(state), folder.name)
+        name = state.get("model", state["preset"])  # which older ones do not say
+        return Checkpoint(sampler, where, name, state, _weights(state), folder.name)
     model, is_revision, revision = ("", "", "") if folder.is_dir() else where.partition("@")
     identity = model_identity(model or where, revision if is_revision else None)
     weights, name = identity.get("digest") or identity["revision"], identity["model"] + is_revision + revision

@@ -182,7 +182,7 @@ def bits_per_byte(
     )
     if max_documents < 0:
         raise InvalidCut(f"--max-documents {max_documents} cannot be measured: give 0, for all, or more")
-    models = [DomainModel(one, windows or Windows()) for one in _checkpoints(runs, every_checkpoint)]
+    models = [DomainModel(one, windows or Windows()) for one in _checkpoints(runs, every_checkpoint, tuned=False)]
     for metric in sorted({model.metric for model in models}):
         if len(used := sorted({model.window for model in models if model.metric == metric})) > 1:
             shown = " and ".join(f"{length:,}" for length in used)

@@ -49,7 +49,7 @@ from launch.yaml_places import nearest
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
-from train.arguments import FREE
+from train.arguments import FREE, PretrainArguments
 from train.presets import is_causal
 
 
@@ -287,18 +287,23 @@ class _Stages:
             arguments={name: value for name, value in arguments.items() if name not in FREE},
             others={name: value for name, value in arguments.items() if name in FREE},
             milestones=tuple(self._milestones(run)),
+            trunk=self.training(replace(run, model=trunk)) if (trunk := arguments.get("branch_from")) else None,
             precision=arguments.get("mixed_precision") or self._precision,
             launch=self.study.engine.launch,
             devices=self._launched_devices(nodes=True),
         )
 
     def _milestones(self, run: Run) -> list[int]:
-        """Return the steps whose checkpoints are kept: those that were asked for, and those that score."""
+        """Return the steps whose checkpoints are kept: those asked for, those that score, and where branches begin."""
         wanted = set(self._models[run.model].get("milestones", []))
         for sampler in self.study.samplers:
             model, is_checkpoint, step = (sampler.model or "").partition("@")
             if is_checkpoint and self._full(model) == run:
                 wanted.add(int(step))
+        for arguments in self._models.values():
+            if arguments.get("branch_from") == run.model:
+                branch = PretrainArguments(tokens="", run_dir="", **arguments)
+                wanted.add(branch.schedule_to(branch.budget).decay_start)
         return sorted(wanted)
 
     @property

@@ -29,7 +29,7 @@ from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy
 from pipeline_steps.readers.reading import USUAL, OnBadRow, Reading
 from pipeline_steps.readers.special_files import refuse_unusable_name
-from pipeline_steps.samplers import EMBEDDED, FULL
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_BPE, FULL
 from train.arguments import PretrainArguments
 from train.training_plan import TokenBudget
 

@@ -16,7 +16,8 @@ from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, 
 from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.samplers import Sampler, table
-from train.arguments import PretrainArguments
+from train.arguments import FREE, PretrainArguments
+from train.branches import OF_BRANCH
 from train.presets import preset
 from train.training_plan import TokenBudget
 
@@ -144,7 +145,15 @@ else:
     ]
 
 
-_FIXED = ("tokens", "run_dir", "selection", "held_out", "seed")  # arguments of train.pretrain that a study sets
+_FIXED = (
+    "tokens",
+    "run_dir",
+    "selection",
+    "held_out",
+    "seed",
+    "model_name",
+    "decay_at",
+)  # arguments of train.pretrain that a study sets
 _HINTS = get_type_hints(PretrainArguments)
 _TRAINING: dict[str, Any] = {
     one.name: (_HINTS[one.name] | None, None) for one in fields(PretrainArguments) if one.name not in _FIXED
@@ -156,10 +165,7 @@ def _trainings(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return arguments of train.pretrain by name, checked as train.pretrain would check them."""
     found: dict[str, dict[str, Any]] = {}
     for name, settings in given.items():
-        own = settings.model_dump(exclude_unset=True)
-        config = own.pop("config", None)
-        arguments = {"preset": name} | (_config(name, config) if config is not None else {}) | own
-        arguments = {key: value for key, value in arguments.items() if value is not None}
+        arguments = _arguments(name, settings, given)
         try:
             checked = PretrainArguments(tokens="", run_dir="", **arguments)
             preset(checked.preset)
@@ -169,6 +175,22 @@ def _trainings(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise refusal(f"{name}: {why}", given=name) from error
         found[name] = arguments
     return found
+
+
+def _arguments(name: str, settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a model; a branch has those of the model that it is branched from, but for its own."""
+    own: dict[str, Any] = settings.model_dump(exclude_unset=True)
+    trunk, config = own.get("branch_from"), own.pop("config", None)
+    before: dict[str, Any] = {"preset": name}
+    if trunk is not None:
+        if trunk not in given or given[trunk].branch_from is not None:
+            known = [one for one in given if given[one].branch_from is None]
+            raise refusal(f"{name} cannot branch from {trunk}: {nearest(trunk, known)}", given=trunk)
+        before = _arguments(trunk, given[trunk], given)
+        if other := sorted(own.keys() - {"branch_from", *OF_BRANCH, *FREE}):
+            raise refusal(f"{name} has {other[0]} from {trunk}, from which it branches: leave it out", given=other[0])
+    before |= _config(name, config) if config is not None else {}
+    return {key: value for key, value in {**before, **own}.items() if value is not None}
 
 
 def _config(name: str, config: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from train.costs import is_counted, peak_flops, training_flops
 from train.layers import prepare_for_training
 from train.losses import TokenLosses
 from train.metrics import Interval, start_trackers
+from train.model import size_of
 from train.optimizers import OPTIMIZERS
 from train.run_directory import Metrics, latest_checkpoint, read_state, versions, write_environment
 from train.sharding import shard, whole
@@ -67,6 +68,7 @@ class Trainer:
         elif state and self.main:
             logger.info(f"{plan.run_dir} goes on from step {state['step']:,} of {self.begun_in}")
         self.raw_model = load_model(newest) if newest else plan.initial_model()
+        self.size = size_of(self.raw_model)
         self.masks = prepare_for_training(self.raw_model, plan.padded, apart=plan.document_eos is not None)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -213,7 +215,7 @@ class Trainer:
         self._refuse_infinite(sums[0], step)
         tensors = whole_weights(self.raw_model), self.optimizer.state_dict()
         if self.main:
-            state = self.plan.state(step) | {"versions": versions()}
+            state = self.plan.state(step) | {"versions": versions(), "parameters": self.size}
             if self.interval.amount.samples:
                 state["interval"] = self.interval.carry(sums, self.batches.waited)
             save_checkpoint(self.plan.run_dir, self.raw_model, tensors, self.plan.tokenizer, state)

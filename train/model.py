@@ -83,6 +83,12 @@ def count_parameters(model: PreTrainedModel) -> dict[str, int]:
     return {"body": body, "head": head.numel(), "counted": body + head.numel(), "total": sum(own.values())}
 
 
+def size_of(model: PreTrainedModel) -> int:
+    """Return how large a model is said to be: all weights of a T5, body and output layer of a decoder."""
+    counted = count_parameters(model)
+    return counted["total" if model.config.is_encoder_decoder else "counted"]
+
+
 def empty_model(folder: str) -> PreTrainedModel:
     """Make a model of a checkpoint's configuration, with any weights; the random state is left as it was."""
     with torch.random.fork_rng(devices=[]):  # building a model draws initial weights

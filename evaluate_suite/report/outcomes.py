@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate_suite.model_sizes import family as family_of
-from evaluate_suite.model_sizes import parameters
 from evaluate_suite.normalised import RUN_NOISE, Normalised, effective_model_size, over_scaling
 from evaluate_suite.registry import SUITES
 from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, references
@@ -57,9 +56,9 @@ def outcome(study: StudyResults, point: Point, noise: Mapping[str, float]) -> Ou
         noise: standard deviation of each suite's score between trainings.
     """
     family = {
-        model: (size, _values(reference))
+        model: (study.sizes[model], _values(reference))
         for model, reference in references(study).items()
-        if family_of(model) == family_of(point.model) and (size := parameters(model))
+        if family_of(model) == family_of(point.model) and model in study.sizes
     }
     missing: dict[str, str] = {}
     own = family.get(point.model)
@@ -97,15 +96,15 @@ def estimate(point: Point, outcomes: Outcomes, measure: str) -> tuple[float, flo
     number: Normalised | None = getattr(found, measure) if found else None
     if number is None:
         return None
-    if point.sampler == FULL:
-        return (full_value(measure, point.model),) * 3
     scale = 1e-6 if measure == "effective_size" else 1.0
+    if point.sampler == FULL:
+        return (scale * number.value,) * 3
     return scale * number.value, scale * number.low, scale * number.high
 
 
-def full_value(name: str, model: str) -> float:
+def full_value(study: StudyResults, name: str, model: str) -> float:
     """Return what training on everything is worth by definition: 0 %, and the model's own size in millions."""
-    return 0.0 if name == "over_scaling" else (parameters(model) or 0) * 1e-6
+    return 0.0 if name == "over_scaling" else study.sizes.get(model, 0) * 1e-6
 
 
 def total_hours(saved: float, scoring: float, training: float, runs: int = 1) -> float:

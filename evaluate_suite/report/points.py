@@ -22,7 +22,7 @@ import numpy as np
 from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
 from evaluate_suite.decide import Decisions, decisions
-from evaluate_suite.model_sizes import parameters
+from evaluate_suite.model_sizes import sizes
 from evaluate_suite.normalised import LOWER_IS_BETTER
 from evaluate_suite.registry import EXTRA_SUITES, SUITES, EvaluationTask, by_suite, registry
 from evaluate_suite.results import ResultRow, read_results
@@ -113,9 +113,14 @@ class StudyResults:
         return _costs(self.rows, metric, lambda row: (row.model, row.sampler, row.rate))
 
     @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """The parameters of the models whose size is known."""
+        return sizes(self.rows)
+
+    @cached_property
     def decisions(self) -> Decisions:
         """What the measurements can decide."""
-        return decisions(self.rows)
+        return decisions(self.rows, self.sizes)
 
 
 def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResults:
@@ -223,7 +228,7 @@ def references(study: StudyResults) -> dict[str, Point]:
 def models(study: StudyResults) -> list[str]:
     """Return the models from small to large; those of unknown size come last."""
     names = {point.model for point in study.checkpoints}
-    return sorted(names, key=lambda name: (parameters(name) or float("inf"), name))
+    return sorted(names, key=lambda name: (study.sizes.get(name, float("inf")), name))
 
 
 def measures(study: StudyResults, model: str | None = None) -> list[str]:

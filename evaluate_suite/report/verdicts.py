@@ -87,7 +87,7 @@ def verdicts(
         if found:
             unit = " %" if name == "over_scaling" else "M parameters"
             words = {sampler: (_shown(known[0], 1) + unit, known[1], known[2]) for sampler, known in found.items()}
-            return {HEADLINES[name]: _sentences(found, full_value(name, model), words, 1)}
+            return {HEADLINES[name]: _sentences(found, full_value(study, name, model), words, 1)}
     said, everything = dict[str, list[str]](), references(study).get(model)
     for measure in filter(lower_is_better, measures(study, model)):
         losses = window_losses(study, model, rate, measure, evaluations)

@@ -35,6 +35,7 @@ from launch.study_file import Study
 from pipeline_steps.errors import ModelError
 from pipeline_steps.paper import C4_TOKENS, SKETCH_BYTES
 from pipeline_steps.samplers import find
+from train.arguments import PretrainArguments
 
 
 C4_GZIP_BYTES = 305e9  # allenai/c4, configuration en: 305 GB, says the data set's card
@@ -225,20 +226,23 @@ class Works:
 
     @of.register
     def _training(self, stage: Training) -> Work:
-        _, cost = self._trained(stage)
-        return Work(flops=cost.flops, bytes=cost.checkpoints * cost.checkpoint_bytes)
+        arguments, cost = self._arguments(stage), self._trained(stage)[1]
+        share = 1 - arguments.schedule_to(arguments.budget).decay_start / cost.steps if stage.trunk else 1.0
+        return Work(flops=share * cost.flops, bytes=cost.checkpoints * cost.checkpoint_bytes)
+
+    def _arguments(self, stage: Training) -> PretrainArguments:
+        settings = {**stage.arguments, **stage.others, "milestones": list(stage.milestones)}
+        return PretrainArguments(**{**settings, "tokens": "", "run_dir": ""})
 
     def _trained(self, stage: Training) -> tuple[Any, Any]:
         """Return the configuration of a training's model, and the training's cost."""
-        from train.arguments import PretrainArguments
         from train.costs import run_cost
         from train.model import model_config
         from train.presets import vocabulary_of
 
         which = stage.run.model, stage.milestones
         if which not in self._trainings:
-            settings = {**stage.arguments, **stage.others, "milestones": list(stage.milestones)}
-            arguments = PretrainArguments(**{**settings, "tokens": "", "run_dir": ""})
+            arguments = self._arguments(stage)
             cost = run_cost(arguments, self._size.tokens)
             self._trainings[which] = model_config(arguments.preset, vocabulary_of(arguments.preset)), cost
         return self._trainings[which]

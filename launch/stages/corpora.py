@@ -13,7 +13,7 @@ from typing_extensions import override
 from launch.stages.base import PipelineStage, Stage, open_sealed, place_of
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.readers.reading import USUAL, Reading
-from pipeline_steps.samplers import EMBEDDED
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_BPE
 from pipeline_steps.stores.files import DELETE, read_json, write_json
 
 

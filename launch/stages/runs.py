@@ -58,6 +58,7 @@ class Training(Stage):
         selection: its selected documents; None for everything.
         arguments: arguments of train.pretrain that decide the weights.
         milestones: steps whose checkpoints are kept.
+        trunk: the training from whose stable phase this one goes on to another budget.
         precision: of the matrix products.
         others: arguments of train.pretrain that decide nothing, such as its micro batches.
         launch: arguments of accelerate launch; "" to train in this process.
@@ -70,6 +71,7 @@ class Training(Stage):
     selection: Selected | None = None
     arguments: Mapping[str, Any]
     milestones: tuple[int, ...] = ()
+    trunk: Training | None = None
     precision: str = "no"
     others: Mapping[str, Any] = field(default_factory=dict, metadata={"decides": False})
     launch: str = free("")
@@ -91,7 +93,8 @@ class Training(Stage):
         """Return the arguments of train.pretrain, with the study's folders."""
         own = {**self.arguments, **self.others, "seed": self.run.seed, "milestones": list(self.milestones)}
         own |= {"tokens": self.tokens.folder(output), "run_dir": self.folder(output), "model_name": self.run.model}
-        return own | ({"selection": self.selection.file(output)} if self.selection else {})
+        own |= {"selection": self.selection.file(output)} if self.selection else {}
+        return own | ({"branch_from": self.trunk.folder(output)} if self.trunk else {})
 
     @override
     def run_task(self, output: str, task: int) -> None:
