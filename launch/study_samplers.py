@@ -155,7 +155,8 @@ else:
     ]
 
 
-_FIXED = ("tokens", "run_dir", "selection", "held_out", "seed")  # arguments of train.pretrain that a study sets
+# Arguments of train.pretrain that a study sets, and those of branches, which it does not measure
+_FIXED = ("tokens", "run_dir", "selection", "held_out", "seed", "decay_at", "branch_from")
 _HINTS = get_type_hints(PretrainArguments)
 _TRAINING: dict[str, Any] = {
     one.name: (_HINTS[one.name] | None, None) for one in fields(PretrainArguments) if one.name not in _FIXED
