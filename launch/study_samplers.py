@@ -145,15 +145,8 @@ else:
     ]
 
 
-_FIXED = (
-    "tokens",
-    "run_dir",
-    "selection",
-    "held_out",
-    "seed",
-    "model_name",
-    "decay_at",
-)  # arguments of train.pretrain that a study sets
+# Arguments of train.pretrain that a study sets; branches are models of their own
+_FIXED = ("tokens", "run_dir", "selection", "held_out", "seed", "model_name", "decay_at")
 _HINTS = get_type_hints(PretrainArguments)
 _TRAINING: dict[str, Any] = {
     one.name: (_HINTS[one.name] | None, None) for one in fields(PretrainArguments) if one.name not in _FIXED

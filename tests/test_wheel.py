@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parent.parent
 COMMANDS = "quickstart run status plan report schema score join select compare inspect coverage tokenize materialise"
-COMMANDS += " pretrain verify-resume evaluate help completion"
+COMMANDS += " pretrain average verify-resume evaluate help completion"
 CUT = """
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor

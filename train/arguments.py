@@ -222,9 +222,9 @@ class PretrainArguments:
         return sorted({*self.budget.grid(self.checkpoints), *kept})
 
 
-_NEW = {"mask_documents", "z_loss", "schedule", *DECAY_SETTINGS, *(one.name for one in fields(OptimizerSettings))}
-LATER = {one.name: one.default for one in fields(PretrainArguments) if one.name in _NEW}
-"""Settings that older runs do not name, and what they were then: runs of these values go on, with the same digests."""
+_NEWER = {"mask_documents", "z_loss", "schedule", *DECAY_SETTINGS, *(one.name for one in fields(OptimizerSettings))}
+NEWER = {one.name: one.default for one in fields(PretrainArguments) if one.name in _NEWER}
+"""Settings that the first runs do not name, and what they were then: those runs go on, and digests leave these out."""
 
 
 def parse(kind: type[T], argv: list[str] | None, prog: str, description: str, unless: Sequence[str] = ()) -> T:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
 from pipeline_steps.stores.files import read_json, write_json
-from train.arguments import LATER
+from train.arguments import NEWER
 from train.folders import SealedFolder, whole_folder
 from train.run_directory import Metrics, checkpoint_folder, list_checkpoints, read_state, step_of
 from train.schedules import decay_start
@@ -54,7 +54,7 @@ def average(run_dir: Path, last: int, output: Path, stable: bool = False) -> Pat
         resolved = read_json(f"{run_dir}/resolved.json")
     except FileNotFoundError:
         raise StoreIncomplete(f"{run_dir} holds no run: give a run directory of winnow pretrain") from None
-    chosen = _choose(run_dir, LATER | resolved, last, stable)
+    chosen = _choose(run_dir, NEWER | resolved, last, stable)
     states = [read_state(folder, _REMEDY) for folder in chosen]
     _refuse_different(chosen, states)
     averaged = [{"step": state["step"], "weights": state["files"][_WEIGHTS]} for state in states]

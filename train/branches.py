@@ -14,7 +14,7 @@ from typing import Any
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.stores.artefact import refuse_differences
 from pipeline_steps.stores.files import read_json
-from train.arguments import LATER
+from train.arguments import NEWER
 from train.run_directory import latest_checkpoint, read_state
 from train.schedules import DECAY_SETTINGS, decay_start
 
@@ -29,7 +29,7 @@ def refuse_another_trunk(trunk: Path, resolved: Mapping[str, Any]) -> None:
     Raises:
         StoreIncomplete: there is no run in this folder.
     """
-    found, wanted = LATER | _settings(trunk), LATER | dict(resolved)
+    found, wanted = NEWER | _settings(trunk), NEWER | dict(resolved)
     refuse_differences(_shared(found, OF_BRANCH), _shared(wanted, OF_BRANCH), str(trunk))
 
 

@@ -15,7 +15,7 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import ModelError, StoreMismatch
 from train.sharding import cut_like, joined_like, own_rows, sum_over_rows, whole
 from train.training_plan import OptimizerSettings
 
@@ -187,9 +187,14 @@ class Muon:
     Args:
         parameters: names and parameters; the names are the state's. Whole ones: a shard of a matrix is no matrix.
         settings: scale of the rate and weight decay, and AdamW's settings.
+
+    Raises:
+        ModelError: torch is older than 2.9.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings = _USUAL) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ModelError(f"muon needs torch 2.9 or newer, not {torch.__version__}: install it, or choose adamw")
         named = list(parameters)
         self._hidden = {name: weight for name, weight in named if is_hidden_matrix(name, weight)}
         self._others = AdamW([(name, weight) for name, weight in named if name not in self._hidden], settings)

@@ -28,7 +28,7 @@ from pipeline_steps.errors import ModelError, WinnowError
 from pipeline_steps.stores.artefact import claim
 from pipeline_steps.stores.selection import Selection
 from pipeline_steps.terminal import complain, one_line
-from train.arguments import FREE, LATER, PretrainArguments, parse
+from train.arguments import FREE, NEWER, PretrainArguments, parse
 from train.branches import OF_BRANCH, find_branch_point, refuse_another_trunk
 from train.folders import locked
 from train.held_out import HeldOutLosses, HeldOutRows
@@ -86,7 +86,7 @@ def _opened(plan: TrainingPlan) -> Iterator[bool]:
     # Workers outlive a launcher that is killed: the first of them holds the lock for all
     is_first = int(os.environ.get("RANK", 0)) == 0
     with locked(plan.run_dir, "training run") if is_first else nullcontext():
-        claim(f"{plan.run_dir}/resolved.json", plan.resolved, str(plan.run_dir), LATER)
+        claim(f"{plan.run_dir}/resolved.json", plan.resolved, str(plan.run_dir), NEWER)
         if is_first:
             tidy(plan.run_dir)
         finished = is_finished(plan.run_dir, plan.budget.steps)
@@ -194,7 +194,7 @@ class PretrainPlan:
         configuration = {
             name: value
             for name, value in self.resolved.items()
-            if not name.endswith(("digest", "sha256")) and (name not in LATER or value != LATER[name])
+            if not name.endswith(("digest", "sha256")) and (name not in NEWER or value != NEWER[name])
         }
         parts = {"config": configuration}
         if self.schedule.name == "wsd":

@@ -169,15 +169,22 @@ def _last_step(run_dir: Path) -> int:
 
 
 def _compare(whole: Path, killed: Path) -> int:
+    """Compare two runs and their branches; return how many losses they have logged."""
+    places = [Path(), *(place.relative_to(whole) for place in sorted(whole.glob("branches/*")))]
+    for place in places:
+        _compare_rows(whole / place, killed / place)
+    for file in sorted(whole.glob("**/checkpoints/*/*.safetensors")):
+        if file.read_bytes() != (killed / file.relative_to(whole)).read_bytes():
+            raise StoreMismatch(f"{file.relative_to(whole)} differs between {whole} and {killed}")
+    return sum(len(read_rows(whole / place / "metrics.jsonl")) for place in places)
+
+
+def _compare_rows(whole: Path, killed: Path) -> None:
     one, other = (read_rows(run / "metrics.jsonl") for run in (whole, killed))
     for first, second in zip(one, other, strict=True):
         for name in ("step", "samples", "nll", "z_loss", "grad_norm"):
             if first[name] != second[name]:
                 raise StoreMismatch(
                     f"the runs differ at step {first['step']}: {name} is {first[name]!r} undisturbed and "
-                    f"{second[name]!r} after the kills; see {whole.parent}"
+                    f"{second[name]!r} after the kills; see {whole} and {killed}"
                 )
-    for file in sorted(whole.glob("checkpoints/*/*.safetensors")):
-        if file.read_bytes() != (killed / file.relative_to(whole)).read_bytes():
-            raise StoreMismatch(f"{file.relative_to(whole)} differs between {whole} and {killed}")
-    return len(one)

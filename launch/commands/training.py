@@ -143,6 +143,9 @@ def average(
     Examples:
       winnow average runs/ask-llm --last 5 --output runs/ask-llm-average
     """
+    from pipeline_steps.engines.models import require
+
+    require("torch", "train")
     from train.averages import average as write
 
     Terminal().print(f"the mean of {last} checkpoints: {write(Path(run), last, Path(output), stable)}")

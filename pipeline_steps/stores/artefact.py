@@ -65,14 +65,14 @@ def refuse_differences(found: Mapping[str, Any], wanted: Mapping[str, Any], wher
         raise StoreMismatch(f"{where} was made with other settings ({said}): use another folder, or the same settings")
 
 
-def claim(path: str, made: Mapping[str, Any], where: str, later: Mapping[str, Any] | None = None) -> None:
+def claim(path: str, made: Mapping[str, Any], where: str, newer: Mapping[str, Any] | None = None) -> None:
     """Write a file of settings; if there is one with others, raise StoreMismatch naming each, with both values.
 
-    `later` are settings that older files do not name, and what they were then.
+    `newer` are settings that older files do not name, and what they were then.
     """
     wanted: dict[str, Any] = json_types(made)
     if not create(path, seal(wanted)):
-        unnamed = {name: value for name, value in json_types(later or {}).items() if name in wanted}
+        unnamed = {name: value for name, value in json_types(newer or {}).items() if name in wanted}
         refuse_differences(unnamed | read_json(path, DELETE), wanted, where)
 
 

@@ -170,6 +170,11 @@ def test_plan(tokens, capsys):
     assert main(["plan", "t5-small-paper.yaml", "--mfu", "40"]) == 2
 
 
+def test_a_mistake_in_an_average_is_one_line(tmp_path, capsys):
+    assert main(["average", str(tmp_path), "--last", "3", "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"winnow: {tmp_path} holds no run: give a run directory")
+
+
 def test_arguments_of_training_go_only_where_they_belong(capsys):
     assert main(["inspect", "somewhere", "--batch-size", "8"]) == 2
     assert "inspect has no flag --batch-size" in capsys.readouterr().err
@@ -178,9 +183,10 @@ def test_arguments_of_training_go_only_where_they_belong(capsys):
 @pytest.mark.slow
 def test_verify_resume(tokens, tmp_path, capsys):
     words = ["verify-resume", "--tokens", str(tokens), "--output", str(tmp_path / "proof")]
-    assert main(words) == 0
+    branched = ["--schedule", "wsd", "--warmup_steps", "2", "--decay_at", str(10 * 8 * 128)]
+    assert main([*words, *branched]) == 0
     shown = capsys.readouterr()
-    assert "the same to the bit: 30 losses" in " ".join(shown.out.split())
+    assert "the same to the bit: 40 losses" in " ".join(shown.out.split())
     assert shown.err.count("killed after step") == 2
     metrics = tmp_path / "proof" / "killed" / "metrics.jsonl"
     assert [json.loads(line)["step"] for line in metrics.open()] == list(range(1, 31))
