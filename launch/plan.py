@@ -34,6 +34,7 @@ from launch.stages.foundations import (
 from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.report import Report, Reported
 from launch.stages.runs import (
+    BitsPerByte,
     FewShots,
     FineTuned,
     Measurement,
@@ -192,6 +193,11 @@ class _Stages:
             (t, tuple(TokenStage(text=one, tokenizer=tokenizer) for one in texts)) for t, texts in named.items()
         )
 
+    @cached_property
+    def _domains(self) -> tuple[tuple[str, Files], ...]:
+        named = self.study.evaluation.domains.items()
+        return tuple((name, Files(path, f"domains/{name}", reading=self._beside)) for name, path in named)
+
     # --------------------------------------------------------------------------------------------------- foundations
 
     @cached_property
@@ -335,6 +341,8 @@ class _Stages:
     def _measured(self, training: Training) -> Iterator[Measurement]:
         evaluation = self.study.evaluation
         yield Perplexity(training=training, held_out=self._held_out, devices=1)
+        if evaluation.domains:
+            yield BitsPerByte(training=training, domains=self._domains, devices=1)
         tuned: dict[str, Any] = {
             "training": training,
             "budget": evaluation.budget,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evaluate_suite.registry import registry
+from evaluate_suite.results import MACRO
 from launch.yaml_places import nearest, refusal, short
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.filters.cut_settings import Cut
@@ -61,6 +62,12 @@ def _few_shot(names: list[str]) -> list[str]:
     return names
 
 
+def _domains(paths: dict[str, str]) -> dict[str, str]:
+    if MACRO in paths:
+        raise refusal(f"a domain cannot be called {MACRO}, which is the mean over domains: choose another name", MACRO)
+    return paths
+
+
 class Evaluation(Section):
     """What is measured of every run, beside the perplexity of held-out text."""
 
@@ -68,6 +75,8 @@ class Evaluation(Section):
     """Fine-tuned suites."""
     few_shot: Annotated[list[str], AfterValidator(_few_shot)] = []
     """Few-shot tasks or suites."""
+    domains: Annotated[dict[Name, str], AfterValidator(_domains)] = {}
+    """Corpora by name, to measure bits per byte on (of a T5, per masked byte)."""
     instruction_tune: bool = True
     """Tune on FLAN before few-shot tasks are asked."""
     budget: Literal["paper", "small", "smoke"] = "paper"

@@ -2,9 +2,9 @@
 
     results.jsonl, one or many -> rows -> checkpoints: a score per measure, over seeds -> over-scaling, size
 
-A *measure* is a suite of `registry.SUITES`, a perplexity on text that is not registered, or a number of `HEADLINES`;
-a *run* is a model, a sampler and the rate that was asked for. Rows of costs have the task "cost" and a metric of
-`evaluate_suite.checkpoint`.
+A *measure* is a suite of `registry.SUITES`, a perplexity on text that is not registered, the mean over domains of a
+metric of `results.BITS`, or a number of `HEADLINES`; a *run* is a model, a sampler and the rate that was asked for.
+Rows of costs have the task "cost" and a metric of `evaluate_suite.checkpoint`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
 from evaluate_suite.normalised import LOWER_IS_BETTER
 from evaluate_suite.registry import SUITES, EvaluationTask, by_suite, registry
-from evaluate_suite.results import ResultRow, read_results
+from evaluate_suite.results import BITS, DOMAIN, MACRO, ResultRow, read_results
 from pipeline_steps.errors import CorpusError, ModelError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
 
@@ -36,6 +36,7 @@ UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
 _T5_VOCABULARY = 32_100  # ids of every published T5: t5/data/utils.py
 _TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
+_TITLES |= {metric: f"{name}, mean over domains" for metric, name in BITS.items()}
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def models(study: StudyResults) -> list[str]:
 
 
 def measures(study: StudyResults, model: str | None = None) -> list[str]:
-    """Return the measures of the last checkpoints: the ten suites in order, then other perplexities by name."""
+    """Return the measures of the last checkpoints: the ten suites in order, then bits and perplexities by name."""
     there = {measure for point in finals(study, model) for measure in point.scores}
     return [suite for suite in SUITES if suite in there] + sorted(there - SUITES.keys())
 
@@ -237,7 +238,7 @@ def unit(measure: str) -> str:
 
 
 def lower_is_better(measure: str) -> bool:
-    """Return whether a lower value is better, which is true of perplexities only."""
+    """Return whether a lower value is better, which is true of perplexities and bits only."""
     return measure in LOWER_IS_BETTER or (measure not in SUITES and measure not in HEADLINES)
 
 
@@ -308,6 +309,8 @@ def scores_of_seed(rows: Sequence[ResultRow], common: set[str] | None) -> dict[s
     for row in kept:
         if row.task not in registry() and row.metric == "perplexity":
             scores[row.task] = Score(row.value, row.stderr, row.ci95_low, row.ci95_high, None, 1)
+        elif row.task == f"{DOMAIN}{MACRO}" and row.metric in BITS:
+            scores[row.metric] = Score(row.value, row.stderr, row.ci95_low, row.ci95_high, None, 1)
     return scores
 
 
