@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from evaluate_suite.bootstrap import Estimate, interval, resampled_ratios
 from evaluate_suite.checkpoint import Checkpoint
-from evaluate_suite.domains import MACRO, Domain, is_watched
-from evaluate_suite.results import ResultRow
+from evaluate_suite.domains import Domain, is_watched
+from evaluate_suite.results import BITS, DOMAIN, MACRO, ResultRow
 from evaluate_suite.text_windows import masked_windows, rolling_windows
 from evaluate_suite.units import once, unit_file
 from pipeline_steps import __version__
@@ -40,8 +40,6 @@ from train.objectives import SpanCorruption
 from train.tokenizers import TextTokenizer
 
 
-BITS, MASKED_BITS = "bits_per_byte", "bits_per_masked_byte"
-TASK = "domain"  # tasks are "domain/NAME"
 COVERAGE, UNKNOWN = "coverage", "unknown_per_1000_tokens"  # what the tokenizer loses of the text
 # Beyond these, bits say so much less than the text that other tokenizers' cannot be set beside them. Of T5's tokenizer
 # both are crossed on Wikipedia and mixed web pages, none on C4
@@ -110,7 +108,8 @@ class DomainModel:
     @property
     def metric(self) -> str:
         """Return the name of the metric."""
-        return BITS if self.is_causal else MASKED_BITS
+        of_causal, of_t5 = BITS
+        return of_causal if self.is_causal else of_t5
 
     @property
     def made(self) -> dict[str, Any]:
@@ -229,6 +228,13 @@ def domain_rows(model: DomainModel, domains: Sequence[Domain], folder: Path) -> 
     yield MACRO, [_row(model, MACRO, model.metric, interval(float(value), np.mean(resampled, axis=0)), n, harness)]
 
 
+def domain_file(folder: Path, checkpoint: Checkpoint, name: str) -> Path:
+    """Return the file in a cache of what was measured of a checkpoint in a domain."""
+    if not _PLAIN.fullmatch(name):
+        name = f"{re.sub('[^A-Za-z0-9._-]+', '-', name)[:80]}-{xxhash.xxh3_64_hexdigest(name.encode())}"
+    return unit_file(folder, checkpoint.sampler, checkpoint.name, f"{DOMAIN}{name}")
+
+
 class _Measured:
     """What `DomainModel.measure` has found in a domain."""
 
@@ -254,11 +260,7 @@ class _Measured:
 
 def _once(model: DomainModel, domain: Domain, load: Callable[[], Likelihood], folder: Path, bar: Any) -> Any:
     """Return what `DomainModel.measure` finds, or has found before."""
-    name = domain.name
-    if not _PLAIN.fullmatch(name):
-        name = f"{re.sub('[^A-Za-z0-9._-]+', '-', name)[:80]}-{xxhash.xxh3_64_hexdigest(name.encode())}"
-    checkpoint, before = model.checkpoint, bar.n
-    file = unit_file(folder, checkpoint.sampler, checkpoint.name, f"domain/{name}")
+    before, file = bar.n, domain_file(folder, model.checkpoint, domain.name)
     found = once(file, model.made | {"texts": domain.digest}, lambda: model.measure(domain.texts, load(), bar))
     bar.update(len(domain.texts) - (bar.n - before))
     return found
@@ -277,7 +279,7 @@ def _rows(model: DomainModel, domain: Domain, found: _Measured, ratio_R: np.ndar
 
 
 def _row(model: DomainModel, name: str, metric: str, estimate: Estimate, n: int, harness: str) -> ResultRow:
-    row = model.checkpoint.row(f"{TASK}/{name}", metric, (estimate.value, estimate.stderr, n), 0, harness)
+    row = model.checkpoint.row(f"{DOMAIN}{name}", metric, (estimate.value, estimate.stderr, n), 0, harness)
     return replace(row, ci95_low=estimate.low, ci95_high=estimate.high)
 
 

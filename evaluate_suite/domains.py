@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 from tqdm import tqdm
 
+from evaluate_suite.results import MACRO
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.terminal import is_quiet, one_line
@@ -24,7 +25,6 @@ from pipeline_steps.terminal import is_quiet, one_line
 Source = str | Sequence[PipelineStep]
 """A path as `pipeline_steps.readers.corpus.open_corpus` takes it, or several with commas between them; or steps that
 read documents."""
-MACRO = "macro"  # the name of the mean over domains
 _LONGEST = 200  # characters of a domain's name, which is printed in tables
 
 

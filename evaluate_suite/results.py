@@ -14,6 +14,11 @@ from pipeline_steps.errors import StoreDamaged, StoreMismatch, WinnowError
 from pipeline_steps.stores.files import write_atomically
 
 
+DOMAIN, MACRO = "domain/", "macro"  # tasks are "domain/NAME", and "domain/macro" is the mean over domains
+BITS = {"bits_per_byte": "Bits per byte", "bits_per_masked_byte": "Bits per masked byte"}
+"""Metrics, of causal models and of T5s, with what they are called. Lower is better."""
+
+
 @dataclass(frozen=True, order=True)
 class ResultRow:
     """One measured number.

@@ -34,6 +34,7 @@ from launch.stages.foundations import (
 from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.report import Report, Reported
 from launch.stages.runs import (
+    BitsPerByte,
     FewShots,
     FineTuned,
     Measurement,
@@ -179,6 +180,18 @@ class _Stages:
             task: [Files(path, f"{task}/{source}", reading=self._beside) for source, path in sources.items()]
             for task, sources in self.study.held_out.items()
         }
+
+    @cached_property
+    def _domains(self) -> tuple[tuple[str, Text], ...]:
+        asked = self.study.evaluation.domains
+        if isinstance(asked, str):  # the held-out texts
+            of_task = self._held_out.items()
+            return tuple(
+                (task if len(texts) == 1 else one.name.replace("/", "-"), one)
+                for task, texts in of_task
+                for one in texts
+            )
+        return tuple((name, Files(path, f"domains/{name}", reading=self._beside)) for name, path in asked.items())
 
     # --------------------------------------------------------------------------------------------------- foundations
 
@@ -328,8 +341,11 @@ class _Stages:
     def _measured(self, training: Training) -> Iterator[Measurement]:
         evaluation = self.study.evaluation
         model = training.run.model
+        is_decoder = is_causal(self._models[model]["preset"])
         held_out = ((t, tuple(self._tokenized(one, model) for one in texts)) for t, texts in self._held_out.items())
         yield Perplexity(training=training, held_out=tuple(held_out), devices=1)
+        if evaluation.domains:
+            yield BitsPerByte(training=training, domains=self._domains, devices=1)
         tuned: dict[str, Any] = {
             "training": training,
             "budget": evaluation.budget,
@@ -338,13 +354,14 @@ class _Stages:
             "launch": self.study.engine.launch,
             "devices": self._launched_devices(nodes=False),
         }
-        for suite in evaluation.suites:
+        for suite in [] if is_decoder else evaluation.suites:
             yield FineTuned(what=suite, **tuned)
         if evaluation.few_shot:
-            tuned["devices"] = tuned["devices"] if evaluation.instruction_tune else 1
+            is_tuned = evaluation.instruction_tune and not is_decoder
+            tuned["devices"] = tuned["devices"] if is_tuned else 1
             yield FewShots(
                 tasks_asked=tuple(evaluation.few_shot),
-                instruction_tune=evaluation.instruction_tune,
+                instruction_tune=is_tuned,
                 limit=evaluation.limit,
                 **tuned,
             )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evaluate_suite.registry import all_tasks
+from evaluate_suite.results import MACRO
 from launch.yaml_places import nearest, refusal, short
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.filters.cut_settings import Cut
@@ -61,15 +62,23 @@ def _few_shot(names: list[str]) -> list[str]:
     return names
 
 
+def _domains(paths: dict[str, str]) -> dict[str, str]:
+    if MACRO in paths:
+        raise refusal(f"a domain cannot be called {MACRO}, which is the mean over domains: choose another name", MACRO)
+    return paths
+
+
 class Evaluation(Section):
     """What is measured of every run, beside the perplexity of held-out text."""
 
     suites: list[Literal["glue", "superglue", "cnn_dailymail", "squad"]] = []
-    """Fine-tuned suites."""
+    """Fine-tuned suites, of T5s."""
     few_shot: Annotated[list[str], AfterValidator(_few_shot)] = []
     """Few-shot tasks or suites."""
+    domains: Literal["held_out"] | Annotated[dict[Name, str], AfterValidator(_domains)] = {}
+    """Corpora by name, to measure bits per byte on (of a T5, per masked byte), or held_out: the held-out texts."""
     instruction_tune: bool = True
-    """Tune on FLAN before few-shot tasks are asked."""
+    """Tune T5s on FLAN before few-shot tasks are asked; decoders are asked as they are."""
     budget: Literal["paper", "small", "smoke"] = "paper"
     """How long fine-tuning lasts: as in the paper, an hour or a minute."""
     data_root: str | None = None

@@ -31,6 +31,7 @@ from evaluate_suite.report.style import (
     say,
     series,
 )
+from evaluate_suite.results import BITS
 from pipeline_steps.samplers import FAMILIES, FULL, families, label, ordered
 
 
@@ -266,7 +267,8 @@ def axis(measure: str) -> str:
     """Return what the axis of a measure is called: its unit, or which direction is better."""
     if measure in HEADLINES:
         return {"over_scaling": "over-scaling, %", "effective_size": "worth, M parameters"}[measure]
-    return "perplexity (lower is better)" if lower_is_better(measure) else "score, points"
+    name = BITS.get(measure, "perplexity").lower()
+    return f"{name} (lower is better)" if lower_is_better(measure) else "score, points"
 
 
 def _curves(

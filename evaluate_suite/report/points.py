@@ -2,9 +2,9 @@
 
     results.jsonl, one or many -> rows -> checkpoints: a score per measure, over seeds -> over-scaling, size
 
-A *measure* is a suite of `registry.SUITES`, a perplexity on text that is not registered, or a number of `HEADLINES`;
-a *run* is a model, a sampler and the rate that was asked for. Rows of costs have the task "cost" and a metric of
-`evaluate_suite.checkpoint`.
+A *measure* is a suite of `registry.SUITES`, a perplexity on text that is not registered, the mean over domains of a
+metric of `results.BITS`, or a number of `HEADLINES`; a *run* is a model, a sampler and the rate that was asked for.
+Rows of costs have the task "cost" and a metric of `evaluate_suite.checkpoint`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evaluate_suite.decide import Decisions, decisions
 from evaluate_suite.model_sizes import sizes
 from evaluate_suite.normalised import LOWER_IS_BETTER
 from evaluate_suite.registry import EXTRA_SUITES, SUITES, EvaluationTask, by_suite, registry
-from evaluate_suite.results import ResultRow, read_results
+from evaluate_suite.results import BITS, DOMAIN, MACRO, ResultRow, read_results
 from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
 
@@ -37,6 +37,7 @@ HEADLINES = {"over_scaling": "Over-scaling", "effective_size": "Effective model 
 UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
 _TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
+_TITLES |= {metric: f"{name}, mean over domains" for metric, name in BITS.items()}
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def models(study: StudyResults) -> list[str]:
 
 
 def measures(study: StudyResults, model: str | None = None) -> list[str]:
-    """Return the measures of the last checkpoints: the ten suites in order, then other perplexities by name."""
+    """Return the measures of the last checkpoints: the ten suites in order, then bits and perplexities by name."""
     there = {measure for point in finals(study, model) for measure in point.scores}
     return [suite for suite in SUITES if suite in there] + sorted(there - SUITES.keys())
 
@@ -249,7 +250,7 @@ def unit(measure: str) -> str:
 
 
 def lower_is_better(measure: str) -> bool:
-    """Return whether a lower value is better, which is true of perplexities only."""
+    """Return whether a lower value is better, which is true of perplexities and bits only."""
     return measure in LOWER_IS_BETTER or (measure not in SUITES and measure not in HEADLINES)
 
 
@@ -299,6 +300,8 @@ def scores_of_seed(rows: Sequence[ResultRow], common: set[str] | None) -> dict[s
     for row in kept:
         if row.task not in registry() and row.metric == "perplexity":
             scores[row.task] = Score(row.value, row.stderr, row.ci95_low, row.ci95_high, None, 1)
+        elif row.task == f"{DOMAIN}{MACRO}" and row.metric in BITS:
+            scores[row.metric] = Score(row.value, row.stderr, row.ci95_low, row.ci95_high, None, 1)
     return scores
 
 

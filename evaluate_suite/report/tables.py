@@ -24,7 +24,7 @@ from evaluate_suite.report.points import (
     unit,
 )
 from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, mark_best, number, time_unit
-from evaluate_suite.results import ResultRow
+from evaluate_suite.results import BITS, DOMAIN, ResultRow
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
@@ -51,7 +51,7 @@ def main_table(study: StudyResults, outcomes: Outcomes, model: str, rate: float)
         for measure in shown:
             found = estimate(point, outcomes, measure)
             exact = measure in HEADLINES and point.sampler == FULL  # by definition
-            digits = 1 if measure in HEADLINES or (found and found[0] >= _LARGE) else 2
+            digits = 1 if measure in HEADLINES or (found and found[0] >= _LARGE) else 3 if measure in BITS else 2
             cells.append(number(found[0], digits, *(() if exact else found[1:])) if found else NOTHING)
         rows.append(cells)
     heading = f"{model}, {100 * rate:g} % of the documents"
@@ -245,7 +245,7 @@ def _task_cells(
     chance = known.chance_of(metric) if known else None
     cells = [
         Cell(task),
-        Cell(title(known.suite if known else task)),
+        Cell("Held-out text by domain" if task.startswith(DOMAIN) else title(known.suite if known else task)),
         Cell(metric),
         Cell(" – ".join(f"{n:,}" for n in (sizes if len(sizes) < 3 else [sizes[0], sizes[-1]])), sizes[0]),
         Cell(", ".join(map(str, shots)), shots[0]),

@@ -18,10 +18,19 @@ from evaluate_suite.report.figures_corpus import oriented
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
-from evaluate_suite.report.points import StudyResults, finals, lower_is_better, models, read_measurements, result_files
+from evaluate_suite.report.points import (
+    Score,
+    StudyResults,
+    finals,
+    lower_is_better,
+    models,
+    read_measurements,
+    result_files,
+)
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
 from evaluate_suite.report.verdicts import flat, table_rate, verdicts
+from evaluate_suite.results import BITS
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.readers.reading import USUAL, Reading
@@ -142,8 +151,8 @@ def terminal_table(settings: ReportSettings) -> Table:
     for name in ["sampler"] + ["model"] * (len(names) > 1):
         table.add_column(name, no_wrap=True)
     short = {"hq_perplexity": "HQ", "c4_perplexity": "C4"}
-    perplexities = [f"{short.get(task) or task.replace('_', '-')} ppl" for task in tasks]
-    for name in ["rate", "documents", "tokens", "epochs", *perplexities, f"scoring {unit}", f"training {unit}"]:
+    columns = [BITS.get(task, "").lower() or f"{short.get(task) or task.replace('_', '-')} ppl" for task in tasks]
+    for name in ["rate", "documents", "tokens", "epochs", *columns, f"scoring {unit}", f"training {unit}"]:
         table.add_column(name, justify="right")
     for point in points:
         scores = [point.scores.get(task) for task in tasks]
@@ -154,7 +163,7 @@ def terminal_table(settings: ReportSettings) -> Table:
             f"{documents[point.run]:,.0f}" if point.run in documents else "–",
             f"{point.encoder_tokens:,}",
             f"{point.epoch:.2f}",
-            *[f"{s.value:.1f} [{s.low:.1f}, {s.high:.1f}]" if s else "–" for s in scores],
+            *[_shown(task, score) for task, score in zip(tasks, scores, strict=True)],
             f"{per_hour * study.scoring_hours[point.sampler]:.1f}" if point.sampler in study.scoring_hours else "–",
             f"{per_hour * hours[point.run]:.1f}" if point.run in hours else "–",
         )
@@ -165,6 +174,11 @@ def terminal_table(settings: ReportSettings) -> Table:
             said += flat(verdicts(study, found, model, rate, settings.evaluations))
     table.caption, table.caption_justify = "\n".join(said), "left"
     return table
+
+
+def _shown(task: str, score: Score | None) -> str:
+    digits = 3 if task in BITS else 1
+    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]" if score else "–"
 
 
 def _is_lower(given: Sequence[str], name: str, store: ScoreStore) -> bool:

@@ -29,7 +29,7 @@ from launch.stages.foundations import (
     Target,
 )
 from launch.stages.joins import Joined, JoinKeysStage
-from launch.stages.runs import FewShots, FineTuned, Perplexity, Training, Tuned
+from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Perplexity, Training, Tuned
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from pipeline_steps.errors import ModelError
@@ -46,6 +46,7 @@ PER_CENTROID, ITERATIONS, MOST_CLUSTERS = 256, 20, 10_000  # of `pipeline_steps.
 FITTED = 50_000  # documents of each kind that a quality classifier is fitted to, and
 EPOCHS = 5  # how often: `pipeline_steps.scorers.quality_classifier`
 _HELD_OUT_WINDOWS = 256  # of a held-out task: `evaluate_suite.perplexity.HeldOut`
+_DOMAIN_DOCUMENTS = 1_000  # of a domain at most, each of READ_TOKENS: `evaluate_suite.measure.bits_per_byte`
 _ROWS = 32_128  # of the embedding of every published T5: config.json
 
 # Seconds of one core
@@ -249,12 +250,22 @@ class Works:
 
     @of.register
     def _perplexity(self, stage: Perplexity) -> Work:
+        _, cost = self._trained(stage.training)
+        rows = _HELD_OUT_WINDOWS * len(stage.held_out) * cost.checkpoints
+        return Work(flops=rows * self._row(stage.training)[1], bytes=0)
+
+    @of.register
+    def _bits_per_byte(self, stage: BitsPerByte) -> Work:
+        length, row = self._row(stage.training)
+        return Work(flops=_DOMAIN_DOCUMENTS * len(stage.domains) * READ_TOKENS / length * row, bytes=0)
+
+    def _row(self, training: Training) -> tuple[int, float]:
+        """Return the tokens of a training's row, and the operations of its forward pass."""
         from train.costs import forward_flops
 
-        config, cost = self._trained(stage.training)
-        rows = _HELD_OUT_WINDOWS * len(stage.held_out) * cost.checkpoints
-        row = forward_flops(config, cost.encoder_tokens // cost.samples, cost.target_tokens // cost.samples)
-        return Work(flops=rows * row, bytes=0)
+        config, cost = self._trained(training)
+        lengths = cost.encoder_tokens // cost.samples, cost.target_tokens // cost.samples
+        return lengths[0], forward_flops(config, *lengths)
 
     @of.register
     def _fine_tuned(self, stage: FineTuned) -> Work:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from launch.stages.base import Stage, free, open_sealed
-from launch.stages.corpora import TokenStage
+from launch.stages.corpora import Text, TokenStage
 from launch.stages.scores import Selected
 from pipeline_steps.errors import CorpusError, InvalidStudy, StoreIncomplete
 from pipeline_steps.readers.special_files import refuse_special_files
@@ -216,6 +216,38 @@ class Perplexity(Measurement):
                 for one in split.sources:
                     row = checkpoint.row(one.task, "", (0.0, 0.0, 0), 0, "")
                     yield unit_file(self.cache(output), sampler, checkpoint.name, one.task), [row]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BitsPerByte(Measurement):
+    """The bits per byte of held-out text at the last checkpoint; of a T5, per masked byte.
+
+    Attributes:
+        domains: corpora by domain.
+    """
+
+    what: str = "bits-per-byte"
+    domains: tuple[tuple[str, Text], ...]
+
+    @override
+    def run_task(self, output: str, task: int) -> int:
+        from evaluate_suite.measure import bits_per_byte
+
+        texts = {name: corpus.reader(output) for name, corpus in self.domains}
+        bits_per_byte(self.runs(output), texts, os.path.join(output, RESULTS), cache=str(self.cache(output)))
+        return 0
+
+    @override
+    def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
+        from evaluate_suite.bits_per_byte import domain_file
+        from evaluate_suite.checkpoint import cost_rows, find_checkpoints
+        from evaluate_suite.results import DOMAIN, MACRO
+
+        last = find_checkpoints(self.training.run.sampler, self.training.folder(output))[-1]
+        yield None, cost_rows(last)
+        yield None, [last.row(f"{DOMAIN}{MACRO}", "", (0.0, 0.0, 0), 0, "")]
+        for name, _ in self.domains:
+            yield domain_file(self.cache(output), last, name), [last.row(f"{DOMAIN}{name}", "", (0.0, 0.0, 0), 0, "")]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,6 +1,7 @@
 """Tables: what is in a cell, what is best, and both renderings of it."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -74,6 +75,24 @@ def test_partial_suites_are_marked_in_the_header():
     assert any(
         one.header == "GLUE (8/9)" for one in main_table(study, outcomes(study), "t5-small", 0.4).columns
     )  # fmt: skip
+
+
+def test_bits_of_causal_models_and_of_t5s_are_two_measures():
+    """Their ranks say nothing of each other; domains are in the table of every task, their mean in Table 1."""
+    made, metric = rows(FEW, (0.4,), tasks=("c4",), steps=(1_000_000,)), {"t5-small": "bits_per_byte"}
+    bits = [replace(row, metric=metric.get(row.model, "bits_per_masked_byte"), value=300 / row.value) for row in made]
+    means = [replace(row, task="domain/macro", ci95_low=float("nan"), stderr=float("nan")) for row in bits]
+    study = measurements_of([*made, *means, *(replace(row, task="domain/news") for row in bits)])
+    table = main_table(study, outcomes(study), "t5-small", 0.4)
+    cells = column(table, "Bits per byte, mean over domains")
+    (value,) = [row.value for row in means if (row.sampler, row.model) == ("density", "t5-small")]
+    assert cells["Density"].text == f"{value:.3f}"
+    assert not any(one.header.startswith("Bits per masked byte") for one in table.columns)
+    every = task_table(study, "t5-large", 0.4)
+    kinds = {row[0].text: (row[1].text, row[2].text) for row in every.rows}
+    assert kinds["domain/news"] == ("Held-out text by domain", "bits_per_masked_byte")
+    assert "nan to" not in to_markdown(table)
+    assert rank_changes(study, "t5-small", "t5-large") == rank_changes(measurements_of(made), "t5-small", "t5-large")
 
 
 def test_terms_are_what_the_mean_is_of(study):

@@ -199,7 +199,7 @@ def test_devices_that_a_task_runs_on():
         "output: o\nrates: [0.2]\nmodels: {t5-tiny: {total_tokens: 65536}}\n"
         "samplers: [random, {served: {scorer: ask-llm, model: m, options: {vllm: {tensor-parallel-size: 2}}}}, "
         "{asked: {scorer: ask-llm, model: m}}, density]\n"
-        "evaluation: {suites: [glue], few_shot: [mmlu], instruction_tune: false}\n"
+        "evaluation: {suites: [glue], few_shot: [mmlu], instruction_tune: false, domains: {news: n/}}\n"
         "engine: {launch: --multi_gpu --num_processes=4}\n",
     )
     stages, run = stages_of(study), "t5-tiny/random-0.2-seed0"
@@ -212,6 +212,7 @@ def test_devices_that_a_task_runs_on():
         served: 2,
         f"runs/{run}": 4,
         f"measured/{run}/perplexity": 1,
+        f"measured/{run}/bits-per-byte": 1,
         f"measured/{run}/few-shot": 1,
         f"measured/{run}/glue": 4,
         "report": 0,
