@@ -229,13 +229,17 @@ class BitsPerByte(Measurement):
     what: str = "bits-per-byte"
     domains: tuple[tuple[str, Text], ...]
 
+    @property
     @override
-    def run_task(self, output: str, task: int) -> int:
+    def imports(self) -> tuple[str, ...]:
+        return ("evaluate_suite.measure", "train.checkpoints", "pipeline_steps.engines.t5")
+
+    @override
+    def run_task(self, output: str, task: int) -> None:
         from evaluate_suite.measure import bits_per_byte
 
         texts = {name: corpus.reader(output) for name, corpus in self.domains}
         bits_per_byte(self.runs(output), texts, os.path.join(output, RESULTS), cache=str(self.cache(output)))
-        return 0
 
     @override
     def units(self, output: str) -> Iterator[tuple[Path | None, list[ResultRow]]]:
