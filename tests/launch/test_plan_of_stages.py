@@ -212,3 +212,70 @@ def test_reports_and_documents_know_a_sampler_of_ones_own(own):
     (paper, listed) = study_file.schema()["properties"]["samplers"]["anyOf"]
     assert "shout" in listed["items"]["anyOf"][0]["enum"]
     assert paper == {"const": "paper"}
+
+
+WSD = "total_tokens: 131072, optimizer: adamw, schedule: wsd, warmup_steps: 8"
+MIXED = f"""
+output: out
+samplers: [random]
+rates: [0.5]
+models:
+  nano: {{preset: llama-nano, {WSD}}}
+  nano-half: {{branch_from: nano, total_tokens: 65536}}
+  t5-tiny: {{total_tokens: 65536}}
+evaluation: {{domains: held_out, suites: [glue], few_shot: [mmlu], data_root: data}}
+"""
+
+
+def test_t5s_and_decoders_stand_in_one_study_each_with_its_own_tokens():
+    stages = Plan.of(parse_study("s.yaml", MIXED)).stages
+    t5, decoder = stages["tokens/train"], stages["tokens/decoders/train"]
+    assert (t5.tokenizer, t5.append_eos, decoder.tokenizer, decoder.append_eos) == (
+        "embedded",
+        False,
+        "embedded-bpe",
+        True,
+    )
+    assert stages["runs/nano/random-0.5-seed0"].tokens == decoder
+    assert stages["runs/t5-tiny/random-0.5-seed0"].tokens == t5
+    held_out = stages["measured/nano/full-1-seed0/perplexity"].held_out
+    assert {one.name for _, stores in held_out for one in stores} == {
+        "tokens/decoders/in_distribution",
+        "tokens/decoders/high_quality",
+    }
+    measured = {name.rpartition("/")[2] for name in stages if name.startswith("measured/nano/")}
+    assert measured == {"perplexity", "bits-per-byte", "few-shot"}  # T5's fine-tuning is not for decoders
+    assert not stages["measured/nano/full-1-seed0/few-shot"].instruction_tune
+    assert stages["measured/t5-tiny/full-1-seed0/few-shot"].instruction_tune
+
+
+def test_a_smaller_budget_is_a_branch_of_the_same_run():
+    stages = Plan.of(parse_study("s.yaml", MIXED)).stages
+    trunk, branch = stages["runs/nano/random-0.5-seed0"], stages["runs/nano-half/random-0.5-seed0"]
+    assert trunk in branch.inputs
+    assert trunk.milestones == (28,)  # 32 steps, of which the last tenth decays
+    settings = branch.settings("out")
+    assert settings["branch_from"] == trunk.folder("out")
+    assert settings["model_name"] == "nano-half"
+    assert {name: settings[name] for name in ("preset", "optimizer", "schedule", "warmup_steps", "total_tokens")} == {
+        "preset": "llama-nano",
+        "optimizer": "adamw",
+        "schedule": "wsd",
+        "warmup_steps": 8,
+        "total_tokens": 65536,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{branch_from: nano, total_tokens: 65536, batch_size: 8}", "nano-half has batch_size from nano"),
+        ("{branch_from: nan, total_tokens: 65536}", "nano-half cannot branch from nan: did you mean nano"),
+        ("{branch_from: nano-half, total_tokens: 65536}", "nano-half cannot branch from nano-half"),
+        ("{branch_from: t5-tiny}", "branch_from is a setting of the schedule wsd"),
+    ],
+)
+def test_a_branch_that_cannot_be_is_refused(given, said):
+    text = MIXED.replace("{branch_from: nano, total_tokens: 65536}", given)
+    with pytest.raises(InvalidStudy, match=said):
+        parse_study("s.yaml", text)

@@ -130,11 +130,6 @@ MISTAKES = [
     ),
     ("65536", "65536, learning_rate: high", r"line 7, column \d+: models.t5-tiny.learning_rate must be a number"),
     ("65536", "65536, milestones: 5", r"line 7, column \d+: models.t5-tiny.milestones must be a list"),
-    (
-        "65536}",
-        "65536}\n  fast: {preset: t5-tiny, total_tokens: 65536}",
-        r"line 8, column \d+: fast and t5-tiny are both t5-t",
-    ),
 ]
 ADDED = [  # as the second line of the study
     ("seeds: []", r"seeds is empty"),
