@@ -8,6 +8,7 @@ The flow, one module a step:
         -> batches.Batches              rows of a process, made ahead by a thread
         -> loop.Trainer                 model, layers, losses, optimizers; `winnow pretrain --help`
         -> checkpoints                  folders that transformers loads
+        -> branches, averages           other budgets from one run; the mean of its checkpoints
 
 `pretrain` and `fine_tune` hold the two kinds of run, and `training_plan` what the loop asks of them: a run is settled
 before anything heavy is imported. `costs` counts what a run takes; `verify_resume` proves that a killed run goes on.

@@ -1,5 +1,6 @@
 """A branched decay must be the run that nobody branched, to the bit, whatever is killed on the way."""
 
+import os
 import shutil
 import signal
 
@@ -10,7 +11,9 @@ from training_runs import BATCH, LENGTH, TOTAL, flags, main, rows, run_ranks, un
 
 from evaluate_suite.checkpoint import cost_rows, find_checkpoints
 from pipeline_steps.stores.files import read_json
+from train.loop import Trainer
 from train.run_directory import list_checkpoints, step_of
+from train.signals import REQUEUE
 
 
 # Steps 14 and 20 of 30, the first with a smaller last batch; their decays begin after steps 11 and 16, and the trunk's
@@ -31,7 +34,7 @@ def trunk_words(store, run_dir, **changes):
     return [*flags(store, run_dir, **WSD | changes), "--decay-at", *map(str, BUDGETS)]
 
 
-def refuse_differences(branch, alone, start):
+def assert_same(branch, alone, start):
     """Compare everything after the branch point: weights, moments, states, rows of both files."""
     made = [folder for folder in list_checkpoints(alone) if step_of(folder) > start]
     assert [folder.name for folder in list_checkpoints(branch)] == [folder.name for folder in made]
@@ -66,7 +69,7 @@ def test_branches_are_the_runs_that_nobody_branched(trunk, store, tmp_path, kind
     for total, start in zip(BUDGETS, STARTS, strict=True):
         alone, branch = tmp_path / str(total), trunk / "branches" / str(total)
         assert main(*flags(store, alone, **WSD | KINDS[kind], total_tokens=total)) == 0
-        refuse_differences(branch, alone, start)
+        assert_same(branch, alone, start)
         assert rows(branch)[-1]["encoder_tokens"] == total
         assert [row for row in rows(branch) if row["step"] <= start] == [
             row for row in rows(trunk) if row["step"] <= start
@@ -82,6 +85,27 @@ def test_a_branch_is_a_run_like_any_other(trunk, store, capsys):
     capsys.readouterr()
     assert main(*trunk_words(store, trunk, **KINDS["t5-adafactor"])) == 0
     assert capsys.readouterr().err.count("nothing to do") == 3
+
+
+def test_a_signal_in_a_branch_asks_for_a_requeue_of_the_run(trunk, store, tmp_path, monkeypatch):
+    run_dir, branch = tmp_path / "run", f"branches/{BUDGETS[0]}"
+    shutil.copytree(trunk, run_dir)
+    shutil.rmtree(run_dir / branch)
+    update = Trainer._update
+
+    def interrupted(self, step, *rest, **named):
+        if step == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, step, *rest, **named)
+
+    monkeypatch.setattr(Trainer, "_update", interrupted)
+    words = trunk_words(store, run_dir, **KINDS["t5-adafactor"])
+    assert main(*words) == REQUEUE
+    assert (run_dir / "preempted.json").exists()
+    monkeypatch.undo()
+    assert main(*words) == 0
+    assert not (run_dir / "preempted.json").exists()
+    assert_same(run_dir / branch, trunk / branch, STARTS[0])
 
 
 @pytest.mark.slow
@@ -111,7 +135,7 @@ def test_killed_in_trunk_and_branch(store, tmp_path, kind):
         alone = tmp_path / str(total)
         codes, said = run_ranks(1, flags(store, alone, **WSD | KINDS[kind], total_tokens=total), "", tmp_path)
         assert codes == [0], said
-        refuse_differences(tmp_path / "run" / "branches" / str(total), alone, start)
+        assert_same(tmp_path / "run" / "branches" / str(total), alone, start)
 
 
 @pytest.mark.slow
@@ -122,7 +146,7 @@ def test_two_processes_branch_too(store, tmp_path):
     for argv in (words, flags(store, tmp_path / "alone", **WSD | changes | {"total_tokens": total})):
         codes, said = run_ranks(2, argv, "", tmp_path)
         assert codes == [0, 0], said
-    refuse_differences(tmp_path / "run" / "branches" / str(total), tmp_path / "alone", 4)
+    assert_same(tmp_path / "run" / "branches" / str(total), tmp_path / "alone", 4)
 
 
 def test_a_branch_of_ones_own(trunk, store, tmp_path):
