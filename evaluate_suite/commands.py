@@ -28,13 +28,13 @@ app = App(
     name="evaluate",
     help=(
         "Measure models: the paper's 111 tasks.\n\n"
-        "Runs are folders of `winnow pretrain`; checkpoints, folders of any T5 and Hub ids will do for fine-tune and "
-        "few-shot too. Rows are added to the results; what was measured before, of the same weights with the same "
-        "settings, is not measured again. Data come from the Hub, or with --data-root from folders laid out as there. "
-        "Then: winnow report.\n\n"
+        "Runs are folders of `winnow pretrain`; checkpoints, folders and Hub ids of any T5 will do for fine-tune, and "
+        "of any decoder-only model too for few-shot, Hub ids with @REVISION. Rows are added to the results; what was "
+        "measured before, of the same weights with the same settings, is not measured again. Data come from the Hub, "
+        "or with --data-root from folders laid out as there. Then: winnow report.\n\n"
         "winnow evaluate perplexity --runs full=RUN random=RUN --tokens c4=DIR hq=DIR,DIR --output r.jsonl\n\n"
         "winnow evaluate fine-tune --runs full=RUN random=RUN --suites glue superglue --output r.jsonl\n\n"
-        "winnow evaluate few-shot --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output r.jsonl"
+        "winnow evaluate few-shot --runs flan=google/flan-t5-small llama=RUN --tasks mmlu gsm8k --output r.jsonl"
     ),
     result_action="return_value",
     default_parameter=Parameter(negative=()),
@@ -195,7 +195,7 @@ def few_shot(
         limit: Questions of each task; 0 is all.
         max_input: Tokens of a prompt.
         score_eos: Count the end of a ranked answer as part of it.
-        instruction_tune: Fine-tune on FLAN first, and report the best of its checkpoints.
+        instruction_tune: Fine-tune T5s on FLAN first, and report the best of its checkpoints.
         tuning: The flags of fine-tuning.
     """
     from evaluate_suite import measure

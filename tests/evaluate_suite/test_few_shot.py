@@ -9,7 +9,9 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny_data import ROWS, questions
+from tiny_decoders import write_decoder
 
+from evaluate_suite.causal_lm import CausalLM
 from evaluate_suite.checkpoint import Checkpoint
 from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
 from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows, harness_config, measure_few_shot
@@ -58,9 +60,18 @@ def test_what_is_measured_is_the_registrys(task, data_root):
             assert hub.get("dataset_name") in (part, None)
 
 
-@pytest.mark.parametrize("name", ["anatomy", "arc_easy", "qa_boolq", "unifiedqa", "svamp"])
-def test_lm_evals_own_model_and_loop_say_the_same(name, lm, model, data_root):
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory):
+    """Folder of a small decoder-only model, with its tokenizer."""
+    return write_decoder(tmp_path_factory.mktemp("decoder"))
+
+
+@pytest.mark.parametrize("kind", [EncoderDecoderLM, CausalLM])
+@pytest.mark.parametrize("name", ["anatomy", "arc_easy", "qa_boolq", "unifiedqa", "svamp", "navigate"])
+def test_lm_evals_own_model_and_loop_say_the_same(name, kind, model, decoder, data_root):
     task = registry()[name]
+    model = decoder if kind is CausalLM else model
+    lm = kind(model)
     theirs = simple_evaluate(
         model=HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=2, max_length=2048),
         tasks=[harness_config(task, task.config, str(data_root))],
