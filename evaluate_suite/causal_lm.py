@@ -49,8 +49,8 @@ from pipeline_steps.errors import ModelError
 from train.checkpoints import load_checkpoint
 
 
-_BATCH_TOKENS = {"cpu": 8192}  # tokens of a batch, the shared ones counted in each row
-_BATCH_TOKENS_ELSEWHERE = 65_536
+_BATCH_TOKENS = {"cpu": 2048}  # tokens of a batch, the shared ones counted in each row
+_BATCH_TOKENS_ELSEWHERE = 16_384
 _PASS_TOKENS = {"cpu": 32}  # tokens that take as long as a forward pass of its own
 _PASS_TOKENS_ELSEWHERE = 1024
 _LOGITS = {"cpu": 2**25}  # logits that exist at a time, in float32: 134 MB
@@ -127,10 +127,9 @@ class CausalLM(PromptedLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability (nats) of each text, in windows that follow each other as in lm-eval."""
         windows, owners = list[Pair](), list[int]()
+        longest = min(self._max_input, self._positions)
         for number, ids in enumerate(self._encoder.encode([request.args[0] for request in requests])):
-            for window in get_rolling_token_windows(
-                ids, self._encoder.start, min(self._max_input, self._positions), 1
-            ):
+            for window in get_rolling_token_windows(ids, self._encoder.start, longest, 1):
                 windows.append(make_disjoint_window(window))
                 owners.append(number)
         total = [0.0] * len(requests)
@@ -148,16 +147,17 @@ class CausalLM(PromptedLM):
         """
         settings = [greedy_settings(request) for request in requests]
         prompts = [self._prompt_ids(request, most) for request, (most, _) in zip(requests, settings, strict=True)]
-        distinct = by_prompt([(prompt, ()) for prompt in prompts])
+        by_ids = by_prompt([(prompt, ()) for prompt in prompts])
+        distinct, numbers_of = list(by_ids), list(by_ids.values())
         if self._shares_prompts:
-            groups = group_by_beginning(list(distinct), self._pass_tokens)
+            groups = group_by_beginning(distinct, self._pass_tokens)
         else:  # rows of equal length need no padding, which some models would attend to
             lengths = sorted({len(prompt) for prompt in distinct})
             groups = [Group(0, [n for n, prompt in enumerate(distinct) if len(prompt) == one]) for one in lengths]
         found = [""] * len(requests)
         with self._bar(len(requests), "prompts", disable_tqdm) as bar:
             for group in groups:
-                numbers = [number for member in group.members for number in list(distinct.values())[member]]
+                numbers = [number for member in group.members for number in numbers_of[member]]
                 beginning = self._reader.beginning(prompts[numbers[0]][: group.shared])
                 totals = [len(prompts[number]) + settings[number][0] for number in numbers]
                 for batch in batches_by_length(totals, self._batch_tokens):

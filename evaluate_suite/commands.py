@@ -31,16 +31,15 @@ app = App(
     name="evaluate",
     help=(
         "Measure models: the paper's 111 tasks, and suites on which small models differ early.\n\n"
-        "Runs are folders of `winnow pretrain`; checkpoints, folders of any T5 and Hub ids will do for fine-tune and "
-        "few-shot too, and those of causal models for bits-per-byte. Rows are added to the results; what was measured "
-        "before, of the same weights with the same settings, is not measured again. Data come from the Hub, or with "
-        "--data-root from folders laid out as there. "
-        "Then: winnow report.\n\n"
+        "Runs are folders of `winnow pretrain`; checkpoints, folders and Hub ids of any T5 will do for fine-tune, and "
+        "of decoder-only models too for few-shot and bits-per-byte, Hub ids with @REVISION. Rows are added to the "
+        "results; what was measured before, of the same weights with the same settings, is not measured again. Data "
+        "come from the Hub, or with --data-root from folders laid out as there. Then: winnow report.\n\n"
         "winnow evaluate perplexity --runs full=RUN random=RUN --tokens c4=DIR hq=DIR,DIR --output r.jsonl\n\n"
         "winnow evaluate bits-per-byte --runs full=RUN qwen=Qwen/Qwen3-0.6B-Base --text news=news.jsonl web=web/ "
         "--output r.jsonl\n\n"
         "winnow evaluate fine-tune --runs full=RUN random=RUN --suites glue superglue --output r.jsonl\n\n"
-        "winnow evaluate few-shot --runs flan=google/flan-t5-small --tasks mmlu gsm8k --output r.jsonl\n\n"
+        "winnow evaluate few-shot --runs flan=google/flan-t5-small llama=RUN --tasks mmlu gsm8k --output r.jsonl\n\n"
         "winnow evaluate few-shot --runs full=RUN random=RUN --tasks early_signal --output r.jsonl"
     ),
     result_action="return_value",
@@ -281,7 +280,7 @@ def few_shot(
         run: The flags of every measurement.
         tasks: Tasks or suites.
         asking: The flags that say how tasks are asked.
-        instruction_tune: Fine-tune on FLAN first, and report the best of its checkpoints.
+        instruction_tune: Fine-tune T5s on FLAN first, and report the best of its checkpoints.
         tuning: The flags of fine-tuning.
     """
     from evaluate_suite import measure

@@ -45,7 +45,7 @@ class PairEncoder:
                 "set eos_token in its tokenizer_config.json"
             )
         self.start: int = start
-        self._before = self._special_ids()
+        self._before, self._begins = self._special_ids(), tokenizer.decode(start)
 
     def _special_ids(self) -> list[int]:
         """Return the ids that the tokenizer puts before a text by itself, and warn of habits that change numbers."""
@@ -68,10 +68,10 @@ class PairEncoder:
         """Return the ids of texts, with BOS where the tokenizer puts it, and never with an EOS behind them."""
         if not texts:
             return []
-        begins = self._tokenizer.decode(self.start)
         found = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False).input_ids
         return [
-            ids if text.startswith(begins) else [*self._before, *ids] for text, ids in zip(texts, found, strict=True)
+            ids if text.startswith(self._begins) else [*self._before, *ids]
+            for text, ids in zip(texts, found, strict=True)
         ]
 
     def pairs(self, prompt: str, requests: Sequence[Instance]) -> list[Pair]:

@@ -9,6 +9,7 @@ import pytest
 from datatrove.pipeline.readers import JsonlReader
 from test_fine_tune import launched  # noqa: F401  fine-tuning in this process
 from test_perplexity import made, train  # noqa: F401  a run with two checkpoints
+from tiny_decoders import write_decoder
 
 from evaluate_suite import few_shot, measure
 from evaluate_suite.__main__ import main
@@ -121,6 +122,25 @@ def test_further_suites_have_rows_of_their_own(run, data_root, tmp_path, capsys)
         assert found["early_signal", metric] == pytest.approx(sum(found[name, metric] for name in names) / 9)
     with pytest.raises(StoreIncomplete, match=r"21 of 22 tasks were measured; core_copa are missing"):
         extra_scores([row for row in read_results(str(output)) if row.task != "core_copa"], "core_v2")
+
+
+def test_few_shot_of_decoders(made, data_root, tmp_path, capsys):  # noqa: F811
+    """A run of ours on a T5's vocabulary, and a folder of transformers'; they are not fine-tuned."""
+    train(made / "tokens", tmp_path / "own", preset="llama-tiny", **{"optimizer": "adamw", "warmup-steps": 2})
+    output = tmp_path / "results.jsonl"
+    runs = ["--runs", f"own={tmp_path / 'own'}", f"peer={write_decoder(tmp_path / 'gpt2', 'gpt2')}"]
+    argv = [*runs, "--data-root", str(data_root), "--output", str(output)]
+    for refused in (["few-shot", *argv, "--instruction-tune"], ["fine-tune", *argv, "--suites", "squad"]):
+        assert main(refused) == 2
+        assert "step-00000004 is decoder-only, and only T5s are fine-tuned here" in capsys.readouterr().err
+    assert not read_results(str(output))
+    assert main(["few-shot", *argv, "--tasks", "anatomy", "qa_boolq", "navigate", "svamp"]) == 0
+    rows = read_results(str(output))
+    tasks = {"anatomy", "qa_boolq", "navigate", "svamp"}
+    assert {(row.sampler, row.model, row.task) for row in rows} == {
+        (*names, task) for names in (("own", "llama-tiny"), ("peer", "gpt2")) for task in tasks
+    }
+    assert {row.step for row in rows if row.sampler == "own"} == {4}
 
 
 def killed_at(name, argv):

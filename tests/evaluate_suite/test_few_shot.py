@@ -11,7 +11,9 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny_data import EARLY, ROWS, questions, write_jsonl
+from tiny_decoders import write_decoder
 
+from evaluate_suite.causal_lm import CausalLM
 from evaluate_suite.checkpoint import Checkpoint
 from evaluate_suite.choices import METRICS, Choices
 from evaluate_suite.encoder_decoder_lm import EncoderDecoderLM
@@ -62,9 +64,18 @@ def test_what_is_measured_is_the_registrys(task, data_root):
             assert hub.get("dataset_name") in (part, None)
 
 
-@pytest.mark.parametrize("name", ["anatomy", "arc_easy", "qa_boolq", "unifiedqa", "svamp"])
-def test_lm_evals_own_model_and_loop_say_the_same(name, lm, model, data_root):
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory):
+    """Folder of a small decoder-only model, with its tokenizer."""
+    return write_decoder(tmp_path_factory.mktemp("decoder"))
+
+
+@pytest.mark.parametrize("kind", [EncoderDecoderLM, CausalLM])
+@pytest.mark.parametrize("name", ["anatomy", "arc_easy", "qa_boolq", "unifiedqa", "svamp", "navigate"])
+def test_lm_evals_own_model_and_loop_say_the_same(name, kind, model, decoder, data_root):
     task = registry()[name]
+    model = decoder if kind is CausalLM else model
+    lm = kind(model)
     theirs = simple_evaluate(
         model=HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=2, max_length=2048),
         tasks=[harness_config(task, task.config, str(data_root))],
