@@ -36,6 +36,7 @@ UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
 _T5_VOCABULARY = 32_100  # ids of every published T5: t5/data/utils.py
 _TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
+_TITLES |= {"core_v1": "CORE, older baselines"}
 
 
 @dataclass(frozen=True)
