@@ -36,7 +36,6 @@ EXTRA_SUITES = {
     "core_v2": "CORE, corrected baselines",
 }
 CENTRED = "centred_accuracy"  # of CORE: percent of the way from guessing to all right
-LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity"})
 _WITHOUT_CHANCE = frozenset({"bits_per_byte", "margin"})
 _RIGHT_CHOICE = ("accuracy", "acc_", "choice_probability")  # metrics of ranked answers that guessing has a level of
 PROTOCOLS = ("perplexity", "finetune", "few_shot")

@@ -37,6 +37,7 @@ HEADLINES = {"over_scaling": "Over-scaling", "effective_size": "Effective model 
 UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
 _TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
+_TITLES |= {"core_v1": "CORE, older baselines"}
 _TITLES |= {metric: f"{name}, mean over domains" for metric, name in BITS.items()}
 
 
