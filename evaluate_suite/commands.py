@@ -118,6 +118,40 @@ class AskingFlags:
     metrics: Annotated[list[str], Parameter(consume_multiple=True, show_default=False)] = field(default_factory=list)
 
 
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class DomainFlags:
+    """The flags that say which documents are measured, and how they are cut.
+
+    Attributes:
+        by: Column that names the domain of each document: DOMAIN/VALUE.
+        max_documents: Documents of each domain at most, evenly spaced; 0 is all.
+        window: Tokens of an input; if not given, as in training or, of other models, as many as they have positions
+            for, at most 4,096.
+        overlap: Let half of each further window of a causal model be context only, which takes twice as long.
+        seed: Seed of a T5's masks.
+        every_checkpoint: Measure all checkpoints of a run, not the last alone.
+    """
+
+    by: str | None = None
+    max_documents: int = 1000
+    window: int | None = None
+    overlap: Switch = False
+    seed: int = 0
+    every_checkpoint: Switch = False
+
+    def how(self, reading: Reading) -> dict[str, Any]:
+        """Return the arguments of `evaluate_suite.measure` that these flags are."""
+        from evaluate_suite.bits_per_byte import Windows
+        from evaluate_suite.domains import DomainReading
+
+        return {
+            "how": DomainReading(self.by, self.max_documents, reading),
+            "windows": Windows(self.window, self.overlap, self.seed),
+            "every_checkpoint": self.every_checkpoint,
+        }
+
+
 @app.default
 def evaluate(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -202,12 +236,7 @@ def bits_per_byte(
     run: RunFlags,
     *,
     text: Annotated[list[str], _MANY],
-    by: str | None = None,
-    max_documents: int = 1000,
-    window: int | None = None,
-    overlap: Switch = False,
-    seed: int = 0,
-    every_checkpoint: Switch = False,
+    domains: DomainFlags = DomainFlags(),  # noqa: B008
     reading: Annotated[Reading, Parameter(name="*")] = USUAL,
 ) -> None:
     """Measure bits per byte of held-out text by domain, and their mean over domains, with confidence intervals.
@@ -219,31 +248,15 @@ def bits_per_byte(
         run: The flags of every measurement.
         text: Held-out text, DOMAIN=PATH[,PATH...]: files, folders or globs as winnow score reads them, s3:// and
             hf:// too.
-        by: Column that names the domain of each document: DOMAIN/VALUE.
-        max_documents: Documents of each domain at most, evenly spaced; 0 is all.
-        window: Tokens of an input; if not given, as in training or, of other models, as many as they have positions
-            for, at most 4,096.
-        overlap: Let half of each further window of a causal model be context only, which takes twice as long.
-        seed: Seed of a T5's masks.
-        every_checkpoint: Measure all checkpoints of a run, not the last alone.
+        domains: The flags of domains and windows.
         reading: How rows are read.
     """
     from evaluate_suite import measure
-    from evaluate_suite.bits_per_byte import Windows
 
     texts = _named("--text", text, "PATH[,PATH...]")
     if len(dict(texts)) < len(texts):
         raise InvalidCut("--text names a domain twice: put commas between the paths of one domain")
-    found = measure.bits_per_byte(
-        **run.where(),
-        texts=dict(texts),
-        by=by,
-        max_documents=max_documents,
-        windows=Windows(window, overlap, seed),
-        reading=reading,
-        every_checkpoint=every_checkpoint,
-    )
-    _show(found, run.output)
+    _show(measure.bits_per_byte(**run.where(), texts=dict(texts), **domains.how(reading)), run.output)
 
 
 @app.command(name="fine-tune")

@@ -17,7 +17,7 @@ from datatrove.utils.logging import logger
 from tqdm import tqdm
 
 from evaluate_suite.results import MACRO
-from pipeline_steps.errors import CorpusError
+from pipeline_steps.errors import CorpusError, InvalidCut
 from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.terminal import is_quiet, one_line
 
@@ -52,17 +52,35 @@ class Domain:
         return digest.hexdigest()
 
 
-def read_domains(
-    name: str, source: Source, by: str | None = None, most: int = 0, reading: Reading = USUAL
-) -> list[Domain]:
+@dataclass(frozen=True)
+class DomainReading:
+    """How a corpus is read as domains.
+
+    Attributes:
+        by: column that names the domain of a document; without one, the corpus is a domain.
+        max_documents: documents of each domain at most, evenly spaced; 0 for all.
+        reading: how rows are read, if the source is a path.
+
+    Raises:
+        InvalidCut: the number of documents is below 0.
+    """
+
+    by: str | None = None
+    max_documents: int = 1000
+    reading: Reading = USUAL
+
+    def __post_init__(self) -> None:
+        if self.max_documents < 0:
+            raise InvalidCut(f"{self.max_documents} documents cannot be measured: give 0, for all, or more")
+
+
+def read_domains(name: str, source: Source, how: DomainReading) -> list[Domain]:
     """Read a corpus whole, and return its domains by name.
 
     Args:
         name: name of the corpus.
         source: where its text is.
-        by: column of the domain; None if the corpus is one.
-        most: documents of each domain at most, evenly spaced; 0 for all.
-        reading: how rows are read, if the source is a path.
+        how: how it is read.
 
     Raises:
         CorpusError: the corpus cannot be read or holds no documents; a document has no such column, or its value
@@ -71,10 +89,10 @@ def read_domains(
     if name == MACRO or "/" in name or not _is_name(name):
         raise CorpusError(f"{one_line(name)[:_LONGEST]!r} cannot be the name of a domain: choose another")
     found = dict[str, _EvenlySpaced]()
-    documents = _read(source, reading)
+    documents = _read(source, how.reading)
     for document in tqdm(documents, desc=name, unit=" documents", leave=False, disable=not is_watched()):
-        domain = name if by is None else f"{name}/{_value(document, by)}"
-        found.setdefault(domain, _EvenlySpaced(most)).add(document.text)
+        domain = name if how.by is None else f"{name}/{_value(document, how.by)}"
+        found.setdefault(domain, _EvenlySpaced(how.max_documents)).add(document.text)
     if not found:
         raise CorpusError(f"{name} holds no documents: give files with text")
     return [Domain(domain, tuple(kept.texts), kept.seen) for domain, kept in sorted(found.items())]

@@ -25,7 +25,7 @@ from datatrove.utils.logging import logger
 from evaluate_suite.averages import extra_scores
 from evaluate_suite.bits_per_byte import DomainModel, Windows, domain_rows
 from evaluate_suite.checkpoint import Checkpoint, cost_rows, find_checkpoints, is_causal
-from evaluate_suite.domains import Source, read_domains
+from evaluate_suite.domains import DomainReading, Source, read_domains
 from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows
 from evaluate_suite.fine_tuning_runs import (
     FineTuning,
@@ -40,7 +40,6 @@ from evaluate_suite.results import ResultRow
 from evaluate_suite.units import add_results
 from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import InvalidCut, ModelError
-from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.terminal import Terminal
 
 
@@ -158,36 +157,30 @@ def bits_per_byte(
     texts: Mapping[str, Source],
     output: str,
     cache: str | None = None,
-    by: str | None = None,
-    max_documents: int = 1000,
+    how: DomainReading | None = None,
     windows: Windows | None = None,
-    reading: Reading = USUAL,
     every_checkpoint: bool = False,
 ) -> list[ResultRow]:
     """Measure the bits per byte of held-out text by domain: of causal models, and per masked byte of T5s.
 
     Args:
         texts: corpora by name.
-        by: column that names the domain of a document; without one, each corpus is a domain.
-        max_documents: documents of each domain at most, evenly spaced; 0 for all.
+        how: how the corpora are read as domains.
         windows: how documents are cut.
-        reading: how rows are read.
         every_checkpoint: measure all checkpoints of a run, not only its last.
 
     Raises:
         CorpusError: a corpus cannot be read.
     """
-    measured = _Measured(
-        output, cache, [runs, [one for one in texts.values() if isinstance(one, str)], by, vars(reading)]
-    )
-    if max_documents < 0:
-        raise InvalidCut(f"--max-documents {max_documents} cannot be measured: give 0, for all, or more")
-    models = [DomainModel(one, windows or Windows()) for one in _checkpoints(runs, every_checkpoint, tuned=False)]
+    how, windows = how or DomainReading(), windows or Windows()
+    paths = [source for source in texts.values() if isinstance(source, str)]
+    measured = _Measured(output, cache, [runs, paths, how.by, vars(how.reading)])
+    models = [DomainModel(one, windows) for one in _checkpoints(runs, every_checkpoint, tuned=False)]
     for metric in sorted({model.metric for model in models}):
         if len(used := sorted({model.window for model in models if model.metric == metric})) > 1:
             shown = " and ".join(f"{length:,}" for length in used)
             logger.warning(f"{metric} of windows of {shown} tokens does not compare: give --window {used[0]}")
-    domains = [domain for name, one in texts.items() for domain in read_domains(name, one, by, max_documents, reading)]
+    domains = [domain for name, one in texts.items() for domain in read_domains(name, one, how)]
     measured.total = len(models) * (len(texts) + 1)
     for model in models:
         measured.add_costs(model.checkpoint)

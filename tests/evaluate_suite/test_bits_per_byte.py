@@ -33,7 +33,7 @@ from evaluate_suite.__main__ import main
 from evaluate_suite.bits_per_byte import DomainModel, Windows
 from evaluate_suite.bootstrap import interval, resampled_ratios
 from evaluate_suite.checkpoint import find_checkpoints
-from evaluate_suite.domains import read_domains
+from evaluate_suite.domains import DomainReading, read_domains
 from evaluate_suite.measure import bits_per_byte as measure_bits
 from evaluate_suite.results import read_results
 from evaluate_suite.text_windows import masked_windows, rolling_windows
@@ -254,7 +254,9 @@ def test_rows_of_domains_and_their_mean(folders, corpus, tmp_path, capfd):
         assert (macro.n, {row.n for row in mine}) == (48, {8})
         assert all("windows of 40 tokens, of 10 documents evenly spaced" in row.harness_version for row in mine)
     assert len(rows) == 3 * (6 * 3 + 1)
-    texts = [text for domain in read_domains("web", str(corpus), "source", 8)[:1] for text in domain.texts]
+    texts = [
+        text for domain in read_domains("web", str(corpus), DomainReading("source", 8))[:1] for text in domain.texts
+    ]
     found = measured(folders["llama"], texts, Windows(40))
     row = rows["llama", "domain/web/a", "bits_per_byte"]
     assert row.value == pytest.approx(found["nats"].sum() / math.log(2) / found["original"].sum(), rel=1e-6)
@@ -305,13 +307,13 @@ def test_documents_are_evenly_spaced(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text("".join(json.dumps({"text": str(i)}) + "\n" for i in range(1000)))
     for most in (1, 7, 64, 500, 999, 1000, 2000, 0):
-        (domain,) = read_domains("c", str(path), most=most)
+        (domain,) = read_domains("c", str(path), DomainReading(max_documents=most))
         numbers = np.array(list(map(int, domain.texts)))
         assert (len(numbers), domain.available) == (min(most or 1000, 1000), 1000)
         gaps = np.diff(numbers, prepend=0 - (numbers[0] > 0), append=1000)[1:]
         assert gaps.max() <= 2 * gaps[:-1].min(initial=1000)
-    both = read_domains("c", f"{path},{path}")[0]
-    assert both.available == 2000
+    both = read_domains("c", f"{path},{path}", DomainReading())[0]
+    assert (both.available, len(both.texts)) == (2000, 1000)
 
 
 def test_mistakes_are_named(folders, corpus, tmp_path):
@@ -320,15 +322,13 @@ def test_mistakes_are_named(folders, corpus, tmp_path):
     empty.write_text('{"text": "a b"}\n{"text": ""}\n')
     with pytest.raises(CorpusError, match=r"empty.jsonl, row 2: 'text' is empty"):
         measure_bits(runs, {"a": str(empty)}, output)
-    rows = measure_bits(runs, {"a": str(empty)}, output, reading=Reading(on_bad_row="skip"))
+    rows = measure_bits(runs, {"a": str(empty)}, output, how=DomainReading(reading=Reading(on_bad_row="skip")))
     assert {row.n for row in rows} == {1}
     assert math.isnan(rows[0].stderr)  # of one document no spread is known
     for change, message in (
         ({"texts": {"macro": str(corpus)}}, "'macro' cannot be the name"),
-        ({"by": "language"}, "has no column 'language'; its columns are source, file_path"),
-        ({"by": "text_"}, "has no column"),
+        ({"how": DomainReading("language")}, "has no column 'language'; its columns are source, file_path"),
         ({"windows": Windows(POSITIONS + 1)}, "windows of 49 tokens do not fit .* which has 48 positions"),
-        ({"max_documents": -1}, "--max-documents -1 cannot be measured"),
         ({"runs": {"bert": folders["bert"]}}, "sees what comes after a token"),
         ({"texts": {"a": "s3://key:secret@bucket/a"}}, "holds a credential"),
     ):
@@ -336,6 +336,8 @@ def test_mistakes_are_named(folders, corpus, tmp_path):
             measure_bits(**{"runs": runs, "texts": {"web": str(corpus)}, "output": output} | change)
     with pytest.raises(InvalidCut, match="cannot have -3 tokens"):
         Windows(-3)
+    with pytest.raises(InvalidCut, match="-1 documents cannot be measured"):
+        DomainReading(max_documents=-1)
     tokenizer = TextTokenizer(EMBEDDED_PROXY)
     tokenizer._piece_bytes[:] = 7  # as if texts were put together in another way
     with pytest.raises(ModelError, match="do not add up"):
