@@ -6,7 +6,8 @@
 
 The paper's 111 tasks are data in `tasks/`, read by `registry`; `data` finds their rows, on the Hub or in folders, and
 makes texts of them; `metrics` makes numbers of answers; `harness/` has what lm-eval lacks. `averages`,
-`normalised`, `agreement` are pure functions of numbers.
+`normalised`, `noise`, `agreement` and `extrapolation` are pure functions of numbers; `decide` says what the rows of an
+experiment can decide.
 
 `winnow evaluate --help` and `winnow report --help` for the command line.
 """

@@ -40,7 +40,8 @@ app = App(
         "--output r.jsonl\n\n"
         "winnow evaluate fine-tune --runs full=RUN random=RUN --suites glue superglue --output r.jsonl\n\n"
         "winnow evaluate few-shot --runs flan=google/flan-t5-small llama=RUN --tasks mmlu gsm8k --output r.jsonl\n\n"
-        "winnow evaluate few-shot --runs full=RUN random=RUN --tasks early_signal --output r.jsonl"
+        "winnow evaluate few-shot --runs full=RUN random=RUN --tasks early_signal --output r.jsonl\n\n"
+        "winnow evaluate decide --results r.jsonl"
     ),
     result_action="return_value",
     default_parameter=Parameter(negative=()),
@@ -162,10 +163,11 @@ def evaluate(
 ) -> None:
     """Print what a flag alone asks for, and refuse words that are no command."""
     if words or not (list_ or harness):
-        known = ["list", "harness", "perplexity", "bits-per-byte", "fine-tune", "few-shot", "--list", "--harness"]
+        known = ["list", "harness", "perplexity", "bits-per-byte", "fine-tune", "few-shot", "decide"]
+        known += ["--list", "--harness"]
         near = difflib.get_close_matches(words[0], known, n=1) if words else []
         said = f"there is no {words[0]!r}" if words else "a command is missing"
-        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known[:6])}"
+        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known[:7])}"
         raise InvalidCut(f"{said}: {hint} (see winnow evaluate --help)")
     (show_tasks if list_ else show_harness)()
 
@@ -302,6 +304,47 @@ def few_shot(
     settings = FewShot(tuning.data_root, **vars(asking) | {"metrics": tuple(asking.metrics)})
     given = run.where() | tuning.how() | {"settings": settings}
     _show(measure.few_shot(**given, tasks=tasks, instruction_tune=instruction_tune), run.output)
+
+
+@app.command(name="decide")
+def decide(
+    *,
+    results: Annotated[list[str], _MANY],
+    target: str | None = None,
+    checkpoints: int = 1,
+    extrapolate: Switch = False,
+    output: str | None = None,
+) -> None:
+    """Say which tasks tell recipes apart, and which sizes agree on their order: signal, noise, decision accuracy.
+
+    winnow evaluate decide --results runs/ --target accuracy
+
+    Args:
+        results: Files of results, or folders that hold results.jsonl.
+        target: Metric of the largest model that smaller ones shall predict; the same metric if not given.
+        checkpoints: Last checkpoints of each run to average; 1 after a decay of the learning rate.
+        extrapolate: Fit a power law through smaller models too.
+        output: File of all numbers, as JSON.
+    """
+    from evaluate_suite.decide import decisions, records
+    from evaluate_suite.report.decision import further_tables, sentences, tables
+    from evaluate_suite.report.points import result_files
+    from evaluate_suite.report.table_data import to_terminal
+    from evaluate_suite.results import read_results
+    from pipeline_steps.stores.files import write_json
+    from pipeline_steps.terminal import wide
+
+    if checkpoints < 1:
+        raise InvalidCut(f"--checkpoints {checkpoints}: give 1 or more")
+    rows = [row for path in results for file in result_files(path) for row in read_results(file)]
+    found = decisions(rows, checkpoints=checkpoints, target=target, extrapolated=extrapolate)
+    console = wide()
+    for sentence in sentences(found):
+        console.print(sentence, highlight=False, markup=False)
+    for table in tables(found) or further_tables(found):
+        console.print(to_terminal(table))
+    if output is not None:
+        write_json(output, records(found))
 
 
 def _named(flag: str, words: list[str], what: str) -> list[tuple[str, str]]:

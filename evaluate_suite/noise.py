@@ -5,8 +5,8 @@ functions are pure; scores are oriented, so that higher is better. Noise is alwa
 deviation over the runs of all recipes together holds the signal too, and makes every task look alike.
 
 Shapes: R recipes, K seeds (NaN where a recipe lacks one), S checkpoints, N runs, T tests.
-Sources: Heineman et al. 2025, "Signal and Noise" (arXiv 2508.13144); Searle, Casella & McCulloch 1992, "Variance
-Components", Ch. 3; Phipson & Smyth 2010 on p-values of permutations; Holm 1979.
+docs/decide.md explains each number. Sources: Heineman et al. 2025, "Signal and Noise" (arXiv 2508.13144); Searle,
+Casella & McCulloch 1992, "Variance Components", Ch. 3; Phipson & Smyth 2010 on p-values of permutations; Holm 1979.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.stats import norm, t
 
 
 LEVEL = 0.05  # of every test, and 1 - the confidence of every interval
-LINE = 5  # last checkpoints whose scatter around a line stands in for seeds: DataDecide compares the last five
+LINE = 5  # last checkpoints whose scatter stands in for seeds, as in the scripts of signal-and-noise for small models
 _PERMUTATIONS = 9_999  # least p 1e-4: Holm's correction over all 111 tasks can still reach the level
 _ROUNDING = 1e-9  # relative: sums of the same numbers in another order are equal
 
@@ -175,7 +175,12 @@ def difference_interval(
 
 
 def compare_pairs(mean_R: np.ndarray, runs_R: np.ndarray, noise: Noise) -> np.ndarray:
-    """Return int64 [R, R]: 1 where the row's recipe is better than the column's, -1 worse, 0 undecided."""
+    """Return int64 [R, R]: 1 where the row's recipe is better than the column's, -1 worse, 0 undecided.
+
+    Noise that is not of seeds decides nothing: that of checkpoints is too small.
+    """
+    if noise.source != "seeds":
+        return np.zeros((len(mean_R), len(mean_R)), dtype=np.int64)
     ends = difference_interval(mean_R[:, None] - mean_R, noise, runs_R[:, None], runs_R)
     return (ends[0] > 0).astype(np.int64) - (ends[1] < 0)
 

@@ -7,13 +7,14 @@ model trained on everything would have to be to do as well. Scores are one numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from evaluate_suite.bootstrap import RESAMPLES
+from evaluate_suite.recipe_scores import lower_is_better
 from pipeline_steps.errors import InvalidCut
 
 
@@ -84,6 +85,7 @@ def effective_model_size(
     reference: float,
     noise: Mapping[str, float] | None = None,
     seed: int = 0,
+    extrapolated: Collection[str] | None = None,
 ) -> Normalised:
     """Parameters of the model trained on everything that does as well: geometric mean over suites.
 
@@ -97,6 +99,9 @@ def effective_model_size(
         reference: parameters of the member of the family that has the model's own size.
         noise: as for `over_scaling`.
         seed: of the bootstrap.
+        extrapolated: suites whose curve goes on beyond the family; all unless given. Others, e.g. accuracies of small
+            models, which are flat at first, end at the smallest and the largest size, and are left out if the family
+            does not differ in them by two standard deviations of a difference.
 
     Raises:
         InvalidCut: fewer than two sizes, the reference not among them, or no suite that tells sizes apart.
@@ -109,8 +114,9 @@ def effective_model_size(
         log_size = np.log(sorted(family))
         score = _better(suite) * np.array([family[size][suite] for size in sorted(family)])
         curve, at = _monotone(score), sorted(family).index(reference)
-        found = _invert(log_size, curve + (score[at] - curve[at]), _better(suite) * model[suite], at)
-        if found is None:
+        beyond = _BEYOND if extrapolated is None or suite in extrapolated else 1.0
+        found = _invert(log_size, curve + (score[at] - curve[at]), _better(suite) * model[suite], at, beyond)
+        if found is None or (beyond == 1.0 and np.ptp(curve) <= 2 * np.sqrt(2) * noise.get(suite, 0.0)):
             left_out[suite] = "it does not tell the sizes apart"
             continue
         value, slope, side = found
@@ -131,7 +137,7 @@ def _common(*scores: Scores) -> list[str]:
 
 
 def _better(suite: str) -> int:
-    return -1 if suite in LOWER_IS_BETTER else 1
+    return -1 if suite in LOWER_IS_BETTER or lower_is_better(suite) else 1
 
 
 def _monotone(score: np.ndarray) -> np.ndarray:
@@ -140,8 +146,12 @@ def _monotone(score: np.ndarray) -> np.ndarray:
     return fitted
 
 
-def _invert(log_size: np.ndarray, curve: np.ndarray, score: float, at: int) -> tuple[float, float, str] | None:
+def _invert(
+    log_size: np.ndarray, curve: np.ndarray, score: float, at: int, beyond: float
+) -> tuple[float, float, str] | None:
     """Log size of a score, the slope there, and "above" or "below" if it was cut off; None on a flat stretch.
+
+    Sizes are cut off at so many times beyond the smallest and the largest.
 
     A score on the reference's own stretch (number `at`) is worth the reference's size.
     """
@@ -154,7 +164,7 @@ def _invert(log_size: np.ndarray, curve: np.ndarray, score: float, at: int) -> t
     if slopes[segment] <= 0:
         return None
     value = log_size[segment] + (score - curve[segment]) / slopes[segment]
-    lowest, highest = log_size[0] - np.log(_BEYOND), log_size[-1] + np.log(_BEYOND)
+    lowest, highest = log_size[0] - np.log(beyond), log_size[-1] + np.log(beyond)
     side = "below" if value < lowest else "above" if value > highest else ""
     return float(np.clip(value, lowest, highest)), float(slopes[segment]), side
 

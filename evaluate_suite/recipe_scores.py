@@ -23,7 +23,7 @@ from pipeline_steps.errors import StoreMismatch
 
 Recipe = tuple[str, float]  # sampler, rate
 # The first of these that a task has ranks its recipes. Stated beforehand, so that no result chooses it: below 1B,
-# continuous metrics keep an order where accuracies are flat (DataDecide, arXiv 2504.11393, Sec. 4)
+# continuous metrics keep an order where accuracies are flat (DataDecide, arXiv 2504.11393)
 RANK_BY = ("bits_per_byte", "choice_probability", "accuracy_per_character", "accuracy", "perplexity")
 _QUALITY = {*METRICS, *RANK_BY, "bits_per_masked_byte"}  # other metrics count prompts, bytes or steps
 

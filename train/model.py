@@ -84,7 +84,11 @@ def count_parameters(model: PreTrainedModel) -> dict[str, int]:
 
 
 def size_of(model: PreTrainedModel) -> int:
-    """Return how large a model is said to be: all weights of a T5, body and output layer of a decoder."""
+    """Return how large a model is said to be: all weights of a T5, body and output layer of a decoder.
+
+    The input embedding of a decoder takes no operations, and in small ones it is most of the weights; DataDecide
+    (arXiv 2504.11393) counts alike.
+    """
     counted = count_parameters(model)
     return counted["total" if model.config.is_encoder_decoder else "counted"]
 

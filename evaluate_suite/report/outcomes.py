@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluate_suite.model_sizes import family as family_of
+from evaluate_suite.model_sizes import family, one_token_rule
 from evaluate_suite.normalised import RUN_NOISE, Normalised, effective_model_size, over_scaling
 from evaluate_suite.registry import SUITES
-from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, references
+from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, lower_is_better, references
+from evaluate_suite.results import BITS
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL
+
+
+_OF_DECODERS, _ = BITS
 
 
 @dataclass(frozen=True)
@@ -50,37 +54,45 @@ def outcomes(study: StudyResults) -> dict[tuple[str, str, float, int], Outcome]:
 def outcome(study: StudyResults, point: Point, noise: Mapping[str, float]) -> Outcome:
     """Compare a checkpoint with the last checkpoints of the models of its family that were trained on everything.
 
+    A family is of one kind and one token rule. Of decoder-only models, bits per byte count beside the suites, and
+    only losses are extrapolated: accuracies of small models are flat.
+
     Args:
         study: with the references.
         point: the checkpoint.
-        noise: standard deviation of each suite's score between trainings.
+        noise: standard deviation of each measure between trainings.
     """
-    family = {
-        model: (study.sizes[model], _values(reference))
-        for model, reference in references(study).items()
-        if family_of(model) == family_of(point.model) and model in study.sizes
+    trained = references(study)
+    sizes = {
+        model: (study.sizes[model], reference.encoder_tokens)
+        for model, reference in trained.items()
+        if family(model) == family(point.model) and model in study.sizes
     }
     missing: dict[str, str] = {}
-    own = family.get(point.model)
-    if own is None:
+    if point.model not in sizes:
         why = f"there is no run of {point.model} on everything, or its size is not known"
         return Outcome(None, None, "", dict.fromkeys(HEADLINES, why))
-    larger = min((model for model in family if family[model][0] > own[0]), key=lambda m: family[m][0], default="")
+    members = one_token_rule(point.model, sizes)
+    own, scores = sizes[point.model][0], {model: _values(trained[model]) for model in members}
+    larger = min((model for model in members if sizes[model][0] > own), key=lambda m: sizes[m][0], default="")
+    rule = " by its token rule" if len(members) < len(sizes) else ""
     scaled = sized = None
     if larger:
         try:
-            scaled = over_scaling(_values(point), own[1], family[larger][1], noise)
+            scaled = over_scaling(_values(point), scores[point.model], scores[larger], noise)
         except InvalidCut as error:
             missing["over_scaling"] = str(error)
     else:
-        missing["over_scaling"] = f"there is no run of a model larger than {point.model} on everything"
-    if len(family) > 1:
+        missing["over_scaling"] = f"there is no run of a model larger than {point.model} on everything{rule}"
+    if len(members) > 1:
         try:
-            sized = effective_model_size(_values(point), dict(family.values()), own[0], noise)
+            losses = list(filter(lower_is_better, _values(point))) if _OF_DECODERS in point.scores else None
+            by_size = {float(sizes[model][0]): scores[model] for model in members}
+            sized = effective_model_size(_values(point), by_size, own, noise, extrapolated=losses)
         except InvalidCut as error:
             missing["effective_size"] = str(error)
     else:
-        missing["effective_size"] = "it takes runs of two sizes on everything"
+        missing["effective_size"] = f"it takes runs of two sizes on everything{rule}"
     return Outcome(scaled, sized, larger, missing)
 
 
@@ -118,14 +130,19 @@ def break_even(scoring: float, training: float, runs: int = 1) -> float:
 
 
 def run_noise(study: StudyResults, model: str) -> dict[str, float]:
-    """Return each suite's standard deviation between trainings: of this study's seeds over all runs, else T5's own."""
+    """Return each measure's standard deviation between trainings: over this study's seeds and runs, else T5's own."""
     variances: dict[str, list[float]] = {}
     for point in finals(study, model):
         for measure, score in point.scores.items():
-            if score.sd is not None and measure in SUITES:
+            if score.sd is not None and _counts(measure):
                 variances.setdefault(measure, []).append(score.sd**2)
     return RUN_NOISE | {suite: float(np.sqrt(np.mean(found))) for suite, found in variances.items()}
 
 
 def _values(point: Point) -> dict[str, float]:
-    return {measure: score.value for measure, score in point.scores.items() if measure in SUITES}
+    return {measure: score.value for measure, score in point.scores.items() if _counts(measure)}
+
+
+def _counts(measure: str) -> bool:
+    """Return whether a measure counts: the paper's suites, and bits per byte of decoder-only models."""
+    return measure in SUITES or measure == _OF_DECODERS

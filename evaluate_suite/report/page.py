@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluate_suite.agreement import kendall_tau
 from evaluate_suite.checkpoint import TRAINING_HOURS
-from evaluate_suite.report import decision
+from evaluate_suite.report.decision import further_tables, sentences, tables
 from evaluate_suite.report.documents import KINDS, Document, ends, titles
 from evaluate_suite.report.figures_corpus import oriented
 from evaluate_suite.report.gallery import SECTIONS, Named
@@ -120,8 +120,8 @@ def markdown(study: StudyResults, outcomes: Outcomes, words: Words) -> str:
             said = flat(verdicts(study, outcomes, model, rate, words.evaluations))
             parts.append("".join(f"- {escaped(sentence)}\n" for sentence in said))
     parts.append("### Can this experiment decide?\n")
-    parts.append("".join(f"- {escaped(sentence)}\n" for sentence in decision.sentences(study.decisions)))
-    parts += [to_markdown(table) for table in decision.tables(study.decisions)]
+    parts.append("".join(f"- {escaped(sentence)}\n" for sentence in sentences(study.decisions)))
+    parts += [to_markdown(table) for table in tables(study.decisions)]
     if _costs(study).rows:
         parts.append(to_markdown(_costs(study)))
     parts.append("### Methods\n")
@@ -164,9 +164,9 @@ def _decision(study: StudyResults) -> dict[str, Any]:
     from markupsafe import Markup
 
     return {
-        "sentences": decision.sentences(study.decisions),
-        "tables": [Markup(to_html(table)) for table in decision.tables(study.decisions)],
-        "more": [Markup(to_html(table)) for table in decision.further_tables(study.decisions)],
+        "sentences": sentences(study.decisions),
+        "tables": [Markup(to_html(table)) for table in tables(study.decisions)],
+        "more": [Markup(to_html(table)) for table in further_tables(study.decisions)],
     }
 
 

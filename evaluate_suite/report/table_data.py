@@ -1,10 +1,15 @@
-"""Tables as data: columns that name unit and direction, cells that know their value and interval. Two renderings."""
+"""Tables as data: columns that name unit and direction, cells that know their value and interval. Three renderings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,20 @@ def to_html(table: Table, intervals: bool = True) -> str:
         f"<caption>{title}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n"
         f"</table>\n</div>\n{notes}"
     )
+
+
+def to_terminal(table: Table) -> RichTable:
+    """Make a table for a terminal, with intervals in brackets; names in it are text and no markup."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title=Text(table.title), title_justify="left", caption_justify="left")
+    for place, column in enumerate(table.columns):
+        shown.add_column(Text(column.text), justify="left" if place == 0 else "right")
+    for row in table.rows:
+        shown.add_row(*(Text(f"{cell.text} [{cell.interval}]" if cell.interval else cell.text) for cell in row))
+    shown.caption = Text("\n".join(table.notes)) if table.notes else None
+    return shown
 
 
 def _html_cell(place: int, cell: Cell, intervals: bool) -> str:

@@ -103,12 +103,13 @@ def terms_table(outcomes: Outcomes, model: str, rate: float, name: str) -> Table
         for (one, sampler, at, _), outcome in sorted(outcomes.items(), key=lambda item: item[0][3])
         if (one, at) == (model, rate) and sampler != FULL and (normalised := getattr(outcome, name))
     }
-    suites = [suite for suite in SUITES if any(suite in one.terms for one in found.values())]
+    there = {suite for one in found.values() for suite in one.terms}
+    suites = [suite for suite in SUITES if suite in there] + sorted(there - SUITES.keys())
     scale = 1e-6 if name == "effective_size" else 1.0
     mean = "Mean" if name == "over_scaling" else "Geometric mean"
     columns = (
         Column("Sampler"),
-        *(Column(SUITES[s], UNITS[name], "higher") for s in suites),
+        *(Column(title(s), UNITS[name], "higher") for s in suites),
         Column(mean, UNITS[name]),
     )
     rows = []
@@ -120,7 +121,10 @@ def terms_table(outcomes: Outcomes, model: str, rate: float, name: str) -> Table
             side = {"above": "≥ ", "below": "≤ "}.get(one.censored.get(suite, ""), "")
             cells.append(Cell(side + cell.text, cell.value))
         rows.append([*cells, number(scale * one.value, 1, scale * one.low, scale * one.high)])
-    notes = ["≥ and ≤: beyond four times the largest or a quarter of the smallest reference, cut off there."]
+    notes = [
+        "≥ and ≤: beyond what the references can tell, cut off there: at the smallest and the largest of them for a"
+        " decoder's accuracies, else at a quarter of the smallest and four times the largest."
+    ]
     cut = name == "effective_size" and any(one.censored for one in found.values())
     heading = f"{HEADLINES[name]} by suite: {model}, {100 * rate:g} % of the documents"
     return Table(heading, columns, mark_best(columns, rows), tuple(notes if cut else ()))
@@ -278,7 +282,7 @@ def _notes(study: StudyResults, outcomes: Outcomes, model: str, points: Sequence
         notes.append(f"Over-scaling: 0 % is {model} on everything, 100 % is {larger} on everything.")
     for name, title_ in HEADLINES.items():
         left = {s: why for one in mine if (n := getattr(one, name)) for s, why in n.left_out.items()}
-        notes += [f"{title_} leaves out {SUITES[suite]}: {why}." for suite, why in left.items()]
+        notes += [f"{title_} leaves out {title(suite)}: {why}." for suite, why in left.items()]
         if not all(map(lower_is_better, measures(study, model))):  # perplexities alone want no comparison of sizes
             notes += sorted({f"{title_}: {one.missing[name]}." for one in mine if name in one.missing})
     absent = [SUITES[suite] for suite in SUITES if suite not in measures(study, model)]

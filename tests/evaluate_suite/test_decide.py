@@ -124,6 +124,7 @@ def test_one_seed_cannot_tell():
     one = read(decisions(made, SIZES), "arc_easy", "bits_per_byte")
     assert (one.verdict, one.noise.source, one.p) == ("cannot tell", "checkpoints", None)
     assert one.snr > one.snr_of_equals
+    assert one.undecided == one.pairs
     single = read(
         decisions(study("arc_easy", "bits_per_byte", bits, 0.002, seeds=(0,)), SIZES), "arc_easy", "bits_per_byte"
     )

@@ -1,17 +1,20 @@
 """The section "Can this experiment decide?": what is said of studies that can, that cannot, and that lack seeds."""
 
+import json
 import re
 
 import pytest
 from test_decide import ROWS, bits, study
 from test_tables import check_well_formed
 
+from evaluate_suite.__main__ import main
 from evaluate_suite.report.decision import further_tables, main_readings, sentences, tables
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.table_data import to_html
+from evaluate_suite.results import write_results
 
 
 MODELS = {"small": "llama-60m", "large": "llama-130m"}
@@ -81,6 +84,20 @@ def test_one_seed_and_one_size_are_a_short_sentence():
     assert "checkpoints only" in table.rows[0][8].text
     nothing = named([row for row in rows if row.sampler == "full"])
     assert "no two recipes" in sentences(nothing.decisions)[0]
+
+
+def test_the_command_prints_tables_and_writes_numbers(several, tmp_path, capsys):
+    write_results(str(tmp_path / "results.jsonl"), several.rows)
+    numbers = tmp_path / "decisions.json"
+    assert main(["decide", "--results", str(tmp_path), "--extrapolate", "--output", str(numbers)]) == 0
+    said = capsys.readouterr().out
+    assert "in 3 of 6 tasks recipes differ by more than noise" in said
+    assert re.search(r"arc_easy +│ bits per byte │ +signal", said)
+    found = json.loads(numbers.read_text())
+    assert len(found["readings"]) == len(several.decisions.readings)
+    assert {one["larger"] for one in found["transfers"]} == {"llama-130m"}
+    assert main(["decide", "--results", str(tmp_path), "--checkpoints", "0"]) == 2
+    assert "give 1 or more" in capsys.readouterr().err
 
 
 def test_suites_stand_for_many_tasks():

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from evaluate_suite.model_sizes import family as family_name
+from evaluate_suite.model_sizes import one_token_rule, parameters
 from evaluate_suite.normalised import LOWER_IS_BETTER, effective_model_size, over_scaling
 from evaluate_suite.registry import SUITES
 from pipeline_steps.errors import InvalidCut
@@ -131,3 +133,44 @@ def test_the_papers_numbers_give_the_papers_order():
     assert min(samplers, key=found.get) == "perplexity-xl"
     assert spearmanr([found[name] for name in samplers], [TABLE_1[name][0] for name in samplers]).statistic > 0.9
     assert found["ask-llm-xl"] == pytest.approx(25.7, abs=0.1)  # 33.0 reported, over more suites than are printed
+
+
+BPB = "bits_per_byte"
+
+
+def decoder(size):
+    """Bits per byte that fall by a power law, and an accuracy that stays at chance up to 130M."""
+    return {BPB: 0.8 + 2 * (size / 1e6) ** -0.3, "mmlu": 25 + 8 * max(0.0, np.log10(size / 130e6))}
+
+
+def test_decoders_bits_go_on_and_their_flat_accuracies_do_not():
+    family = {size: decoder(size) for size in (60e6, 130e6, 350e6)}
+    same = effective_model_size(family[60e6], family, 60e6, extrapolated=[BPB])
+    assert same.terms == pytest.approx({BPB: 60e6, "mmlu": 60e6})
+    within = effective_model_size(decoder(200e6) | {"mmlu": 25.0}, family, 350e6, {"mmlu": 0.1}, extrapolated=[BPB])
+    assert within.terms[BPB] == pytest.approx(200e6, rel=0.05)
+    beyond = effective_model_size(decoder(900e6), family, 130e6, extrapolated=[BPB])
+    assert beyond.terms[BPB] > 500e6
+    assert beyond.terms["mmlu"] == pytest.approx(350e6)
+    assert beyond.censored == {"mmlu": "above"}
+    noisy = effective_model_size(decoder(200e6), family, 130e6, {"mmlu": 1.5}, extrapolated=[BPB])
+    assert noisy.left_out == {"mmlu": "it does not tell the sizes apart"}
+    assert over_scaling(decoder(200e6), family[130e6], family[350e6]).terms[BPB] > 0
+
+
+def test_one_token_rule_makes_a_family():
+    ladder = {"olmo-4m": (4e6, 400), "olmo-6m": (6e6, 600), "olmo-20m": (20e6, 1850)}
+    fixed = {"olmo-10m": (10e6, 600), "olmo-60m": (60e6, 600)}
+    assert one_token_rule("olmo-4m", ladder | fixed) == set(ladder)
+    assert one_token_rule("olmo-60m", ladder | fixed) == {*fixed, "olmo-6m"}
+    assert one_token_rule("olmo-6m", ladder) == set(ladder)
+    assert one_token_rule("t5-small", {"t5-small": (6e7, 0), "t5-base": (2e8, 0)}) == {"t5-small", "t5-base"}
+    assert one_token_rule("olmo-1b", {"olmo-1b": (1e9, 7), **fixed}) == {"olmo-1b"}
+
+
+def test_decoders_count_without_their_input_embedding():
+    assert (family_name("t5-v1_1-small"), family_name("llama-60m")) == ("t5-v1_1", "llama")
+    width, rows = 512, 32_128
+    body = 8 * (4 * width**2 + 3 * width * 1376 + 2 * width) + width
+    assert parameters("llama-60m") == body + rows * width
+    assert parameters("no-such-model") is None

@@ -8,14 +8,17 @@ from scipy.stats import spearmanr
 from synthetic_study import EVERY_SAMPLER, RATES, costs, factor, rows
 
 from evaluate_suite.checkpoint import Checkpoint
-from evaluate_suite.report.outcomes import outcomes, run_noise
+from evaluate_suite.model_sizes import parameters
+from evaluate_suite.report.outcomes import outcome, outcomes, run_noise
 from evaluate_suite.report.points import (
+    Point,
+    Score,
+    StudyResults,
     finals,
     lower_is_better,
     measurements_of,
     measures,
     models,
-    parameters,
     read_measurements,
     references,
 )
@@ -225,3 +228,26 @@ def test_costs_lie_beside_the_results(tmp_path):
         assert read_measurements([str(path)]).training_hours == {"t5-small": 9.3}
     beside.unlink()
     assert read_measurements([str(results)]).training_hours == {}
+
+
+def test_a_decoders_effective_size_comes_from_bits_of_its_own_token_rule():
+    """Bits per byte are planted, an accuracy is flat; other token rules and other kinds are no references."""
+    sizes = {"llama-60m": 1.0, "llama-130m": 0.9, "llama-350m": 0.8}
+    points = [
+        Point("full", 1.0, model, 10, 10**9, 1.0, {"bits_per_byte": exactly(bits), "mmlu": exactly(25.0)})
+        for model, bits in sizes.items()
+    ]
+    chosen = Point("random", 0.5, "llama-60m", 10, 10**9, 2.0, {"bits_per_byte": exactly(0.9), "mmlu": exactly(25.0)})
+    study = StudyResults((), (*points, chosen), {}, {}, {}, {})
+    found = outcome(study, chosen, {}).effective_size
+    assert found.terms == pytest.approx({"bits_per_byte": parameters("llama-130m")})
+    assert found.left_out == {"mmlu": "it does not tell the sizes apart"}
+    apart = [replace(point, encoder_tokens=40 * 10**9) for point in points[1:]]
+    alone = outcome(replace(study, checkpoints=(points[0], *apart, chosen)), chosen, {})
+    assert "two sizes on everything by its token rule" in alone.missing["effective_size"]
+    other = [replace(point, model=point.model.replace("llama", "t5-v1_1")) for point in points[1:]]
+    assert outcome(replace(study, checkpoints=(points[0], *other, chosen)), chosen, {}).effective_size is None
+
+
+def exactly(value):
+    return Score(value, 0.0, value, value, None, 1)
