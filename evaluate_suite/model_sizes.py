@@ -52,7 +52,7 @@ def parameters(model: str) -> int | None:
 def family(model: str) -> str:
     """Return what the models of one kind have in common: their name up to the size. T5 v1.0 is not v1.1."""
     found = _SIZE.search(model)
-    return model[: found.start()] if found else model
+    return model[: found.start()].rstrip("-_") if found else model
 
 
 def one_token_rule(model: str, sizes: Mapping[str, tuple[float, int]]) -> set[str]:
