@@ -117,7 +117,7 @@ def find_checkpoints(sampler: str, where: str, every: bool = True) -> list[Check
 
     Args:
         sampler: its name in the results.
-        where: run directory, checkpoint, model folder or Hub id, the latter with @ and a revision if need be.
+        where: run directory, checkpoint, model folder, or Hub id with or without @REVISION.
         every: all of a run's, or only the last.
 
     Raises:
@@ -137,7 +137,7 @@ def is_causal(model: str, revision: str | None = None) -> bool:
     """Return whether a model is decoder-only, and not an encoder-decoder.
 
     Raises:
-        ModelError: it does neither predict text from left to right nor from an encoder, or cannot be read.
+        ModelError: the model does not write text, or its configuration cannot be read.
     """
     config = load_config(model, revision)
     architectures = config.architectures or ["CausalLM"]
@@ -158,10 +158,12 @@ def _open(sampler: str, where: str) -> Checkpoint:
     if "corpus_documents" in state:  # of pre-training; a fine-tuned one is a model like any other
         name = state.get("model", state["preset"])  # which older ones do not say
         return Checkpoint(sampler, where, name, state, _weights(state), folder.name)
-    model, is_revision, revision = ("", "", "") if folder.is_dir() else where.partition("@")
-    identity = model_identity(model or where, revision if is_revision else None)
-    weights, name = identity.get("digest") or identity["revision"], identity["model"] + is_revision + revision
-    return Checkpoint(sampler, model or where, name, {}, weights, name.replace("/", "--"), revision or None)
+    model, _, revision = (where, "", "") if folder.is_dir() else where.partition("@")
+    if revision and Path(model).is_dir():
+        raise ModelError(f"{where}: the folder {model} has no revisions: give it without @, or a checkpoint's folder")
+    identity = model_identity(model, revision or None)
+    weights, name = identity.get("digest") or identity["revision"], where if revision else identity["model"]
+    return Checkpoint(sampler, model, name, {}, weights, name.replace("/", "--"), revision or None)
 
 
 def _weights(state: dict[str, Any]) -> str:

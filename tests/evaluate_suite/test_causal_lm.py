@@ -204,6 +204,8 @@ def test_a_folder_and_a_revision_of_the_hub(tmp_path, monkeypatch):
     assert CausalLM(early.model, revision=early.revision).loglikelihood(requests) == expected
     assert CausalLM("winnow/decoder").loglikelihood(requests) != expected
     assert (peer.architecture, peer.revision) == ("peer", None)
+    with pytest.raises(ModelError, match="peer has no revisions"):
+        find_checkpoints("a", f"{folder}@early")
     shutil.rmtree(repo)
     with pytest.raises(ModelError, match="to be had from the Hub"):
         find_checkpoints("a", "winnow/decoder@early")
