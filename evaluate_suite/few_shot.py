@@ -23,13 +23,13 @@ from evaluate_suite.checkpoint import Checkpoint, harness_version
 from evaluate_suite.choices import Choices, check_metrics, estimate
 from evaluate_suite.data import data_digest, dataset_arguments
 from evaluate_suite.harness_tasks import stock_tasks
-from evaluate_suite.registry import CENTRED, EvaluationTask, by_suite, extra_suites
+from evaluate_suite.registry import CENTRED, EXTRA_SUITES, SUITES, EvaluationTask, all_tasks
 from evaluate_suite.results import ResultRow
 from evaluate_suite.units import Estimates, once, unit_file
 from pipeline_steps.errors import CorpusError, InvalidCut
 
 
-_SEED = 1234  # lm-eval's own default, of exemplars that are drawn; ours are the first ones
+_SEED = 1234  # lm-eval's own default, of exemplars that are drawn; ours are the first ones, or drawn by CORE's rule
 _STORED = "choices"  # what the units of this version hold; others are measured again
 _EXACT = "exact_match"
 _COLUMNS = ("choices", "log_likelihood", "characters", "bytes", "tokens", "greedy", "right")
@@ -135,7 +135,8 @@ def best_rows(by_step: dict[int, list[ResultRow]]) -> list[ResultRow]:
     All suites are reported from one checkpoint (v1 App. C.7). Earlier steps win ties; the step is a row of its own
     for each task.
     """
-    suites = by_suite() | extra_suites()
+    # A task that further suites share counts in its own alone
+    suites = {suite: [one for one in all_tasks().values() if one.suite == suite] for suite in SUITES | EXTRA_SUITES}
     scores = {step: suite_scores(rows, partial=True, suites=suites) for step, rows in by_step.items()}
     step = max(by_step, key=lambda step: (np.mean(list(scores[step].values())), -step))
     rows = by_step[step]
