@@ -20,7 +20,7 @@ import numpy as np
 
 from evaluate_suite.averages import centred, mean_of, suite_scores
 from evaluate_suite.checkpoint import Checkpoint, harness_version
-from evaluate_suite.choices import Choices, check_metrics, estimate
+from evaluate_suite.choices import Choices, check_metrics, estimate, packed
 from evaluate_suite.data import data_digest, dataset_arguments
 from evaluate_suite.harness_tasks import stock_tasks
 from evaluate_suite.registry import CENTRED, EXTRA_SUITES, SUITES, EvaluationTask, all_tasks
@@ -256,7 +256,7 @@ def _exact_match(found: dict[str, Any]) -> tuple[float, float, int]:
     return 100 * value, 100 * (value * (1 - value) / max(n - 1, 1)) ** 0.5, n
 
 
-def _said_of_choices(harness: Any, model: Any) -> dict[str, Any]:
+def _said_of_choices(harness: Any, model: Any) -> dict[str, str]:
     """Return what a model has said of a task's requests, in the form that `Choices` takes.
 
     Raises:
@@ -279,7 +279,8 @@ def _said_of_choices(harness: Any, model: Any) -> dict[str, Any]:
             for name, value in zip(_COLUMNS[1:], row, strict=True):
                 found[name].append(value)
         alone += [float(request.resps[0][0]) for request in requests[len(right) :]]
-    return found | {"delimiter": harness.config.target_delimiter} | ({"unconditional": alone} if alone else {})
+    found |= {"unconditional": alone} if alone else {}
+    return {name: packed(values) for name, values in found.items()} | {"delimiter": harness.config.target_delimiter}
 
 
 def _right_choices(harness: Any, question: Any) -> list[int]:
