@@ -20,7 +20,6 @@ from pipeline_steps.errors import StoreIncomplete
 
 # Baselines of DCLM's first version, eval/eval_meta_data_v1.csv, where they differ from `chance`; for older tables
 CORE_V1 = {"core_commonsense_qa": 20.0, "core_agi_eval_lsat_ar": 20.0, "core_bigbench_language_identification": 9.1}
-Estimate = tuple[float, float, int]
 
 
 def suite_scores(
@@ -78,13 +77,13 @@ def extra_scores(rows: Iterable[ResultRow], suite: str) -> dict[str, Estimates]:
     return scores
 
 
-def centred(estimate: Estimate, chance: float) -> Estimate:
-    """Return (value - chance) / (100 - chance) in percent, for value, standard error and n in percent."""
+def centred(estimate: tuple[float, float, int], chance: float) -> tuple[float, float, int]:
+    """Return (value - chance) / (100 - chance) in percent of value, standard error and n, which are in percent too."""
     value, stderr, n = estimate
     return 100 * (value - chance) / (100 - chance), 100 * stderr / (100 - chance), n
 
 
-def mean_of(parts: Sequence[Estimate]) -> Estimate:
+def mean_of(parts: Sequence[tuple[float, float, int]]) -> tuple[float, float, int]:
     """Return the mean of independent estimates that count alike, its standard error, and the number of all units."""
     values, errors, counts = (np.array(column) for column in zip(*parts, strict=True))
     return float(values.mean()), float(np.sqrt((errors**2).sum()) / len(parts)), int(counts.sum())

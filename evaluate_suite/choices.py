@@ -11,7 +11,7 @@ Shapes: Q questions, K choices of a question at most.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,24 @@ from pipeline_steps.errors import InvalidCut
 _COUNTED = ("characters", "bytes", "tokens")
 
 
+def packed(values: Iterable[float]) -> str:
+    """Return numbers as one line of text that holds every bit of them; JSON would take a line for each."""
+    return " ".join(map(str, values))
+
+
+def _unpacked(text: str, dtype: Any) -> np.ndarray:
+    return np.array(text.split()).astype(dtype)
+
+
 class Choices:
     """What a model said of the choices of Q questions, from its form in the measurement cache.
 
     Args:
-        found: lists with a value for each choice, question after question: `log_likelihood` (nats), `characters`,
-            `bytes`, `tokens` (0 where the model does not count them), `greedy` and `right` (1 or 0) and, if they were
-            asked for, `unconditional` (nats, the answer without its question). Besides, `choices`: the number of
-            choices of each question; `delimiter`: the text between question and answer, which the lengths hold.
+        found: texts that `packed` makes of a value for each choice, question after question: `log_likelihood` (nats),
+            `characters`, `bytes`, `tokens` (0 where the model does not count them), `greedy` and `right` (1 or 0)
+            and, if they were asked for, `unconditional` (nats, the answer without its question). Besides, `choices`:
+            the number of choices of each question; `delimiter`: the text between question and answer, which the
+            lengths hold.
 
     Attributes:
         there_QK: bool, false where a question has fewer choices than others.
@@ -42,19 +52,19 @@ class Choices:
     """
 
     def __init__(self, found: Mapping[str, Any]) -> None:
-        count_Q = np.array(found["choices"], dtype=np.int64)
+        count_Q = _unpacked(found["choices"], np.int64)
         self.there_QK = np.arange(count_Q.max(initial=0)) < count_Q[:, None]
         self.log_likelihood_QK = self._padded(found["log_likelihood"], -np.inf, np.float64)
         alone = found.get("unconditional")
         self.unconditional_QK = None if alone is None else self._padded(alone, 0.0, np.float64)
         self.characters_QK, self.bytes_QK, self.tokens_QK = (self._padded(found[n], 1, np.int64) for n in _COUNTED)
-        self.greedy_QK = self._padded(found["greedy"], False, np.bool_)
-        self.right_QK = self._padded(found["right"], False, np.bool_)
+        self.greedy_QK = self._padded(found["greedy"], 0, np.int64) == 1
+        self.right_QK = self._padded(found["right"], 0, np.int64) == 1
         self.delimiter: str = found["delimiter"]
 
-    def _padded(self, values: Any, empty: Any, dtype: Any) -> np.ndarray:
+    def _padded(self, text: str, empty: float, dtype: Any) -> np.ndarray:
         padded = np.full(self.there_QK.shape, empty, dtype)
-        padded[self.there_QK] = values
+        padded[self.there_QK] = _unpacked(text, dtype)
         return padded
 
     def counts_tokens(self) -> bool:
@@ -134,7 +144,7 @@ METRICS: dict[str, Callable[[Choices], np.ndarray]] = {
 """By name, a function from the choices to the metric of each question, float64 [Q]: a share, or bits per byte."""
 
 
-def check_metrics(names: Any) -> None:
+def check_metrics(names: Iterable[str]) -> None:
     """Raise InvalidCut for the name of a metric that does not exist, with the nearest that does."""
     for name in names:
         if name not in METRICS:

@@ -20,16 +20,16 @@ import numpy as np
 
 from evaluate_suite.averages import centred, mean_of, suite_scores
 from evaluate_suite.checkpoint import Checkpoint, harness_version, is_causal
-from evaluate_suite.choices import Choices, check_metrics, estimate
+from evaluate_suite.choices import Choices, check_metrics, estimate, packed
 from evaluate_suite.data import data_digest, dataset_arguments
 from evaluate_suite.harness_tasks import stock_tasks
-from evaluate_suite.registry import CENTRED, EvaluationTask, by_suite, extra_suites
+from evaluate_suite.registry import CENTRED, EXTRA_SUITES, SUITES, EvaluationTask, all_tasks
 from evaluate_suite.results import ResultRow
 from evaluate_suite.units import Estimates, once, unit_file
 from pipeline_steps.errors import CorpusError, InvalidCut, ModelError
 
 
-_SEED = 1234  # lm-eval's own default, of exemplars that are drawn; ours are the first ones
+_SEED = 1234  # lm-eval's own default, of exemplars that are drawn; ours are the first ones, or drawn by CORE's rule
 _STORED = "choices"  # what the units of this version hold; others are measured again
 _EXACT = "exact_match"
 _COLUMNS = ("choices", "log_likelihood", "characters", "bytes", "tokens", "greedy", "right")
@@ -145,7 +145,8 @@ def best_rows(by_step: dict[int, list[ResultRow]]) -> list[ResultRow]:
     All suites are reported from one checkpoint (v1 App. C.7). Earlier steps win ties; the step is a row of its own
     for each task.
     """
-    suites = by_suite() | extra_suites()
+    # A task that further suites share counts in its own alone
+    suites = {suite: [one for one in all_tasks().values() if one.suite == suite] for suite in SUITES | EXTRA_SUITES}
     scores = {step: suite_scores(rows, partial=True, suites=suites) for step, rows in by_step.items()}
     step = max(by_step, key=lambda step: (np.mean(list(scores[step].values())), -step))
     rows = by_step[step]
@@ -267,7 +268,7 @@ def _exact_match(found: dict[str, Any]) -> tuple[float, float, int]:
     return 100 * value, 100 * (value * (1 - value) / max(n - 1, 1)) ** 0.5, n
 
 
-def _said_of_choices(harness: Any, model: Any) -> dict[str, Any]:
+def _said_of_choices(harness: Any, model: Any) -> dict[str, str]:
     """Return what a model has said of a task's requests, in the form that `Choices` takes.
 
     Raises:
@@ -290,7 +291,8 @@ def _said_of_choices(harness: Any, model: Any) -> dict[str, Any]:
             for name, value in zip(_COLUMNS[1:], row, strict=True):
                 found[name].append(value)
         alone += [float(request.resps[0][0]) for request in requests[len(right) :]]
-    return found | {"delimiter": harness.config.target_delimiter} | ({"unconditional": alone} if alone else {})
+    found |= {"unconditional": alone} if alone else {}
+    return {name: packed(values) for name, values in found.items()} | {"delimiter": harness.config.target_delimiter}
 
 
 def _right_choices(harness: Any, question: Any) -> list[int]:

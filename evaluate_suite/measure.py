@@ -217,7 +217,7 @@ class _Measured:
         self._terminal.print(f"{line}, {self._since - before:.1f} s", highlight=False, soft_wrap=True)
 
     def keep(self, rows: list[ResultRow]) -> None:
-        """Add rows."""
+        """Add rows to the file of results, and to those that are returned."""
         add_results(self._output, rows)
         self.rows += rows
 

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from evaluate_suite.metrics import TaskAnswers, compute
+from evaluate_suite.metrics import METRICS, TaskAnswers, compute
 from evaluate_suite.registry import EvaluationTask, registry
 from pipeline_steps.errors import InvalidCut
 
@@ -31,12 +31,14 @@ class TaskMetric(evaluate.Metric):
         self.task: EvaluationTask = registry()[task]
         if self.task.protocol == "perplexity":
             raise InvalidCut(f"{task} is measured by perplexity: see evaluate_suite.perplexity")
+        # Others of ranked answers are computed from their likelihoods: see `evaluate_suite.choices`
+        self.names = [name for name in self.task.reported if name in METRICS]
         super().__init__(config_name=task, keep_in_memory=True, **settings)
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
-            description=f"{', '.join(self.task.reported)} of {self.task.name}, as T5 computes them",
+            description=f"{', '.join(self.names)} of {self.task.name}, as T5 computes them",
             citation="Raffel et al. 2020",
             inputs_description="predictions: texts; references: lists of accepted texts; groups: names",
             features=datasets.Features({"predictions": text, "references": datasets.Sequence(text), "groups": text}),
@@ -51,4 +53,4 @@ class TaskMetric(evaluate.Metric):
 
     def _compute(self, predictions: list[str], references: list[list[str]], groups: list[str]) -> dict[str, float]:
         answers = TaskAnswers(predictions, references, groups, self.task.labels)
-        return {name: compute(name, answers) for name in self.task.reported}
+        return {name: compute(name, answers) for name in self.names}
