@@ -11,11 +11,13 @@ from functools import partial
 import pandas
 import pytest
 
+from evaluate_suite.domains import DomainReading
 from launch.cli import main
 from launch.cost import corpus_size
 from launch.cost.corpus_size import C4_DOCUMENTS, CorpusSize, size_of
 from launch.cost.plan import SCORING, breaks_even, is_study, plan_study
 from launch.cost.works import (
+    DOMAIN_DOCUMENTS,
     PROMPT_TOKENS,
     READ_TOKENS,
     T5_WINDOW,
@@ -335,6 +337,7 @@ def test_constants_are_those_of_what_they_count(small):
     for scorer in (AskLLMScorer, PerplexityScorer):
         assert inspect.signature(scorer).parameters["max_tokens"].default == READ_TOKENS
     assert likelihoods.T5_WINDOW == T5_WINDOW
+    assert DomainReading().max_documents == DOMAIN_DOCUMENTS
     assert pytest.approx(len(ASK_LLM.prefix + ASK_LLM.suffix) / 4, rel=0.05) == PROMPT_TOKENS
     assert clusters_of(100) == 10
     assert clusters_of(C4_DOCUMENTS) == kmeans._MOST_CLUSTERS
