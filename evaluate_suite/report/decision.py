@@ -51,14 +51,16 @@ def sentences(found: Decisions) -> list[str]:
                 said.append(f"{model}: in {len(those)} of {len(mine)} tasks {_SAID[verdict]}: {_named(those)}.")
     ranking = {(one.task, one.metric) for one in readings}
     for smaller, larger in dict.fromkeys((one.smaller, one.larger) for one in found.transfers):
-        best = sorted(
-            (-one.agreement.accuracy, name_of(one.task))
+        alike = sorted(
+            (one.agreement.accuracy, name_of(one.task))
             for one in found.transfers
             if (one.smaller, one.larger) == (smaller, larger) and (one.task, one.metric) in ranking
         )
-        if best:
-            pairs = _first_few([f"{name} {-100 * share:.0f} %" for share, name in best])
-            said.append(f"Pairs of recipes that {smaller} puts in the order of {larger}: {pairs}.")
+        if alike:
+            mean = 100 * sum(share for share, _ in alike) / len(alike)
+            ends = ", ".join(f"{name} {100 * share:.0f} %" for share, name in dict.fromkeys((alike[0], alike[-1])))
+            over = f"{mean:.0f} %, mean over {len(alike)} tasks ({ends})" if len(alike) > 1 else ends
+            said.append(f"Pairs of recipes that {smaller} puts in the order of {larger}: {over}.")
     return said + _missing(found)
 
 
@@ -207,9 +209,5 @@ def _finite(value: float, digits: int) -> Cell:
 def _named(readings: Sequence[Reading]) -> str:
     """Name the first tasks, with the reason where they do not decide."""
     names = [name_of(one.task) + (f" ({one.why})" if one.verdict in (NONE, UNKNOWN) else "") for one in readings]
-    return _first_few(names)
-
-
-def _first_few(names: Sequence[str]) -> str:
     more = [f"{len(names) - _NAMED} others"] if len(names) > _NAMED else []
     return minus("; ".join([*names[:_NAMED], *more]))

@@ -41,8 +41,10 @@ def test_the_page_says_what_can_be_told_and_what_not(several):
         in section
     )
     assert "no recipe is better than guessing (25)" in section
-    assert "Pairs of recipes that llama-60m puts in the order of llama-130m: " in section
-    assert "arc_easy 100 %" in section
+    assert re.search(
+        r"llama-60m puts in the order of llama-130m: \d\d %, mean over 6 tasks \(reversed 0 %, arc_easy 100 %\)",
+        section,
+    )
     assert section.count("<svg") == 1
     assert "Every task and metric" in section
     assert "one seed" not in section
