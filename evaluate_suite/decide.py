@@ -223,7 +223,7 @@ def _read(
     share = reliability(mean_R, runs_R, cell.noise)
     corrected, tests = p.get((task, metric, model), (None, 0))
     if above == 0:
-        verdict, why = NONE, f"no recipe is better than guessing ({chance:g})"
+        verdict, why = NONE, f"no recipe is better than guessing, {chance:g}"
     elif cell.noise.source != "seeds" or corrected is None:
         verdict, why = UNKNOWN, "one seed"
     elif corrected <= LEVEL:
@@ -231,7 +231,7 @@ def _read(
     elif tests * least_p(runs_R) > LEVEL:
         verdict, why = UNKNOWN, f"too few runs for a test{f' of {tests} tasks' if tests > 1 else ''}"
     else:
-        verdict, why = NONE, f"seeds alone make such differences (p = {corrected:.2g})"
+        verdict, why = NONE, f"seeds alone make such differences, p = {corrected:.2g}"
     return Reading(
         task=task,
         metric=metric,

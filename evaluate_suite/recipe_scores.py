@@ -25,7 +25,9 @@ Recipe = tuple[str, float]  # sampler, rate
 # The first of these that a task has ranks its recipes. Stated beforehand, so that no result chooses it: below 1B,
 # continuous metrics keep an order where accuracies are flat (DataDecide, arXiv 2504.11393)
 RANK_BY = ("bits_per_byte", "choice_probability", "accuracy_per_character", "accuracy", "perplexity")
-_QUALITY = {*METRICS, *RANK_BY, "bits_per_masked_byte"}  # other metrics count prompts, bytes or steps
+# Of rows of tasks that are not registered; metrics of other names count prompts, bytes or steps
+_QUALITY = {*METRICS, "perplexity", "centred_accuracy"}
+_QUALITIES = ("accuracy", "choice_probability", "bits_per_")  # how names of metrics of ranked answers and text begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,9 @@ def recipe_scores(rows: Iterable[ResultRow], checkpoints: int = 1) -> dict[tuple
 def is_quality(task: str, metric: str) -> bool:
     """Return whether a row says how good a model is, and not what it cost or how many prompts were cut."""
     known = registry().get(task)
-    return task != "cost" and (metric in _QUALITY or (known is not None and metric in known.reported))
+    return task != "cost" and (
+        metric in _QUALITY or metric.startswith(_QUALITIES) or (known is not None and metric in known.reported)
+    )
 
 
 def lower_is_better(metric: str) -> bool:

@@ -51,14 +51,16 @@ def sentences(found: Decisions) -> list[str]:
                 said.append(f"{model}: in {len(those)} of {len(mine)} tasks {_SAID[verdict]}: {_named(those)}.")
     ranking = {(one.task, one.metric) for one in readings}
     for smaller, larger in dict.fromkeys((one.smaller, one.larger) for one in found.transfers):
-        best = sorted(
-            (-one.agreement.accuracy, name_of(one.task))
+        alike = sorted(
+            (one.agreement.accuracy, name_of(one.task))
             for one in found.transfers
             if (one.smaller, one.larger) == (smaller, larger) and (one.task, one.metric) in ranking
         )
-        if best:
-            pairs = _first_few([f"{name} {-100 * share:.0f} %" for share, name in best])
-            said.append(f"Pairs of recipes that {smaller} puts in the order of {larger}: {pairs}.")
+        if alike:
+            mean = 100 * sum(share for share, _ in alike) / len(alike)
+            low, high = (f"{name} {100 * share:.0f} %" for share, name in (alike[0], alike[-1]))
+            over = f"{mean:.0f} %, mean over {len(alike)} tasks (from {low} to {high})" if len(alike) > 1 else low
+            said.append(f"Pairs of recipes that {smaller} puts in the order of {larger}: {over}.")
     return said + _missing(found)
 
 
@@ -152,6 +154,7 @@ def readings_table(readings: Sequence[Reading], title: str) -> Table:
 def transfers_table(transfers: Sequence[Transfer]) -> Table:
     """Make a table of how well smaller models tell the largest model's order of recipes."""
     several = any(one.target != one.metric for one in transfers)
+    few = any(one.agreement.p is not None for one in transfers)
     laws = any(one.extrapolated is not None for one in transfers)
     columns = [Column("Task"), Column("Metric"), *([Column("predicts")] if several else [])]
     columns += [
@@ -160,7 +163,7 @@ def transfers_table(transfers: Sequence[Transfer]) -> Table:
         Column("Pairs ordered alike", "%", "higher"),
         Column("of the pairs that the larger decides", "%", "higher"),
         Column("Kendall's τ", direction="higher"),
-        Column("p if sizes were unrelated"),
+        *([Column("p if sizes were unrelated")] if few else []),
         *([Column("Pairs ordered alike by a power law", "%", "higher")] if laws else []),
     ]
     rows = []
@@ -176,8 +179,8 @@ def transfers_table(transfers: Sequence[Transfer]) -> Table:
             number(100 * found.accuracy, 0, low, high),
             NOTHING if decided is None else Cell(f"{100 * decided:.0f} ({found.decided})", 100 * decided),
             NOTHING if found.tau is None else number(found.tau, 2, *(found.tau_interval or ())),
-            NOTHING if found.p is None else number(found.p, 2),
         ]
+        cells += [] if not few else [NOTHING if found.p is None else number(found.p, 2)]
         cells += [] if not laws else [NOTHING if one.extrapolated is None else number(100 * one.extrapolated, 0)]
         rows.append(tuple(cells))
     notes = (
@@ -207,9 +210,5 @@ def _finite(value: float, digits: int) -> Cell:
 def _named(readings: Sequence[Reading]) -> str:
     """Name the first tasks, with the reason where they do not decide."""
     names = [name_of(one.task) + (f" ({one.why})" if one.verdict in (NONE, UNKNOWN) else "") for one in readings]
-    return _first_few(names)
-
-
-def _first_few(names: Sequence[str]) -> str:
     more = [f"{len(names) - _NAMED} others"] if len(names) > _NAMED else []
     return minus("; ".join([*names[:_NAMED], *more]))

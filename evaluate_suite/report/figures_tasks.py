@@ -14,6 +14,8 @@ from evaluate_suite.report.style import FAINT, INK, MOST_LINES, legend, panels, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_TICKS = 9  # from which numbers lie on one another: then only a third of them is written
+
 
 def signal_to_noise(readings: Sequence[Reading], models: Sequence[str]) -> Figure:
     """Draw a row per task: a dot per model at its SNR, hollow where there is no signal; a bar is what equals show.
@@ -44,10 +46,10 @@ def signal_to_noise(readings: Sequence[Reading], models: Sequence[str]) -> Figur
     axes.set_ylim(-0.7, len(tasks) - 0.3)
     low, high = axes.get_xlim()
     ticks = [m * 10.0**e for e in range(-2, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) < _TICKS else ticks[::3]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    say(axes, "Signal and noise of every task", "SNR: from worst to best recipe, in units of the noise", "")
+    say(axes, "Signal and noise of every task", "SNR: worst to best recipe, over noise", "task")
     handles = [Line2D([], [], label=model, **(series(n + 1) | {"linestyle": "none"})) for n, model in enumerate(drawn)]
     hollow = Line2D([], [], label="no signal", linestyle="none", marker="o", fillstyle="none", color=INK)
     equal = Line2D([], [], label="SNR if recipes were equal", linestyle="none", marker="|", markersize=10, color=INK)

@@ -76,10 +76,10 @@ def test_signal_is_found_and_pairs_are_decided(found):
 def test_no_signal_says_why(found):
     guessing = read(found, "arc_challenge", "accuracy")
     assert (guessing.verdict, guessing.above_chance) == ("no signal", 0)
-    assert "no recipe is better than guessing (25)" in guessing.why
+    assert "no recipe is better than guessing, 25" in guessing.why
     equal = read(found, "squad", "answer_f1")
     assert equal.verdict == "no signal"
-    assert equal.why == f"seeds alone make such differences (p = {equal.p:.2g})"
+    assert equal.why == f"seeds alone make such differences, p = {equal.p:.2g}"
     assert equal.above_chance == len(RECIPES)
     constant = read(found, "made", "accuracy")
     assert (constant.verdict, constant.snr, constant.p, constant.undecided) == ("no signal", 0, 1, 36)

@@ -79,7 +79,7 @@ def test_every_figure_of_a_study_can_be_read(study):
     found = outcomes(study)
     names = sorted({point.sampler for point in study.checkpoints} - {"full"})
     drawn = list(study_figures(study, found, scores(names), [n for n in names if n.startswith("perplexity")]))
-    assert {one.section for one in drawn} | {"ranks"} == set(SECTIONS)
+    assert {one.section for one in drawn} | {"ranks", "decide"} == set(SECTIONS)  # "decide" takes seeds
     assert len({one.name for one in drawn}) == len(drawn)
     looked = set()
     for one in drawn:
