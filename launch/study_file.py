@@ -29,7 +29,7 @@ from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy
 from pipeline_steps.readers.reading import USUAL, OnBadRow, Reading
 from pipeline_steps.readers.special_files import refuse_unusable_name
-from pipeline_steps.samplers import EMBEDDED, EMBEDDED_BPE, FULL
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER, FULL
 from train.arguments import PretrainArguments
 from train.training_plan import TokenBudget
 
@@ -252,7 +252,7 @@ class Study(Section):
         """Return the tokenizer of a kind of model."""
         if not is_decoder:
             return self.tokenizer
-        return self.decoder_tokenizer or (EMBEDDED_BPE if self.tokenizer == EMBEDDED else self.tokenizer)
+        return self.decoder_tokenizer or (EMBEDDED_TOKENIZER if self.tokenizer == EMBEDDED else self.tokenizer)
 
     def runs(self) -> list[Run]:
         """Return all trainings: on everything first, of references too."""

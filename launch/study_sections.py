@@ -264,3 +264,4 @@ class TokenStoreSettings(Section):
     """A token store of the corpus, as `winnow tokenize` writes it."""
 
     append_eos: bool = False
+    """End every document in EOS: for decoders, which need it to end a text and for mask_documents."""

@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pipeline_steps.embedding.embeddings import Embedder
     from pipeline_steps.embedding.kmeans import KMeansAssign, KMeansFit
-    from pipeline_steps.engines.models import EMBEDDED_PROXY
+    from pipeline_steps.engines.models import EMBEDDED_BPE, EMBEDDED_PROXY
     from pipeline_steps.engines.proxies import ASK_LLM, EDITOR, RUBRIC, Prompt
     from pipeline_steps.errors import WinnowError
     from pipeline_steps.filters.cuts import Cut, cascade, select
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "embedding.embeddings": "Embedder",
     "embedding.kmeans": "KMeansAssign KMeansFit",
-    "engines.models": "EMBEDDED_PROXY",
+    "engines.models": "EMBEDDED_BPE EMBEDDED_PROXY",
     "engines.proxies": "ASK_LLM EDITOR Prompt RUBRIC",
     "errors": "WinnowError",
     "filters.cuts": "Cut cascade select",
@@ -100,6 +100,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "DensitySketch",
     "Documents",
     "EDITOR",
+    "EMBEDDED_BPE",
     "EMBEDDED_PROXY",
     "Embedder",
     "FastTextScorer",

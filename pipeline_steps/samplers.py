@@ -33,7 +33,7 @@ Cost = Literal["read", "look-up", "n-grams", "classify", "ask-llm", "perplexity"
 
 FULL = "full"  # the name of no sampler: a run on all documents
 EMBEDDED = "embedded"  # names the model that ships with this package, wherever it is installed
-EMBEDDED_BPE = "embedded-bpe"  # names its tokenizer for decoders
+EMBEDDED_TOKENIZER = "embedded-bpe"  # names the tokenizer for decoders that ships with this package
 GROUP = "winnow.samplers"  # of entry points
 FOUNDATIONS: dict[str, tuple[str, ...]] = {
     "": (),

@@ -1,4 +1,4 @@
-"""Pre-train T5, or a Llama, on a selection for a fixed number of tokens.
+"""Pre-train T5, or a decoder, on a selection for a fixed number of tokens.
 
 The flow, one module a step:
 
@@ -6,7 +6,7 @@ The flow, one module a step:
         -> replay.Replay(selection)     sample i -> window of raw tokens, whatever the number of processes
         -> objectives                   window -> inputs and targets: span corruption, or the next token
         -> batches.Batches              rows of a process, made ahead by a thread
-        -> loop.Trainer                 model, layers, losses, optimizers; `winnow pretrain --help`
+        -> loop.Trainer                 model, layers, packed_documents, losses, optimizers; `winnow pretrain --help`
         -> checkpoints                  folders that transformers loads
         -> branches, averages           other budgets from one run; the mean of its checkpoints
 

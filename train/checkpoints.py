@@ -2,7 +2,7 @@
 
 <run>/checkpoints/step-00000100/
     config.json, generation_config.json, model.safetensors   as `PreTrainedModel.from_pretrained`
-    tokenizer.json, tokenizer_config.json                     as `AutoTokenizer.from_pretrained`
+    tokenizer.json, tokenizer_config.json                     as `AutoTokenizer.from_pretrained`; decoders' add nothing
     optimizer.safetensors                                     its moments by parameter name
     state.json                                                where the run stands; digests of all others, and its own
 <run>/checkpoints/LATEST                                      name of the newest, for people: nothing reads it
@@ -28,6 +28,7 @@ from train.model import empty_model
 from train.run_directory import checkpoint_folder, list_checkpoints, read_state, step_of
 from train.sharding import whole
 from train.token_store import META
+from train.tokenizers import add_no_special_tokens
 
 
 def save_checkpoint(
@@ -43,7 +44,7 @@ def save_checkpoint(
         run_dir: the run's folder.
         model: whose configuration is saved.
         tensors: weights and optimizer state by name, whole.
-        tokenizer: folder that is copied into it.
+        tokenizer: folder that is copied into it; that of a causal model adds no special tokens there.
         state: must hold `step`.
 
     Raises:
@@ -56,6 +57,8 @@ def save_checkpoint(
             model.config.save_pretrained(folder)
             model.generation_config.save_pretrained(folder)
             shutil.copytree(tokenizer, folder, ignore=shutil.ignore_patterns(META), dirs_exist_ok=True)
+            if not model.config.is_encoder_decoder:
+                add_no_special_tokens(folder)
             for name, values in zip(("model", "optimizer"), tensors, strict=True):
                 save_file(values, folder / f"{name}.safetensors", metadata={"format": "pt"})
             SealedFolder.seal(folder, "state.json", state)

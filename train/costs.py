@@ -94,6 +94,7 @@ def run_cost(arguments: PretrainArguments, corpus_tokens: int, vocab_size: int |
         model = build_model(arguments.preset, ids, 0)
     config, counted = model.config, count_parameters(model)
     raw_tokens = budget.samples * objective.raw_length
+    flops = budget.samples * training_flops(config, objective.input_length, objective.target_length)
     memory = _memory(model, arguments, objective.target_length)
     return RunCost(
         steps=budget.steps,
@@ -101,7 +102,7 @@ def run_cost(arguments: PretrainArguments, corpus_tokens: int, vocab_size: int |
         encoder_tokens=budget.total_tokens,
         raw_tokens=raw_tokens,
         target_tokens=budget.samples * objective.target_length,
-        flops=budget.samples * training_flops(config, objective.input_length, objective.target_length),
+        flops=flops,
         parameters=counted["total"],
         parts=counted if is_causal(arguments.preset) else {},
         memory=memory,
@@ -132,7 +133,7 @@ def _activations(config: Any, S: int, T: int) -> int:
     This is an estimate from above: attention that is computed in blocks keeps no scores.
     """
     if not config.is_encoder_decoder:
-        inner = config.num_attention_heads * config.head_dim
+        inner = config.num_attention_heads * _head_width(config)
         layer = _attention(config.hidden_size, inner, config.num_attention_heads, S, S)
         return int(config.num_hidden_layers * (layer + S * (4 * config.hidden_size + 4 * config.intermediate_size)))
     d, heads = config.d_model, config.num_heads
@@ -209,12 +210,17 @@ def is_counted(config: Any) -> bool:
     return bool(config.is_encoder_decoder or config.model_type in _GATED)
 
 
+def _head_width(config: Any) -> int:
+    """Return the width of an attention head, which not every configuration of a causal model says."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def _gated_body(config: Any, S: int) -> int:
     if not is_counted(config):
         raise ModelError(
             f"the operations of a {config.model_type} are not known: choose one of {', '.join(sorted(_GATED))}"
         )
-    d, head = config.hidden_size, config.head_dim
+    d, head = config.hidden_size, _head_width(config)
     query, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     layer = 4 * d * query + 4 * d * keys + 4 * S * query + 6 * d * config.intermediate_size
     return S * config.num_hidden_layers * layer

@@ -15,7 +15,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrain
 
 from pipeline_steps.engines.models import load_config, model_identity
 from pipeline_steps.errors import ModelError
-from train.losses import TokenLosses
+from train.losses import Head, TokenLosses
 from train.model import VOCABULARY_DIVISOR
 from train.packed_documents import refuse_unmaskable
 from train.presets import HUB
@@ -26,6 +26,7 @@ _IGNORED = {"architectures", "auto_map", "torch_dtype", "dtype", "quantization_c
 _IGNORED |= {"_name_or_path", "use_cache", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 _OF_OTHER_HEADS = ("classifier", "summary")  # settings of heads that a causal language model does not have
 _PROBE = 8  # tokens of the row that a new model is tried on
+_LARGE = 10.0  # standard deviation of the logits in that trial: soft caps in use are 15 to 50
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,13 @@ def check_model(model: PreTrainedModel, name: str) -> None:
         with torch.no_grad():
             logits = model.eval()(input_ids=row, use_cache=False).logits[0].float()
             shorter = model(input_ids=row[:, :-1], use_cache=False).logits[0].float()
-            expected = torch.nn.functional.cross_entropy(logits, row[0], reduction="none")
+            weight = Head.of(model).weight
+            initial = weight.clone()
+            weight.mul_(_LARGE / logits.std())  # initial logits are so small that a soft cap would not be noticed
+            bent = model(input_ids=row, use_cache=False).logits[0].float()
+            expected = torch.nn.functional.cross_entropy(bent, row[0], reduction="none")
             found = TokenLosses(model).by_token(row, row)[0]
+            weight.copy_(initial)
             model.train()
     except RuntimeError as error:
         raise ModelError(f"{name} cannot compute: {error}; correct its config.json") from error

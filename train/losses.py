@@ -34,8 +34,10 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, model: Any) -> Head:
-        """Return the output layer of a causal model. Raises ModelError if it has a bias."""
+        """Return the output layer of a causal model. Raises ModelError if there is none, or if it has a bias."""
         layer, config = model.get_output_embeddings(), model.config
+        if layer is None:
+            raise ModelError(f"a {config.model_type} has no output layer of its own: choose another architecture")
         if getattr(layer, "bias", None) is not None:
             raise ModelError(
                 f"the output layer of {config.model_type} has a bias, which training leaves out: choose "

@@ -110,9 +110,17 @@ def attend_within(
 ) -> tuple[Tensor, None]:
     """Return [B, L, H, D]: what queries [B, H, L, D] find in the keys and values before them in their document."""
     if documents.blocks is not None:
+        query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32, also under autocast
         attend = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
         found = attend(query, key, value, block_mask=documents.blocks, scale=scaling, enable_gqa=True)
         return found.transpose(1, 2), None
+    return _attend_by_document(query, key, value, scaling, documents), None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # compiled, it would be one graph for each batch
+def _attend_by_document(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, documents: PackedDocuments
+) -> Tensor:
     shape = query.transpose(1, 2).shape
     cut = [torch.split(states.transpose(1, 2).flatten(0, 1), documents.lengths) for states in (query, key, value)]
     found = []
@@ -122,7 +130,7 @@ def attend_within(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
         )
         found.append(attended[0].transpose(0, 1))
-    return torch.cat(found).view(shape), None
+    return torch.cat(found).view(shape)
 
 
 @cache

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from pipeline_steps.engines.encoders import PlainEncoder
 from pipeline_steps.engines.models import load_tokenizer
@@ -120,3 +122,20 @@ class TextTokenizer:
     def save(self, folder: Path) -> None:
         """Write the tokenizer so that `AutoTokenizer.from_pretrained(folder)` loads it."""
         self._tokenizer.save_pretrained(folder)
+
+
+def add_no_special_tokens(folder: Path) -> None:
+    """Change a saved tokenizer so that it adds nothing to a text; its ids stay as they are.
+
+    A T5's ends every text in EOS. A decoder's prompt would end in it too, and lm-eval's `hf`, which cuts a prompt and
+    its answer apart by the prompt's number of tokens, would give all answers of one token the score of that EOS.
+    """
+    file, settings_file = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if Tokenizer.from_file(str(file)).num_special_tokens_to_add(is_pair=False) == 0:
+        return
+    said = json.loads(file.read_bytes()) | {"post_processor": None}
+    file.write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
+    settings = json.loads(settings_file.read_bytes())
+    settings = {name: value for name, value in settings.items() if name not in ("add_bos_token", "add_eos_token")}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # a T5Tokenizer would add its EOS whatever the file says
+    settings_file.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -32,14 +32,16 @@ def tokenize(
     Args:
         corpus: file, folder or glob of .jsonl, .csv, .parquet, .arrow or .warc files, local or s3://..., or
             hf://datasets/USER/NAME?config=NAME&split=NAME.
-        tokenizer: Hub id or folder, e.g. google-t5/t5-small.
+        tokenizer: Hub id or folder, e.g. google-t5/t5-small; embedded is this package's own for T5s, embedded-bpe that
+            for decoders.
         output: the store; continued if it exists.
-        append_eos: end every document in EOS, for causal models.
+        append_eos: end every document in EOS: for decoders, which need it to end a text and for --mask-documents.
         limit: the first documents only; -1: all.
         workers: processes.
 
     Examples:
       winnow tokenize --corpus crawl/ --tokenizer google-t5/t5-small --output tokens
+      winnow tokenize --corpus crawl/ --tokenizer embedded-bpe --append-eos --output tokens
     """
     from launch.small_studies import SmallStudy, corpus_values, refuse_inside
     from train.token_store import TokenStore
@@ -50,6 +52,11 @@ def tokenize(
     SmallStudy("winnow tokenize", f"{output}/tokenize.yaml", values, workers).run()
     store = TokenStore.open(output)
     Terminal().print(f"{store.documents:,} documents, {store.tokens:,} tokens, checksums verified: {output}")
+    if not store.sentinels and not store.append_eos:
+        Terminal().print(
+            "The documents do not end in EOS: a decoder trained on them never ends a text, and cannot be trained with "
+            "--mask-documents. Give --append-eos and another --output for both."
+        )
     return 0
 
 

@@ -20,7 +20,7 @@ from launch.status import TaskStatus
 from pipeline_steps.errors import CorpusError, InvalidStudy, StoreIncomplete
 from pipeline_steps.paper import C4_TOKENS
 from pipeline_steps.readers.reading import Reading
-from pipeline_steps.samplers import EMBEDDED
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER
 
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ def _counted(count: _Count, limit: int, tokenizer: str) -> CorpusSize:
     if not count.documents:
         raise CorpusError("the corpus has no documents, or none in the files that were read: give --documents")
     # A tokenizer of the Hub may not be on this machine; the embedded one makes some more tokens of a text
-    known = load_tokenizer(place_of(tokenizer if os.path.isdir(tokenizer) else EMBEDDED))
+    here = os.path.isdir(tokenizer) or tokenizer == EMBEDDED_TOKENIZER
+    known = load_tokenizer(place_of(tokenizer if here else EMBEDDED))
     encoded = known(count.texts, add_special_tokens=True, verbose=False)["input_ids"]
     a_character = sum(map(len, encoded)) / sum(map(len, count.texts))
     documents = max(round(count.documents * count.times), 1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from pipeline_steps.samplers import EMBEDDED
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER
 from pipeline_steps.stores.files import canonical, digest
 
 
@@ -186,9 +186,9 @@ class PipelineStage(Stage):
 
 def place_of(model: str) -> str:
     """Return the Hub id or folder of a model or tokenizer that may be this package's own."""
-    from pipeline_steps import EMBEDDED_PROXY
+    from pipeline_steps import EMBEDDED_BPE, EMBEDDED_PROXY
 
-    return EMBEDDED_PROXY if model == EMBEDDED else model
+    return {EMBEDDED: EMBEDDED_PROXY, EMBEDDED_TOKENIZER: EMBEDDED_BPE}.get(model, model)
 
 
 def open_store(folder: str, whole: bool) -> SourceStore:

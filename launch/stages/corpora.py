@@ -13,7 +13,7 @@ from typing_extensions import override
 from launch.stages.base import PipelineStage, Stage, open_sealed, place_of
 from pipeline_steps.errors import CorpusError
 from pipeline_steps.readers.reading import USUAL, Reading
-from pipeline_steps.samplers import EMBEDDED, EMBEDDED_BPE
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER
 from pipeline_steps.stores.files import DELETE, read_json, write_json
 
 
@@ -156,7 +156,7 @@ class TokenStage(PipelineStage):
 
     Attributes:
         text: the text.
-        tokenizer: Hub id or folder, or the name of an embedded one.
+        tokenizer: Hub id or folder, or "embedded", or "embedded-bpe" for decoders.
         append_eos: whether every document ends in EOS.
         beside: a folder for stores of another tokenizer than most of the study's; "" or "decoders/".
     """
@@ -170,7 +170,7 @@ class TokenStage(PipelineStage):
     @property
     @override
     def models(self) -> tuple[str, ...]:
-        return () if self.tokenizer in (EMBEDDED, EMBEDDED_BPE) else (self.tokenizer,)
+        return () if self.tokenizer in (EMBEDDED, EMBEDDED_TOKENIZER) else (self.tokenizer,)
 
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:

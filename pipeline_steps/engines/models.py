@@ -31,6 +31,8 @@ TokenIds = Sequence[int] | np.ndarray
 
 EMBEDDED_PROXY = str(Path(__file__).parents[1] / "resources" / "askllm-proxy")
 """Folder of the small T5 that ships with the package: a default for demonstrations, not for studies."""
+EMBEDDED_BPE = str(Path(__file__).parents[1] / "resources" / "bpe-tokenizer")
+"""Folder of the byte-level tokenizer for decoders that ships with the package."""
 _PICKLED = re.compile(r"(pytorch_model|adapter_model|model|weights).*\.(bin|pt|pth|ckpt|pkl|pickle)")
 _LIBRARY_MODULE = re.compile(r"sentence_transformers(\.[A-Za-z0-9]\w*)+")  # a class of the library's own
 _SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]

@@ -1,5 +1,6 @@
 """A tiny T5 tokenizer, made on the spot, and token stores of a small corpus."""
 
+import json
 import random
 
 import pytest
@@ -67,6 +68,24 @@ def plain_tokenizer(tmp_path_factory):
 @pytest.fixture(scope="session")
 def corpus_documents():
     return [doc for source, count in {"b": 30, "a": 120, "c": 1, "d": 60}.items() for doc in documents(source, count)]
+
+
+@pytest.fixture(scope="session")
+def ended_store(plain_tokenizer, corpus_documents, tmp_path_factory):
+    """The same documents for decoders: a byte-level BPE, and EOS after each."""
+    path = str(tmp_path_factory.mktemp("ended_store"))
+    list(TokenStoreWriter(path, str(plain_tokenizer), append_eos=True).run(iter(corpus_documents)))
+    return TokenStore.open(path)
+
+
+@pytest.fixture(scope="session")
+def qwen3(tmp_path_factory):
+    """The preset of a small decoder of transformers with tied weights, which has a config.json alone."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    shape = {"model_type": "qwen3", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 24}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151_936}
+    (folder / "config.json").write_text(json.dumps(shape | {"eos_token_id": 151_645, "torch_dtype": "bfloat16"}))
+    return f"hf:{folder}"
 
 
 @pytest.fixture(scope="session")

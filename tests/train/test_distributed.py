@@ -33,14 +33,19 @@ from train.pretrain import PretrainPlan
 from train.run_directory import latest_checkpoint
 
 
+DECODER = {"preset": "llama-tiny", "mask_documents": True}
+
+
 @pytest.fixture(scope="module")
-def two(store, tmp_path_factory):
-    """A run on two processes that nobody disturbs."""
+def two(request, store, ended_store, tmp_path_factory):
+    """A run on two processes that nobody disturbs, and a function from a folder to the arguments of such a run."""
     run_dir = tmp_path_factory.mktemp("two")
-    codes, said = run_ranks(2, flags(store, run_dir, warmup_steps=GENTLE), "", tmp_path_factory.mktemp("logs"))
+    changes = {"warmup_steps": GENTLE} | (DECODER if request.param == "decoder" else {})
+    argv = partial(flags, ended_store if request.param == "decoder" else store, **changes)
+    codes, said = run_ranks(2, argv(run_dir), "", tmp_path_factory.mktemp("logs"))
     assert codes == [0, 0], said
     assert json.loads((run_dir / "environment.json").read_text())["processes"] == 2
-    return run_dir
+    return run_dir, argv
 
 
 def ranks_die(argv, patch, folder):
@@ -60,14 +65,17 @@ def launched_end(argv, folder):
 
 
 @pytest.mark.parametrize(
-    ("to_die", "to_end"),
+    ("two", "to_die", "to_end"),
     [
-        pytest.param(ranks_die, ranks_end, id="ranks"),
-        pytest.param(partial(launch_to_die, 2), launched_end, id="launched", marks=pytest.mark.slow),
+        pytest.param("t5", ranks_die, ranks_end, id="ranks"),
+        pytest.param("t5", partial(launch_to_die, 2), launched_end, id="launched", marks=pytest.mark.slow),
+        pytest.param("decoder", ranks_die, ranks_end, id="decoder", marks=pytest.mark.slow),
     ],
+    indirect=["two"],
 )
-def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path, to_die, to_end):
-    argv = flags(store, tmp_path / "run", warmup_steps=GENTLE)
+def test_killed_twice_ends_with_the_same_bytes(two, tmp_path, to_die, to_end):
+    two, arguments = two
+    argv = arguments(tmp_path / "run")
     inside_a_save = (
         "import train.folders\nrename = train.folders._rename\n"
         "train.folders._rename = lambda a, b: die() if b.name == 'step-00000016' else rename(a, b)"
@@ -88,7 +96,9 @@ def test_killed_twice_ends_with_the_same_bytes(two, store, tmp_path, to_die, to_
     assert outcome(tmp_path / "run") == outcome(two)
 
 
-def test_a_checkpoint_that_one_process_cannot_read_stops_all(two, store, tmp_path):
+@pytest.mark.parametrize("two", ["t5"], indirect=True)
+def test_a_checkpoint_that_one_process_cannot_read_stops_all(two, tmp_path):
+    two, arguments = two
     run_dir = tmp_path / "run"
     shutil.copytree(two, run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "step-00000030")
@@ -98,16 +108,18 @@ def test_a_checkpoint_that_one_process_cannot_read_stops_all(two, store, tmp_pat
         "train.loop.read_state = unreadable  # what all processes but the first call\n"
     )
     before = outcome(run_dir)
-    codes, said = run_ranks(2, flags(store, run_dir, warmup_steps=GENTLE), unreadable, tmp_path)
+    codes, said = run_ranks(2, arguments(run_dir), unreadable, tmp_path)
     assert codes == [2, 2]
     assert said.count("is damaged here") == 2
     assert outcome(run_dir) == before
 
 
+@pytest.mark.parametrize("two", ["t5", "decoder"], indirect=True)
 @pytest.mark.parametrize(("processes", "more"), [(1, {}), (4, {}), (2, {"shard": "true", "micro_batch_size": 2})])
-def test_losses_do_not_depend_on_the_processes(two, store, tmp_path, processes, more):
-    settings = {"total_tokens": 6 * BATCH * LENGTH, "save_every": 0, "warmup_steps": GENTLE}
-    codes, said = run_ranks(processes, flags(store, tmp_path / "run", **settings, **more), "", tmp_path)
+def test_losses_do_not_depend_on_the_processes(two, tmp_path, processes, more):
+    two, arguments = two
+    settings = {"total_tokens": 6 * BATCH * LENGTH, "save_every": 0}
+    codes, said = run_ranks(processes, arguments(tmp_path / "run", **settings, **more), "", tmp_path)
     assert codes == [0] * processes, said
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == processes
     for one, other in zip(rows(two), rows(tmp_path / "run"), strict=False):
@@ -151,11 +163,13 @@ def wait_for(condition, seconds=180):
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("decoder", [False, True])
 @pytest.mark.parametrize("most", [0, 1, 3])
 @pytest.mark.parametrize("total", [30 * BATCH, 30 * BATCH - 4, 29 * BATCH + 1])
-def test_every_sample_is_shown_by_one_process(store, tmp_path, most, total):
+def test_every_sample_is_shown_by_one_process(store, ended_store, tmp_path, decoder, most, total):
     """Whatever the number of processes and passes; the last step may have fewer samples than there are processes."""
-    changes = {"total_tokens": total * LENGTH, "micro_batch_size": most}
+    store, changes = (ended_store, DECODER) if decoder else (store, {})
+    changes = {"total_tokens": total * LENGTH, "micro_batch_size": most} | changes
     plan = PretrainPlan.make(parse(PretrainArguments, flags(store, tmp_path, **changes), "", ""))
     expected = plan.objective.rows(plan.replay.batch(np.arange(total)), np.arange(total), plan.arguments.seed)[0]
     for world in (1, 2, 4):

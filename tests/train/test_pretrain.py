@@ -1,5 +1,6 @@
 """A run must end on its exact sample, with the same bytes whatever happened on the way, and refuse what is wrong."""
 
+import json
 import math
 import os
 import shutil
@@ -42,7 +43,7 @@ from train.checkpoints import load_checkpoint
 from train.loop import Trainer
 from train.losses import TokenLosses
 from train.model import build_model
-from train.presets import PRESETS, Z_LOSS
+from train.presets import PRESETS, Z_LOSS, is_causal
 from train.pretrain import PretrainPlan
 from train.run_directory import latest_checkpoint, read_rows
 from train.token_store import open_artefact, stage
@@ -361,17 +362,21 @@ def test_held_out_perplexity_along_the_way(store, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("preset", "optimizer"),
+    ("preset", "optimizer", "apart"),
     [
-        ("t5-v1_1-tiny", "adamw"),
-        ("llama-tiny", "adamw"),
-        pytest.param("t5-tiny", "muon", marks=pytest.mark.slow),
-        pytest.param("llama-tiny", "muon", marks=pytest.mark.slow),
+        ("t5-v1_1-tiny", "adamw", False),
+        ("llama-tiny", "adamw", True),
+        ("qwen3", "adamw", True),
+        pytest.param("t5-tiny", "muon", False, marks=pytest.mark.slow),
+        pytest.param("llama-tiny", "muon", True, marks=pytest.mark.slow),
     ],
 )
-def test_other_models_learn_resume_and_load(store, tmp_path, monkeypatch, preset, optimizer):
+def test_other_models_learn_resume_and_load(
+    store, ended_store, qwen3, tmp_path, monkeypatch, preset, optimizer, apart
+):
+    store, preset = ended_store if apart else store, qwen3 if preset == "qwen3" else preset
     changes = {"preset": preset, "optimizer": optimizer, "warmup_steps": 5, "learning_rate": 3e-3}
-    changes["max_grad_norm"] = 1.0
+    changes |= {"max_grad_norm": 1.0, "mask_documents": apart, "held_out": f"same={store.path}", "eval_windows": 40}
     assert main(*flags(store, tmp_path / "whole", **changes)) == 0
     monkeypatch.setattr(Trainer, "_update", at_step(13, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
     assert main(*flags(store, tmp_path / "stopped", **changes)) == pretrain.REQUEUE
@@ -380,13 +385,52 @@ def test_other_models_learn_resume_and_load(store, tmp_path, monkeypatch, preset
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
     losses = [row["nll"] for row in rows(tmp_path / "whole")]
     assert losses[-1] < losses[0] - 1
-    auto = AutoModelForCausalLM if preset == "llama-tiny" else AutoModelForSeq2SeqLM
+    split = HeldOut("same", str(store.path), max_windows=40, seed=7)
+    (last,) = find_checkpoints("random", str(tmp_path / "whole"), every=False)
+    found = read_rows(tmp_path / "whole" / "held_out.jsonl")[-1]
+    assert found["nll"] == pytest.approx(window_losses(last, split, LENGTH, tmp_path / "cache").mean(), rel=1e-5)
+    auto = AutoModelForCausalLM if is_causal(preset) else AutoModelForSeq2SeqLM
     folder = tmp_path / "whole" / "checkpoints" / "step-00000030"
     theirs, ours = auto.from_pretrained(folder), load_checkpoint(folder)[0]
-    inputs, targets = torch.randint(3, 400, (2, 40)), torch.randint(3, 400, (2, 40))
+    inputs, targets = torch.randint(3, 256, (2, 2, 40))
     torch.testing.assert_close(
         TokenLosses(theirs).by_token(inputs, targets), TokenLosses(ours).by_token(inputs, targets)
     )
+
+
+def test_another_shape_of_the_same_name_is_refused(ended_store, qwen3, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(qwen3.removeprefix("hf:"), folder)
+    argv = flags(ended_store, tmp_path / "run", preset=f"hf:{folder}", total_tokens=2 * BATCH * LENGTH)
+    assert main(*argv) == 0
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(shape | {"torch_dtype": "float32", "eos_token_id": 3}))
+    assert main(*argv) == 0  # which decide nothing
+    (folder / "config.json").write_text(json.dumps(shape | {"intermediate_size": 104}))
+    assert main(*argv) == 2
+    assert "model.intermediate_size: 96 there, 104 now" in capsys.readouterr().err
+
+
+def test_the_z_loss_is_an_option_that_no_nll_contains(ended_store, tmp_path):
+    """At its default it is what it always was, and is not noted: older runs go on."""
+    found = {}
+    for name, change in {
+        "default": {},
+        "same": {"z_loss": Z_LOSS},
+        "more": {"z_loss": 0.1},
+        "none": {"z_loss": 0},
+    }.items():
+        argv = flags(ended_store, tmp_path / name, preset="llama-tiny", total_tokens=2 * BATCH * LENGTH, **change)
+        assert main(*argv) == 0
+        found[name] = rows(tmp_path / name)
+        assert read_json(f"{tmp_path}/{name}/resolved.json").get("z_loss") == change.get("z_loss")
+    assert [row["nll"] for row in found["default"]] == [row["nll"] for row in found["same"]]
+    first = {name: rows[0] for name, rows in found.items()}
+    assert len({row["nll"] for row in first.values()}) == 1  # before the first step all weights are the same
+    assert first["more"]["z_loss"] == pytest.approx(0.1 / Z_LOSS * first["default"]["z_loss"])
+    assert first["none"]["z_loss"] == 0
+    assert len({rows[1]["nll"] for rows in found.values()}) == 3
+    assert parse(PretrainArguments, flags(ended_store, tmp_path, preset="olmo-4m"), "", "").loop.z_loss == 0
 
 
 def test_bfloat16_stays_close_and_is_another_run(whole, store, tmp_path, capsys):
@@ -423,6 +467,10 @@ def test_a_shipped_configuration_under_accelerate(store, tmp_path):
         ({"report_to": "wandb"}, "the tracker wandb is not installed"),
         ({"held_out": "nowhere"}, "held_out must be NAME=FOLDER"),
         ({"checkpoints": 0}, "checkpoints must be at least 1, not 0"),
+        ({"mask_documents": True}, "t5-tiny is no causal model, which mask_documents is for"),
+        ({"mask_documents": True, "preset": "llama-tiny"}, "do not end in EOS, by which those in one row are told"),
+        ({"z_loss": -1}, "z_loss must be a finite number of 0 or more, not -1.0"),
+        ({"preset": "hf:nowhere"}, "nowhere is neither a local folder nor to be had from the Hub"),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_leave_no_folder(store, tmp_path, capsys, monkeypatch, changes, message):
