@@ -41,8 +41,8 @@ from train.tokenizers import TextTokenizer
 
 
 COVERAGE, UNKNOWN = "coverage", "unknown_per_1000_tokens"  # what the tokenizer loses of the text
-# Beyond these, bits say so much less than the text that other tokenizers' cannot be set beside them. Of T5's tokenizer
-# both are crossed on Wikipedia and mixed web pages, none on C4
+# Beyond these, the bits describe so much less than the text that those of other tokenizers do not compare. The
+# embedded T5 tokenizer crosses both on Wikipedia (0.956, 25) and none on C4 (0.999, 0.7)
 _LEAST_COVERAGE, _MOST_UNKNOWN = 0.995, 1.0
 _CHARACTERS = 1 << 19  # of the documents between two steps of the progress bar: some batches of a GPU
 Likelihood = CausalLikelihood | T5Likelihood

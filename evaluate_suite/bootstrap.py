@@ -52,7 +52,8 @@ def resampled_ratios(top_N: np.ndarray, bottom_N: np.ndarray, seed: int, resampl
     ratios = np.empty(resamples)
     for start in range(0, resamples, at_a_time):
         draw = _draws(n, seed, start, min(start + at_a_time, resamples))
-        ratios[start : start + len(draw)] = top_N[draw].sum(axis=1) / bottom_N[draw].sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # units whose bottom is 0 may be drawn alone
+            ratios[start : start + len(draw)] = top_N[draw].sum(axis=1) / bottom_N[draw].sum(axis=1)
     value = top_N.sum() / bottom_N.sum()
     return value + (ratios - value) * (n / (n - 1)) ** 0.5
 

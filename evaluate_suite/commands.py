@@ -243,8 +243,9 @@ def bits_per_byte(
 ) -> None:
     """Measure bits per byte of held-out text by domain, and their mean over domains, with confidence intervals.
 
-    Causal models write the text, T5s the spans that training would mask: two metrics that do not compare. Tokenizers
-    do, unless they lose some of the text; then the table shows its coverage, and the row says "this tokenizer only".
+    Causal models write the text, T5s the spans that training would mask: two metrics that do not compare. Values of
+    different tokenizers do, unless a tokenizer loses some of the text; then the table shows the coverage, and the row
+    says "this tokenizer only".
 
     Args:
         run: The flags of every measurement.

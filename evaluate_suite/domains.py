@@ -110,7 +110,7 @@ def _read(source: Source, reading: Reading) -> Iterator[Document]:
             steps = open_corpus(path, str(Path(folder, "files.txt")), reading=reading)
             yield from _run(steps)
         if left_out := int(steps[0].stats.stats["bad_rows"].total):
-            logger.warning(f"{path}: {left_out:,} rows are no documents and were left out")
+            logger.warning(f"{path}: {left_out:,} bad rows were left out")
 
 
 def _run(steps: Sequence[PipelineStep]) -> Iterator[Document]:

@@ -46,7 +46,7 @@ PER_CENTROID, ITERATIONS, MOST_CLUSTERS = 256, 20, 10_000  # of `pipeline_steps.
 FITTED = 50_000  # documents of each kind that a quality classifier is fitted to, and
 EPOCHS = 5  # how often: `pipeline_steps.scorers.quality_classifier`
 _HELD_OUT_WINDOWS = 256  # of a held-out task: `evaluate_suite.perplexity.HeldOut`
-DOMAIN_DOCUMENTS = 1_000  # of a domain at most, each of READ_TOKENS: `evaluate_suite.measure.bits_per_byte`
+DOMAIN_DOCUMENTS = 1_000  # of a domain at most, each of READ_TOKENS: `evaluate_suite.domains.DomainReading`
 _ROWS = 32_128  # of the embedding of every published T5: config.json
 
 # Seconds of one core
