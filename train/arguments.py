@@ -149,13 +149,11 @@ class PretrainArguments:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidCut(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise InvalidCut(f"learning_rate must be above 0, not {self.learning_rate}")
-        if self.adam_epsilon <= 0 or self.weight_decay < 0:
-            raise InvalidCut(
-                f"adam_epsilon must be above 0 and weight_decay at least 0, not {self.adam_epsilon} and "
-                f"{self.weight_decay}"
-            )
+        for name in ("learning_rate", "adam_epsilon"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
+                raise InvalidCut(f"{name} must be above 0 and finite, not {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InvalidCut(f"weight_decay must be at least 0 and finite, not {self.weight_decay}")
         changed = [one.name for one in fields(OptimizerSettings) if getattr(self, one.name) != one.default]
         for name in changed:
             of = "muon" if name.startswith("muon") else "adamw and muon"

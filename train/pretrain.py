@@ -64,13 +64,13 @@ def run(plan: TrainingPlan) -> int:
             from train.loop import Trainer  # seconds to import; mistakes above are told before
 
             leave, stopped = Trainer.leave, Trainer(one).train()
-        if stopped is not None:
-            break
+            if stopped is not None:
+                note_preemption(plan.run_dir, stopped)
+                break
     if leave is not None:
         leave()
     if stopped is None:
         return 0
-    note_preemption(plan.run_dir, stopped)
     return 128 + stopped if stopped == signal.SIGINT else REQUEUE
 
 
@@ -200,11 +200,10 @@ class PretrainPlan:
         if self.schedule.name == "wsd":
             of_branch = {name: configuration.pop(name) for name in OF_BRANCH}
             parts = {"trunk": configuration, "branch": of_branch}
-        return {
-            **{
-                name: xxhash.xxh3_128_hexdigest(json.dumps(part, sort_keys=True).encode())
-                for name, part in parts.items()
-            },
+        digests = {
+            name: xxhash.xxh3_128_hexdigest(json.dumps(part, sort_keys=True).encode()) for name, part in parts.items()
+        }
+        return digests | {
             "corpus": self.store.corpus_digest,
             "selection": self.resolved["selection_digest"] or "all documents",
             "tokenizer": self.store.tokenizer_sha256,

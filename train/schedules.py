@@ -40,7 +40,7 @@ class Schedule:
     - wsd: warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395): the peak, then down to the floor in the last
       ceil(decay_fraction x steps) steps, linearly or as 1 - sqrt (Haegele et al. 2024, arXiv 2405.18392).
 
-    The last three reach the floor in the last step. Settings that are not given are the schedule's usual ones.
+    The last two reach the floor in the last step. Settings that are not given are the schedule's usual ones.
 
     Args:
         name: of the schedule.

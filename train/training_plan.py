@@ -97,7 +97,7 @@ class Amount:
 class OptimizerSettings:
     """The settings of AdamW and Muon; Adafactor has none.
 
-    The defaults are LLaMA's: Touvron et al. 2023 (arXiv 2302.13971), Sec. 2.3.
+    The defaults are LLaMA's (Touvron et al. 2023, arXiv 2302.13971, Sec. 2.3), and torch's epsilon.
 
     Attributes:
         adam_beta1: share of the old first moment that stays.

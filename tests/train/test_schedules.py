@@ -1,14 +1,19 @@
 """Rates are functions of the step, and impossible settings are refused in a sentence."""
 
+import json
 import math
+import shutil
 from fractions import Fraction
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from training_runs import BATCH, LENGTH, flags, main
 
 from pipeline_steps.errors import InvalidCut
-from train.arguments import PretrainArguments
+from pipeline_steps.stores.files import read_json, write_json
+from train.arguments import NEWER, PretrainArguments
 from train.schedules import Schedule
 
 
@@ -91,7 +96,8 @@ def test_wsd_is_exact_and_falls(steps, percent, shape, floor):
         ({"muon_adjust_lr_fn": "original"}, "muon_adjust_lr_fn is a setting of muon, not of adamw"),
         ({"adam_beta2": 1.0}, "adam_beta2 must be at least 0 and below 1, not 1.0"),
         ({"adam_epsilon": 0.0}, "adam_epsilon must be above 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, not 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0 and finite, not 0.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be at least 0 and finite, not nan"),
         ({"optimizer": "muon", "shard": True}, "muon needs whole matrices"),
     ],
 )
@@ -104,3 +110,20 @@ def test_decays_begin_at_kept_checkpoints():
     asked = {"schedule": "wsd", "decay_at": [300 * 2048 + 7, 500 * 2048], "checkpoints": 2, "milestones": [20, 5000]}
     assert arguments(**asked).kept_steps == [20, 270, 450, 500, 900, 1000]
     assert arguments(checkpoints=2).kept_steps == [500, 1000]
+
+
+def test_runs_from_before_there_were_schedules_go_on(store, tmp_path, capsys):
+    """Their resolved.json does not name what is new, and their digests leave it out."""
+    words = flags(store, tmp_path, total_tokens=4 * BATCH * LENGTH, checkpoints=2, save_every=0)
+    assert main(*words) == 0
+    file = tmp_path / "resolved.json"
+    before = {name: value for name, value in read_json(str(file)).items() if name not in NEWER}
+    configuration = {name: one for name, one in before.items() if not name.endswith(("digest", "sha256"))}
+    expected = xxhash.xxh3_128_hexdigest(json.dumps(configuration, sort_keys=True).encode())
+    state = read_json(str(tmp_path / "checkpoints/step-00000002/state.json"))
+    assert state["hashes"].items() > {"config": expected}.items()
+    write_json(str(file), before)
+    shutil.rmtree(tmp_path / "checkpoints/step-00000004")
+    assert main(*words) == 0
+    assert main(*words, "--schedule", "constant", "--warmup-steps", "1") == 2
+    assert "schedule: 'inverse-sqrt' there, 'constant' now" in capsys.readouterr().err
