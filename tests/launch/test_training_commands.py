@@ -175,6 +175,26 @@ def test_a_mistake_in_an_average_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"winnow: {tmp_path} holds no run: give a run directory")
 
 
+def test_a_decoders_tokens_and_plan(corpus, tmp_path, capsys):
+    """From the embedded tokenizer, whose vocabulary decides what the model's size is."""
+    words = ["tokenize", "--corpus", str(corpus), "--tokenizer", "embedded-bpe", "--workers", "1"]
+    assert main([*words, "--output", str(tmp_path / "open")]) == 0
+    assert "The documents do not end in EOS" in capsys.readouterr().out
+    assert main([*words, "--append-eos", "--output", str(tmp_path / "ended")]) == 0
+    assert "do not end" not in capsys.readouterr().out
+    store = TokenStore.open(str(tmp_path / "ended"))
+    assert (store.vocab_size, store.sentinels, store.append_eos) == (8192, 0, True)
+    planned = ["plan", "tiny-cpu.yaml", "--preset", "olmo-4m"]
+    assert main([*planned, "--tokens", str(tmp_path / "ended"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    body = 16 * 64**2 * 8 + 17 * 64
+    assert found["parts"] == {"body": body, "head": 64 * 8192, "counted": body + 64 * 8192, "total": body + 128 * 8192}
+    assert found["tokens_per_parameter"] == found["target_tokens"] / found["parts"]["counted"]
+    assert main(planned) == 0  # without a store, by the published vocabulary
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("0.53M", "3.22M", "3.74M"))
+
+
 def test_arguments_of_training_go_only_where_they_belong(capsys):
     assert main(["inspect", "somewhere", "--batch-size", "8"]) == 2
     assert "inspect has no flag --batch-size" in capsys.readouterr().err
