@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from hypothesis import settings
+from multiprocess import get_context
 
 
 settings.register_profile("busy machine", deadline=None)  # the time of an example says how busy the machine is
@@ -14,6 +15,10 @@ settings.load_profile("busy machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Of datatrove's executors, whose processes would import for themselves, each again, what takes a second
+get_context("forkserver").set_forkserver_preload(
+    ["datatrove.executor", "pipeline_steps.scorers.density", "pipeline_steps.embedding.kmeans"]
+)
 
 TEXT = "the crawl holds pages of every kind and we keep those worth reading again for training models"
 WORDS = TEXT.split()

@@ -1,6 +1,7 @@
 """Credentials are refused where they would be written down, and those of the environment are written nowhere."""
 
 import gzip
+import importlib
 import json
 import os
 import pickle
@@ -162,16 +163,25 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_refuse_and_leave_nothing(command, tmp_path):
+def test_commands_refuse_and_leave_nothing(command, tmp_path, monkeypatch, capfd):
     study = {"output": "out", "corpus": "c", "samplers": ["random"], "target": BAD}
     given = {"s.yaml": json.dumps(study), "bad.yaml": json.dumps({"selection": BAD})}
     for name, text in given.items():
         (tmp_path / name).write_text(text)
-    done = python(COMMANDS[command], tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert "holds a credential" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert_nowhere(tmp_path, done, but=set(given))
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    _, module, *words = COMMANDS[command]
+    own = {"launch": "launch.cli", "evaluate_suite": "evaluate_suite.__main__"}
+    try:
+        code = importlib.import_module(own.get(module, module)).main(words)
+    except SystemExit as ended:
+        code = ended.code
+    shown = capfd.readouterr()
+    assert code == 2, shown.err
+    assert "holds a credential" in shown.err
+    assert "Traceback" not in shown.err
+    assert_nowhere(tmp_path, *shown, but=set(given))
 
 
 PIPELINE = """
@@ -239,14 +249,14 @@ def test_the_environment_s_credentials_are_written_nowhere(corpus, tmp_path):
     for name, words in wanted.items():
         done = python(words, work)
         assert done.returncode == 0, (name, done.stdout, done.stderr)
-        assert_nowhere(work, done)
+        assert_nowhere(work, done.stdout, done.stderr)
     assert list((work / "study" / "slurm").rglob("*.sh"))
     assert (work / "run" / "environment.json").exists()
     failing = python(
         ["-m", "launch", "score", "--corpus", "s3://no-such/x", "--sampler", "random", "--output", "f"], work
     )
     assert failing.returncode == 2
-    assert_nowhere(work, failing)
+    assert_nowhere(work, failing.stdout, failing.stderr)
 
 
 def python(words, folder):
@@ -263,9 +273,8 @@ def python(words, folder):
     )
 
 
-def assert_nowhere(folder, done, but=frozenset()):
-    for stream in (done.stdout, done.stderr):
-        assert SECRET not in stream
+def assert_nowhere(folder, *streams, but=frozenset()):
+    assert not any(SECRET in stream for stream in streams)
     for file in folder.rglob("*"):
         if file.is_file() and file.name not in but:
             assert SECRET.encode() not in _unpacked(file.read_bytes()), file

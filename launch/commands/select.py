@@ -282,6 +282,5 @@ def _cut(cutting: Cutting, shaping: Shaping, mode: str) -> Cut:
     from pipeline_steps.filters.cuts import Cut
 
     given = {**vars(cutting), **vars(shaping), "mode": mode}
-    pairs = ("upsample", "copies", "mixture")
-    given |= {name: dict(given[name]) for name in pairs if given[name] is not None}
+    given |= {name: dict(given[name]) if given[name] else None for name in ("upsample", "copies", "mixture")}
     return Cut(**{field.name: given[field.name] for field in fields(Cut)})

@@ -27,6 +27,7 @@ HOST = "127.0.0.1"
 # What is decided here, and a file that could decide otherwise; argparse takes their beginnings for them
 _OURS = ("host", "port", "api-key", "trust-remote-code", "no-trust-remote-code", "config", "uds")
 _FLAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LOOK = 5.0  # seconds between two looks whether a server is ready: datatrove's default
 _SILENT = 30.0  # seconds until a server that does not answer a look is taken for one that is not ready
 _INPUTS_A_REQUEST = 64  # the server queues them, so more would only lengthen what one failure loses
 _REQUESTS = 16  # in flight; a thousand inputs keep a server's batches full
@@ -92,7 +93,9 @@ class VLLMEngine:
 
 
 async def _start(model: str, longest: int, flags: dict[str, Any]) -> LocalVLLMServer:
-    config = InferenceConfig("vllm", model, model_max_context=longest, use_chat=False, model_kwargs=flags)
+    config = InferenceConfig(
+        "vllm", model, model_max_context=longest, use_chat=False, model_kwargs=flags, server_ready_delay_sec=_LOOK
+    )
     server = LocalVLLMServer(config, rank=0, requests=_REQUESTS)
     await server.__aenter__()
     return server

@@ -182,7 +182,8 @@ def _finer(read: Read, names: Sequence[str], mode: Mode, seed: int, weight: str 
         bucket = np.searchsorted(heavy, cell)
         pick = np.flatnonzero(heavy[np.minimum(bucket, heavy.size - 1)] == cell)
         part = ((code[pick] & np.uint32(0xFFFF)) >> np.uint32(16 - bits)).astype(np.intp) + (bucket[pick] << bits)
-        count += np.bincount(part, columns[weight][pick] if weight else None, minlength=count.size)
+        # Not bincount, which takes as long for a chunk of one document as for one of millions
+        np.add.at(count, part, columns[weight][pick].astype(np.float64) if weight else 1.0)
     part = np.arange(count.size)
     cell = heavy[part >> bits]
     first = ((cell & 0xFFFF) << 16) + ((part & ((1 << bits) - 1)) << (16 - bits))

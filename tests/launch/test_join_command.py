@@ -99,6 +99,7 @@ def test_labels_of_texts_from_the_hub(corpus, tmp_path, capsys, monkeypatch):
     assert scores(tmp_path / "store") == [1, 0, 0.5] * 20
 
 
+@pytest.mark.slow  # the join itself is killed in tests/pipeline_steps/test_joins.py
 def test_killed_it_goes_on(corpus, tmp_path):
     annotate(tmp_path / "a.parquet", id=[document(number)["id"] for number in range(60)], score=list(range(60)))
     words = ["join", tmp_path / "a.parquet", "--corpus", corpus, "--column", "score", "--output", tmp_path / "store"]

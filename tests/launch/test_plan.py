@@ -187,15 +187,15 @@ def test_break_even_of_the_plan(paper):
 
 
 def test_samplers_that_share_a_store_share_its_cost(small):
-    found = {one.scores: one for one in plan_study(small, SPEED).scorers}
+    found = {one.scores: one for one in plan_study(small, SPEED, documents=1000).scorers}
     assert {name: one.runs for name, one in found.items()} == {"scores/density": 2, "scores/ask-llm-small": 4}
 
 
 def test_what_was_measured_replaces_arithmetic(small, monkeypatch):
-    before = plan_study(small, SPEED)
+    before = plan_study(small, SPEED, documents=1000)
     mark(small, "scores/ask-llm-small", 7200, monkeypatch)
     mark(small, ("runs/t5-tiny/full", "tokens/train"), 1800, monkeypatch)
-    after = plan_study(small, SPEED)
+    after = plan_study(small, SPEED, documents=1000)
     scored = hours(after, "scores/ask-llm-small")
     assert (scored.origin, scored.hours, scored.hours_left) == ("measured", pytest.approx(4, rel=1e-3), 0)
     full, other = (hours(after, f"runs/t5-tiny/{name}-seed0") for name in ("full-1", "density-0.2"))
@@ -216,7 +216,7 @@ def test_a_running_training_tells_how_fast_it_is(small, monkeypatch, tmp_path):
     (tmp_path / name).mkdir(parents=True)
     row = {"encoder_tokens": 16_384, "tokens_per_second": 18.2}
     (tmp_path / name / "metrics.jsonl").write_text(sealed_row(row))
-    found = hours(plan_study(small, SPEED), name)
+    found = hours(plan_study(small, SPEED, documents=1000), name)
     work.stop()
     assert (found.origin, found.hours) == ("measured", pytest.approx(4, rel=0.01))  # a quarter took 900 s on four
     assert found.hours_left == pytest.approx(3, rel=0.01)
@@ -224,12 +224,12 @@ def test_a_running_training_tells_how_fast_it_is(small, monkeypatch, tmp_path):
 
 def test_a_finished_study_has_nothing_left(small, monkeypatch, capsys, tmp_path):
     mark(small, "", 3600, monkeypatch)
-    found = plan_study(small, SPEED)
+    found = plan_study(small, SPEED, documents=1000)
     assert all((one.done, one.hours_left) == (one.tasks, 0) for one in found.stages)
     assert found.hours(left=True) == found.hours(accelerator=False, left=True) == 0
     assert {one.origin for one in found.stages} == {"measured"}
     (tmp_path / "s.yaml").write_text(SMALL.format(output=tmp_path))
-    assert main(["plan", str(tmp_path / "s.yaml"), "--json"]) == 0
+    assert main(["plan", str(tmp_path / "s.yaml"), "--documents", "1000", "--json"]) == 0
     totals = json.loads(capsys.readouterr().out)["totals"]
     assert totals["accelerator_hours_left"] == totals["core_hours_left"] == 0
     assert totals["accelerator_hours"] > 0

@@ -16,6 +16,7 @@ from here import in_this_process
 from prose import write_prose
 
 from launch.cli import main
+from train.folders import locked
 
 
 SAMPLERS = ("full", "random", "density", "ask-llm")
@@ -183,16 +184,10 @@ def test_a_killed_worker_is_noticed_and_named(corpus, tmp_path):
     assert "signal 9 (out of memory?)" in said
 
 
-def test_two_at_once_in_one_folder_are_refused(corpus, tmp_path):
-    job = subprocess.Popen(command(corpus, tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "run" / "logs").exists():
-        assert job.poll() is None
-        time.sleep(0.05)
-    second = run(command(corpus, tmp_path / "run"))
-    job.kill()
-    job.wait()
-    assert second.returncode == 2
-    assert "another winnow quickstart is running" in second.stderr
+def test_two_at_once_in_one_folder_are_refused(corpus, tmp_path, capsys):
+    with locked(tmp_path / "run", "winnow quickstart"):
+        assert main(words(corpus, tmp_path / "run")) == 2
+    assert "another winnow quickstart is running" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,17 @@ def tokens(corpus, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """No processes: most tests are not about them, and each takes seconds to start."""
+    in_this_process(monkeypatch)
+
+
 def sealed(folder):
     return {file.relative_to(folder): file.read_bytes() for file in sorted(folder.glob("parts/*/*"))}
 
 
-def test_tokenize_in_one_process_or_two(corpus, tokens, tmp_path, capsys):
+def test_tokenize_in_one_process_or_two(corpus, tokens, tmp_path, quick, capsys):
     assert tokenize(corpus, tmp_path / "one", "--workers", "1") == 0
     assert "120 documents" in capsys.readouterr().out
     assert sealed(tmp_path / "one") == sealed(tokens)
@@ -77,9 +83,8 @@ def test_a_damaged_source_is_tokenised_again_and_a_changed_corpus_refused(corpus
     assert "the time it was written differs" in capsys.readouterr().err
 
 
-def test_what_is_damaged_or_deleted_in_a_store_is_made_again(corpus, tmp_path, capsys, monkeypatch):
+def test_what_is_damaged_or_deleted_in_a_store_is_made_again(corpus, tmp_path, quick, capsys):
     """Whatever has been noted as done; what says whose the store is has to be deleted first, by name."""
-    in_this_process(monkeypatch)
     out = tmp_path / "out"
     assert tokenize(corpus, out, "--workers", "1") == 0
     before = sealed(out)
@@ -121,7 +126,7 @@ def test_tokenize_killed_goes_on(corpus, tokens, tmp_path):
     assert sealed(tmp_path / "out") == sealed(tokens)
 
 
-def test_tokenize_refuses_another_corpus(corpus, tokens, tmp_path, capsys):
+def test_tokenize_refuses_another_corpus(corpus, tokens, tmp_path, quick, capsys):
     assert tokenize(corpus / "0.jsonl", tokens) == 2
     assert "was made with other settings" in capsys.readouterr().err
     assert tokenize(corpus, tokens, "--append-eos") == 2
@@ -130,7 +135,7 @@ def test_tokenize_refuses_another_corpus(corpus, tokens, tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_documents_end_in_eos_if_asked(corpus, tokens, tmp_path):
+def test_documents_end_in_eos_if_asked(corpus, tokens, tmp_path, quick):
     assert tokenize(corpus, tmp_path, "--append-eos") == 0
     plain, ended = TokenStore.open(str(tokens)), TokenStore.open(str(tmp_path))
     assert ended.tokens == plain.tokens + plain.documents
@@ -214,7 +219,7 @@ def test_verify_resume(tokens, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_path, capsys):
+def test_a_tokenizer_that_cannot_be_used_does_not_claim_the_folder(corpus, tmp_path, quick, capsys):
     words = ["--corpus", str(corpus), "--output", str(tmp_path / "out"), "--workers", "1"]
     assert main(["tokenize", "--tokenizer", "nope/nope", *words]) == 2
     said = capsys.readouterr().err

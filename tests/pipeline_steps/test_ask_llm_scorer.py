@@ -166,7 +166,7 @@ def ask(folder, texts, max_tokens=512, prompt=ASK_LLM, dtype="auto"):
 
 @pytest.mark.parametrize("name", ["tiny_t5", "tiny_t5_v1_1", "tiny_llama"])
 def test_engine_equals_one_by_one_on_real_and_nasty_documents(request, name):
-    folder, texts = request.getfixturevalue(name), [*documentation(150), *NASTY]
+    folder, texts = request.getfixturevalue(name), [*documentation(80), *NASTY]
     reference = llama_one_by_one if name == "tiny_llama" else t5_one_by_one
     np.testing.assert_allclose(ask(folder, texts), reference(folder, texts, ASK_LLM, 512), atol=1e-4)
 
@@ -301,6 +301,7 @@ def test_store_in_a_real_executor_with_processes(tiny_t5, corpus, tmp_path):
         ],
         tasks=2,
         workers=2,
+        start_method="fork",  # what is sent to the processes is pickled all the same, and torch is there already
         logging_dir=str(tmp_path / "logs"),
     )
     executor.run()

@@ -161,7 +161,9 @@ def test_in_real_executors_with_processes(twins, one, tmp_path):
         ([reader, SemDeDupScorer(scores, clusters, window_size=64)], 3),
     ]
     for number, (pipeline, tasks) in enumerate(stages):
-        LocalPipelineExecutor(pipeline, tasks=tasks, workers=2, logging_dir=str(tmp_path / f"logs{number}")).run()
+        LocalPipelineExecutor(
+            pipeline, tasks=tasks, workers=min(tasks, 2), logging_dir=str(tmp_path / f"logs{number}")
+        ).run()
     np.testing.assert_array_equal(ScoreStore.open(scores).scores, ScoreStore.open(str(one / "semdedup")).scores)
 
 

@@ -113,7 +113,7 @@ def test_a_higher_score_never_means_fewer_copies(corpus, curve, seed, data):
 @pytest.mark.parametrize("dither", [False, True])
 def test_copies_follow_the_curve(dither):
     """Its constant is found here by bisection over the exact shares of the tokens."""
-    rng, n, curve = np.random.default_rng(2), 50_000, UpsamplingCurve(dither=dither)
+    rng, n, curve = np.random.default_rng(2), 20_000, UpsamplingCurve(dither=dither)
     columns = {
         "score": rng.normal(size=n).astype(np.float32),
         "key": rng.integers(0, 2**64, n, np.uint64),

@@ -88,7 +88,9 @@ def test_in_real_executors_with_processes(crowded, tmp_path):
         ([reader, DensityScorer(scores, embeddings, sketch, window_size=16)], 3),
     ]
     for number, (pipeline, tasks) in enumerate(stages):
-        LocalPipelineExecutor(pipeline, tasks=tasks, workers=2, logging_dir=str(tmp_path / f"logs{number}")).run()
+        LocalPipelineExecutor(
+            pipeline, tasks=tasks, workers=min(tasks, 2), logging_dir=str(tmp_path / f"logs{number}")
+        ).run()
     by_hand = density(crowded, tmp_path / "by-hand", 1)
     np.testing.assert_array_equal(ScoreStore.open(scores).scores, by_hand.scores)
 

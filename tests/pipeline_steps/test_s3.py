@@ -69,7 +69,7 @@ def test_processes_of_a_real_executor(bucket, tmp_path):
     # spawn: a fork server that an earlier test has started would not know this server's address
     scorer = WordCountScorer(f"{bucket}/scores", window_size=8)
     steps = [JsonlReader(f"{bucket}/corpus"), scorer]
-    LocalPipelineExecutor(steps, tasks=4, workers=2, start_method="spawn", logging_dir=str(tmp_path / "a")).run()
+    LocalPipelineExecutor(steps, tasks=3, workers=2, start_method="spawn", logging_dir=str(tmp_path / "a")).run()
     steps = [JsonlReader(f"{bucket}/corpus"), IPSFilter(f"{bucket}/scores", k=33), JsonlWriter(f"{bucket}/kept")]
     stats = LocalPipelineExecutor(
         steps, tasks=4, workers=2, start_method="spawn", logging_dir=str(tmp_path / "b")

@@ -66,7 +66,7 @@ def test_a_task_that_dies_loses_at_most_one_window(corpus, tmp_path):
     assert contents(tmp_path / "s") == contents(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize(("kills", "documents"), [(8, 300), pytest.param(40, 900, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "documents"), [(4, 300), pytest.param(40, 900, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_loses_at_most_a_window_each(tmp_path, kills, documents):
     corpus = tmp_path / "corpus"
     corpus.mkdir()

@@ -82,6 +82,7 @@ def test_a_stranger_is_refused_and_each_server_has_its_key(environment, tiny_lla
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(tmp_path / "vllm" / "site"))
+    monkeypatch.setattr("pipeline_steps.engines.vllm_server._LOOK", 0.2)
     for _ in range(2):
         engine = serve_proxy.__wrapped__(tiny_llama, None, "auto", 64, "{}")._engine
         answers = engine.log_probabilities([[1, 2], [3]], [5, 7])

@@ -269,6 +269,7 @@ def test_what_is_in_the_queue_is_not_submitted_again(capsys):
         Path("later.yaml").write_text(text)
 
 
+@pytest.mark.slow  # without a cluster: tests/launch/test_slurm_queue.py
 def test_a_part_of_an_array_is_missing(capsys, monkeypatch, tmp_path):
     path = os.environ["PATH"]
     refusing = tmp_path / "sbatch"  # the second time it is called
