@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluate_suite.metrics import METRICS
 from evaluate_suite.noise import LINE, Noise, checkpoint_noise, seed_noise
-from evaluate_suite.registry import registry
+from evaluate_suite.registry import all_tasks, by_suite, extra_suites, registry
 from evaluate_suite.results import ResultRow
 from pipeline_steps.errors import StoreMismatch
 
@@ -67,7 +67,7 @@ def recipe_scores(rows: Iterable[ResultRow], checkpoints: int = 1) -> dict[tuple
 
 def is_quality(task: str, metric: str) -> bool:
     """Return whether a row says how good a model is, and not what it cost or how many prompts were cut."""
-    known = registry().get(task)
+    known = all_tasks().get(task)
     return task != "cost" and (
         metric in _QUALITY or metric.startswith(_QUALITIES) or (known is not None and metric in known.reported)
     )
@@ -110,10 +110,9 @@ def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
 
 def chance_of(task: str, metric: str) -> float | None:
     """Return the score of guessing, of a suite's mean the mean of its tasks'; None if there is none."""
-    if lower_is_better(metric):
-        return None
-    tasks = [registry()[task]] if task in registry() else [one for one in registry().values() if one.suite == task]
-    found = [one.chance for one in tasks if one.scored]
+    known_tasks, suites = all_tasks(), by_suite() | extra_suites()
+    tasks = [known_tasks[task]] if task in known_tasks else suites.get(task, [])
+    found = [one.chance_of(metric) for one in tasks if one.scored]
     known = [chance for chance in found if chance is not None]
     return float(np.mean(known)) if known and len(known) == len(found) else None
 

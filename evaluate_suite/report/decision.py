@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from evaluate_suite.decide import NONE, SIGNAL, UNKNOWN, WEAK, Decisions, Reading, Transfer
 from evaluate_suite.recipe_scores import lower_is_better
-from evaluate_suite.registry import SUITES, registry
+from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks
 from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, minus, number
 
 
@@ -24,15 +24,16 @@ _SAID = {
 
 def name_of(task: str) -> str:
     """Return the display name of a task, or of a suite's mean."""
-    return f"{SUITES[task]}, mean" if task in SUITES and task not in registry() else task
+    suites = SUITES | EXTRA_SUITES
+    return f"{suites[task]}, mean" if task in suites and task not in all_tasks() else task
 
 
 def main_readings(found: Decisions) -> list[Reading]:
     """Return a reading per task and model, of the metric stated beforehand; of many tasks, the suites' means."""
     ranking = [one for one in found.readings if one.ranks]
     if len(ranking) > _ROWS:
-        means = {one.task for one in ranking} - registry().keys()
-        ranking = [one for one in ranking if one.task not in registry() or registry()[one.task].suite not in means]
+        known, means = all_tasks(), {one.task for one in ranking} - all_tasks().keys()
+        ranking = [one for one in ranking if one.task not in known or known[one.task].suite not in means]
     return ranking
 
 
