@@ -2,7 +2,7 @@
 
     python -m train.embedded_bpe --output pipeline_steps/resources/bpe-tokenizer
 
-Needs the installed packages and nothing else; some two minutes on one core. Trained on the documentation strings of
+Needs the installed packages and nothing else; some three minutes on one core. Trained on the documentation strings of
 the standard library and of packages under permissive licences, as the embedded proxy is.
 """
 
