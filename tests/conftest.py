@@ -15,7 +15,7 @@ settings.load_profile("busy machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Of datatrove's executors, whose processes would import for themselves, each again, what takes a second
+# datatrove's executors fork from a server that has imported what each of their processes would import anew
 get_context("forkserver").set_forkserver_preload(
     ["datatrove.executor", "pipeline_steps.scorers.density", "pipeline_steps.embedding.kmeans"]
 )
