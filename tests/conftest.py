@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # datatrove's executors fork from a server that has imported what each of their processes would import anew
 get_context("forkserver").set_forkserver_preload(
-    ["datatrove.executor", "pipeline_steps.scorers.density", "pipeline_steps.embedding.kmeans"]
+    ["datatrove.executor", "datatrove.pipeline.readers", "pipeline_steps.embedding.embeddings"]
+    + ["pipeline_steps.embedding.kmeans", "pipeline_steps.scorers.density", "pipeline_steps.numerics.sketch"]
 )
 
 TEXT = "the crawl holds pages of every kind and we keep those worth reading again for training models"

@@ -19,7 +19,7 @@ from pipeline_steps.stores.files import load_tensors
 if TYPE_CHECKING:
     from datatrove.pipeline.base import PipelineStep
 
-HASHED_NGRAMS = "hashed-ngrams"  # as `pipeline_steps.embedding.embedder` has it, which takes a second to import
+HASHED_NGRAMS = "hashed-ngrams"  # as `pipeline_steps.embedding.embeddings` has it, which takes a second to import
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
