@@ -16,7 +16,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrain
 from pipeline_steps.engines.models import load_config, model_identity
 from pipeline_steps.errors import ModelError
 from train.losses import Head, TokenLosses
-from train.model import VOCABULARY_DIVISOR
+from train.model import VOCABULARY_DIVISOR, model_of
+from train.optimizers import is_hidden_matrix
 from train.packed_documents import refuse_unmaskable
 from train.presets import HUB
 
@@ -25,6 +26,7 @@ from train.presets import HUB
 _IGNORED = {"architectures", "auto_map", "torch_dtype", "dtype", "quantization_config", "transformers_version"}
 _IGNORED |= {"_name_or_path", "use_cache", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 _OF_OTHER_HEADS = ("classifier", "summary")  # settings of heads that a causal language model does not have
+_RANDOM = ("drop", "jitter")  # in names of what is drawn at random in training: dropout, noise of a router of experts
 _PROBE = 8  # tokens of the row that a new model is tried on
 _LARGE = 10.0  # standard deviation of the logits in that trial: soft caps in use are 15 to 50
 
@@ -49,12 +51,13 @@ class HubPreset:
             return cls(name, None)
         return cls(*name.rsplit("@", 1))
 
-    def settings(self, input_length: int, apart: bool) -> dict[str, Any]:
+    def settings(self, input_length: int, apart: bool, by_name: bool = False) -> dict[str, Any]:
         """Return what config.json says of the shape, by names that begin with `model.`: a run is that of one shape.
 
         Args:
             input_length: tokens of a row.
             apart: whether documents of a row must not see each other.
+            by_name: whether the optimizer treats embeddings otherwise than hidden layers.
 
         Raises:
             ModelError: there is no such model, it has fewer positions than rows have tokens, or it cannot be trained
@@ -69,6 +72,8 @@ class HubPreset:
             )
         if apart:
             refuse_unmaskable(config)
+        if by_name:
+            refuse_unknown_tables(config)
         found, _ = PretrainedConfig.get_config_dict(self.name, revision=self.revision)
         return {f"model.{key}": value for key, value in sorted(found.items()) if key not in _IGNORED}
 
@@ -88,17 +93,46 @@ class HubPreset:
                 "version of transformers: choose a decoder"
             )
         for key, value in config.to_dict().items():
-            if "drop" in key and not key.startswith(_OF_OTHER_HEADS) and isinstance(value, float) and value > 0:
+            is_random = any(word in key for word in _RANDOM) and not key.startswith(_OF_OTHER_HEADS)
+            if is_random and isinstance(value, float) and value > 0:
                 raise ModelError(
                     f"{self.name} has {key} {value}, which would differ with the number of processes: copy its "
                     f"config.json into a folder, set {key} to 0 there, and give {HUB}FOLDER"
                 )
-        config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = rows, eos, eos, None
-        config.dtype = None
         for ignored in ("quantization_config", "auto_map"):
             if hasattr(config, ignored):
                 delattr(config, ignored)
+        config.dtype = None
+        try:
+            config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = rows, eos, eos, None
+            _without_weights(config)
+        except Exception as error:  # transformers' checks and constructors raise anything
+            raise ModelError(
+                f"{self.name} cannot be built ({_in_a_line(error)}): correct its config.json, or choose another model"
+            ) from error
         return config
+
+
+def refuse_unknown_tables(config: PretrainedConfig) -> None:
+    """Raise ModelError unless `train.optimizers` knows a model's embeddings and output layer, by their names."""
+    model = _without_weights(config)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    tables |= {id(layer.weight) for layer in [model.get_output_embeddings()] if layer is not None}
+    for name, weight in model.named_parameters():
+        if id(weight) in tables and is_hidden_matrix(name, weight):
+            raise ModelError(
+                f"muon and no_decay_embeddings would take {name} of a {config.model_type} for a matrix of a hidden "
+                "layer: choose adamw or adafactor, and let embeddings decay"
+            )
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return model_of(config)
 
 
 def check_model(model: PreTrainedModel, name: str) -> None:
@@ -107,12 +141,11 @@ def check_model(model: PreTrainedModel, name: str) -> None:
     Raises:
         ModelError: the losses would be wrong for this architecture; names it.
     """
-    row = torch.arange(_PROBE)[None]
+    row, weight = torch.arange(_PROBE)[None], Head.of(model).weight
     try:
         with torch.no_grad():
             logits = model.eval()(input_ids=row, use_cache=False).logits[0].float()
             shorter = model(input_ids=row[:, :-1], use_cache=False).logits[0].float()
-            weight = Head.of(model).weight
             initial = weight.clone()
             weight.mul_(_LARGE / logits.std())  # initial logits are so small that a soft cap would not be noticed
             bent = model(input_ids=row, use_cache=False).logits[0].float()
@@ -120,8 +153,8 @@ def check_model(model: PreTrainedModel, name: str) -> None:
             found = TokenLosses(model).by_token(row, row)[0]
             weight.copy_(initial)
             model.train()
-    except RuntimeError as error:
-        raise ModelError(f"{name} cannot compute: {error}; correct its config.json") from error
+    except Exception as error:  # architectures that need more than ids fail in ways of their own
+        raise ModelError(f"{name} cannot compute ({_in_a_line(error)}): correct its config.json") from error
     if not torch.allclose(logits[:-1], shorter, rtol=1e-4, atol=1e-4):
         raise ModelError(f"{name} is a {model.config.model_type} that sees later tokens: choose a causal model")
     if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):

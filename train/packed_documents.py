@@ -24,6 +24,7 @@ from pipeline_steps.errors import ModelError
 PACKED_DOCUMENTS = "packed_documents"
 # Kinds of model that are tested to be exact: their attention takes what it is given, and all layers are alike
 _TESTED = ("llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2")
+_BY_LENGTH = ("dynamic", "longrope")  # transformers chooses their frequencies by the highest position of a batch
 _SHORT = 64  # tokens up to which neighbours share a call: as fast as 512 / 64 calls, measured on a CPU with 8 heads
 
 
@@ -53,6 +54,12 @@ def refuse_unmaskable(config: PretrainedConfig) -> None:
         raise ModelError(
             f"documents cannot be told apart in a {config.model_type} with sliding_window {config.sliding_window}: "
             "train without --mask-documents, or set it to null in a copy of config.json"
+        )
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rope in _BY_LENGTH:
+        raise ModelError(
+            f"documents cannot be told apart with the rotary positions {rope}, which differ with the longest document "
+            "of a batch: train without --mask-documents, or choose another model"
         )
 
 

@@ -158,7 +158,9 @@ class PretrainPlan:
         if arguments.preset.startswith(HUB):
             from train.hub_presets import HubPreset
 
-            resolved |= HubPreset.parse(arguments.preset).settings(arguments.input_length, arguments.mask_documents)
+            by_name = arguments.optimizer == "muon" or not arguments.decay_embeddings
+            shape = HubPreset.parse(arguments.preset)
+            resolved |= shape.settings(arguments.input_length, arguments.mask_documents, by_name)
         if arguments.branch_from:
             refuse_another_trunk(Path(arguments.branch_from), resolved)
         return cls(arguments, loop, budget, schedule, store, replay, objective, resolved)

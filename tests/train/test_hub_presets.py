@@ -103,6 +103,9 @@ def test_a_saved_model_is_the_one_of_transformers(written, tmp_path):
         ("bert", {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, "sees later tokens|has a bias"),
         ("phi", {"resid_pdrop": 0.0}, "the output layer of phi has a bias"),
         ("llama", {"num_key_value_heads": 3}, "cannot compute"),
+        ("llama", {"hidden_act": "nope"}, r"cannot be built \(KeyError: 'nope'\)"),
+        ("modernbert-decoder", SAME, "cannot be built .*pad_token_id"),
+        ("mixtral", {"router_jitter_noise": 0.1}, "has router_jitter_noise 0.1, which would differ"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(written, family, changes, message):
@@ -138,6 +141,16 @@ def test_what_a_run_cannot_do_with_a_shape_is_told_before_it(written):
     ):
         with pytest.raises(ModelError, match=message):
             HubPreset.parse(written(family, **changes)).settings(128, apart=True)
+
+
+@pytest.mark.parametrize("family", [*COUNTED, *OTHERS])
+def test_embeddings_that_an_optimizer_would_take_for_hidden_layers_are_refused(written, family):
+    preset = HubPreset.parse(written(family, **(COUNTED | OTHERS)[family]))
+    if family == "gpt2":
+        with pytest.raises(ModelError, match=r"would take transformer.wte.weight of a gpt2 for a matrix"):
+            preset.settings(128, apart=False, by_name=True)
+    else:
+        preset.settings(128, apart=False, by_name=True)
 
 
 def test_names_and_revisions(tmp_path):

@@ -33,6 +33,8 @@ CONFIGS = {
     "olmo": OlmoConfig(**SHAPE),
     "olmo2": Olmo2Config(**SHAPE),
 }
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 4.0}
+LONG |= {"rope_theta": 1e4, "original_max_position_embeddings": 64}
 # Where documents begin in each row: one alone, short ones that share a call, empty ones, one of a whole call
 STARTS = [[0], [0, 70, 75, 80, 81, 82, 140], [0, 1, 2, 66, 159]]
 
@@ -124,6 +126,7 @@ def test_a_prepared_model_never_runs_without_borders():
     [
         (MistralConfig(**SHAPE, num_key_value_heads=4, sliding_window=64), "with sliding_window 64"),
         ({"model_type": "mixtral"}, "told apart in a mixtral"),
+        (LlamaConfig(**SHAPE, rope_parameters=LONG), "rotary positions longrope, which differ"),
     ],
 )
 def test_what_is_not_tested_is_refused(config, message):
