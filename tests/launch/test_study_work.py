@@ -117,6 +117,11 @@ def test_a_folder_is_of_one_corpus(tmp_path):
         claim(Plan.of(changed(study, embedder="another")))
     with pytest.raises(InvalidStudy, match="no task 7 of a stage embeddings"):
         do(study, "embeddings", 7)
+    decoders = changed(study, models={**study.models, "llama": {"preset": "llama-nano", "total_tokens": 8192}})
+    claim(Plan.of(decoders))
+    claim(Plan.of(changed(decoders, decoder_tokenizer="embedded-bpe")))  # which is the default
+    with pytest.raises(StoreMismatch, match="decoder_tokenizer: 'embedded-bpe' there, 'another' now"):
+        claim(Plan.of(changed(decoders, decoder_tokenizer="another")))
 
 
 def test_nothing_begins_on_half_of_what_it_needs(tmp_path):
