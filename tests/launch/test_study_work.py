@@ -103,6 +103,8 @@ def test_the_report_of_a_study_knows_its_stores(tmp_path):
     assert settings.scores == {}
     assert settings.selections == {"random": f"{tmp_path}/out/selections/random/0.2.safetensors"}
     assert settings.facts["corpus"].startswith("100 documents (")
+    study = changed(study, models={"mine": {"preset": "t5-tiny", "total_tokens": 8192}})
+    assert "The models are tiny (mine)" in " ".join(Plan.of(study).stages["report"].settings(study.output).notes)
 
 
 def test_a_folder_is_of_one_corpus(tmp_path):
