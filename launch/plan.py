@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import xxhash
 
+from evaluate_suite.results import MACRO
 from launch.stages.base import Stage
 from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokenStage, Split, Text, TokenStage
 from launch.stages.datasets import Dataset, dataset_of
@@ -33,15 +34,7 @@ from launch.stages.foundations import (
 )
 from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.report import Report, Reported
-from launch.stages.runs import (
-    BitsPerByte,
-    FewShots,
-    FineTuned,
-    Measurement,
-    Perplexity,
-    Run,
-    Training,
-)
+from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Measurement, Perplexity, Run, Training
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from launch.study_samplers import StudySampler
@@ -66,13 +59,15 @@ class Plan:
 
     @classmethod
     def of(cls, study: Study) -> Plan:
-        """Return the plan of a study. Raises InvalidStudy if two of its stages would share a folder."""
+        """Return the plan of a study. Raises InvalidStudy if two of its stages, corpora or domains would be one."""
         stages = dict[str, Stage]()
         for stage in _in_order(_Stages(study).last()):
             if stages.setdefault(stage.name, stage) is not stage:
                 raise InvalidStudy(
                     f"{study.path}: two stages would be called {stage.name}: give a sampler another name"
                 )
+        sources = dict.fromkeys(source for stage in stages.values() for source in stage.sources)
+        _refuse_twice(study, "corpora", [source.name for source in sources])
         return cls(study, stages)
 
     @property
@@ -92,6 +87,11 @@ class Plan:
             known = list(dict.fromkeys([*(stage.kind for stage in self.stages.values()), *self.stages]))[:40]
             raise InvalidStudy(f"{self.study.path} has no stage {only!r}: {nearest(only, known)}")
         return found
+
+
+def _refuse_twice(study: Study, what: str, names: Sequence[str]) -> None:
+    if twice := [name for at, name in enumerate(names) if name in names[:at]]:
+        raise InvalidStudy(f"{study.path}: two {what} would be called {twice[0]}: give a held-out text another name")
 
 
 def _in_order(stages: Iterable[Stage]) -> Iterator[Stage]:
@@ -185,12 +185,13 @@ class _Stages:
     def _domains(self) -> tuple[tuple[str, Text], ...]:
         asked = self.study.evaluation.domains
         if isinstance(asked, str):  # the held-out texts
-            of_task = self._held_out.items()
-            return tuple(
+            found = tuple(
                 (task if len(texts) == 1 else one.name.replace("/", "-"), one)
-                for task, texts in of_task
+                for task, texts in self._held_out.items()
                 for one in texts
             )
+            _refuse_twice(self.study, "domains", [MACRO, *(name for name, _ in found)])
+            return found
         return tuple((name, Files(path, f"domains/{name}", reading=self._beside)) for name, path in asked.items())
 
     # --------------------------------------------------------------------------------------------------- foundations

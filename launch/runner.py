@@ -22,7 +22,7 @@ from launch.processes import TICK, interrupts_held, log_end
 from launch.progress import StageProgress, Stages
 from launch.records import forget, forgive, has_begun, task_state, tasks_left
 from launch.stages.base import Stage
-from launch.stages.corpora import Files
+from launch.stages.corpora import Files, TokenStage
 from launch.stages.runs import COSTS, RESULTS
 from launch.worker import command
 from pipeline_steps.engines.models import model_identity
@@ -181,9 +181,10 @@ def claim(plan: Plan) -> None:
     rows = asdict(USUAL)
     del rows["on_bad_row"]  # what is done already had no bad rows, or is done again
     changed = {name: value for name, value in study.reading.changed.items() if name in rows}
-    if study.decoder_tokenizer is not None and "tokens" in kinds:
-        names.append("decoder_tokenizer")
-    made = json_types({name: getattr(study, name) for name in names} | changed)
+    made = {name: getattr(study, name) for name in names} | changed
+    if any(isinstance(stage, TokenStage) and stage.beside for stage in plan.stages.values()):
+        made["decoder_tokenizer"] = study.tokenizer_of(is_decoder=True)
+    made = json_types(made)
     if create(path, seal(made)):
         return
     found = read_json(path, DELETE)

@@ -29,9 +29,9 @@ from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy
 from pipeline_steps.readers.reading import USUAL, OnBadRow, Reading
 from pipeline_steps.readers.special_files import refuse_unusable_name
-from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER, FULL
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER, FULL, table
 from train.arguments import PretrainArguments
-from train.training_plan import TokenBudget
+from train.presets import is_causal
 
 
 def _rates(rates: list[float]) -> list[float]:
@@ -234,14 +234,22 @@ class Study(Section):
                 at,
             )
         if is_checkpoint:
-            said = PretrainArguments(tokens="", run_dir="", **self.models[model])
-            steps = TokenBudget(said.total_tokens, said.batch_size, said.input_length).steps
-            if not 0 < int(step) <= steps:
-                raise refusal(
-                    f"{sampler.name} scores with {sampler.model}, but {model} has {steps:,} steps", "samplers", at
-                )
+            self._check_checkpoint(sampler, model, int(step), at)
         if sampler.stands_on in ("dsir", "quality-classifier") and self.corpus is not None and self.target is None:
             raise refusal(f"{sampler.name} needs a target: the corpus of text it is to find more of", "samplers", at)
+
+    def _check_checkpoint(self, sampler: StudySampler, model: str, step: int, at: int) -> None:
+        said = PretrainArguments(tokens="", run_dir="", **self.models[model])
+        scores = f"{sampler.name} scores with {sampler.model}, but {model}"
+        if not 0 < step <= said.budget.steps:
+            raise refusal(f"{scores} has {said.budget.steps:,} steps", "samplers", at)
+        trunk, own = said.branch_from, said.schedule_to(said.budget).decay_start
+        if trunk and step <= own:
+            raise refusal(f"{scores} branches from {trunk} after step {own:,}: give {trunk}@{step}", "samplers", at)
+        is_decoder, objective = is_causal(said.preset), sampler.options.get("objective", "")
+        if table()[sampler.row].cost == "perplexity" and is_decoder != (objective == "causal"):
+            kind, change = ("a decoder", "add") if is_decoder else ("a T5", "leave out")
+            raise refusal(f"{scores} is {kind}: {change} options: {{objective: causal}}", "samplers", at)
 
     @property
     def reading(self) -> Reading:

@@ -173,7 +173,9 @@ def _trainings(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _arguments(name: str, settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model; a branch has those of the model that it is branched from, but for its own."""
     own: dict[str, Any] = settings.model_dump(exclude_unset=True)
-    trunk, config = own.get("branch_from"), own.pop("config", None)
+    if (config := own.pop("config", None)) is not None:
+        own = _config(name, config) | own
+    trunk = own.get("branch_from")
     before: dict[str, Any] = {"preset": name}
     if trunk is not None:
         if trunk not in given or given[trunk].branch_from is not None:
@@ -182,7 +184,6 @@ def _arguments(name: str, settings: Any, given: Mapping[str, Any]) -> dict[str, 
         before = _arguments(trunk, given[trunk], given)
         if other := sorted(own.keys() - {"branch_from", *OF_BRANCH, *FREE}):
             raise refusal(f"{name} has {other[0]} from {trunk}, from which it branches: leave it out", given=other[0])
-    before |= _config(name, config) if config is not None else {}
     return {key: value for key, value in {**before, **own}.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from typing_extensions import override
@@ -110,9 +111,6 @@ class Local(Engine):
             process.send_signal(signal.SIGTERM)
         end = time.monotonic() + _PATIENCE
         for process in running:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-        self._server.close()
+        self._server.close()  # which kills what still runs

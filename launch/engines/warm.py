@@ -14,7 +14,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import selectors
 import signal
 import subprocess
@@ -32,6 +31,9 @@ from train.signals import signal_when_parent_dies
 _WORKER = ("-P", "-m", "launch.worker")  # of a worker command, after the interpreter
 _LOST = -signal.SIGKILL  # the exit code of a task whose server is gone: it was killed with it
 _ALWAYS = ("launch.worker", "launch.pipelines")
+_PATIENCE = 10.0  # seconds that a server has to end; it may be in the middle of an import
+# What terminals, timeout(1), systemd and Slurm send to all processes of a job: the engine decides what ends
+_TO_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Forked:
@@ -80,8 +82,13 @@ class WarmServer:
             log: the file.
             own: what is different in the task's environment.
             imports: modules that the server imports first, if it has not yet.
+
+        Raises:
+            OSError: the log cannot be opened.
         """
         Path(log).parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab"):  # here, where somebody hears of an error: the fork has nowhere to say it
+            pass
         self.codes()
         if self._process is None:
             self._process = subprocess.Popen(
@@ -141,7 +148,11 @@ class WarmServer:
                 assert pipe is not None
                 with suppress(BrokenPipeError):
                     pipe.close()
-            self._process.wait()
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         self._process, self._unread = None, b""
 
 
@@ -150,7 +161,7 @@ class WarmServer:
 
 def main() -> int:
     """Serve until stdin ends; in a fork, run the task's worker command and return its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the engine decides what ends
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)
     replies = os.dup(1)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 1)  # imports may print
@@ -160,9 +171,10 @@ def main() -> int:
             for pid in [pid for pid, task in running.items() if task == message["task"]]:
                 os.kill(pid, message["signal"])
             continue
-        if missing := [name for name in (*_ALWAYS, *message["imports"]) if name not in sys.modules]:
+        wanted = (*_ALWAYS, *message["imports"]) if sys.platform == "linux" else ()  # elsewhere, forks import nothing
+        if missing := [name for name in wanted if name not in sys.modules]:
             for name in missing:
-                with suppress(Exception):  # the task raises it again
+                with suppress(Exception, SystemExit):  # the task raises it again
                     importlib.import_module(name)
             gc.collect()
             gc.freeze()  # so that collections in forks do not touch, and so copy, what was imported
@@ -174,6 +186,8 @@ def main() -> int:
         return _run(message, server)
     for pid in running:
         os.kill(pid, signal.SIGKILL)
+    for pid in running:
+        os.waitpid(pid, 0)
     return 0
 
 
@@ -207,8 +221,9 @@ def _reply(replies: int, running: dict[int, int]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             return
-        line = json.dumps([running.pop(pid), os.waitstatus_to_exitcode(status)])
-        os.write(replies, line.encode() + b"\n")
+        if pid in running:  # or an import has left it behind
+            line = json.dumps([running.pop(pid), os.waitstatus_to_exitcode(status)])
+            os.write(replies, line.encode() + b"\n")
 
 
 def _run(message: Mapping[str, Any], server: int) -> int:
@@ -218,19 +233,18 @@ def _run(message: Mapping[str, Any], server: int) -> int:
         return 1
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(os.devnull, "rb") as nothing, open(message["log"], "ab") as log:
         os.dup2(nothing.fileno(), 0)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     os.environ |= message["own"]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_ALL)
     python, *words = message["command"]
     if tuple(words[: len(_WORKER)]) != _WORKER or sys.platform != "linux":
         os.execv(python, [python, *words])
     from launch.worker import main as work
 
     sys.argv = ["launch.worker", *words[len(_WORKER) :]]
-    random.seed()  # or all tasks would draw the same names
     return work(sys.argv[1:])
 
 

@@ -20,6 +20,8 @@ from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.samplers import EMBEDDED
 
 
+# Our presets of a million body weights or fewer
+_TINY = ("t5-tiny", "t5-v1_1-tiny", "llama-tiny", "llama-nano", "llama-micro")
 _READ_AGAIN = 1_000_000  # documents of a corpus that is read once more, to show some: minutes
 
 
@@ -82,8 +84,8 @@ class Report(Stage):
                 "(pipeline_steps/readers/splits.py), which knows nothing of any scorer. Both are drawn by a hash of a "
                 "document's first 20 words, so copies that open alike are not trained on. Other near-copies may be."
             )
-        tiny = {one.training.run.model for one in self.measured} & {"t5-tiny", "llama-tiny"}
-        if tiny:
+        trainings = [one.training for one in self.measured]
+        if tiny := {one.run.model for one in trainings if one.arguments["preset"] in _TINY}:
             yield (
                 f"The models are tiny ({', '.join(sorted(tiny))}) and the training short: which sampler wins here "
                 "says nothing about a large model on a crawl."

@@ -81,9 +81,40 @@ def test_corpora_never_share_a_listing():
     text += "held_out: {a: {b-c: x}, a-b: {c: y}}\n"
     sources = {one for stage in Plan.of(parse_study("s.yaml", text)).stages.values() for one in stage.sources}
     assert len({source.listing("o") for source in sources}) == len(sources) == 3
+    with pytest.raises(InvalidStudy, match="two corpora would be called domains/d: give a held-out text another name"):
+        Plan.of(parse_study("s.yaml", text.replace("a:", "domains: {d: z}, a:") + "evaluation: {domains: {d: y}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("held_out", "name"), [("{a-b: x, a: {b: y, c: z}}", "a-b"), ("{macro: x}", "macro"), ("{m: {acro: x}}", "")]
+)
+def test_held_out_texts_never_share_a_domain(held_out, name):
+    """The numbers of one would be taken for the other's, or for the mean over domains."""
+    text = "output: o\ncorpus: c\nsamplers: [random]\nrates: [0.5]\nmodels: {t5-tiny: {total_tokens: 65536}}\n"
+    text += f"held_out: {held_out}\n"
+    assert Plan.of(parse_study("s.yaml", text)).stages
+    text += "evaluation: {domains: held_out}\n"
+    if not name:
+        assert Plan.of(parse_study("s.yaml", text)).stages
+        return
+    with pytest.raises(InvalidStudy, match=f"two domains would be called {name}: give a held-out text another name"):
+        Plan.of(parse_study("s.yaml", text))
 
 
 PINNED = {
+    "decoder.yaml": {
+        "scores/perplexity-olmo-150m-155-d327456d": "058dc94c05bda4c731745a1549a6b65c",
+        "tokens/decoders/train": "10d6801b11d7a6c7b3c2f4c47c46d4ab",
+        "runs/olmo-20m-1xC/density-0.2-seed0": "ed53824045a0cad68743cb19105afd74",
+        "measured/olmo-150m/full-1-seed0/few-shot": "4b6014a4dc541ea24351b9fda11995ab",
+        "report": "7dcd5e20e1f8e74ee02760f8f7774821",
+    },
+    "micro-decoder.yaml": {
+        "tokens/decoders/train": "27dec29e8dca0a6a7138b272c60e6019",
+        "runs/llama-nano-half/dsir-0.3-seed0": "e7640b68c0902eeaf83e82ebdfed0347",
+        "measured/llama-micro/full-1-seed0/bits-per-byte": "ada4ae20469401ac03192377cded6d23",
+        "report": "3daaaeb3bb54ec93442d2fa994557dd6",
+    },
     "micro.yaml": {
         "proxies/tiny-t5-1": "b0f110b49393f293d9017bd42b1af768",
         "scores/semdedup": "51714ba4f1f290627e36792df83df693",
@@ -272,10 +303,34 @@ def test_a_smaller_budget_is_a_branch_of_the_same_run():
         ("{branch_from: nano, total_tokens: 65536, batch_size: 8}", "nano-half has batch_size from nano"),
         ("{branch_from: nan, total_tokens: 65536}", "nano-half cannot branch from nan: did you mean nano"),
         ("{branch_from: nano-half, total_tokens: 65536}", "nano-half cannot branch from nano-half"),
+        ("{branch_from: nano, config: TMP/other.yaml}", "nano-half has learning_rate from nano"),
         ("{branch_from: t5-tiny}", "branch_from is a setting of the schedule wsd"),
     ],
 )
-def test_a_branch_that_cannot_be_is_refused(given, said):
-    text = MIXED.replace("{branch_from: nano, total_tokens: 65536}", given)
+def test_a_branch_that_cannot_be_is_refused(given, said, tmp_path):
+    (tmp_path / "other.yaml").write_text("learning_rate: 1.0e-3\n")
+    text = MIXED.replace("{branch_from: nano, total_tokens: 65536}", given.replace("TMP", str(tmp_path)))
+    with pytest.raises(InvalidStudy, match=said):
+        parse_study("s.yaml", text)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "said"),
+    [
+        ("nano@28", "causal", ""),
+        ("nano-half@30", "causal", ""),
+        ("t5-tiny@16", "prefix_lm", ""),
+        ("nano-half@28", "causal", "nano-half branches from nano after step 28: give nano@28"),
+        ("nano@28", "span_corruption", "nano is a decoder: add options: {objective: causal}"),
+        ("t5-tiny@16", "causal", "t5-tiny is a T5: leave out options: {objective: causal}"),
+    ],
+)
+def test_a_checkpoint_scores_as_what_it_is(model, objective, said):
+    """Or the study would only find out once the model is trained."""
+    sampler = f"{{late: {{scorer: perplexity, model: {model}, options: {{objective: {objective}}}}}}}"
+    text = MIXED.replace("[random]", f"[{sampler}]")
+    if not said:
+        assert Plan.of(parse_study("s.yaml", text)).stages
+        return
     with pytest.raises(InvalidStudy, match=said):
         parse_study("s.yaml", text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from launch import records
-from launch.engines import NEVER_STARTED, Task
+from launch.engines import NEVER_STARTED, Task, local, warm
 from launch.engines.local import Local
 from launch.processes import visible_devices
 from launch.stages.base import Stage
@@ -98,19 +98,28 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_who_is_asked_to_stop_lets_its_processes_save(tmp_path, number):
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [
+        (os.kill, signal.SIGTERM),
+        (os.kill, signal.SIGUSR1),
+        (os.kill, signal.SIGINT),
+        (os.killpg, signal.SIGTERM),  # of timeout(1), systemd and Slurm: to everybody
+    ],
+)
+def test_who_is_asked_to_stop_lets_its_processes_save(tmp_path, send, number):
     log = tmp_path / "out" / "logs" / "tokens" / "task-0.log"
     process = subprocess.Popen(
         [sys.executable, "-c", RUNS, SAVES, str(tmp_path), ""],
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not log.exists() or "ready" not in log.read_text():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
+    send(process.pid, number)
     assert process.communicate(timeout=30)[0] == "interrupted\n"
     assert "saved" in log.read_text()
 
@@ -233,9 +242,35 @@ def test_a_killed_server_takes_its_tasks_along_and_is_started_again(tmp_path):
     assert run_all(engine, {task("after", "print('ran')", tmp_path): ()}) == {"after": 0}
 
 
+def test_a_log_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "log").mkdir()
+    engine = Local(1)
+    engine.submit([task("log", "pass", tmp_path)], [])
+    with pytest.raises(IsADirectoryError, match=str(tmp_path / "log")):
+        engine.poll()
+    engine.close()
+
+
+def test_a_server_that_never_ends_an_import_is_ended(tmp_path, monkeypatch):
+    (tmp_path / "stuck_module.py").write_text("import pathlib, time; pathlib.Path('here').touch(); time.sleep(60)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    for module in (local, warm):
+        monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(Work, "imports", ("stuck_module",))
+    engine, start = Local(1), time.monotonic()
+    engine.submit([task("waits", "pass", tmp_path)], [])
+    engine.poll()
+    while not (tmp_path / "here").exists():
+        time.sleep(0.02)
+    engine.close()
+    assert time.monotonic() - start < 50
+
+
 def test_worker_commands_are_forked_with_what_their_stage_imports(tmp_path):
     """The modules are there before the command begins; what it does to them is its own affair."""
-    (tmp_path / "slow_module.py").write_text("import os\nhere = os.getpid()\n")
+    leaves_a_child = "subprocess.Popen(['true'])"
+    (tmp_path / "slow_module.py").write_text(f"import os, subprocess\nhere = os.getpid()\n{leaves_a_child}\n")
     says = "import os, sys; m = sys.modules.get('slow_module'); print(m is not None and m.here != os.getpid())"
     (tmp_path / "worker.py").write_text(f"def main(words):\n    {says}\n    return 3\n")
     script = (

@@ -103,6 +103,8 @@ def test_the_report_of_a_study_knows_its_stores(tmp_path):
     assert settings.scores == {}
     assert settings.selections == {"random": f"{tmp_path}/out/selections/random/0.2.safetensors"}
     assert settings.facts["corpus"].startswith("100 documents (")
+    study = changed(study, models={"mine": {"preset": "t5-tiny", "total_tokens": 8192}})
+    assert "The models are tiny (mine)" in " ".join(Plan.of(study).stages["report"].settings(study.output).notes)
 
 
 def test_a_folder_is_of_one_corpus(tmp_path):
@@ -117,6 +119,11 @@ def test_a_folder_is_of_one_corpus(tmp_path):
         claim(Plan.of(changed(study, embedder="another")))
     with pytest.raises(InvalidStudy, match="no task 7 of a stage embeddings"):
         do(study, "embeddings", 7)
+    decoders = changed(study, models={**study.models, "llama": {"preset": "llama-nano", "total_tokens": 8192}})
+    claim(Plan.of(decoders))
+    claim(Plan.of(changed(decoders, decoder_tokenizer="embedded-bpe")))  # which is the default
+    with pytest.raises(StoreMismatch, match="decoder_tokenizer: 'embedded-bpe' there, 'another' now"):
+        claim(Plan.of(changed(decoders, decoder_tokenizer="another")))
 
 
 def test_nothing_begins_on_half_of_what_it_needs(tmp_path):
