@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluate_suite.metrics import METRICS
 from evaluate_suite.noise import LINE, Noise, checkpoint_noise, seed_noise
-from evaluate_suite.registry import all_tasks, by_suite, extra_suites, registry
+from evaluate_suite.registry import all_tasks, asked_for_a_further_suite, by_suite, extra_suites, registry
 from evaluate_suite.results import ResultRow
 from pipeline_steps.errors import StoreMismatch
 
@@ -92,13 +92,16 @@ def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """Return rows of the mean over each suite's tasks, where results hold none.
 
     A suite has a mean in a metric if all of its tasks that were measured have that metric, and if there are two of
-    them. A checkpoint that lacks one has none: means of different tasks do not compare.
+    them. A checkpoint that lacks one has none: means of different tasks do not compare. Tasks that were measured for
+    a further suite alone, which has rows of its own, make no mean of theirs.
     """
     there, tasks = {(row.task, row.metric) for row in rows}, defaultdict[str, set[str]](set)
-    for row in rows:
+    aside = asked_for_a_further_suite({row.task for row in rows})
+    counted = [row for row in rows if row.task not in aside]
+    for row in counted:
         tasks[_suite(row)].add(row.task)
     means = []
-    for (suite, metric, _), group in groupby(sorted(rows, key=_of_suite), key=_of_suite):
+    for (suite, metric, _), group in groupby(sorted(counted, key=_of_suite), key=_of_suite):
         mine, all_have_it = list(group), all((task, metric) in there for task in tasks[suite])
         if not suite or (suite, metric) in there or not all_have_it or not 1 < len(tasks[suite]) == len(mine):
             continue

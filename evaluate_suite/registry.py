@@ -8,7 +8,7 @@ without public labels is registered and not scored. The further suites stand apa
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
@@ -145,6 +145,19 @@ def extra_suites() -> dict[str, list[EvaluationTask]]:
         suite: [task for task in all_tasks().values() if task.suite == suite or task.name in shared[suite]]
         for suite in EXTRA_SUITES
     }
+
+
+def asked_for_a_further_suite(names: Collection[str]) -> set[str]:
+    """Return those of the measured tasks of the paper that are there only because a further suite shares them.
+
+    Of their own suite no other task was measured, so that they are no part of it that somebody began to measure.
+    """
+    found = set[str]()
+    for suite, tasks in extra_suites().items():
+        if any(task.suite == suite and task.name in names for task in tasks):
+            found |= {task.name for task in tasks if task.suite != suite and task.name in names}
+    begun = {registry()[name].suite for name in names if name in registry() and name not in found}
+    return {name for name in found if registry()[name].suite not in begun}
 
 
 def find_tasks(names: Iterable[str]) -> list[EvaluationTask]:

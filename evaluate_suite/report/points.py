@@ -24,7 +24,14 @@ from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
 from evaluate_suite.decide import Decisions, decisions
 from evaluate_suite.model_sizes import sizes
 from evaluate_suite.normalised import LOWER_IS_BETTER
-from evaluate_suite.registry import EXTRA_SUITES, SUITES, EvaluationTask, by_suite, registry
+from evaluate_suite.registry import (
+    EXTRA_SUITES,
+    SUITES,
+    EvaluationTask,
+    asked_for_a_further_suite,
+    by_suite,
+    registry,
+)
 from evaluate_suite.results import BITS, DOMAIN, MACRO, ResultRow, read_results
 from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
@@ -177,11 +184,13 @@ def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> StudyRe
     rows = tuple(sorted(rows))
     measured = [row for row in rows if row.task != "cost"]
     groups = {key: list(group) for key, group in groupby(sorted(measured, key=_of_seed), key=_of_seed)}
-    common, dropped = common_tasks(groups.values()) if partial else (None, {})
+    aside = asked_for_a_further_suite({row.task for row in measured})
+    counted = {key: [row for row in group if row.task not in aside] for key, group in groups.items()}
+    common, dropped = common_tasks(counted.values()) if partial else (None, {})
     single: dict[tuple[str, str, float, int], list[tuple[ResultRow, dict[str, Score]]]] = defaultdict(list)
-    for group in groups.values():
+    for key, group in groups.items():
         row = group[0]
-        single[row.model, row.sampler, row.rate, row.step].append((row, scores_of_seed(group, common)))
+        single[row.model, row.sampler, row.rate, row.step].append((row, scores_of_seed(counted[key], common)))
     checkpoints = [
         Point(
             sampler=sampler,

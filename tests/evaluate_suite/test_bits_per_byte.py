@@ -11,9 +11,9 @@ import pytest
 import torch
 import xxhash
 from datatrove.utils.logging import logger
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
-from huggingface_hub import constants
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from test_perplexity import LENGTH, made, train  # noqa: F401  a run of a T5 with two checkpoints
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
