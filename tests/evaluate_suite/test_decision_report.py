@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from test_decide import ROWS, bits, study
@@ -9,13 +10,16 @@ from test_paper_figures import check
 from test_tables import check_well_formed
 
 from evaluate_suite.__main__ import main
+from evaluate_suite.registry import extra_suites
 from evaluate_suite.report.decision import further_tables, main_readings, sentences, tables
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.table_data import to_html
+from evaluate_suite.report.verdicts import methods
 from evaluate_suite.results import write_results
+from pipeline_steps.errors import StoreIncomplete
 
 
 MODELS = {"small": "llama-60m", "large": "llama-130m"}
@@ -111,3 +115,19 @@ def test_suites_stand_for_many_tasks():
     found = named(rows).decisions
     assert {one.task for one in main_readings(found)} == {"mmlu"}
     assert "MMLU, mean" in sentences(found)[0]
+
+
+def test_a_further_suite_alone_is_no_part_of_the_papers():
+    """It shares two of the four tasks of question answering, and says how many seeds there are without a score."""
+    early = [task.name for task in extra_suites()["early_signal"]]
+    rows = [r for task in [*early, "early_signal"] for r in study(task, "bits_per_byte", bits, 0.002, ("large",))]
+    rows += [replace(r, metric="accuracy", value=40 + r.value) for r in rows if r.task in early]
+    for partial in (False, True):
+        found = measurements_of(rows, partial)
+        assert not any(point.scores for point in found.checkpoints)
+        assert {one.task for one in found.decisions.readings} == {*early, "early_signal"}
+        assert not any("one seed" in paragraph for paragraph in methods(found))
+    others = [replace(r, task="qa_boolq") for r in rows if r.task == "piqa"]
+    with pytest.raises(StoreIncomplete, match="Question answering: 3 of 4 tasks were measured"):
+        measurements_of([*rows, *others])
+    assert measurements_of([*rows, *others], partial=True).partial == {"qa": (3, 4)}
