@@ -37,7 +37,8 @@ EXTRA_SUITES = {
 }
 CENTRED = "centred_accuracy"  # of CORE: percent of the way from guessing to all right
 _WITHOUT_CHANCE = frozenset({"bits_per_byte", "margin"})
-_RIGHT_CHOICE = ("accuracy", "acc_", "choice_probability")  # metrics of ranked answers that guessing has a level of
+_PROBABILITY = "choice_probability"  # how the names of metrics of the right choice's share begin
+_RIGHT_CHOICE = ("accuracy", "acc_", _PROBABILITY)  # metrics of ranked answers that guessing has a level of
 PROTOCOLS = ("perplexity", "finetune", "few_shot")
 
 
@@ -66,6 +67,8 @@ class EvaluationTask:
         shots: exemplars in the prompt.
         mode: "direct" or "cot", whether exemplars reason before they answer.
         chance: score of guessing, in percent; None for perplexity. See `chance_of`.
+        even_chance: chance of the right choice's probability, where the score of guessing is the share of the most
+            frequent answer.
         scored: whether there are public labels to score with.
         harness: file of the lm-eval task, its own or in `evaluate_suite/harness`, {part} standing for a configuration.
         cot_harness: the same with a chain of thought, if the suite is measured in both ways.
@@ -92,6 +95,7 @@ class EvaluationTask:
     shots: int = 0
     mode: str = ""
     chance: float | None = None
+    even_chance: float | None = None
     beside: tuple[str, ...] = ()
     scored: bool = True
     harness: str = ""
@@ -108,6 +112,8 @@ class EvaluationTask:
         """Return the score of guessing in one metric, in its unit; None where there is none, as for bits per byte."""
         if metric == CENTRED:
             return 0.0
+        if metric.startswith(_PROBABILITY) and self.even_chance is not None:
+            return self.even_chance
         known = metric in self.reported or metric.startswith(_RIGHT_CHOICE)
         return self.chance if known and metric not in _WITHOUT_CHANCE else None
 
