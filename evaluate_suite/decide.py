@@ -20,7 +20,8 @@ import numpy as np
 
 from evaluate_suite.agreement import SizeAgreement, decision_accuracy, size_agreement
 from evaluate_suite.extrapolation import extrapolate
-from evaluate_suite.model_sizes import family, parameters
+from evaluate_suite.model_sizes import family
+from evaluate_suite.model_sizes import sizes as model_sizes
 from evaluate_suite.noise import (
     LEVEL,
     Noise,
@@ -153,8 +154,8 @@ def decisions(
     """Work out what results can decide; the order of rows does not matter.
 
     Args:
-        rows: of runs of two recipes or more; several seeds and sizes say more.
-        sizes: parameters by model; those of presets are known.
+        rows: of runs of two recipes or more; several seeds and sizes say more. Rows of costs may be among them.
+        sizes: parameters by model, of those that neither rows of costs nor presets tell.
         checkpoints: last checkpoints of each run that are averaged; 1 after a decay of the learning rate.
         rank_by: metrics in the order in which one is taken to rank a task's recipes.
         target: metric of the largest model that smaller ones are to predict; the same metric if not given.
@@ -164,8 +165,8 @@ def decisions(
     Raises:
         StoreMismatch: one number was measured twice with different outcomes.
     """
-    cells = recipe_scores(rows, checkpoints)
-    known = dict(sizes or {}) | {m: n for _, _, m in cells if m not in (sizes or {}) and (n := parameters(m))}
+    rows = list(rows)
+    cells, known = recipe_scores(rows, checkpoints), model_sizes(rows) | dict(sizes or {})
     models = sorted({model for _, _, model in cells}, key=lambda model: (known.get(model, math.inf), model))
     best = {task: _first(rank_by, [m for t, m, _ in cells if t == task]) for task, _, _ in cells}
     p = _corrected(cells, seed)

@@ -129,7 +129,7 @@ class StudyResults:
     @cached_property
     def decisions(self) -> Decisions:
         """What the measurements can decide."""
-        return decisions(self.rows, self.sizes)
+        return decisions(self.rows)
 
 
 def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResults:

@@ -192,3 +192,7 @@ def test_models_of_other_kinds_or_unknown_size_are_not_compared():
     renamed = [replace(r, model={"small": "t5-small", "large": "llama-60m"}[r.model]) for r in made]
     assert not decisions(renamed).transfers
     assert decisions(made).unordered == ("large", "small")
+    costs = [replace(r, task="cost", metric="parameters", value=SIZES[r.model]) for r in made]
+    with_costs = decisions([*made, *costs])
+    assert (with_costs.models, with_costs.unordered) == (("small", "large"), ())
+    assert [(one.smaller, one.larger) for one in with_costs.transfers] == [("small", "large")]
