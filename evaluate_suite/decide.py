@@ -155,7 +155,7 @@ def decisions(
 
     Args:
         rows: of runs of two recipes or more; several seeds and sizes say more. Rows of costs may be among them.
-        sizes: parameters by model, of those that neither rows of costs nor presets tell.
+        sizes: parameters by model, where neither rows of costs nor the presets tell them.
         checkpoints: last checkpoints of each run that are averaged; 1 after a decay of the learning rate.
         rank_by: metrics in the order in which one is taken to rank a task's recipes.
         target: metric of the largest model that smaller ones are to predict; the same metric if not given.
@@ -168,10 +168,14 @@ def decisions(
     rows = list(rows)
     cells, known = recipe_scores(rows, checkpoints), model_sizes(rows) | dict(sizes or {})
     models = sorted({model for _, _, model in cells}, key=lambda model: (known.get(model, math.inf), model))
-    best = {task: _first(rank_by, [m for t, m, _ in cells if t == task]) for task, _, _ in cells}
+    there = defaultdict[tuple[str, str], list[str]](list)  # T5s and decoders do not have the same metrics
+    for task, metric, model in cells:
+        there[task, family(model)].append(metric)
     p = _corrected(cells, seed)
     readings = {
-        (task, metric, model): _read(cells[task, metric, model], task, metric, model, best[task] == metric, p)
+        (task, metric, model): _read(
+            cells[task, metric, model], task, metric, model, metric == _first(rank_by, there[task, family(model)]), p
+        )
         for task, metric, model in sorted(cells, key=lambda key: (key[0], key[1], models.index(key[2])))
     }
     unordered = tuple(model for model in models if model not in known)

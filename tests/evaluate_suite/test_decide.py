@@ -196,3 +196,11 @@ def test_models_of_other_kinds_or_unknown_size_are_not_compared():
     with_costs = decisions([*made, *costs])
     assert (with_costs.models, with_costs.unordered) == (("small", "large"), ())
     assert [(one.smaller, one.larger) for one in with_costs.transfers] == [("small", "large")]
+
+
+def test_t5s_and_decoders_each_have_a_metric_that_ranks():
+    decoders = study("domain/web", "bits_per_byte", bits, 0.002)
+    t5s = [replace(r, model=f"t5-{r.model}", metric="bits_per_masked_byte") for r in decoders]
+    ranks = {(one.model, one.metric): one.ranks for one in decisions([*decoders, *t5s]).readings}
+    assert len(ranks) == 4
+    assert all(ranks.values())
