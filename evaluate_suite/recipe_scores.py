@@ -17,7 +17,7 @@ import numpy as np
 from evaluate_suite.metrics import METRICS
 from evaluate_suite.noise import LINE, Noise, checkpoint_noise, seed_noise
 from evaluate_suite.registry import all_tasks, asked_for_a_further_suite, by_suite, extra_suites, registry
-from evaluate_suite.results import ResultRow
+from evaluate_suite.results import DOMAIN, MACRO, ResultRow
 from pipeline_steps.errors import StoreMismatch
 
 
@@ -27,6 +27,7 @@ Recipe = tuple[str, float]  # sampler, rate
 RANK_BY = ("bits_per_byte", "choice_probability", "accuracy_per_character", "accuracy", "perplexity")
 # Of rows of tasks that are not registered; metrics of other names count prompts, bytes or steps
 _QUALITY = {*METRICS, "perplexity", "centred_accuracy"}
+_NONE = ("cost", "core_v1")  # tasks of rows without a quality of their own: hours; CORE once more, otherwise centred
 _QUALITIES = ("accuracy", "choice_probability", "bits_per_")  # how names of metrics of ranked answers and text begin
 
 
@@ -68,7 +69,7 @@ def recipe_scores(rows: Iterable[ResultRow], checkpoints: int = 1) -> dict[tuple
 def is_quality(task: str, metric: str) -> bool:
     """Return whether a row says how good a model is, and not what it cost or how many prompts were cut."""
     known = all_tasks().get(task)
-    return task != "cost" and (
+    return task not in _NONE and (
         metric in _QUALITY or metric.startswith(_QUALITIES) or (known is not None and metric in known.reported)
     )
 
@@ -109,6 +110,12 @@ def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
         stderr = float(np.sqrt(sum(row.stderr**2 for row in mine)) / len(mine))
         means.append(replace(mine[0], task=suite, value=value, stderr=stderr, n=sum(row.n for row in mine)))
     return means
+
+
+def means_over(task: str) -> set[str]:
+    """Return the names of the means that a task counts in: those of its suites, of a domain that over all domains."""
+    suites = {suite for suite, tasks in (by_suite() | extra_suites()).items() if task in {one.name for one in tasks}}
+    return (suites | ({f"{DOMAIN}{MACRO}"} if task.startswith(DOMAIN) else set())) - {task}
 
 
 def chance_of(task: str, metric: str) -> float | None:

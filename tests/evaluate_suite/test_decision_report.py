@@ -43,12 +43,12 @@ def test_the_page_says_what_can_be_told_and_what_not(several):
     section = re.search(r'<h2 id="decide">.*?</section>', page, flags=re.DOTALL)[0]
     check_well_formed(page)
     assert (
-        "llama-60m: in 3 of 6 tasks recipes differ by more than noise: arc_easy; Question answering, mean; reversed."
-        in section
+        "llama-60m: in 3 of 6 tasks and means recipes differ by more than noise: "
+        "arc_easy; Question answering, mean; reversed." in section
     )
     assert "no recipe is better than guessing, 25" in section
     assert re.search(
-        r"puts in the order of llama-130m: \d\d %, mean over 6 tasks \(from reversed 0 % to arc_easy 100 %\)",
+        r"puts in the order of llama-130m: \d\d %, mean over 5 tasks \(from reversed 0 % to arc_easy 100 %\)",
         section,
     )
     assert section.count("<svg") == 1
@@ -99,7 +99,7 @@ def test_the_command_prints_tables_and_writes_numbers(several, tmp_path, capsys)
     numbers = tmp_path / "decisions.json"
     assert main(["decide", "--results", str(tmp_path), "--extrapolate", "--output", str(numbers)]) == 0
     said = capsys.readouterr().out
-    assert "in 3 of 6 tasks recipes differ by more than noise" in said
+    assert "in 3 of 6 tasks and means recipes differ by more than noise" in said
     assert re.search(r"arc_easy +│ bits per byte │ +signal", said)
     found = json.loads(numbers.read_text())
     assert len(found["readings"]) == len(several.decisions.readings)
@@ -131,3 +131,17 @@ def test_a_further_suite_alone_is_no_part_of_the_papers():
     with pytest.raises(StoreIncomplete, match="Question answering: 3 of 4 tasks were measured"):
         measurements_of([*rows, *others])
     assert measurements_of([*rows, *others], partial=True).partial == {"qa": (3, 4)}
+
+
+def test_means_stand_for_many_tasks_and_are_not_counted_beside_them():
+    domains = [f"domain/web/{number}" for number in range(25)] + ["domain/macro"]
+    early = [task.name for task in extra_suites()["early_signal"]] + ["early_signal"]
+    core = [task.name for task in extra_suites()["core_v2"]] + ["core_v2"]
+    rows = [r for task in [*domains, *early, *core] for r in study(task, "bits_per_byte", bits, 0.002, seeds=(0, 1))]
+    rows += study("core_v1", "centred_accuracy", lambda number, model: 5 + number, 0.1)
+    many = named(rows).decisions
+    assert {one.task for one in main_readings(many)} == {"domain/macro", "early_signal", "core_v2"}
+    assert "core_v1" not in {one.task for one in many.readings}
+    few = sentences(named([r for r in rows if r.task in early]).decisions)
+    assert "in 10 of 10 tasks and means recipes differ" in few[0]
+    assert "mean over 9 tasks" in few[2]
