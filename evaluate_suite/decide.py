@@ -164,9 +164,12 @@ def decisions(
 
     Raises:
         StoreMismatch: one number was measured twice with different outcomes.
+        InvalidCut: the results have no such target.
     """
     rows = list(rows)
     cells, known = recipe_scores(rows, checkpoints), model_sizes(rows) | dict(sizes or {})
+    if cells and target is not None and target not in (metrics := sorted({metric for _, metric, _ in cells})):
+        raise InvalidCut(f"no recipes are compared in {target!r}: give one of {', '.join(metrics)}")
     models = sorted({model for _, _, model in cells}, key=lambda model: (known.get(model, math.inf), model))
     there = defaultdict[tuple[str, str], list[str]](list)  # T5s and decoders do not have the same metrics
     for task, metric, model in cells:

@@ -9,7 +9,7 @@ import pytest
 
 from evaluate_suite.decide import decisions, records
 from evaluate_suite.results import ResultRow
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import InvalidCut, StoreMismatch
 
 
 SAMPLERS, RATES, SEEDS = ("random", "density", "ask-llm", "dsir"), (0.1, 0.3), (0, 1, 2)
@@ -183,6 +183,8 @@ def test_another_metric_may_predict_and_a_law_may():
     }
     assert all(one.agreement.accuracy > 0.9 for one in found.transfers)
     assert read(found, "arc_easy", "accuracy").ranks
+    with pytest.raises(InvalidCut, match="in 'acuracy': give one of accuracy, bits_per_byte"):
+        decisions(rows, SIZES, target="acuracy")
     law = [one for one in decisions(rows, SIZES, extrapolated=True).transfers if one.metric == "bits_per_byte"]
     assert {one.smaller: one.extrapolated for one in law} == {"tiny": None, "small": 1.0}
 
