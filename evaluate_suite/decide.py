@@ -67,7 +67,7 @@ class Reading:
         better_RR: int64 [R, R]: 1 where the row's recipe is better than the column's, -1 worse, 0 undecided.
         verdict: "signal", "weak", "no signal" or "cannot tell".
         why: the reason for the verdict.
-        left_out: runs that have not reached the last step or whose score is not finite.
+        left_out: runs that do not count; see `RecipeScores`.
     """
 
     task: str

@@ -6,7 +6,7 @@ A *recipe* is a sampler at a rate. Shapes: R recipes, K seeds (NaN where a recip
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -40,7 +40,8 @@ class RecipeScores:
         value_RK: float64 [R, K], oriented scores by seed.
         stderr_R: float64 [R], standard error over questions, mean over seeds, 0 where it is not known.
         noise: of one run.
-        left_out: runs that do not count: they have not reached the last step, or their score is not finite.
+        left_out: runs that do not count: they have not reached the last step, their score is not finite, or it was
+            measured on fewer or more units than that of most.
     """
 
     recipes: tuple[Recipe, ...]
@@ -130,16 +131,19 @@ def chance_of(task: str, metric: str) -> float | None:
 def _scores(rows: Sequence[ResultRow], checkpoints: int) -> RecipeScores | None:
     """Bring the rows of one task, metric and model into recipes and seeds; None below two recipes.
 
-    Only runs that reach the last step count: others were trained on fewer tokens, or have diverged.
+    Only runs that reach the last step count: others were trained on fewer tokens, or have diverged. Of their scores
+    only those on as many units as most: a score on the first hundred questions, or over other domains, is another.
     """
     end = max(row.step for row in rows)
     every: dict[tuple[Recipe, int], list[ResultRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.step):
         every[(row.sampler, row.rate), row.seed].append(row)
+    units = Counter(row.n for row in rows if row.step == end)
+    most = max(units, key=lambda n: (units[n], n))
     runs = {
         key: found
         for key, found in every.items()
-        if found[-1].step == end and all(math.isfinite(row.value) for row in found[-checkpoints:])
+        if found[-1].step == end and all(math.isfinite(row.value) and row.n == most for row in found[-checkpoints:])
     }
     recipes, seeds = sorted({recipe for recipe, _ in runs}), sorted({seed for _, seed in runs})
     if len(recipes) < 2:
@@ -165,7 +169,7 @@ def _without_repetitions(rows: Iterable[ResultRow]) -> list[ResultRow]:
     found: dict[tuple[Any, ...], ResultRow] = {}
     for row in sorted(rows):
         first = found.setdefault((*_of_scores(row), row.sampler, row.rate, row.seed, row.step), row)
-        if first.value != row.value and not math.isnan(row.value):
+        if not first.repeats(row):
             raise StoreMismatch(
                 f"{row.task} {row.metric} of {row.sampler}, {row.model}, seed {row.seed}, step {row.step:,} is "
                 f"{first.value:g} and {row.value:g}: leave one of the rows out"

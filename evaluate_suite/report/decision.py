@@ -158,7 +158,10 @@ def readings_table(readings: Sequence[Reading], title: str) -> Table:
             "than that between seeds, so that SNR and reliability are lower than shown."
         )
     if left_out := sum(one.left_out for one in rows):
-        notes.append(f"{left_out} scores are left out: their run has not reached the last step, or has diverged.")
+        notes.append(
+            f"{left_out} scores are left out: their run has not reached the last step or has diverged, or they are of "
+            "another number of questions, documents or windows than most."
+        )
     return Table(title, columns, cells, tuple(notes))
 
 

@@ -148,7 +148,7 @@ def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResul
         for row in read_results(path):
             key = (row.sampler, row.rate, row.model, row.seed, row.step, row.task, row.metric)
             known, where = rows.setdefault(key, (row, path))
-            if known.value != row.value:
+            if not known.repeats(row):
                 raise StoreMismatch(
                     f"{row.task} {row.metric} of {row.sampler}, {row.model}, seed {row.seed}, step {row.step:,} is "
                     f"{known.value:g} in {where} and {row.value:g} in {path}: leave one of the files out"

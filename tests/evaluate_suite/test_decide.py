@@ -103,6 +103,10 @@ def test_order_of_rows_does_not_matter(found):
     assert json.dumps(records(decisions(shuffled, SIZES))) == said
     with pytest.raises(StoreMismatch, match="leave one of the rows out"):
         decisions([*ROWS, replace(ROWS[0], value=0.5)])
+    diverged = replace(ROWS[0], value=math.nan)
+    for order in ([*ROWS, diverged], [diverged, *ROWS]):
+        with pytest.raises(StoreMismatch, match="leave one of the rows out"):
+            decisions(order)
 
 
 def test_of_studies_without_differences_one_in_twenty_may_claim_a_signal():
@@ -137,15 +141,17 @@ def test_one_seed_cannot_tell():
     assert not decisions([one for one in made if one.sampler == "full"]).readings
 
 
-def test_unfinished_and_diverged_runs_are_left_out_and_counted():
+def test_unfinished_diverged_and_otherwise_measured_runs_are_left_out_and_counted():
     made = study("arc_easy", "bits_per_byte", bits, 0.002, steps=(400, 500))
     broken = [
         replace(r, value=math.nan) if (r.sampler, r.seed, r.step) == ("full", 0, 500) else r
         for r in made
         if (r.sampler, r.rate, r.step) != ("dsir", 0.3, 500)
     ]
+    broken = [replace(r, n=4) if (r.sampler, r.rate, r.seed) == ("random", 0.1, 1) else r for r in broken]
     one = read(decisions(broken, SIZES), "arc_easy", "bits_per_byte")
-    assert one.left_out == 1 + len(SEEDS)
+    assert one.left_out == 2 + len(SEEDS)
+    assert one.runs_R[one.recipes.index(("random", 0.1))] == 2
     assert ("dsir", 0.3) not in one.recipes
     assert one.runs_R[one.recipes.index(("full", 1.0))] == 2
 
