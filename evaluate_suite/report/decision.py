@@ -223,6 +223,8 @@ def _finite(value: float, digits: int) -> Cell:
 
 def _named(readings: Sequence[Reading]) -> str:
     """Name the first tasks, with the reason where they do not decide."""
-    names = [name_of(one.task) + (f" ({one.why})" if one.verdict in (NONE, UNKNOWN) else "") for one in readings]
+    names = [
+        name_of(one.task) + (f" ({minus(one.why)})" if one.verdict in (NONE, UNKNOWN) else "") for one in readings
+    ]
     more = [f"{len(names) - _NAMED} others"] if len(names) > _NAMED else []
-    return minus("; ".join([*names[:_NAMED], *more]))
+    return "; ".join([*names[:_NAMED], *more])
