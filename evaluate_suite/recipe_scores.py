@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -27,7 +28,7 @@ Recipe = tuple[str, float]  # sampler, rate
 RANK_BY = ("bits_per_byte", "choice_probability", "accuracy_per_character", "accuracy", "perplexity")
 # Of rows of tasks that are not registered; metrics of other names count prompts, bytes or steps
 _QUALITY = {*METRICS, "perplexity", "centred_accuracy"}
-_NONE = ("cost", "core_v1")  # tasks of rows without a quality of their own: hours; CORE once more, otherwise centred
+_APART = ("cost", "core_v1")  # tasks of rows without a quality of their own: hours; CORE once more, otherwise centred
 _QUALITIES = ("accuracy", "choice_probability", "bits_per_")  # how names of metrics of ranked answers and text begin
 
 
@@ -70,7 +71,7 @@ def recipe_scores(rows: Iterable[ResultRow], checkpoints: int = 1) -> dict[tuple
 def is_quality(task: str, metric: str) -> bool:
     """Return whether a row says how good a model is, and not what it cost or how many prompts were cut."""
     known = all_tasks().get(task)
-    return task not in _NONE and (
+    return task not in _APART and (
         metric in _QUALITY or metric.startswith(_QUALITIES) or (known is not None and metric in known.reported)
     )
 
@@ -113,10 +114,11 @@ def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
     return means
 
 
-def means_over(task: str) -> set[str]:
+@cache
+def means_over(task: str) -> frozenset[str]:
     """Return the names of the means that a task counts in: those of its suites, of a domain that over all domains."""
     suites = {suite for suite, tasks in (by_suite() | extra_suites()).items() if task in {one.name for one in tasks}}
-    return (suites | ({f"{DOMAIN}{MACRO}"} if task.startswith(DOMAIN) else set())) - {task}
+    return frozenset(suites | ({f"{DOMAIN}{MACRO}"} if task.startswith(DOMAIN) else set())) - {task}
 
 
 def chance_of(task: str, metric: str) -> float | None:
