@@ -90,7 +90,7 @@ class DomainModel:
 
     def __init__(self, checkpoint: Checkpoint, windows: Windows) -> None:
         self.checkpoint, self.windows = checkpoint, windows
-        self._config = load_config(checkpoint.model)
+        self._config = load_config(checkpoint.model, checkpoint.revision)
         self.is_causal = not self._config.is_encoder_decoder
         positions = getattr(self._config.get_text_config(), "max_position_embeddings", None)
         self.window = windows.length or self._usual_window(positions)
@@ -99,7 +99,7 @@ class DomainModel:
                 f"windows of {self.window:,} tokens do not fit {checkpoint.model}, which has {positions:,} positions: "
                 "give a smaller --window"
             )
-        self._tokenizer = TextTokenizer(checkpoint.model)
+        self._tokenizer = TextTokenizer(checkpoint.model, checkpoint.revision)
         last, sentinels = self._tokenizer.vocab_size - 1, self._tokenizer.sentinels
         self._corruption = (
             None if self.is_causal else SpanCorruption(self.window, last, sentinels, self._tokenizer.eos)
@@ -123,14 +123,15 @@ class DomainModel:
 
         from train.checkpoints import load_checkpoint, load_pretrained
 
-        name, device = self.checkpoint.model, pick_device()
+        name, revision, device = self.checkpoint.model, self.checkpoint.revision, pick_device()
+        tokenizer = load_tokenizer(name, revision)
         if not self.is_causal:
-            return T5Likelihood(load_pretrained(name).to(device).eval(), load_tokenizer(name), name)
+            return T5Likelihood(load_pretrained(name, revision).to(device).eval(), tokenizer, name)
         if Path(name, "state.json").exists():
             model: Any = load_checkpoint(Path(name))[0]
         else:
-            model = load_weights(AutoModelForCausalLM, name, dtype="float32")
-        likelihood = CausalLikelihood(model.to(device).eval(), load_tokenizer(name), name)
+            model = load_weights(AutoModelForCausalLM, name, revision, dtype="float32")
+        likelihood = CausalLikelihood(model.to(device).eval(), tokenizer, name)
         ends = [([self._first, last], [0, -100]) for last in (1, 2)]  # what comes last must not change the first
         if not math.isclose(*(float(likelihood.nll([one])[0]) for one in ends), rel_tol=1e-4):
             raise ModelError(f"{name} sees what comes after a token that it predicts: give a causal model, or a T5")

@@ -223,6 +223,8 @@ class CausalLM(PromptedLM):
             share: run rows behind shared beginnings; without it all prompts are one group that shares nothing.
             bar: progress bar.
         """
+        if not pairs:  # an empty text has no window
+            return []
         prompts = list(by_prompt(pairs).items())
         scores, greedy = [0.0] * len(pairs), [True] * len(pairs)
         for group in groups:

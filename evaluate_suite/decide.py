@@ -20,7 +20,8 @@ import numpy as np
 
 from evaluate_suite.agreement import SizeAgreement, decision_accuracy, size_agreement
 from evaluate_suite.extrapolation import extrapolate
-from evaluate_suite.model_sizes import family, parameters
+from evaluate_suite.model_sizes import family
+from evaluate_suite.model_sizes import sizes as model_sizes
 from evaluate_suite.noise import (
     LEVEL,
     Noise,
@@ -66,7 +67,7 @@ class Reading:
         better_RR: int64 [R, R]: 1 where the row's recipe is better than the column's, -1 worse, 0 undecided.
         verdict: "signal", "weak", "no signal" or "cannot tell".
         why: the reason for the verdict.
-        left_out: runs that have not reached the last step or whose score is not finite.
+        left_out: runs that do not count; see `RecipeScores`.
     """
 
     task: str
@@ -153,8 +154,8 @@ def decisions(
     """Work out what results can decide; the order of rows does not matter.
 
     Args:
-        rows: of runs of two recipes or more; several seeds and sizes say more.
-        sizes: parameters by model; those of presets are known.
+        rows: of runs of two recipes or more; several seeds and sizes say more. Rows of costs may be among them.
+        sizes: parameters by model, where neither rows of costs nor the presets tell them.
         checkpoints: last checkpoints of each run that are averaged; 1 after a decay of the learning rate.
         rank_by: metrics in the order in which one is taken to rank a task's recipes.
         target: metric of the largest model that smaller ones are to predict; the same metric if not given.
@@ -163,14 +164,21 @@ def decisions(
 
     Raises:
         StoreMismatch: one number was measured twice with different outcomes.
+        InvalidCut: the results have no such target.
     """
-    cells = recipe_scores(rows, checkpoints)
-    known = dict(sizes or {}) | {m: n for _, _, m in cells if m not in (sizes or {}) and (n := parameters(m))}
+    rows = list(rows)
+    cells, known = recipe_scores(rows, checkpoints), model_sizes(rows) | dict(sizes or {})
+    if cells and target is not None and target not in (metrics := sorted({metric for _, metric, _ in cells})):
+        raise InvalidCut(f"no recipes are compared in {target!r}: give one of {', '.join(metrics)}")
     models = sorted({model for _, _, model in cells}, key=lambda model: (known.get(model, math.inf), model))
-    best = {task: _first(rank_by, [m for t, m, _ in cells if t == task]) for task, _, _ in cells}
+    there = defaultdict[tuple[str, str], list[str]](list)  # T5s and decoders do not have the same metrics
+    for task, metric, model in cells:
+        there[task, family(model)].append(metric)
     p = _corrected(cells, seed)
     readings = {
-        (task, metric, model): _read(cells[task, metric, model], task, metric, model, best[task] == metric, p)
+        (task, metric, model): _read(
+            cells[task, metric, model], task, metric, model, metric == _first(rank_by, there[task, family(model)]), p
+        )
         for task, metric, model in sorted(cells, key=lambda key: (key[0], key[1], models.index(key[2])))
     }
     unordered = tuple(model for model in models if model not in known)

@@ -6,9 +6,10 @@ A *recipe* is a sampler at a rate. Shapes: R recipes, K seeds (NaN where a recip
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -16,8 +17,8 @@ import numpy as np
 
 from evaluate_suite.metrics import METRICS
 from evaluate_suite.noise import LINE, Noise, checkpoint_noise, seed_noise
-from evaluate_suite.registry import all_tasks, by_suite, extra_suites, registry
-from evaluate_suite.results import ResultRow
+from evaluate_suite.registry import all_tasks, asked_for_a_further_suite, by_suite, extra_suites, registry
+from evaluate_suite.results import DOMAIN, MACRO, ResultRow
 from pipeline_steps.errors import StoreMismatch
 
 
@@ -27,6 +28,7 @@ Recipe = tuple[str, float]  # sampler, rate
 RANK_BY = ("bits_per_byte", "choice_probability", "accuracy_per_character", "accuracy", "perplexity")
 # Of rows of tasks that are not registered; metrics of other names count prompts, bytes or steps
 _QUALITY = {*METRICS, "perplexity", "centred_accuracy"}
+_APART = ("cost", "core_v1")  # tasks of rows without a quality of their own: hours; CORE once more, otherwise centred
 _QUALITIES = ("accuracy", "choice_probability", "bits_per_")  # how names of metrics of ranked answers and text begin
 
 
@@ -39,7 +41,8 @@ class RecipeScores:
         value_RK: float64 [R, K], oriented scores by seed.
         stderr_R: float64 [R], standard error over questions, mean over seeds, 0 where it is not known.
         noise: of one run.
-        left_out: runs that do not count: they have not reached the last step, or their score is not finite.
+        left_out: runs that do not count: they have not reached the last step, their score is not finite, or it was
+            measured on fewer or more units than that of most.
     """
 
     recipes: tuple[Recipe, ...]
@@ -68,7 +71,7 @@ def recipe_scores(rows: Iterable[ResultRow], checkpoints: int = 1) -> dict[tuple
 def is_quality(task: str, metric: str) -> bool:
     """Return whether a row says how good a model is, and not what it cost or how many prompts were cut."""
     known = all_tasks().get(task)
-    return task != "cost" and (
+    return task not in _APART and (
         metric in _QUALITY or metric.startswith(_QUALITIES) or (known is not None and metric in known.reported)
     )
 
@@ -92,13 +95,16 @@ def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """Return rows of the mean over each suite's tasks, where results hold none.
 
     A suite has a mean in a metric if all of its tasks that were measured have that metric, and if there are two of
-    them. A checkpoint that lacks one has none: means of different tasks do not compare.
+    them. A checkpoint that lacks one has none: means of different tasks do not compare. Tasks that were measured for
+    a further suite alone, which has rows of its own, make no mean of theirs.
     """
     there, tasks = {(row.task, row.metric) for row in rows}, defaultdict[str, set[str]](set)
-    for row in rows:
+    aside = asked_for_a_further_suite({row.task for row in rows})
+    counted = [row for row in rows if row.task not in aside]
+    for row in counted:
         tasks[_suite(row)].add(row.task)
     means = []
-    for (suite, metric, _), group in groupby(sorted(rows, key=_of_suite), key=_of_suite):
+    for (suite, metric, _), group in groupby(sorted(counted, key=_of_suite), key=_of_suite):
         mine, all_have_it = list(group), all((task, metric) in there for task in tasks[suite])
         if not suite or (suite, metric) in there or not all_have_it or not 1 < len(tasks[suite]) == len(mine):
             continue
@@ -106,6 +112,13 @@ def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
         stderr = float(np.sqrt(sum(row.stderr**2 for row in mine)) / len(mine))
         means.append(replace(mine[0], task=suite, value=value, stderr=stderr, n=sum(row.n for row in mine)))
     return means
+
+
+@cache
+def means_over(task: str) -> frozenset[str]:
+    """Return the names of the means that a task counts in: those of its suites, of a domain that over all domains."""
+    suites = {suite for suite, tasks in (by_suite() | extra_suites()).items() if task in {one.name for one in tasks}}
+    return frozenset(suites | ({f"{DOMAIN}{MACRO}"} if task.startswith(DOMAIN) else set())) - {task}
 
 
 def chance_of(task: str, metric: str) -> float | None:
@@ -120,16 +133,19 @@ def chance_of(task: str, metric: str) -> float | None:
 def _scores(rows: Sequence[ResultRow], checkpoints: int) -> RecipeScores | None:
     """Bring the rows of one task, metric and model into recipes and seeds; None below two recipes.
 
-    Only runs that reach the last step count: others were trained on fewer tokens, or have diverged.
+    Only runs that reach the last step count: others were trained on fewer tokens, or have diverged. Of their scores
+    only those on as many units as most: a score on the first hundred questions, or over other domains, is another.
     """
     end = max(row.step for row in rows)
     every: dict[tuple[Recipe, int], list[ResultRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.step):
         every[(row.sampler, row.rate), row.seed].append(row)
+    units = Counter(row.n for row in rows if row.step == end)
+    most = max(units, key=lambda n: (units[n], n))
     runs = {
         key: found
         for key, found in every.items()
-        if found[-1].step == end and all(math.isfinite(row.value) for row in found[-checkpoints:])
+        if found[-1].step == end and all(math.isfinite(row.value) and row.n == most for row in found[-checkpoints:])
     }
     recipes, seeds = sorted({recipe for recipe, _ in runs}), sorted({seed for _, seed in runs})
     if len(recipes) < 2:
@@ -155,7 +171,7 @@ def _without_repetitions(rows: Iterable[ResultRow]) -> list[ResultRow]:
     found: dict[tuple[Any, ...], ResultRow] = {}
     for row in sorted(rows):
         first = found.setdefault((*_of_scores(row), row.sampler, row.rate, row.seed, row.step), row)
-        if first.value != row.value and not math.isnan(row.value):
+        if not first.repeats(row):
             raise StoreMismatch(
                 f"{row.task} {row.metric} of {row.sampler}, {row.model}, seed {row.seed}, step {row.step:,} is "
                 f"{first.value:g} and {row.value:g}: leave one of the rows out"

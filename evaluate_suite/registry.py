@@ -8,7 +8,7 @@ without public labels is registered and not scored. The further suites stand apa
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
@@ -37,7 +37,8 @@ EXTRA_SUITES = {
 }
 CENTRED = "centred_accuracy"  # of CORE: percent of the way from guessing to all right
 _WITHOUT_CHANCE = frozenset({"bits_per_byte", "margin"})
-_RIGHT_CHOICE = ("accuracy", "acc_", "choice_probability")  # metrics of ranked answers that guessing has a level of
+_PROBABILITY = "choice_probability"  # how the names of metrics of the right choice's share begin
+_RIGHT_CHOICE = ("accuracy", "acc_", _PROBABILITY)  # metrics of ranked answers that guessing has a level of
 PROTOCOLS = ("perplexity", "finetune", "few_shot")
 
 
@@ -66,6 +67,8 @@ class EvaluationTask:
         shots: exemplars in the prompt.
         mode: "direct" or "cot", whether exemplars reason before they answer.
         chance: score of guessing, in percent; None for perplexity. See `chance_of`.
+        even_chance: chance of the right choice's probability, where the score of guessing is the share of the most
+            frequent answer.
         scored: whether there are public labels to score with.
         harness: file of the lm-eval task, its own or in `evaluate_suite/harness`, {part} standing for a configuration.
         cot_harness: the same with a chain of thought, if the suite is measured in both ways.
@@ -92,6 +95,7 @@ class EvaluationTask:
     shots: int = 0
     mode: str = ""
     chance: float | None = None
+    even_chance: float | None = None
     beside: tuple[str, ...] = ()
     scored: bool = True
     harness: str = ""
@@ -108,6 +112,8 @@ class EvaluationTask:
         """Return the score of guessing in one metric, in its unit; None where there is none, as for bits per byte."""
         if metric == CENTRED:
             return 0.0
+        if metric.startswith(_PROBABILITY) and self.even_chance is not None:
+            return self.even_chance
         known = metric in self.reported or metric.startswith(_RIGHT_CHOICE)
         return self.chance if known and metric not in _WITHOUT_CHANCE else None
 
@@ -145,6 +151,19 @@ def extra_suites() -> dict[str, list[EvaluationTask]]:
         suite: [task for task in all_tasks().values() if task.suite == suite or task.name in shared[suite]]
         for suite in EXTRA_SUITES
     }
+
+
+def asked_for_a_further_suite(names: Collection[str]) -> set[str]:
+    """Return those of the measured tasks of the paper that are there only because a further suite shares them.
+
+    Of their own suite no other task was measured, so that they are no part of it that somebody began to measure.
+    """
+    found = set[str]()
+    for suite, tasks in extra_suites().items():
+        if any(task.suite == suite and task.name in names for task in tasks):
+            found |= {task.name for task in tasks if task.suite != suite and task.name in names}
+    begun = {registry()[name].suite for name in names if name in registry() and name not in found}
+    return {name for name in found if registry()[name].suite not in begun}
 
 
 def find_tasks(names: Iterable[str]) -> list[EvaluationTask]:

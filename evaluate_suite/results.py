@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -60,6 +61,10 @@ class ResultRow:
     n: int
     n_shot: int
     harness_version: str
+
+    def repeats(self, other: ResultRow) -> bool:
+        """Return whether another row has the same value, as two have that are not a number."""
+        return self.value == other.value or (math.isnan(self.value) and math.isnan(other.value))
 
 
 def write_results(path: str, rows: Iterable[ResultRow]) -> None:

@@ -28,6 +28,7 @@ class TextTokenizer:
 
     Args:
         name: Hub id or local folder of a fast tokenizer: a T5's, or for causal models any other with an EOS.
+        revision: revision of a Hub id.
 
     Attributes:
         vocab_size: number of ids, sentinels included.
@@ -41,8 +42,8 @@ class TextTokenizer:
         ModelError: the tokenizer cannot be loaded, is a T5's but does not follow T5's conventions, or has no EOS.
     """
 
-    def __init__(self, name: str) -> None:
-        self._tokenizer: Any = load_tokenizer(name)
+    def __init__(self, name: str, revision: str | None = None) -> None:
+        self._tokenizer: Any = load_tokenizer(name, revision)
         self._encoder = PlainEncoder(self._tokenizer)
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.name = Path(name).name if Path(name).is_dir() else name

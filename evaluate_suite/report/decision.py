@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from evaluate_suite.decide import NONE, SIGNAL, UNKNOWN, WEAK, Decisions, Reading, Transfer
-from evaluate_suite.recipe_scores import lower_is_better
+from evaluate_suite.recipe_scores import lower_is_better, means_over
 from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks
 from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, minus, number
+from evaluate_suite.results import DOMAIN, MACRO
 
 
 _ROWS = 24  # of a table that is read at a glance; beyond, a suite's mean stands for its tasks
@@ -24,16 +25,21 @@ _SAID = {
 
 def name_of(task: str) -> str:
     """Return the display name of a task, or of a suite's mean."""
-    suites = SUITES | EXTRA_SUITES
-    return f"{suites[task]}, mean" if task in suites and task not in all_tasks() else task
+    suites = SUITES | EXTRA_SUITES | {f"{DOMAIN}{MACRO}": "Held-out text by domain"}
+    return f"{suites[task]}, mean" if is_mean(task) else task
+
+
+def is_mean(task: str) -> bool:
+    """Return whether a task of results is a mean over others: a suite, or all domains."""
+    return task == f"{DOMAIN}{MACRO}" or (task in SUITES | EXTRA_SUITES and task not in all_tasks())
 
 
 def main_readings(found: Decisions) -> list[Reading]:
-    """Return a reading per task and model, of the metric stated beforehand; of many tasks, the suites' means."""
+    """Return a reading per task and model, of the metric stated beforehand; of many tasks, the means over them."""
     ranking = [one for one in found.readings if one.ranks]
+    there = {one.task for one in ranking}
     if len(ranking) > _ROWS:
-        known, means = all_tasks(), {one.task for one in ranking} - all_tasks().keys()
-        ranking = [one for one in ranking if one.task not in known or known[one.task].suite not in means]
+        ranking = [one for one in ranking if not means_over(one.task) & there - all_tasks().keys()]
     return ranking
 
 
@@ -49,13 +55,17 @@ def sentences(found: Decisions) -> list[str]:
             continue
         for verdict in _ORDER:
             if those := [one for one in mine if one.verdict == verdict]:
-                said.append(f"{model}: in {len(those)} of {len(mine)} tasks {_SAID[verdict]}: {_named(those)}.")
+                what = "tasks and means" if any(is_mean(one.task) for one in mine) else "tasks"
+                said.append(f"{model}: in {len(those)} of {len(mine)} {what} {_SAID[verdict]}: {_named(those)}.")
     ranking = {(one.task, one.metric) for one in readings}
+    repeated = set[str]().union(*(means_over(one.task) for one in readings)) - all_tasks().keys()
     for smaller, larger in dict.fromkeys((one.smaller, one.larger) for one in found.transfers):
         alike = sorted(
             (one.agreement.accuracy, name_of(one.task))
             for one in found.transfers
-            if (one.smaller, one.larger) == (smaller, larger) and (one.task, one.metric) in ranking
+            if (one.smaller, one.larger) == (smaller, larger)
+            and (one.task, one.metric) in ranking
+            and one.task not in repeated
         )
         if alike:
             mean = 100 * sum(share for share, _ in alike) / len(alike)
@@ -148,7 +158,10 @@ def readings_table(readings: Sequence[Reading], title: str) -> Table:
             "than that between seeds, so that SNR and reliability are lower than shown."
         )
     if left_out := sum(one.left_out for one in rows):
-        notes.append(f"{left_out} scores are left out: their run has not reached the last step, or has diverged.")
+        notes.append(
+            f"{left_out} scores are left out: their run has not reached the last step or has diverged, or they are of "
+            "another number of questions, documents or windows than most."
+        )
     return Table(title, columns, cells, tuple(notes))
 
 
@@ -210,6 +223,8 @@ def _finite(value: float, digits: int) -> Cell:
 
 def _named(readings: Sequence[Reading]) -> str:
     """Name the first tasks, with the reason where they do not decide."""
-    names = [name_of(one.task) + (f" ({one.why})" if one.verdict in (NONE, UNKNOWN) else "") for one in readings]
+    names = [
+        name_of(one.task) + (f" ({minus(one.why)})" if one.verdict in (NONE, UNKNOWN) else "") for one in readings
+    ]
     more = [f"{len(names) - _NAMED} others"] if len(names) > _NAMED else []
-    return minus("; ".join([*names[:_NAMED], *more]))
+    return "; ".join([*names[:_NAMED], *more])

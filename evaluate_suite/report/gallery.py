@@ -33,6 +33,7 @@ from evaluate_suite.report.points import (
     title,
 )
 from evaluate_suite.report.tables import rank_changes as changes_of_rank
+from evaluate_suite.report.tables import rank_pairs
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, families, label, ordered
 
@@ -173,8 +174,7 @@ def _decide(study: StudyResults) -> Iterator[Named]:
 
 
 def _ranks(study: StudyResults) -> Iterator[Named]:
-    trained = [model for model in models(study) if any(p.sampler != FULL for p in finals(study, model))]
-    for smaller, larger in zip(trained, trained[1:], strict=False):
+    for smaller, larger in rank_pairs(study):
         try:
             changes = changes_of_rank(study, smaller, larger)
         except InvalidCut:

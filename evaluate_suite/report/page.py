@@ -24,6 +24,7 @@ from evaluate_suite.report.tables import (
     main_table,
     overlap_table,
     rank_changes,
+    rank_pairs,
     rank_table,
     task_table,
     terms_table,
@@ -199,8 +200,8 @@ def _costs(study: StudyResults) -> Table:
 
 
 def _ranks(study: StudyResults) -> list[Table]:
-    tables, compared = [], _compared(study)
-    for smaller, larger in zip(compared, compared[1:], strict=False):
+    tables = []
+    for smaller, larger in rank_pairs(study):
         try:
             tables.append(rank_table(rank_changes(study, smaller, larger), smaller, larger))
         except InvalidCut:

@@ -24,7 +24,14 @@ from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
 from evaluate_suite.decide import Decisions, decisions
 from evaluate_suite.model_sizes import sizes
 from evaluate_suite.normalised import LOWER_IS_BETTER
-from evaluate_suite.registry import EXTRA_SUITES, SUITES, EvaluationTask, by_suite, registry
+from evaluate_suite.registry import (
+    EXTRA_SUITES,
+    SUITES,
+    EvaluationTask,
+    asked_for_a_further_suite,
+    by_suite,
+    registry,
+)
 from evaluate_suite.results import BITS, DOMAIN, MACRO, ResultRow, read_results
 from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
@@ -122,7 +129,7 @@ class StudyResults:
     @cached_property
     def decisions(self) -> Decisions:
         """What the measurements can decide."""
-        return decisions(self.rows, self.sizes)
+        return decisions(self.rows)
 
 
 def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResults:
@@ -141,7 +148,7 @@ def read_measurements(paths: Sequence[str], partial: bool = False) -> StudyResul
         for row in read_results(path):
             key = (row.sampler, row.rate, row.model, row.seed, row.step, row.task, row.metric)
             known, where = rows.setdefault(key, (row, path))
-            if known.value != row.value:
+            if not known.repeats(row):
                 raise StoreMismatch(
                     f"{row.task} {row.metric} of {row.sampler}, {row.model}, seed {row.seed}, step {row.step:,} is "
                     f"{known.value:g} in {where} and {row.value:g} in {path}: leave one of the files out"
@@ -177,11 +184,13 @@ def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> StudyRe
     rows = tuple(sorted(rows))
     measured = [row for row in rows if row.task != "cost"]
     groups = {key: list(group) for key, group in groupby(sorted(measured, key=_of_seed), key=_of_seed)}
-    common, dropped = common_tasks(groups.values()) if partial else (None, {})
+    aside = asked_for_a_further_suite({row.task for row in measured})
+    counted = {key: [row for row in group if row.task not in aside] for key, group in groups.items()}
+    common, dropped = common_tasks(counted.values()) if partial else (None, {})
     single: dict[tuple[str, str, float, int], list[tuple[ResultRow, dict[str, Score]]]] = defaultdict(list)
-    for group in groups.values():
+    for key, group in groups.items():
         row = group[0]
-        single[row.model, row.sampler, row.rate, row.step].append((row, scores_of_seed(group, common)))
+        single[row.model, row.sampler, row.rate, row.step].append((row, scores_of_seed(counted[key], common)))
     checkpoints = [
         Point(
             sampler=sampler,

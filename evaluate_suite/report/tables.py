@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from evaluate_suite.agreement import overlap, rank_change
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, SELECTED_TOKENS, TRAINING_HOURS
+from evaluate_suite.model_sizes import family
 from evaluate_suite.registry import SUITES, all_tasks
 from evaluate_suite.report.figures_runs import dot_of
 from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, total_hours
@@ -20,6 +22,8 @@ from evaluate_suite.report.points import (
     finals,
     lower_is_better,
     measures,
+    models,
+    rates,
     title,
     unit,
 )
@@ -132,11 +136,11 @@ def terms_table(outcomes: Outcomes, model: str, rate: float, name: str) -> Table
 
 def cost_table(scoring: Mapping[str, float], training: Mapping[str, float], runs: int = AMORTISED) -> Table:
     """Say how long scoring takes, and how much of each model's training it must save: for one run, for `runs`."""
-    models = sorted(training, key=lambda model: training[model])
+    trained = sorted(training, key=lambda model: training[model])
     name_of_unit, per_hour = time_unit([*scoring.values(), *training.values()])
     time = f"accelerator {name_of_unit}"
     columns = [Column("Scorer"), Column("Scoring", time)]
-    for model in models:
+    for model in trained:
         columns += [
             Column(f"{model}: training on everything", time),
             Column("break-even, 1 run", "% of training saved"),
@@ -147,13 +151,20 @@ def cost_table(scoring: Mapping[str, float], training: Mapping[str, float], runs
     for name in ordered(scoring):
         hours = scoring[name]
         cells = [Cell(label(name)), number(per_hour * hours, 2)]
-        for model in models:
+        for model in trained:
             shares = [100 * break_even(hours, training[model], n) for n in (1, runs)]
             cells += [number(per_hour * training[model]), *(number(share) for share in shares)]
             cells.append(number(per_hour * total_hours(0.5, hours, training[model], runs)))
         rows.append(cells)
     notes = ("Above 100 %, the scores cost more than the training they could save.",)
     return Table("What scores cost, and when they pay", tuple(columns), tuple(map(tuple, rows)), notes)
+
+
+def rank_pairs(study: StudyResults) -> list[tuple[str, str]]:
+    """Return each model that was trained on selections with the next larger one of its family."""
+    trained = [model for model in models(study) if rates(study, model)]
+    families = [[model for model in trained if family(model) == one] for one in dict.fromkeys(map(family, trained))]
+    return [pair for kin in families for pair in pairwise(kin)]
 
 
 def rank_changes(study: StudyResults, smaller: str, larger: str) -> dict[str, float]:
@@ -165,10 +176,9 @@ def rank_changes(study: StudyResults, smaller: str, larger: str) -> dict[str, fl
     points = {(p.model, p.sampler, p.rate): p for p in finals(study) if p.sampler != FULL}
     both = [{s for m, s, _ in points if m == model} for model in (smaller, larger)]
     samplers = ordered(both[0] & both[1])
-    rates = sorted({rate for _, _, rate in points})
     shared = [
         (rate, measure)
-        for rate in rates
+        for rate in sorted({rate for _, _, rate in points})
         for measure in measures(study)
         if all(
             measure in points[model, sampler, rate].scores if (model, sampler, rate) in points else False

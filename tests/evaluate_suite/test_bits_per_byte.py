@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 import xxhash
 from datatrove.utils.logging import logger
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -301,6 +303,19 @@ def test_our_checkpoints_have_the_windows_and_the_start_of_their_training(made, 
             logits = model(torch.tensor([context + targets[:-1]])).logits[0, -len(targets) :].double()
         nats -= logits.log_softmax(-1)[torch.arange(len(targets)), torch.tensor(targets)].sum().item()
     assert found["nats"][0] == pytest.approx(nats, rel=1e-5)
+
+
+def test_a_revision_of_the_hub_is_measured_and_not_the_newest(folders, corpus, tmp_path, monkeypatch):
+    repo, commit = tmp_path / "models--winnow--decoder", "0123456789abcdef0123456789abcdef01234567"
+    (repo / "refs").mkdir(parents=True)
+    for ref, folder, digest in (("main", "gpt2", commit[::-1]), ("early", "llama", commit)):
+        shutil.copytree(folders[folder], repo / "snapshots" / digest)
+        (repo / "refs" / ref).write_text(digest)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    runs = {"early": "winnow/decoder@early", "main": "winnow/decoder", "llama": folders["llama"]}
+    found = measure_bits(runs, {"web": str(corpus)}, str(tmp_path / "r.jsonl"))
+    bits = {row.sampler: row.value for row in found if (row.task, row.metric) == ("domain/web", "bits_per_byte")}
+    assert bits["early"] == bits["llama"] != bits["main"]
 
 
 def test_documents_are_evenly_spaced(tmp_path):

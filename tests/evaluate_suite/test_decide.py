@@ -9,7 +9,7 @@ import pytest
 
 from evaluate_suite.decide import decisions, records
 from evaluate_suite.results import ResultRow
-from pipeline_steps.errors import StoreMismatch
+from pipeline_steps.errors import InvalidCut, StoreMismatch
 
 
 SAMPLERS, RATES, SEEDS = ("random", "density", "ask-llm", "dsir"), (0.1, 0.3), (0, 1, 2)
@@ -103,6 +103,10 @@ def test_order_of_rows_does_not_matter(found):
     assert json.dumps(records(decisions(shuffled, SIZES))) == said
     with pytest.raises(StoreMismatch, match="leave one of the rows out"):
         decisions([*ROWS, replace(ROWS[0], value=0.5)])
+    diverged = replace(ROWS[0], value=math.nan)
+    for order in ([*ROWS, diverged], [diverged, *ROWS]):
+        with pytest.raises(StoreMismatch, match="leave one of the rows out"):
+            decisions(order)
 
 
 def test_of_studies_without_differences_one_in_twenty_may_claim_a_signal():
@@ -137,15 +141,17 @@ def test_one_seed_cannot_tell():
     assert not decisions([one for one in made if one.sampler == "full"]).readings
 
 
-def test_unfinished_and_diverged_runs_are_left_out_and_counted():
+def test_unfinished_diverged_and_otherwise_measured_runs_are_left_out_and_counted():
     made = study("arc_easy", "bits_per_byte", bits, 0.002, steps=(400, 500))
     broken = [
         replace(r, value=math.nan) if (r.sampler, r.seed, r.step) == ("full", 0, 500) else r
         for r in made
         if (r.sampler, r.rate, r.step) != ("dsir", 0.3, 500)
     ]
+    broken = [replace(r, n=4) if (r.sampler, r.rate, r.seed) == ("random", 0.1, 1) else r for r in broken]
     one = read(decisions(broken, SIZES), "arc_easy", "bits_per_byte")
-    assert one.left_out == 1 + len(SEEDS)
+    assert one.left_out == 2 + len(SEEDS)
+    assert one.runs_R[one.recipes.index(("random", 0.1))] == 2
     assert ("dsir", 0.3) not in one.recipes
     assert one.runs_R[one.recipes.index(("full", 1.0))] == 2
 
@@ -183,6 +189,8 @@ def test_another_metric_may_predict_and_a_law_may():
     }
     assert all(one.agreement.accuracy > 0.9 for one in found.transfers)
     assert read(found, "arc_easy", "accuracy").ranks
+    with pytest.raises(InvalidCut, match="in 'acuracy': give one of accuracy, bits_per_byte"):
+        decisions(rows, SIZES, target="acuracy")
     law = [one for one in decisions(rows, SIZES, extrapolated=True).transfers if one.metric == "bits_per_byte"]
     assert {one.smaller: one.extrapolated for one in law} == {"tiny": None, "small": 1.0}
 
@@ -192,3 +200,15 @@ def test_models_of_other_kinds_or_unknown_size_are_not_compared():
     renamed = [replace(r, model={"small": "t5-small", "large": "llama-60m"}[r.model]) for r in made]
     assert not decisions(renamed).transfers
     assert decisions(made).unordered == ("large", "small")
+    costs = [replace(r, task="cost", metric="parameters", value=SIZES[r.model]) for r in made]
+    with_costs = decisions([*made, *costs])
+    assert (with_costs.models, with_costs.unordered) == (("small", "large"), ())
+    assert [(one.smaller, one.larger) for one in with_costs.transfers] == [("small", "large")]
+
+
+def test_t5s_and_decoders_each_have_a_metric_that_ranks():
+    decoders = study("domain/web", "bits_per_byte", bits, 0.002)
+    t5s = [replace(r, model=f"t5-{r.model}", metric="bits_per_masked_byte") for r in decoders]
+    ranks = {(one.model, one.metric): one.ranks for one in decisions([*decoders, *t5s]).readings}
+    assert len(ranks) == 4
+    assert all(ranks.values())

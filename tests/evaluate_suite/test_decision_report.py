@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from test_decide import ROWS, bits, study
@@ -9,13 +10,16 @@ from test_paper_figures import check
 from test_tables import check_well_formed
 
 from evaluate_suite.__main__ import main
+from evaluate_suite.registry import extra_suites
 from evaluate_suite.report.decision import further_tables, main_readings, sentences, tables
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.table_data import to_html
+from evaluate_suite.report.verdicts import methods
 from evaluate_suite.results import write_results
+from pipeline_steps.errors import StoreIncomplete
 
 
 MODELS = {"small": "llama-60m", "large": "llama-130m"}
@@ -39,12 +43,12 @@ def test_the_page_says_what_can_be_told_and_what_not(several):
     section = re.search(r'<h2 id="decide">.*?</section>', page, flags=re.DOTALL)[0]
     check_well_formed(page)
     assert (
-        "llama-60m: in 3 of 6 tasks recipes differ by more than noise: arc_easy; Question answering, mean; reversed."
-        in section
+        "llama-60m: in 3 of 6 tasks and means recipes differ by more than noise: "
+        "arc_easy; Question answering, mean; reversed." in section
     )
     assert "no recipe is better than guessing, 25" in section
     assert re.search(
-        r"puts in the order of llama-130m: \d\d %, mean over 6 tasks \(from reversed 0 % to arc_easy 100 %\)",
+        r"puts in the order of llama-130m: \d\d %, mean over 5 tasks \(from reversed 0 % to arc_easy 100 %\)",
         section,
     )
     assert section.count("<svg") == 1
@@ -95,7 +99,7 @@ def test_the_command_prints_tables_and_writes_numbers(several, tmp_path, capsys)
     numbers = tmp_path / "decisions.json"
     assert main(["decide", "--results", str(tmp_path), "--extrapolate", "--output", str(numbers)]) == 0
     said = capsys.readouterr().out
-    assert "in 3 of 6 tasks recipes differ by more than noise" in said
+    assert "in 3 of 6 tasks and means recipes differ by more than noise" in said
     assert re.search(r"arc_easy +│ bits per byte │ +signal", said)
     found = json.loads(numbers.read_text())
     assert len(found["readings"]) == len(several.decisions.readings)
@@ -111,3 +115,34 @@ def test_suites_stand_for_many_tasks():
     found = named(rows).decisions
     assert {one.task for one in main_readings(found)} == {"mmlu"}
     assert "MMLU, mean" in sentences(found)[0]
+
+
+def test_a_further_suite_alone_is_no_part_of_the_papers():
+    """It shares two of the four tasks of question answering, and says how many seeds there are without a score."""
+    early = [task.name for task in extra_suites()["early_signal"]]
+    rows = [r for task in [*early, "early_signal"] for r in study(task, "bits_per_byte", bits, 0.002, ("large",))]
+    rows += [replace(r, metric="accuracy", value=40 + r.value) for r in rows if r.task in early]
+    for partial in (False, True):
+        found = measurements_of(rows, partial)
+        assert not any(point.scores for point in found.checkpoints)
+        assert {one.task for one in found.decisions.readings} == {*early, "early_signal"}
+        assert not any("one seed" in paragraph for paragraph in methods(found))
+    others = [replace(r, task="qa_boolq") for r in rows if r.task == "piqa"]
+    with pytest.raises(StoreIncomplete, match="Question answering: 3 of 4 tasks were measured"):
+        measurements_of([*rows, *others])
+    assert measurements_of([*rows, *others], partial=True).partial == {"qa": (3, 4)}
+
+
+def test_means_stand_for_many_tasks_and_are_not_counted_beside_them():
+    domains = [f"domain/web/en-{number}" for number in range(25)] + ["domain/macro"]
+    early = [task.name for task in extra_suites()["early_signal"]] + ["early_signal"]
+    core = [task.name for task in extra_suites()["core_v2"]] + ["core_v2"]
+    rows = [r for task in [*domains, *early, *core] for r in study(task, "bits_per_byte", bits, 0.002, seeds=(0, 1))]
+    rows += study("core_v1", "centred_accuracy", lambda number, model: 5 + number, 0.1)
+    many = named(rows).decisions
+    assert {one.task for one in main_readings(many)} == {"domain/macro", "early_signal", "core_v2"}
+    assert "Held-out text by domain, mean" in sentences(many)[0]
+    assert "core_v1" not in {one.task for one in many.readings}
+    few = sentences(named([r for r in rows if r.task in early]).decisions)
+    assert "in 10 of 10 tasks and means recipes differ" in few[0]
+    assert "mean over 9 tasks" in few[2]

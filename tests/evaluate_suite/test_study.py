@@ -187,6 +187,9 @@ def test_results_are_read_from_files_and_folders_and_said_to_be_missing(tmp_path
     write_results(str(tmp_path / "other.jsonl"), [replace(made[0], value=1.0)])
     with pytest.raises(StoreMismatch, match=r"other\.jsonl: leave one"):
         read_measurements([str(tmp_path), str(tmp_path / "other.jsonl")])
+    for name in ("nan", "same"):
+        write_results(str(tmp_path / f"{name}.jsonl"), [replace(made[0], value=float("nan"))])
+    assert len(read_measurements([str(tmp_path / "nan.jsonl"), str(tmp_path / "same.jsonl")]).rows) == 1
     (tmp_path / "text.jsonl").write_text("{}\n")
     with pytest.raises(StoreMismatch, match=r"text\.jsonl, line 1, has no digest"):
         read_measurements([str(tmp_path / "text.jsonl")])

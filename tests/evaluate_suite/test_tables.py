@@ -16,6 +16,7 @@ from evaluate_suite.report.tables import (
     main_table,
     overlap_table,
     rank_changes,
+    rank_pairs,
     rank_table,
     task_table,
     terms_table,
@@ -127,6 +128,10 @@ def test_ranks_change_where_the_order_does():
     assert rank_table(changes, "t5-small", "t5-large").rows[0][0].text == "Random"
     with pytest.raises(InvalidCut):
         rank_changes(study, "t5-small", "t5-xl")
+    both = [replace(row, model=f"llama-{row.model.removeprefix('t5-')}") for row in study.rows]
+    pairs = [("t5-small", "t5-large"), ("llama-small", "llama-large")]
+    sizes = [replace(r, task="cost", metric="parameters", value=1e6 * (1 + ("large" in r.model))) for r in both]
+    assert sorted(rank_pairs(measurements_of([*study.rows, *both, *sizes]))) == sorted(pairs)
 
 
 def test_overlap_is_symmetric_and_all_with_itself():
