@@ -18,9 +18,9 @@ _SAME_TOKENS = 1.02  # a budget is met to the last batch
 _SAME_RATIO = 1.25  # DataDecide's "100 tokens a parameter" are 85 to 110: its sizes are nominal from 150M on
 
 
-def sizes(rows: Iterable[ResultRow]) -> dict[str, int]:
-    """Return the parameters of each model in results whose size its checkpoints or its preset tell."""
-    found = dict[str, int | None]()
+def sizes(rows: Iterable[ResultRow], models: Iterable[str] = ()) -> dict[str, int]:
+    """Return the parameters of each model, in results or named, whose size its checkpoints or its preset tell."""
+    found: dict[str, int | None] = dict.fromkeys(models)
     for row in rows:
         if row.metric == PARAMETERS:
             found[row.model] = int(row.value)

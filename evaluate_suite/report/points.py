@@ -124,7 +124,7 @@ class StudyResults:
     @cached_property
     def sizes(self) -> Mapping[str, int]:
         """The parameters of the models whose size is known."""
-        return sizes(self.rows)
+        return sizes(self.rows, (point.model for point in self.checkpoints))
 
     @cached_property
     def decisions(self) -> Decisions:

@@ -111,9 +111,9 @@ PINNED = {
     },
     "micro-decoder.yaml": {
         "tokens/decoders/train": "27dec29e8dca0a6a7138b272c60e6019",
-        "runs/llama-nano-half/dsir-0.3-seed0": "e7640b68c0902eeaf83e82ebdfed0347",
-        "measured/llama-micro/full-1-seed0/bits-per-byte": "ada4ae20469401ac03192377cded6d23",
-        "report": "3daaaeb3bb54ec93442d2fa994557dd6",
+        "runs/llama-nano-half/dsir-0.3-seed0": "7f9160f395e403225ec166d3151570a6",
+        "measured/llama-micro/full-1-seed0/bits-per-byte": "41644c93f0f5d3d59df36ceec9c98f9e",
+        "report": "abdd28d89427140a8fb3eaeaa8eab63b",
     },
     "micro.yaml": {
         "proxies/tiny-t5-1": "b0f110b49393f293d9017bd42b1af768",

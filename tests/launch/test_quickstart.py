@@ -41,11 +41,11 @@ def command(corpus, output, *more):
 
 
 def workers_of(logs):
-    """Return the ids of the processes that write to logs below a folder."""
+    """Return the ids of the processes that write to logs whose path begins so."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if os.readlink(process / "fd" / "1").startswith(f"{logs}/"):
+            if os.readlink(process / "fd" / "1").startswith(str(logs)):
                 found.append(int(process.name))
     return found
 
