@@ -75,7 +75,7 @@ class Evaluation(Section):
     """Fine-tuned suites, of T5s."""
     few_shot: Annotated[list[str], AfterValidator(_few_shot)] = []
     """Few-shot tasks or suites."""
-    domains: Literal["held_out"] | Annotated[dict[Name, str], AfterValidator(_domains)] = {}
+    domains: Annotated[dict[Name, str], AfterValidator(_domains)] | Literal["held_out"] = {}
     """Corpora by name, to measure bits per byte on (of a T5, per masked byte), or held_out: the held-out texts."""
     instruction_tune: bool = True
     """Tune T5s on FLAN before few-shot tasks are asked; decoders are asked as they are."""

@@ -45,13 +45,15 @@ def run(
     goes on. Look with winnow plan before, with winnow status meanwhile.
 
     Args:
-        study: a YAML file, or the name of one that comes with this package: micro.yaml, paper.yaml, quickstart.yaml.
+        study: a YAML file, or the name of one that comes with this package:
+            decoder.yaml, micro-decoder.yaml, micro.yaml, paper.yaml, quickstart.yaml.
         only: one stage, or all that begin so, e.g. scores or runs/t5-small.
         executor: instead of the study's engine.
         dry_run: say what would be run, and start nothing.
 
     Examples:
       winnow run micro.yaml                              all 22 samplers of the paper in miniature: minutes on 2 cores
+      winnow run micro-decoder.yaml                      can a small decoder tell selections apart? minutes on 2 cores
       winnow run study.yaml --only scores                the score stores, once what they stand on is there
       winnow run study.yaml --executor slurm --dry-run   write every sbatch script, submit nothing
       winnow run study.yaml --executor ray               on the cluster of RAY_ADDRESS, or one started here

@@ -69,7 +69,7 @@ class Local(Engine):
         new = {}
         for handle, job in list(self._jobs.items()):
             if job.process is not None and (code := job.process.poll()) is not None:
-                self._free += job.devices
+                self._free = sorted(self._free + job.devices, key=self._devices.index)
                 new[handle] = code
                 self._end(handle, code)
         for handle, job in list(self._jobs.items()):  # in order: what stands on a failed task comes after it
