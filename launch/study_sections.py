@@ -62,8 +62,8 @@ def _few_shot(names: list[str]) -> list[str]:
     return names
 
 
-def _domains(paths: dict[str, str]) -> dict[str, str]:
-    if MACRO in paths:
+def _domains(paths: dict[str, str] | str) -> dict[str, str] | str:
+    if MACRO in paths:  # of a dict, or of "held_out", in which it is not
         raise refusal(f"a domain cannot be called {MACRO}, which is the mean over domains: choose another name", MACRO)
     return paths
 
@@ -75,7 +75,7 @@ class Evaluation(Section):
     """Fine-tuned suites, of T5s."""
     few_shot: Annotated[list[str], AfterValidator(_few_shot)] = []
     """Few-shot tasks or suites."""
-    domains: Annotated[dict[Name, str], AfterValidator(_domains)] | Literal["held_out"] = {}
+    domains: Annotated[dict[Name, str] | Literal["held_out"], AfterValidator(_domains)] = {}
     """Corpora by name, to measure bits per byte on (of a T5, per masked byte), or held_out: the held-out texts."""
     instruction_tune: bool = True
     """Tune T5s on FLAN before few-shot tasks are asked; decoders are asked as they are."""
