@@ -307,7 +307,8 @@ def _notes(study: StudyResults, outcomes: Outcomes, model: str, points: Sequence
             if any((s := p.scores.get(measure)) and s.sd is not None for p in points)
         }
         said = ", ".join(f"{title(measure)} {sd:.2f}" for measure, sd in spread.items())
-        notes.append(f"Means over {min(seeds)} – {max(seeds)} seeds; largest standard deviation between them: {said}.")
+        many = f"{max(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+        notes.append(f"Means over {many} seeds; largest standard deviation between them: {said}.")
     return notes
 
 
