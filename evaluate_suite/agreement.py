@@ -1,4 +1,4 @@
-"""How alike two orders are: of documents by scorers, of recipes by models of two sizes.
+"""Agreement of two orders: of documents by scorers, of recipes by models of two sizes.
 
 Shapes: N documents, R recipes, in the same order for all; B resamples.
 """
@@ -98,7 +98,7 @@ def speed_up(
 
 @dataclass(frozen=True)
 class SizeAgreement:
-    """How well models of one size tell the order of recipes for models of another.
+    """The agreement of two sizes of model about the order of recipes.
 
     Attributes:
         recipes: how many both sizes were trained on.

@@ -51,7 +51,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,80}")  # names that can be those of files
 
 @dataclass(frozen=True)
 class Windows:
-    """How documents are cut.
+    """The windows that documents are cut into.
 
     Attributes:
         length: tokens of the model's input. None for the length of its training; of other models, the positions that
@@ -237,7 +237,7 @@ def domain_file(folder: Path, checkpoint: Checkpoint, name: str) -> Path:
 
 
 class _Measured:
-    """What `DomainModel.measure` has found in a domain."""
+    """The result of `DomainModel.measure` in a domain."""
 
     def __init__(self, found: dict[str, list[Any]]) -> None:
         array = {name: np.array(values) for name, values in found.items()}
@@ -249,7 +249,7 @@ class _Measured:
 
     @property
     def is_kept(self) -> bool:
-        """Whether so much of the text comes back that other tokenizers' bits can be set beside these."""
+        """Return whether enough text comes back for a comparison with the bits of other tokenizers."""
         return self.coverage >= _LEAST_COVERAGE and self.unknown < _MOST_UNKNOWN
 
     def resampled(self, name: str) -> np.ndarray:

@@ -30,7 +30,7 @@ from evaluate_suite.row_reader import RowReader
 from evaluate_suite.shared_prompts import (
     Group,
     Pair,
-    Row,
+    PromptRow,
     batches,
     by_prompt,
     group_by_beginning,
@@ -229,7 +229,7 @@ class CausalLM(PromptedLM):
         scores, greedy = [0.0] * len(pairs), [True] * len(pairs)
         for group in groups:
             beginning = self._reader.beginning(prompts[group.members[0]][0][: group.shared])
-            rows = list[Row]()
+            rows = list[PromptRow]()
             for prompt, numbers in (prompts[member] for member in group.members):
                 if share:
                     rows.append(tree_row(prompt, group.shared, pairs, numbers))
@@ -280,7 +280,7 @@ class CausalLM(PromptedLM):
 
     @cached_property
     def _shares_prompts(self) -> bool:
-        """Whether rows behind a shared beginning are exact for this model; a warning says why not."""
+        """Return whether rows behind a shared beginning are exact for this model; a warning says why not."""
         reason = self._reader.unsuitable() or self._tested()
         if reason:
             name = self._model.name_or_path or self._model.config.model_type

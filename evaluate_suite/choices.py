@@ -32,7 +32,7 @@ def _unpacked(text: str, dtype: Any) -> np.ndarray:
 
 
 class Choices:
-    """What a model said of the choices of Q questions, from its form in the measurement cache.
+    """The answers of a model about the choices of Q questions, as the measurement cache keeps them.
 
     Args:
         found: texts that `packed` makes of a value for each choice, question after question: `log_likelihood` (nats),

@@ -1,4 +1,4 @@
-"""How CORE draws exemplars, for the lm-eval tasks in `evaluate_suite/harness/winnow_core_*.yaml`.
+"""Exemplars drawn by CORE's rule, for the lm-eval tasks in `evaluate_suite/harness/winnow_core_*.yaml`.
 
 Facts of DCLM (arXiv 2406.11794) as nanochat measures it (`core_eval.py` and `base_eval.py` at 92d63d4): the rows of a
 file are shuffled with seed 1337; the exemplars of row i are drawn with seed 1234 + i from the other rows of the file.

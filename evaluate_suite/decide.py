@@ -45,8 +45,8 @@ WEAK_BELOW = 0.5  # reliability: half of what recipes differ by is noise
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """What one metric of one task says of the recipes that models of one size were trained on.
+class TaskReading:
+    """The evidence of one metric of one task about the recipes that models of one size were trained on.
 
     Attributes:
         task: its name, or a suite's for the mean over its tasks.
@@ -103,7 +103,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Transfer:
-    """How well a smaller model's metric tells the largest model's order of recipes.
+    """The agreement of a smaller model's metric with the largest model's order of recipes.
 
     Attributes:
         task: its name.
@@ -127,7 +127,7 @@ class Transfer:
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What an experiment can decide.
+    """The decisions that an experiment allows.
 
     Attributes:
         readings: by task, metric and model, sizes ascending.
@@ -136,7 +136,7 @@ class Decisions:
         unordered: models whose size is not known: they are not compared with others.
     """
 
-    readings: tuple[Reading, ...]
+    readings: tuple[TaskReading, ...]
     transfers: tuple[Transfer, ...]
     models: tuple[str, ...]
     unordered: tuple[str, ...]
@@ -223,7 +223,7 @@ def records(found: Decisions) -> dict[str, list[dict[str, Any]]]:
 
 def _read(
     cell: RecipeScores, task: str, metric: str, model: str, ranks: bool, p: Mapping[Any, tuple[float, int]]
-) -> Reading:
+) -> TaskReading:
     """Judge one cell; `p` has the corrected p-value and the number of tests of each cell that has one."""
     mean_R, runs_R = np.nanmean(cell.value_RK, axis=1), np.isfinite(cell.value_RK).sum(axis=1)
     chance = chance_of(task, metric)
@@ -240,7 +240,7 @@ def _read(
         verdict, why = UNKNOWN, f"too few runs for a test{f' of {tests} tasks' if tests > 1 else ''}"
     else:
         verdict, why = NONE, f"seeds alone make such differences, p = {corrected:.2g}"
-    return Reading(
+    return TaskReading(
         task=task,
         metric=metric,
         model=model,
@@ -280,7 +280,7 @@ def _corrected(
 
 
 def _transfers(
-    readings: Mapping[tuple[str, str, str], Reading],
+    readings: Mapping[tuple[str, str, str], TaskReading],
     sizes: Mapping[str, float],
     target: str | None,
     extrapolated: bool,
@@ -312,7 +312,7 @@ def _transfers(
 
 
 def _law(
-    smaller: Sequence[Reading], large: Reading, shared: Sequence[Recipe], sizes: Mapping[str, float]
+    smaller: Sequence[TaskReading], large: TaskReading, shared: Sequence[Recipe], sizes: Mapping[str, float]
 ) -> float | None:
     """Return the decision accuracy of a power law through the smaller models; None where there is no law to fit."""
     used = [one for one in smaller if set(shared) <= set(one.recipes)]

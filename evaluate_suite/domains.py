@@ -54,7 +54,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class DomainReading:
-    """How a corpus is read as domains.
+    """The settings by which a corpus is read as domains.
 
     Attributes:
         by: column that names the domain of a document; without one, the corpus is a domain.

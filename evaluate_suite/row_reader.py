@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from evaluate_suite.shared_prompts import Row
+from evaluate_suite.shared_prompts import PromptRow
 from pipeline_steps.engines.models import padded
 
 
@@ -50,7 +50,9 @@ class RowReader:
         return cache
 
     @torch.inference_mode()
-    def read(self, rows: list[Row], beginning: DynamicCache | None, share: bool) -> tuple[list[float], list[bool]]:
+    def read(
+        self, rows: list[PromptRow], beginning: DynamicCache | None, share: bool
+    ) -> tuple[list[float], list[bool]]:
         """Return the log-probability of the id of each read of the rows, in order, and whether it is likeliest."""
         device = self._model.device
         ids_BQ = padded([row.ids for row in rows], 0).to(device)
@@ -72,7 +74,7 @@ class RowReader:
         chosen_R = logits_KV[place_R, target_R] - logits_KV.logsumexp(1)[place_R]
         return chosen_R.tolist(), (logits_KV.argmax(1)[place_R] == target_R).tolist()
 
-    def _mask(self, rows: list[Row], shared: int) -> Tensor:
+    def _mask(self, rows: list[PromptRow], shared: int) -> Tensor:
         """Return what each step sees, [B, 1, Q, P + Q], in the form that the model's attention takes."""
         longest = max(len(row.ids) for row in rows)
         sees = torch.eye(longest, dtype=torch.bool).repeat(len(rows), 1, 1, 1)  # padding sees itself

@@ -34,7 +34,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptRow:
     """What a model runs behind the shared beginning, and what is read of it.
 
     Attributes:
@@ -134,12 +134,12 @@ def by_prompt(pairs: Sequence[Pair]) -> dict[tuple[int, ...], list[int]]:
     return found
 
 
-def tree_row(prompt: Sequence[int], shared: int, pairs: Sequence[Pair], numbers: Sequence[int]) -> Row:
+def tree_row(prompt: Sequence[int], shared: int, pairs: Sequence[Pair], numbers: Sequence[int]) -> PromptRow:
     """Return the row of a prompt behind its first `shared` tokens, with the answers of the numbered pairs.
 
     Answers that differ in their last ids only are run once.
     """
-    row = Row(list(prompt[shared:]), list(range(shared, len(prompt))), [], [])
+    row = PromptRow(list(prompt[shared:]), list(range(shared, len(prompt))), [], [])
     last_step = len(row.ids) - 1
     for body, ends in _ends(pairs, numbers).items():
         here = slice(len(row.ids), len(row.ids) + len(body))
@@ -150,22 +150,22 @@ def tree_row(prompt: Sequence[int], shared: int, pairs: Sequence[Pair], numbers:
     return row
 
 
-def plain_rows(prompt: Sequence[int], pairs: Sequence[Pair], numbers: Sequence[int]) -> Iterator[Row]:
+def plain_rows(prompt: Sequence[int], pairs: Sequence[Pair], numbers: Sequence[int]) -> Iterator[PromptRow]:
     """Yield a row for each of the numbered pairs, whose steps see all before them, as any causal model's do.
 
     Answers that differ in their last ids only share one.
     """
     for body, ends in _ends(pairs, numbers).items():
         ids = [*prompt, *body]
-        yield Row(ids, list(range(len(ids))), [], _reads(range(len(prompt) - 1, len(ids)), body, ends))
+        yield PromptRow(ids, list(range(len(ids))), [], _reads(range(len(prompt) - 1, len(ids)), body, ends))
 
 
-def batches(rows: Sequence[Row], shared: int, tokens: int, reads: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[PromptRow], shared: int, tokens: int, reads: int) -> Iterator[list[PromptRow]]:
     """Yield rows by falling length in batches of at most so many tokens and so many reads.
 
     Tokens include padding and, for each row, the shared beginning. A row that exceeds a limit is a batch of its own.
     """
-    batch: list[Row] = []
+    batch: list[PromptRow] = []
     read = 0
     for row in sorted(rows, key=lambda row: -len(row.ids)):
         read += len(row.reads)

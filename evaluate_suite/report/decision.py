@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evaluate_suite.decide import NONE, SIGNAL, UNKNOWN, WEAK, Decisions, Reading, Transfer
+from evaluate_suite.decide import NONE, SIGNAL, UNKNOWN, WEAK, Decisions, TaskReading, Transfer
 from evaluate_suite.recipe_scores import lower_is_better, means_over
 from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks
 from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, minus, number
@@ -34,7 +34,7 @@ def is_mean(task: str) -> bool:
     return task == f"{DOMAIN}{MACRO}" or (task in SUITES | EXTRA_SUITES and task not in all_tasks())
 
 
-def main_readings(found: Decisions) -> list[Reading]:
+def main_readings(found: Decisions) -> list[TaskReading]:
     """Return a reading per task and model, of the metric stated beforehand; of many tasks, the means over them."""
     ranking = [one for one in found.readings if one.ranks]
     there = {one.task for one in ranking}
@@ -112,7 +112,7 @@ def further_tables(found: Decisions) -> list[Table]:
     return _readings_tables(found, known, "What every metric of every task tells") + _transfers_tables(found.transfers)
 
 
-def _readings_tables(found: Decisions, readings: Sequence[Reading], title: str) -> list[Table]:
+def _readings_tables(found: Decisions, readings: Sequence[TaskReading], title: str) -> list[Table]:
     by_model = {model: [one for one in readings if one.model == model] for model in found.models}
     return [readings_table(mine, f"{title}: {model}") for model, mine in by_model.items() if mine]
 
@@ -121,7 +121,7 @@ def _transfers_tables(transfers: Sequence[Transfer]) -> list[Table]:
     return [transfers_table(transfers)] if transfers else []
 
 
-def readings_table(readings: Sequence[Reading], title: str) -> Table:
+def readings_table(readings: Sequence[TaskReading], title: str) -> Table:
     """Make a table of one model's readings: a row per task and metric, the clearest first."""
     rows = sorted(readings, key=lambda one: (math.isnan(one.snr), -one.snr, one.task, one.metric))
     columns = (
@@ -204,7 +204,7 @@ def transfers_table(transfers: Sequence[Transfer]) -> Table:
     return Table("Do smaller models order the recipes as the largest does?", tuple(columns), tuple(rows), notes)
 
 
-def _noise(one: Reading) -> Cell:
+def _noise(one: TaskReading) -> Cell:
     """Show the noise in the metric's unit."""
     if math.isnan(one.noise.sd):
         return NOTHING
@@ -221,7 +221,7 @@ def _finite(value: float, digits: int) -> Cell:
     return NOTHING if math.isnan(value) else number(value, digits)
 
 
-def _named(readings: Sequence[Reading]) -> str:
+def _named(readings: Sequence[TaskReading]) -> str:
     """Name the first tasks, with the reason where they do not decide."""
     names = [
         name_of(one.task) + (f" ({minus(one.why)})" if one.verdict in (NONE, UNKNOWN) else "") for one in readings

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evaluate_suite.decide import NONE, Reading
+from evaluate_suite.decide import NONE, TaskReading
 from evaluate_suite.report.decision import name_of
 from evaluate_suite.report.style import FAINT, INK, MOST_LINES, legend, panels, say, series
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TICKS = 9  # from which numbers lie on one another: then only a third of them is written
 
 
-def signal_to_noise(readings: Sequence[Reading], models: Sequence[str]) -> Figure:
+def signal_to_noise(readings: Sequence[TaskReading], models: Sequence[str]) -> Figure:
     """Draw a row per task: a dot per model at its SNR, hollow where there is no signal; a bar is what equals show.
 
     Args:
