@@ -25,9 +25,9 @@ slurm: ## as root on Debian: install the Slurm that its tests start, and skip wi
 quickstart: $(READY) ## score, select, pre-train, evaluate and report on this machine, in minutes
 	$(BIN)/winnow quickstart --output runs/quickstart
 
-# One process more than two cores: for a quarter of the time, tests wait
+# One process more than two cores: for a quarter of the time, tests wait. None takes long: one that hangs fails soon
 test: $(READY) ## run the tests, but for the slow ones
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15 -q -rs
+	$(BIN)/python -m pytest --timeout 120 --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15 -q -rs
 
 slow: $(READY) ## run the slow tests: kills of whole quickstarts and studies, some minutes of the fault campaign
 	$(BIN)/python -m pytest -m slow -q -rs

@@ -2,12 +2,14 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 from hypothesis import settings
 from multiprocess import get_context
+from tqdm import tqdm
 
 
 settings.register_profile("busy machine", deadline=None)  # the time of an example says how busy the machine is
@@ -15,6 +17,8 @@ settings.load_profile("busy machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# tqdm's own lock is shared with forks: one that a test kills while it draws would leave it locked for ever
+tqdm.set_lock(threading.RLock())
 # datatrove's executors fork from a server that has imported what each of their processes would import anew
 get_context("forkserver").set_forkserver_preload(
     ["datatrove.executor", "datatrove.pipeline.readers", "pipeline_steps.embedding.embeddings"]
