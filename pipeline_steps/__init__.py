@@ -5,8 +5,8 @@
 Scorers    AskLLMScorer, PerplexityScorer, DensityScorer (after Embedder, DensitySketch, DensityMerge),
            SemDeDupScorer and PrototypesScorer (after Embedder, KMeansFit, KMeansAssign; SemDeDupSimilarities),
            DSIRScorer (after NgramCounts, DSIRFit), QualityClassifierScorer (after QualityClassifierFit or
-           ScoreDistillation), ClassifierHeadScorer, FastTextScorer, MetadataScorer, KeysScorer (for chance to
-           draw from); your own: BaseScorer; several made into one: `combine`
+           ScoreDistillation), ContaminationScorer (after EvaluationIndex), ClassifierHeadScorer, FastTextScorer,
+           MetadataScorer, KeysScorer (for chance to draw from); your own: BaseScorer; several made into one: `combine`
 Joins      JoinKeys, then JoinScores: annotations that others have published, as a score store
 Samplers   `samplers`: one row for each, with its scorer, what that stands on, and how its scores are cut
 Filters    TopKFilter (with an UpsamplingCurve), IPSFilter, RandomFilter, CutFilter of any Cut; ScoreSelector finds
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline_steps.scorers.ask_llm import AskLLMScorer
     from pipeline_steps.scorers.base import BaseScorer
     from pipeline_steps.scorers.classifiers import ClassifierHeadScorer, FastTextScorer
+    from pipeline_steps.scorers.contamination import ContaminationScorer, EvaluationIndex
     from pipeline_steps.scorers.density import DensityMerge, DensityScorer, DensitySketch, combine_sketches
     from pipeline_steps.scorers.dsir import DSIRFit, DSIRScorer, NgramCounts
     from pipeline_steps.scorers.keys import KeysScorer
@@ -72,6 +73,7 @@ _NAMES = {
     "scorers.ask_llm": "AskLLMScorer",
     "scorers.base": "BaseScorer",
     "scorers.classifiers": "ClassifierHeadScorer FastTextScorer",
+    "scorers.contamination": "ContaminationScorer EvaluationIndex",
     "scorers.density": "DensityMerge DensityScorer DensitySketch combine_sketches",
     "scorers.dsir": "DSIRFit DSIRScorer NgramCounts",
     "scorers.keys": "KeysScorer",
@@ -90,6 +92,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "AskLLMScorer",
     "BaseScorer",
     "ClassifierHeadScorer",
+    "ContaminationScorer",
     "Coverage",
     "Cut",
     "CutFilter",
@@ -103,6 +106,7 @@ __all__ = [  # a test keeps it equal to _HOME
     "EMBEDDED_BPE",
     "EMBEDDED_PROXY",
     "Embedder",
+    "EvaluationIndex",
     "FastTextScorer",
     "IPSFilter",
     "InstalledDocsReader",

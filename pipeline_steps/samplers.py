@@ -29,7 +29,7 @@ from pipeline_steps.paper import MILESTONES
 if TYPE_CHECKING:
     from pipeline_steps.numerics.priority import Mode
 
-Cost = Literal["read", "look-up", "n-grams", "classify", "ask-llm", "perplexity"]
+Cost = Literal["read", "look-up", "n-grams", "words", "classify", "ask-llm", "perplexity"]
 
 FULL = "full"  # the name of no sampler: a run on all documents
 EMBEDDED = "embedded"  # names the model that ships with this package, wherever it is installed
@@ -42,6 +42,7 @@ FOUNDATIONS: dict[str, tuple[str, ...]] = {
     "similarities": ("clusters",),
     "dsir": ("dsir",),
     "quality-classifier": ("quality",),
+    "evaluations": ("index",),
 }
 """The folders that a scorer's constructor takes after its own, in order, by what the scorer stands on."""
 
@@ -131,6 +132,7 @@ _SEMDEDUP = "pipeline_steps.scorers.semdedup:SemDeDupScorer"
 _PROTOTYPES = "pipeline_steps.scorers.prototypes:PrototypesScorer"
 _DSIR = "pipeline_steps.scorers.dsir:DSIRScorer"
 _QUALITY = "pipeline_steps.scorers.quality_classifier:QualityClassifierScorer"
+_CONTAMINATION = "pipeline_steps.scorers.contamination:ContaminationScorer"
 _ASK_LLM = "pipeline_steps.scorers.ask_llm:AskLLMScorer"
 _PERPLEXITY = "pipeline_steps.scorers.perplexity:PerplexityScorer"
 _SIZES = {"small": "Small", "base": "Base", "large": "Large", "xl": "XL", "xxl": "XXL"}
@@ -153,6 +155,7 @@ def _rows() -> Iterator[Sampler]:
     yield Sampler("dsir", _DSIR, "direct", "dsir", None, _ALONE, "DSIR", "n-grams", paper=True)
     quality = "quality-classifier"
     yield Sampler(quality, _QUALITY, "top", quality, None, _ALONE, "Quality classifier", "classify", paper=True)
+    yield Sampler("contamination", _CONTAMINATION, "bottom", "evaluations", label="Contamination", cost="words")
     for size, word in _SIZES.items():
         yield _ask_llm(f"ask-llm-{size}", f"google/flan-t5-{size}", f"Ask-LLM ({word})")
     yield _ask_llm("ask-llm-gemma-7b", "google/gemma-7b-it", "Ask-LLM (Gemma 7B)")

@@ -17,6 +17,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.errors import InvalidCut, StoreDamaged
 from pipeline_steps.filters.cut_settings import Cut
+from pipeline_steps.filters.strata import Strata
 from pipeline_steps.numerics.copies import (
     MOST_COPIES,
     MOST_CURVES,
@@ -52,24 +53,29 @@ class FoundCut:
         store: the scores.
         cut: what to keep.
         labels: cut each stratum by itself.
+        exclude: documents that are left out, each as `Exclusion.of` takes it: "FOLDER" or "FOLDER:THRESHOLD". Every
+            amount is of what remains.
 
     Raises:
         InvalidCut: more asked for than there is, a token budget on a store without token counts, or a mixture
             without labels or of labels that are not there.
-        StoreMismatch: the labels are of another corpus.
+        StoreMismatch: the labels or exclusions are of another corpus.
     """
 
-    def __init__(self, store: ScoreStore, cut: Cut, labels: LabelStore | None = None) -> None:
-        self.store, self.cut, self.labels = store, cut, labels
-        if labels is not None:
-            store.check_same_corpus(labels)
-        elif cut.mixture:
+    def __init__(
+        self, store: ScoreStore, cut: Cut, labels: LabelStore | None = None, exclude: Sequence[str] = ()
+    ) -> None:
+        self.store, self.cut = store, cut
+        self.strata = Strata(store, labels, exclude)
+        if labels is None and cut.mixture:
             raise InvalidCut("a mixture is of the labels of documents: give the store of MetadataLabels too")
         made_from = {
             "cut": cut.made(),
             "scores": store.fingerprint,
             "labels": labels.fingerprint if labels is not None else None,
         }
+        if self.strata.excludes:
+            made_from["exclude"] = self.strata.exclusions()
         self.path = f"{store.path}/cuts/{digest(canonical(made_from))}.json"
         found = _read_published(self.path)
         if found is None:
@@ -87,14 +93,17 @@ class FoundCut:
         names = ("key", *priority_columns(self.cut.mode), *(["score"] if self._copies else []))
         columns = self.store.read(source, tuple(dict.fromkeys(names)))
         key, seed, start = columns["key"], self.cut.seed, self._starts[source]
-        strata = self.labels.strata(source) if self.labels is not None else None
+        strata = self.strata.of(source)
         if self._copies is None:
             code = priority_code(self.cut.mode, columns, seed, self._temperature)
             kept = keeps(self._thresholds, code, key, start, seed, 0 if strata is None else strata)
-            return key, kept.view(np.uint8)
-        if strata is not None:
-            columns["stratum"] = strata
-        return key, self._copies.counts(self._thresholds, columns, start, seed)
+            count_N = kept.view(np.uint8)
+        else:
+            columns |= {} if strata is None else {"stratum": strata}
+            count_N = self._copies.counts(self._thresholds, columns, start, seed)
+        if self.strata.excludes:
+            count_N[strata == len(self.strata.sizes)] = 0  # no threshold holds for them
+        return key, count_N
 
     def ranks(self, source: str) -> np.ndarray:
         """Return the ranks of a source's documents in order of priority, int64 [N]: 1 is kept first, equals share one.
@@ -124,14 +133,6 @@ class FoundCut:
             return None
         return sum(self._whole_amounts() if self._amounts is None else self._amounts)
 
-    @property
-    def _sizes(self) -> dict[str, int]:
-        return self.labels.counts if self.labels is not None else {"": self.store.documents}
-
-    @property
-    def _strata(self) -> int:
-        return len(self._sizes)
-
     def _copies_by(self, distribution: Sequence[Shares]) -> Copies | None:
         """Return the events of a cut that keeps documents several times; None of any other cut."""
         if self.cut.copies is not None:
@@ -147,9 +148,9 @@ class FoundCut:
         if weight:
             self._check_tokens()
         if cut.upsample is not None:
-            if self._strata > MOST_CURVES:
-                raise InvalidCut(f"upsample takes up to {MOST_CURVES} strata, and there are {self._strata:,}")
-            found["shares"] = shares(self._read, cut.mode, cut.seed, weight, self._strata)
+            if self.strata.number > MOST_CURVES:
+                raise InvalidCut(f"upsample takes up to {MOST_CURVES} strata, and there are {self.strata.number:,}")
+            found["shares"] = shares(self._read, cut.mode, cut.seed, weight, self.strata.number)
         copies = self._copies_by(found.get("shares", ()))
         if cut.is_whole:
             return {"thresholds": []}
@@ -157,6 +158,7 @@ class FoundCut:
         if cut.mixture is not None or copies is not None:
             held = self._held(copies, weight)
             amounts = found["amounts"] = self._within(amounts, held, "tokens" if weight else "documents")
+        amounts = [*amounts, *([0] if self.strata.excludes else [])]
         if copies is not None:
             thresholds = copies.find_thresholds(self._read, amounts, cut.seed, weight)
         else:
@@ -169,28 +171,28 @@ class FoundCut:
     def _held(self, copies: Copies | None, weight: str | None) -> list[int]:
         """Return what each stratum holds, all copies counted, in units of the weight."""
         if copies is not None:
-            return copies.held(self._read, weight, self._strata)
+            return copies.held(self._read, weight, self.strata.number)[: len(self.strata.sizes)]
         if weight is None:
-            return list(self._sizes.values())
-        held_S = np.zeros(self._strata)  # float64: exact below 2**53
+            return list(self.strata.sizes.values())
+        held_S = np.zeros(self.strata.number)  # float64: exact below 2**53
         for _, columns in self._read([weight, "stratum"], None):
-            held_S += np.bincount(columns["stratum"], columns[weight], minlength=self._strata)
-        return [int(held) for held in held_S]
+            held_S += np.bincount(columns["stratum"], columns[weight], minlength=self.strata.number)
+        return [int(held) for held in held_S[: len(self.strata.sizes)]]
 
     def _within(self, amounts: list[int], held: list[int], unit: str) -> list[int]:
         """Return amounts of the strata that they hold: of a mixture, their parts of the amount."""
-        cut, names = self.cut, list(self._sizes)
+        cut, names, labels = self.cut, list(self.strata.sizes), self.strata.labels
         if cut.mixture is not None:
             asked = cut.mixture
             if strangers := asked.keys() - set(names):
                 raise InvalidCut(
-                    f"the mixture names {min(strangers)!r}, and {self.labels.path if self.labels else ''} has only "
+                    f"the mixture names {min(strangers)!r}, and {labels.path if labels else ''} has only "
                     f"{', '.join(names[:20])}"
                 )
-            there, total = dict(zip(names, held, strict=True)), cut.asked(self.store.documents)
+            there, total = dict(zip(names, held, strict=True)), cut.asked(sum(self.strata.sizes.values()))
             if cut.fill == "others" and total > (most := sum(there[name] for name in asked)):
                 raise InvalidCut(
-                    f"all labels of the mixture hold {most:,} {unit}{self._in_copies}, and the cut asks for "
+                    f"all labels of the mixture hold {most:,} {unit}{self._counted}, and the cut asks for "
                     f"{total:,}: give a smaller amount"
                 )
             parts = share_out(total, asked, there if cut.fill == "others" else None)
@@ -199,16 +201,18 @@ class FoundCut:
             if amount > most:
                 where = f"the stratum {name!r}" if name else self.store.path
                 raise InvalidCut(
-                    f"{where} holds {most:,} {unit}{self._in_copies}, and the cut asks for {amount:,} of it: give a "
+                    f"{where} holds {most:,} {unit}{self._counted}, and the cut asks for {amount:,} of it: give a "
                     f"smaller amount{' or fill=others' if cut.mixture and cut.fill == 'none' else ''}"
                 )
         return amounts
 
     @property
-    def _in_copies(self) -> str:
+    def _counted(self) -> str:
+        """Return how the documents of a stratum are counted, for errors."""
+        left = " that are not excluded" if self.strata.excludes else ""
         if self.cut.upsample is not None:
-            return f" above drop={self.cut.upsample.drop}, in up to {self.cut.upsample.cap} copies each"
-        return ", as often as copies says" if self.cut.copies is not None else ""
+            return f"{left} above drop={self.cut.upsample.drop}, in up to {self.cut.upsample.cap} copies each"
+        return f"{left}, as often as copies says" if self.cut.copies is not None else left
 
     def _read(self, columns: Sequence[str], rows: np.ndarray | None) -> Iterator[Chunk]:
         start = 0
@@ -218,7 +222,7 @@ class FoundCut:
             start += size
 
     def _read_source(self, source: str, row: int, stored: Sequence[str], columns: Sequence[str]) -> Iterator[Chunk]:
-        strata = self.labels.strata(source) if self.labels is not None and "stratum" in columns else None
+        strata = self.strata.of(source) if "stratum" in columns else None
         start = row
         for batch in self.store.batches(source, stored):
             size = len(batch[stored[0]])
@@ -229,22 +233,31 @@ class FoundCut:
 
     def _whole_amounts(self) -> list[int]:
         """Return what to keep of each stratum, or of the whole corpus, unless a mixture says otherwise."""
-        amounts = [self.cut.asked(size) for size in self._sizes.values()]
-        for (name, size), amount in zip(self._sizes.items(), amounts, strict=True):
+        amounts = [self.cut.asked(size) for size in self.strata.sizes.values()]
+        for (name, size), amount in zip(self.strata.sizes.items(), amounts, strict=True):
             if self.cut.k is not None and self.cut.is_plain and amount > size:
                 where = f" of {name!r}" if name else ""
-                raise InvalidCut(f"asked to keep {amount:,} documents{where}, but {self.store.path} holds {size:,}")
+                raise InvalidCut(
+                    f"asked to keep {amount:,} documents{where}, but {self.store.path} holds {size:,}{self._counted}"
+                )
         return amounts
 
     def _deviation(self) -> float:
         """Return the standard deviation of all scores, as a float32: its last bits depend on the processor."""
         total = squares = 0.0
-        for _, columns in self._read(["score"], None):
-            total += columns["score"].sum(dtype=np.float64)
-        mean = total / max(self.store.documents, 1)
-        for _, columns in self._read(["score"], None):
-            squares += np.square(columns["score"] - mean, dtype=np.float64).sum()
-        return float(np.float32((squares / max(self.store.documents, 1)) ** 0.5)) or 1.0
+        documents = max(sum(self.strata.sizes.values()), 1)
+        for score_N in self._remaining_scores():
+            total += score_N.sum(dtype=np.float64)
+        mean = total / documents
+        for score_N in self._remaining_scores():
+            squares += np.square(score_N - mean, dtype=np.float64).sum()
+        return float(np.float32((squares / documents) ** 0.5)) or 1.0
+
+    def _remaining_scores(self) -> Iterator[np.ndarray]:
+        excludes = self.strata.excludes
+        for _, columns in self._read(["score", *(["stratum"] if excludes else [])], None):
+            score_N = columns["score"]
+            yield score_N[columns["stratum"] < len(self.strata.sizes)] if excludes else score_N
 
     def _check_tokens(self) -> None:
         chunks = self._read(["tokens"], None)
@@ -255,13 +268,13 @@ class FoundCut:
             )
 
 
-def select(store: ScoreStore, cut: Cut, labels: LabelStore | None = None) -> Selection:
-    """Return how often a cut keeps each document, in corpus order. Raises what FoundCut raises."""
-    found = FoundCut(store, cut, labels)
+def select(
+    store: ScoreStore, cut: Cut, labels: LabelStore | None = None, exclude: Sequence[str] = ()
+) -> Selection:
+    """Return how often a cut keeps each document, in corpus order; takes and raises what FoundCut does."""
+    found = FoundCut(store, cut, labels, exclude)
     parts = [np.empty(0, np.uint8), *(found.keeps(source)[1] for source in store.sources)]
-    made: dict[str, Any] = {**cut.made(), "scores": store.made, "scores_fingerprint": store.fingerprint}
-    if labels is not None:
-        made |= {"labels": labels.made, "labels_fingerprint": labels.fingerprint}
+    made = {**cut.made(), "scores": store.made, "scores_fingerprint": store.fingerprint, **found.strata.made()}
     return Selection(np.concatenate(parts), store.corpus_digest, made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
@@ -35,6 +36,7 @@ class ScoreSelector(NoCredentials, PipelineStep):
         scores: folder of the score store.
         cut: what to keep.
         labels: folder of a label store; each of its strata is cut by itself.
+        exclude: what is left out before the cut, as in CutFilter.
         selection: where to write the Selection (counts over the corpus, for training); None writes none.
 
     Raises:
@@ -45,8 +47,16 @@ class ScoreSelector(NoCredentials, PipelineStep):
     type = "✂️ - SELECTOR"
     name = "✂️ Cut"
 
-    def __init__(self, scores: str, cut: Cut, labels: str | None = None, selection: str | None = None) -> None:
+    def __init__(
+        self,
+        scores: str,
+        cut: Cut,
+        labels: str | None = None,
+        selection: str | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
         super().__init__()
+        self.exclude = list(exclude)
         self.scores, self.cut = str(scores), cut
         self.labels = None if labels is None else str(labels)
         self.selection = None if selection is None else str(selection)
@@ -57,9 +67,9 @@ class ScoreSelector(NoCredentials, PipelineStep):
             store, labels = ScoreStore.open(self.scores), self.labels and LabelStore.open(self.labels)
             with self.track_time("cut"):
                 if self.selection:
-                    select(store, self.cut, labels or None).save(self.selection)
+                    select(store, self.cut, labels or None, self.exclude).save(self.selection)
                 else:
-                    FoundCut(store, self.cut, labels or None)
+                    FoundCut(store, self.cut, labels or None, self.exclude)
         if data:
             yield from data
 
@@ -72,6 +82,7 @@ class CutOptions(TypedDict, total=False):
     token_budget: int | None
     seed: int
     labels: str | None
+    exclude: Sequence[str]
     exclusion_writer: DiskWriter | None
     partial: bool
     repeat: bool
@@ -92,6 +103,9 @@ class CutFilter(NoCredentials, BaseFilter):
             ids that end in #2, #3 ...; if not, each document comes out once, with `count` in its metadata.
         ranks: whether kept documents get the rank of their score too, 1 for the one that is kept first: 4 bytes of
             memory for each, in every task.
+        exclude: score stores of the corpus, each as "FOLDER" or "FOLDER:THRESHOLD" (0 unless given), whose documents
+            of worse scores than the threshold are left out; the amount is of what remains. A store of
+            ContaminationScorer leaves out what shares a run of words with evaluation items.
 
     A kept document has its score in its metadata, under the scorer's own key such as "ask_llm", if nothing is there
     already; and its rank under "ask_llm_rank".
@@ -114,8 +128,10 @@ class CutFilter(NoCredentials, BaseFilter):
         partial: bool = False,
         repeat: bool = True,
         ranks: bool = False,
+        exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(exclusion_writer)
+        self.exclude = list(exclude)
         self.ranks = ranks
         self.scores, self.cut, self.partial, self.repeat = str(scores), cut, partial, repeat
         self.labels = None if labels is None else str(labels)
@@ -173,7 +189,7 @@ class CutFilter(NoCredentials, BaseFilter):
 
     def _find_cut(self) -> FoundCut:
         labels = None if self.labels is None else LabelStore.open(self.labels)
-        return FoundCut(ScoreStore.open(self.scores), self.cut, labels)
+        return FoundCut(ScoreStore.open(self.scores), self.cut, labels, self.exclude)
 
     def _pass(self, found: FoundCut, corpus: CorpusListing, tasks: int) -> str:
         """Return the folder of what the tasks of this pass tell each other.
