@@ -182,6 +182,21 @@ def find_tasks(names: Iterable[str]) -> list[EvaluationTask]:
     return [task for task in tasks.values() if task.name in wanted]
 
 
+def tasks_with_questions(names: Iterable[str]) -> list[EvaluationTask]:
+    """Return the tasks that are scored on questions of a data set, by their names or those of their suites.
+
+    Raises:
+        InvalidCut: there is no such task, or a name stands for no such task.
+    """
+    found = dict[str, EvaluationTask]()
+    for name in names:
+        own = [task for task in find_tasks([name]) if task.scored and task.protocol != "perplexity"]
+        if not own:
+            raise InvalidCut(f"{name} has no scored questions that a corpus could hold: leave it out")
+        found |= {task.name: task for task in own}
+    return find_tasks(found)
+
+
 def _files() -> list[Any]:
     folder = files("evaluate_suite").joinpath("tasks")
     return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)

@@ -5,25 +5,23 @@ A plan also knows what of a study decides which stages are chosen: `winnow run -
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
-
-import xxhash
 
 from evaluate_suite.results import MACRO
 from launch.stages.base import Stage
 from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokenStage, Split, Text, TokenStage
-from launch.stages.datasets import Dataset, dataset_of
+from launch.stages.datasets import Dataset, DatasetBefore, dataset_of
 from launch.stages.foundations import (
     HASHED_NGRAMS,
     Assignments,
     Centroids,
     DSIRModel,
     Embeddings,
+    EvaluationNgrams,
     Foundation,
     NgramStage,
     QualityModel,
@@ -35,14 +33,14 @@ from launch.stages.foundations import (
 from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.report import Report, Reported
 from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Measurement, Perplexity, Run, Training
-from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
+from launch.stages.scores import Contaminated, GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
-from launch.study_samplers import StudySampler
-from launch.study_sections import KEYS, JoinSettings
+from launch.study_samplers import SamplerSettings, StudySampler, store_of
+from launch.study_sections import JoinSettings
 from launch.yaml_places import nearest
 from pipeline_steps.errors import InvalidStudy
 from pipeline_steps.readers.reading import Reading
-from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
+from pipeline_steps.samplers import FULL, of_scorer
 from train.arguments import FREE, PretrainArguments
 from train.presets import is_causal
 
@@ -122,6 +120,8 @@ class _Stages:
         for sampler in study.samplers:
             yield self.scores(sampler)
             yield from (self.selected(sampler, rate) for rate in study.rates)
+        if self._contamination:
+            yield self._contamination
         for dataset in study.datasets:
             yield self._dataset(dataset)
         if study.token_store:
@@ -131,7 +131,13 @@ class _Stages:
             yield self._joined(study.join)
         if study.models:
             measured = [one for run in study.runs() for one in self._measured(self.training(run))]
-            yield Report(measured=tuple(measured), samplers=tuple(self._reported()), text=self.text, study=study.path)
+            yield Report(
+                measured=tuple(measured),
+                samplers=tuple(self._reported()),
+                text=self.text,
+                contamination=self._contamination,
+                study=study.path,
+            )
 
     # ------------------------------------------------------------------------------------------------------- corpora
 
@@ -219,12 +225,28 @@ class _Stages:
             return DSIRModel(target=target, raw=NgramStage(part="raw", text=self.text, tasks=self._over_text))
         if stands_on == "quality-classifier":
             return QualityModel(target=self._target, text=self.text)
+        if stands_on == "evaluations":
+            return EvaluationNgrams.of(self.study)
         assigned = Assignments(centroids=Centroids(embeddings=self._embeddings), tasks=self._tasks)
         if stands_on == "clusters":
             return assigned
         return Similarities(assignments=assigned, keep=options.get("keep", "hard"), tasks=self._tasks)
 
     # -------------------------------------------------------------------------------------------- scores, selections
+
+    @cached_property
+    def _contamination(self) -> Scores | GivenScores | None:
+        """What the documents share with evaluation sets; None if the study does not ask for it."""
+        if self.study.contamination is None:
+            return None
+        return self.scores(SamplerSettings(name="contamination").chosen())
+
+    @property
+    def _contaminated(self) -> Contaminated | None:
+        asked = self.study.contamination
+        if self._contamination is None or asked is None or asked.exclude is None:
+            return None
+        return Contaminated(self._contamination, asked.exclude)
 
     def scores(self, sampler: StudySampler) -> Scores | GivenScores:
         """Return the scores that a sampler cuts."""
@@ -276,6 +298,8 @@ class _Stages:
             seed=seed,
             shaping=sampler.shaping,
             labels=sampler.labels,
+            exclude=sampler.exclude,
+            contaminated=self._contaminated,
         )
 
     def _joined(self, settings: JoinSettings) -> Joined:
@@ -286,7 +310,8 @@ class _Stages:
     def _dataset(self, settings: Any) -> Dataset:
         named = [one for one in self.study.samplers if settings.sampler in (None, one.name)]
         assert isinstance(self.text, Files)  # the study file refuses datasets of a dealt corpus
-        return dataset_of(self.study, settings, named[0], self._mode(named[0]), self.scores(named[0]), self.text)
+        before = DatasetBefore(self.scores(named[0]), self.text, self._contaminated)
+        return dataset_of(self.study, settings, named[0], self._mode(named[0]), before)
 
     # --------------------------------------------------------------------------------------------- runs, measurements
 
@@ -371,24 +396,3 @@ class _Stages:
         for sampler in self.study.samplers:
             selection = self.selected(sampler, min(self.study.rates)) if self.study.rates else None
             yield Reported(sampler.name, self.scores(sampler), selection)
-
-
-def store_of(sampler: StudySampler) -> str:
-    """Return the name of the score store that a sampler cuts.
-
-    The name follows from what decides the scores, so that samplers of the same scorer and model share a store, and
-    others can come to a study or go. Chance has a store of keys: its draw must not depend on who scores beside it.
-    """
-    plainest = of_scorer(sampler.scorer)
-    if plainest is None:
-        return sampler.name
-    if plainest.name == "random":
-        return KEYS
-    if not sampler.options and sampler.model in (None, EMBEDDED):
-        return plainest.name
-    for row in table().values():
-        if row.model and (row.scorer, row.model, dict(row.options)) == sampler.scored_by[:3]:
-            return row.name
-    model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
-    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
-    return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))

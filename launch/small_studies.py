@@ -123,8 +123,12 @@ def quickstart_values(output: str, flags: Any) -> dict[str, Any]:
     return values | {"selection_seed": flags.seed, "seeds": [flags.seed]}
 
 
-def score_values(output: str, sampler: str, flags: Any) -> dict[str, Any]:
+def score_values(
+    output: str, sampler: str, flags: Any, evaluations: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what a study says that scores a corpus with one sampler's scorer.
+
+    `evaluations` is the section that says which questions are looked for.
 
     Raises:
         WinnowError: the flags do not go together.
@@ -137,10 +141,18 @@ def score_values(output: str, sampler: str, flags: Any) -> dict[str, Any]:
         raise WinnowError(f"{sampler} needs --target PATH: the corpus of text it is to find more of")
     if not targeted and flags.target is not None:
         raise WinnowError(f"{sampler} has no target: leave --target out")
+    if row.stands_on == "evaluations" and not evaluations:
+        raise WinnowError(
+            f"{sampler} needs evaluation sets: winnow score --evaluations TASK or --evaluation-texts NAME=PATH; then "
+            "winnow select takes its scores"
+        )
+    if row.stands_on != "evaluations" and evaluations:
+        raise WinnowError(f"{sampler} looks for no questions: leave --evaluations and --evaluation-texts out")
     model = _model(row, flags.proxy)
     values = corpus_values(output, flags.corpus, flags.limit, flags.reading) | {"embedder": flags.embedder}
     if flags.target is not None:
         values["target"] = spelled(flags.target)
+    values |= evaluations or {}
     return values | {"samplers": [row.name if model == row.model else {row.name: {"model": model}}]}
 
 

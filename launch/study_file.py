@@ -16,6 +16,7 @@ from launch.study_samplers import SamplerOf, StudySampler, Trainings, all_of_pap
 from launch.study_sections import (
     MOST_RUNS,
     AskedDataset,
+    Contamination,
     Count,
     EngineSettings,
     Evaluation,
@@ -137,6 +138,7 @@ class Study(Section):
     seeds: Annotated[list[int], AfterValidator(_seeds)] = [0]
     """Seeds of order and masks in training; initial weights are the same for all."""
     evaluation: Evaluation = Evaluation()
+    contamination: Contamination | None = None
     datasets: list[AskedDataset] = []
     """Datasets to write of what samplers keep."""
     token_store: TokenStoreSettings | None = None
@@ -235,6 +237,10 @@ class Study(Section):
             )
         if is_checkpoint:
             self._check_checkpoint(sampler, model, int(step), at)
+        if sampler.stands_on == "evaluations" and not sampler.scores and self.contamination is None:
+            raise refusal(
+                f"{sampler.name} needs evaluation sets: add contamination, with tasks or texts", "samplers", at
+            )
         if sampler.stands_on in ("dsir", "quality-classifier") and self.corpus is not None and self.target is None:
             raise refusal(f"{sampler.name} needs a target: the corpus of text it is to find more of", "samplers", at)
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+import xxhash
 from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError, WithJsonSchema, create_model
 
-from launch.study_sections import Name, Section, Shaped
+from launch.study_sections import KEYS, Name, Section, Shaped
 from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
-from pipeline_steps.samplers import Sampler, table
+from pipeline_steps.samplers import EMBEDDED, Sampler, of_scorer, table
 from train.arguments import FREE, PretrainArguments
 from train.branches import OF_BRANCH
 from train.presets import preset
@@ -32,6 +35,7 @@ class StudySampler(Sampler):
         asked_mode: how the study says that the scores are cut; "" if it does not say.
         shaping: further arguments of its Cut.
         labels: a label store whose labels are cut each by itself; "" for none.
+        exclude: score stores whose worse scores leave a document out.
     """
 
     row: str = ""
@@ -39,6 +43,7 @@ class StudySampler(Sampler):
     asked_mode: str = ""
     shaping: Mapping[str, Any] = field(default_factory=dict)
     labels: str = ""
+    exclude: tuple[str, ...] = ()
 
     @property
     def scored_by(self) -> tuple[Any, ...]:
@@ -77,7 +82,7 @@ class SamplerSettings(Shaped):
         asked = "top" if self.copies and not self.mode else self.mode or ""
         values["cut"] = asked or row.cut
         self.checked(self.likely_mode if self.scores and not asked else values["cut"], rate=0.5)
-        values |= {"shaping": self.shaping(), "labels": self.labels or ""}
+        values |= {"shaping": self.shaping(), "labels": self.labels or "", "exclude": tuple(self.exclude)}
         return StudySampler(**values, row=row.name, scores=self.scores or "", asked_mode=asked)
 
 
@@ -143,6 +148,27 @@ else:
         AfterValidator(SamplerSettings.chosen),
         WithJsonSchema({}),  # `sampler_schema` says it, once all samplers are known
     ]
+
+
+def store_of(sampler: StudySampler) -> str:
+    """Return the name of the score store that a sampler cuts.
+
+    The name follows from what decides the scores, so that samplers of the same scorer and model share a store, and
+    others can come to a study or go. Chance has a store of keys: its draw must not depend on who scores beside it.
+    """
+    plainest = of_scorer(sampler.scorer)
+    if plainest is None:
+        return sampler.name
+    if plainest.name == "random":
+        return KEYS
+    if not sampler.options and sampler.model in (None, EMBEDDED):
+        return plainest.name
+    for row in table().values():
+        if row.model and (row.scorer, row.model, dict(row.options)) == sampler.scored_by[:3]:
+            return row.name
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
+    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
+    return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))
 
 
 # Arguments of train.pretrain that a study sets; branches are models of their own

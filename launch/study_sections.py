@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evaluate_suite.registry import all_tasks
+from evaluate_suite.registry import all_tasks, tasks_with_questions
 from evaluate_suite.results import MACRO
 from launch.yaml_places import nearest, refusal, short
 from pipeline_steps.errors import InvalidCut
-from pipeline_steps.filters.cut_settings import Cut
+from pipeline_steps.filters.cut_settings import Cut, Exclusion
 from pipeline_steps.numerics.priority import MODES
 from pipeline_steps.samplers import FULL
 
@@ -87,6 +87,38 @@ class Evaluation(Section):
     """Questions of each few-shot task; 0: all."""
 
 
+def _with_questions(names: list[str]) -> list[str]:
+    for name in names:
+        try:
+            tasks_with_questions([name])
+        except InvalidCut as error:
+            raise refusal(str(error), given=name) from error
+    return names
+
+
+class Contamination(Section):
+    """The questions of evaluation sets, which are looked for in the corpus; the report says what selections hold."""
+
+    tasks: Annotated[list[str], AfterValidator(_with_questions)] = []
+    """Tasks or suites, as `winnow evaluate --list` names them."""
+    texts: dict[Name, str] = {}
+    """Further evaluation sets by name: corpora whose texts are questions, with answers in a column `answer` if any."""
+    text_key: Annotated[str, Field(min_length=1)] = "text"
+    """Column of the questions in `texts`."""
+    data_root: str | None = None
+    """Data sets laid out as on the Hub; default: the evaluation's, or the Hub."""
+    words: Annotated[int, Field(ge=1, le=100)] = 12
+    """The words in a row that a document must share with a question."""
+    exclude: Annotated[float, Field(ge=0)] | None = None
+    """Leave documents that share more such runs than this out of all selections; if not given, count them only."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Contamination:
+        if not self.tasks and not self.texts:
+            raise refusal("contamination needs tasks or texts, to look for their questions: add one", "tasks")
+        return self
+
+
 class SlurmJob(Section):
     """Options of Slurm jobs; `sbatch_args` takes any others of sbatch, by their long names."""
 
@@ -157,6 +189,15 @@ class EngineSettings(Section):
         return self
 
 
+def _exclusions(given: list[str]) -> list[str]:
+    for one in given:
+        try:
+            Exclusion.of(one)
+        except InvalidCut as error:
+            raise refusal(str(error), given=one) from error
+    return given
+
+
 class Shaped(Section):
     """The settings of a sampler's or a dataset's cut beside mode and amount."""
 
@@ -172,6 +213,8 @@ class Shaped(Section):
     """Shares of the amount by label, of `labels`."""
     labels: str | None = None
     """A label store: each label is cut by itself."""
+    exclude: Annotated[list[str], AfterValidator(_exclusions)] = []
+    """Score stores, FOLDER or FOLDER:THRESHOLD, whose worse scores leave a document out; amounts are of the rest."""
     fill: Literal["none", "others"] = "none"
     """none refuses a label that holds less than its share; others gives the rest to the other labels."""
 
@@ -183,7 +226,8 @@ class Shaped(Section):
 
     def shaping(self) -> dict[str, Any]:
         """Return the settings that are given, as arguments of Cut."""
-        fields = {name: field for name, field in Shaped.model_fields.items() if name != "labels"}
+        stores = ("labels", "exclude")
+        fields = {name: field for name, field in Shaped.model_fields.items() if name not in stores}
         return {name: getattr(self, name) for name, field in fields.items() if getattr(self, name) != field.default}
 
     def checked(self, mode: str, **amount: Any) -> Cut:

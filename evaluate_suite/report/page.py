@@ -47,6 +47,7 @@ class Scorers:
         units: of the scores, by scorer.
         selections: bool [N] by name.
         documents: by kind and scorer, of `documents.pick`.
+        contamination: what the selections hold of evaluation sets; None without selections.
     """
 
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Scorers:
     units: Mapping[str, str] = field(default_factory=dict)
     selections: Mapping[str, np.ndarray] = field(default_factory=dict)
     documents: Mapping[tuple[str, str], Sequence[Document]] = field(default_factory=dict)
+    contamination: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,14 @@ def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], sc
         scored=len(scorers.scores),
         agreement=_agreement(scorers),
         overlap=Markup(to_html(overlap_table(scorers.selections))) if len(scorers.selections) > 1 else "",
+        contamination=Markup(to_html(scorers.contamination)) if scorers.contamination else "",
         documents=_documents(scorers),
         methods=[*words.notes, *methods(study)],
         facts=facts(study) | dict(words.facts),
     )
 
 
-def markdown(study: StudyResults, outcomes: Outcomes, words: Words) -> str:
+def markdown(study: StudyResults, outcomes: Outcomes, words: Words, contamination: Table | None = None) -> str:
     """Return Table 1, verdicts and methods in Markdown, for a model card."""
     parts = ["## Evaluation\n", f"{lead(study)} {coverage(study)}.\n"]
     for model in _compared(study):
@@ -125,6 +128,8 @@ def markdown(study: StudyResults, outcomes: Outcomes, words: Words) -> str:
     parts += [to_markdown(table) for table in tables(study.decisions)]
     if _costs(study).rows:
         parts.append(to_markdown(_costs(study)))
+    if contamination is not None:
+        parts.append(to_markdown(contamination))
     parts.append("### Methods\n")
     parts += [f"{paragraph}\n" for paragraph in (*words.notes, *methods(study))]
     known = facts(study) | dict(words.facts)

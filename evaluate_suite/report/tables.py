@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evaluate_suite.agreement import overlap, rank_change
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, SELECTED_TOKENS, TRAINING_HOURS
 from evaluate_suite.model_sizes import family
-from evaluate_suite.registry import SUITES, all_tasks
+from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks
 from evaluate_suite.report.figures_runs import dot_of
 from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, total_hours
 from evaluate_suite.report.points import (
@@ -32,6 +33,9 @@ from evaluate_suite.results import BITS, DOMAIN, ResultRow
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
+
+if TYPE_CHECKING:
+    from pipeline_steps.scorers.contamination import Overlaps
 
 _LARGE = 100.0  # from which two digits after the point are noise
 AMORTISED = 10  # runs that share the scores: the paper trains 5 rates x 2 models on each
@@ -225,6 +229,53 @@ def overlap_table(selections: Mapping[str, np.ndarray]) -> Table:
     ]
     notes = ("Selections that have nothing to do with each other share as much as the larger one keeps.",)
     return Table("Documents that selections share", columns, tuple(rows), notes)
+
+
+def contamination_table(selections: Mapping[str, np.ndarray], found: Overlaps | None) -> Table:
+    """Show how many documents of a corpus and of selections hold questions of evaluation sets, in all and by suite.
+
+    Args:
+        selections: bool [N] by name, of one corpus.
+        found: of the corpus, as `pipeline_steps.scorers.contamination.overlaps` returns it; None if nobody looked.
+    """
+    size = next(iter(selections.values())).size
+    masks = {"All documents": np.ones(size, dtype=bool)}
+    masks |= {label(name): selections[name] for name in ordered(selections)}
+    suites = {} if found is None else _by_suite(found[1])
+    columns = (
+        Column("Selection"),
+        Column("Documents"),
+        Column("Contaminated", "documents"),
+        Column("Contaminated", "%", "lower"),
+        *(Column(title(suite), "documents") for suite in suites),
+    )
+    rows = []
+    for name, mask in masks.items():
+        cells = [Cell(name), number(int(mask.sum()), 0)]
+        if found is None:
+            cells += [NOTHING, NOTHING]
+        else:
+            held = int((found[0] & mask).sum())
+            cells += [number(held, 0), number(100 * held / max(int(mask.sum()), 1), 3)]
+            cells += [number(int((own & mask).sum()), 0) for own in suites.values()]
+        rows.append(tuple(cells))
+    notes = (
+        "A document counts if it has as many words in a row in common with a question as the scores of contamination "
+        "say; questions that are shorter are not found."
+        if found
+        else "Nobody has looked for questions of evaluation sets: a study does with a section contamination."
+    )
+    return Table("Documents that hold questions of evaluation sets", columns, tuple(rows), (notes,))
+
+
+def _by_suite(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return which documents overlap any set of a suite, in the suites' order; other sets stand for themselves."""
+    tasks, masks = all_tasks(), dict[str, np.ndarray]()
+    for name, mask in found.items():
+        suite = tasks[name].suite if name in tasks else name
+        masks[suite] = mask | masks[suite] if suite in masks else mask
+    known = [suite for suite in (*SUITES, *EXTRA_SUITES) if suite in masks]
+    return {suite: masks[suite] for suite in [*known, *sorted(masks.keys() - set(known))]}
 
 
 def task_table(study: StudyResults, model: str, rate: float) -> Table:

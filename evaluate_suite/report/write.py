@@ -29,12 +29,14 @@ from evaluate_suite.report.points import (
 )
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
+from evaluate_suite.report.tables import contamination_table
 from evaluate_suite.report.verdicts import flat, table_rate, verdicts
 from evaluate_suite.results import BITS
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
 from pipeline_steps.readers.reading import USUAL, Reading
 from pipeline_steps.samplers import ordered
+from pipeline_steps.scorers.contamination import Overlaps, overlaps
 from pipeline_steps.stores.files import write_atomically
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
@@ -68,6 +70,7 @@ class ReportSettings:
         notes: paragraphs on how this was made.
         facts: further names and values; "corpus" is what the corpus is called.
         lower_is_better: scorers whose low scores are good, of stores that do not say so themselves.
+        contamination: score store of ContaminationScorer, of that corpus.
         evaluation: folder of the units that `winnow evaluate` measured; `evaluation` beside the results unless given.
     """
 
@@ -85,6 +88,7 @@ class ReportSettings:
     notes: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     lower_is_better: Sequence[str] = ()
+    contamination: str | None = None
     evaluation: str | None = None
 
     @cached_property
@@ -110,6 +114,7 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     study = settings.measurements
     stores = _open_stores(settings)
     selections = _open_selections(settings, stores)
+    contamination = contamination_table(selections, _overlaps(settings, selections)) if selections else None
     found = outcomes(study)
     words = Words(_facts(settings, stores), settings.notes, settings.evaluations)
     scores = {name: store.scores for name, store in stores.items()}
@@ -124,9 +129,10 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
         yield f"figures  {settings.figures}: {len(drawn)}, each .svg, .pdf and .png"
     if page:
         documents = _choose_documents(settings, stores, oriented(scores, lower))
-        text = render(study, found, drawn, Scorers(scores, lower, units, selections, documents), words)
+        corpus = Scorers(scores, lower, units, selections, documents, contamination)
+        text = render(study, found, drawn, corpus, words)
     else:
-        text = markdown(study, found, words)
+        text = markdown(study, found, words, contamination)
     write_atomically(settings.output, text.encode())
     yield f"report   {settings.output}"
 
@@ -220,6 +226,20 @@ def _open_selections(settings: ReportSettings, stores: Mapping[str, ScoreStore])
                 f"{path} and {corpus} are of different corpora: give selections made from scores of one corpus"
             )
     return {name: selection.mask for name, selection in loaded.items()}
+
+
+def _overlaps(settings: ReportSettings, selections: Mapping[str, np.ndarray]) -> Overlaps | None:
+    """Return what documents share with evaluation sets; None if that was not measured.
+
+    Raises:
+        StoreMismatch: the store is of another corpus than the selections, or holds other scores.
+    """
+    if settings.contamination is None:
+        return None
+    store = ScoreStore.open(settings.contamination)
+    for name in selections:
+        Selection.load(settings.selections[name]).check_corpus(store.corpus_digest, store.path)
+    return overlaps(store)
 
 
 def _choose_documents(

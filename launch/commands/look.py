@@ -157,6 +157,7 @@ class ReportFlags:
         lower_is_better: scores that are turned around before scorers are compared, beside those whose stores say that
             low is good.
         selections: selections, for their overlap.
+        contamination: score store of the sampler contamination, to say what the selections hold of evaluation sets.
         corpus: corpus of the scores, to show documents of.
         figures: also write every figure as .svg, .pdf and .png into this folder.
         partial: average incomplete suites over the tasks all runs have, and say so.
@@ -168,6 +169,7 @@ class ReportFlags:
     scores: Annotated[NamedPlaces, Parameter(metavar="NAME=DIR")] = field(default_factory=list)
     lower_is_better: Annotated[list[str], SEVERAL, NAME] = field(default_factory=list)
     selections: Annotated[NamedPlaces, Parameter(metavar="NAME=FILE")] = field(default_factory=list)
+    contamination: Annotated[str | None, PLACE] = None
     corpus: Annotated[str | None, CORPUS] = None
     reading: Rows = USUAL
     figures: Annotated[str | None, NEW_PLACE] = None

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter
 
-from launch.commands.arguments import CORES, CORPUS, MODEL, NAME, NEW_PLACE, PLACE, NamedValues, Rows
+from launch.commands.arguments import (
+    CORES,
+    CORPUS,
+    MODEL,
+    NAME,
+    NEW_PLACE,
+    PLACE,
+    SEVERAL,
+    NamedPlaces,
+    NamedValues,
+    Rows,
+)
 from pipeline_steps.errors import InvalidCut, WinnowError
 from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.terminal import Terminal
@@ -17,6 +28,7 @@ from pipeline_steps.terminal import Terminal
 
 if TYPE_CHECKING:
     from pipeline_steps.filters.cuts import Cut
+    from pipeline_steps.stores.score_store import ScoreStore
 
 # As in pipeline_steps.numerics.priority, which imports NumPy
 Mode = Literal["top", "bottom", "pareto", "random", "ips", "direct", "poisson"]
@@ -32,7 +44,8 @@ def _one_amount(given: ArgumentCollection) -> None:
 
 
 _AMOUNT = Parameter(group=Group("How much to keep, one of", sort_key=2, validator=_one_amount))
-_SHAPE = Parameter(group=Group("Copies, soft cuts and mixtures", sort_key=3))
+_SHAPE = Parameter(group=Group("Copies, soft cuts, mixtures and what is left out", sort_key=3))
+_EVALUATIONS = Parameter(group=Group("Of the sampler contamination", sort_key=3))
 
 
 @Parameter(name="*")
@@ -100,6 +113,9 @@ class Shaping:
         labels: a store of MetadataLabels; without --mixture, each label is cut by itself, with the same amount.
         fill: if a label holds less than its share: refuse (none), or give the rest to the others.
         repeat: write a row for each copy, with ids that end in #2, #3 ..., instead of one row with a column count.
+        exclude: score stores of this corpus, DIR or DIR:THRESHOLD (0 unless given); documents whose score is worse
+            than the threshold are left out before the cut, and every amount is of what remains. A store of the
+            sampler contamination leaves out what holds a question of an evaluation set.
     """
 
     temperature: Annotated[float, _SHAPE] = 1.0
@@ -109,6 +125,9 @@ class Shaping:
     labels: Annotated[str | None, PLACE, _SHAPE] = None
     fill: Annotated[Literal["none", "others"], _SHAPE] = "none"
     repeat: Annotated[bool, _SHAPE] = False
+    exclude: Annotated[list[str], SEVERAL, NAME, Parameter(metavar="DIR:THRESHOLD"), _SHAPE] = field(
+        default_factory=list
+    )
 
 
 @Parameter(name="*")
@@ -143,7 +162,41 @@ class Writing:
         return self.work or f"{output.rsplit('/', 1)[-1] if '://' in output else output}.work"
 
 
-def score(scoring: Scoring, *, sampler: Annotated[str, NAME], output: Annotated[str, NEW_PLACE]) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Evaluations:
+    """The flags of the sampler contamination.
+
+    Attributes:
+        evaluations: tasks or suites (winnow evaluate --list) whose questions are looked for.
+        evaluation_texts: further sets of questions: files, folders or globs of rows with a text, and an answer if any.
+        data_root: folder of the tasks' data sets, laid out as on the Hub; if not given, the Hub.
+        words: words in a row that a document must share with a question.
+    """
+
+    evaluations: Annotated[list[str], SEVERAL, NAME, _EVALUATIONS] = field(default_factory=list)
+    evaluation_texts: Annotated[NamedPlaces, Parameter(metavar="NAME=PATH"), _EVALUATIONS] = field(
+        default_factory=list
+    )
+    data_root: Annotated[str | None, PLACE, _EVALUATIONS] = None
+    words: Annotated[int, _EVALUATIONS] = 12
+
+    def section(self) -> dict[str, Any]:
+        """Return the section of a study file; nothing if no set is named."""
+        texts = dict(self.evaluation_texts)
+        if not self.evaluations and not texts:
+            return {}
+        said = {"tasks": self.evaluations, "texts": texts, "data_root": self.data_root, "words": self.words}
+        return {"contamination": {name: value for name, value in said.items() if value}}
+
+
+def score(
+    scoring: Scoring,
+    evaluations: Evaluations = Evaluations(),
+    *,
+    sampler: Annotated[str, NAME],
+    output: Annotated[str, NEW_PLACE],
+) -> int:
     """Score every document of a corpus with one scorer, on all cores of this machine.
 
     The score store is DIR/scores/..., of --output DIR. Kill it at any time; the same command goes on where it was.
@@ -151,7 +204,7 @@ def score(scoring: Scoring, *, sampler: Annotated[str, NAME], output: Annotated[
 
     Args:
         sampler: whose scorer is run: a scorer (ask-llm, perplexity, density, semdedup, prototypes, dsir,
-            quality-classifier), random, or one of the paper's with its proxy
+            quality-classifier, contamination), random, or one of the paper's with its proxy
             (ask-llm-{small,base,large,xl,xxl,gemma-7b}, perplexity-{small,base,large,xl,xxl}).
         output: local folder; continued if it exists.
 
@@ -159,18 +212,33 @@ def score(scoring: Scoring, *, sampler: Annotated[str, NAME], output: Annotated[
       winnow score --corpus crawl/ --sampler ask-llm --proxy google/flan-t5-large --output work
       winnow score --corpus crawl/ --sampler density --output work
       winnow score --corpus s3://bucket/crawl --sampler dsir --target wiki/ --output work --workers 16
+      winnow score --corpus crawl/ --sampler contamination --evaluations mmlu qa --data-root evaldata/ --output work
     """
-    from launch.plan import store_of
     from launch.small_studies import SmallStudy, refuse_inside, score_values
+    from launch.study_samplers import store_of
     from pipeline_steps.stores.score_store import ScoreStore
 
-    values = score_values(output, sampler, scoring)
+    values = score_values(output, sampler, scoring, evaluations.section())
     refuse_inside(scoring.corpus, output)
     plan = SmallStudy("winnow score", f"{output}/{sampler}.yaml", values, scoring.workers).run()
     store = f"{output}/scores/{store_of(plan.study.samplers[0])}"
-    documents = ScoreStore.open(store).documents
-    Terminal().print(f"{documents:,} documents scored: {store}", highlight=False, soft_wrap=True)
+    scores = ScoreStore.open(store)
+    said = f"{scores.documents:,} documents scored: {store}"
+    if plan.study.contamination:
+        said += f"\n{_contaminated(scores)}"
+    Terminal().print(said, highlight=False, soft_wrap=True)
     return 0
+
+
+def _contaminated(store: ScoreStore) -> str:
+    """Say how many documents hold questions of evaluation sets, and of which."""
+    from pipeline_steps.scorers.contamination import overlaps
+
+    some_N, by_set = overlaps(store)
+    counts = {name: int(own_N.sum()) for name, own_N in by_set.items()}
+    most = sorted((name for name in counts if counts[name]), key=lambda name: (-counts[name], name))
+    said = ", ".join(f"{name} {counts[name]:,}" for name in most)
+    return f"{int(some_N.sum()):,} hold questions of evaluation sets{f': {said}' if said else ''}"
 
 
 def select(
@@ -204,6 +272,8 @@ def select(
           --output upsampled
       winnow select --corpus crawl/ --scores work/scores/ask-llm --token-budget 5000000000 --labels labels/ \\
           --mixture web=0.6 wiki=0.4 --output mixed
+      winnow select --corpus crawl/ --scores work/scores/ask-llm --rate 0.2 --exclude work/scores/contamination \\
+          --output clean
       winnow select --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz --sampler random --rate 0.1 \\
           --output hf://datasets/USER/c4-tenth --private
     """
@@ -270,11 +340,20 @@ def _values(
         "mode": mode,
         "labels": shaping.labels,
         "repeat": shaping.repeat or None,
+        "exclude": [_spelled_exclusion(one) for one in shaping.exclude] or None,
         "format": writing.chosen_format(),
         "score_column": writing.score_column,
         "private": writing.private,
     }
     return values | {"datasets": [{name: value for name, value in dataset.items() if value is not None}]}
+
+
+def _spelled_exclusion(text: str) -> str:
+    """Return the one spelling of an exclusion that is noted. Raises InvalidCut if it names no folder."""
+    from pipeline_steps.filters.cut_settings import Exclusion
+
+    found = Exclusion.of(text)
+    return f"{found.scores}:{found.threshold:g}" if float(f"{found.threshold:g}") == found.threshold else text
 
 
 def _cut(cutting: Cutting, shaping: Shaping, mode: str) -> Cut:

@@ -12,12 +12,13 @@ from launch.cost.corpus_size import CorpusSize, size_of
 from launch.cost.hardware import Hardware
 from launch.cost.works import Work, Works
 from launch.engines.slurm_scripts import job_of
-from launch.plan import Plan, store_of
+from launch.plan import Plan
 from launch.stages.base import Stage
 from launch.stages.runs import Measurement, Training
 from launch.stages.scores import Scores, Selected, with_foundations
 from launch.status import TaskStatus, tasks_of
 from launch.study_file import Study, shipped
+from launch.study_samplers import store_of
 from launch.study_sections import KEYS
 from launch.yaml_places import YamlFile, read_text
 from pipeline_steps.errors import InvalidStudy

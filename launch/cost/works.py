@@ -54,6 +54,7 @@ READ = 6e-6  # to read a document; tests/benchmarks/bench_plumbing.py
 PASS = 2e-6  # a scorer's own, for a document, beside its model's; the same
 TOKENISE = 1 / 1.2e6  # for a token: a Unigram of 32,000 pieces in `tokenizers`, as T5's
 NGRAMS = 1 / 50_000  # to cut a document of 300 words into n-grams; bench_ngrams.py
+FIND_QUESTIONS = 1 / 1_000  # to look for questions of evaluation sets in the document; bench_contamination.py
 CLASSIFY = 1 / 60_000  # to do the same, and to classify the document
 HASH_EMBED = 1 / 5_000  # to embed a document of 380 words by hashed n-grams
 SKETCH, LOOK_UP = 2 * 4.2e-6, 2 * 4.4e-6  # to count an embedding, and to look it up, on two cores; bench_density.py
@@ -209,7 +210,7 @@ class Works:
             return Work(flops=self._asked(stage, cost), bytes=size)
         # Similarities and clusters are read beside the documents; only the sketch is asked
         look_up = LOOK_UP if isinstance(stage.stands_on, Sketch) else 0.0
-        own = {"read": 0.0, "look-up": look_up, "n-grams": NGRAMS, "classify": CLASSIFY}[cost]
+        own = {"read": 0.0, "look-up": look_up, "n-grams": NGRAMS, "words": FIND_QUESTIONS, "classify": CLASSIFY}[cost]
         return Work(core_seconds=self._documents * (READ + PASS + own), bytes=size)
 
     def _asked(self, stage: Scores, cost: str) -> int | None:

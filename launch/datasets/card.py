@@ -188,7 +188,7 @@ def _how(record: Record) -> dict[str, tuple[str]]:
         **{name: made[name] for name in ("rate", "k", "token_budget", "seed")},
         **{
             name: made.get(name)
-            for name in ("temperature", "normalize", "upsample", "copies", "mixture", "fill", "labels")
+            for name in ("temperature", "normalize", "upsample", "copies", "mixture", "fill", "labels", "exclude")
         },
         "score threshold": None if threshold is None else f"{threshold:.9g}",
         "digest of the corpus": record["corpus_digest"],

@@ -56,9 +56,10 @@ def write_files(work: Path, step: Step, task: int, tasks: int, bad_rows: str | N
 
 
 def _write_rows(dataset: Unfinished, groups: Sequence[int], bad_rows: str | None) -> None:
-    labels = dataset.settings.labels
-    cut = FoundCut(ScoreStore.open(dataset.scores), dataset.settings.cut, LabelStore.open(labels) if labels else None)
-    is_parquet = dataset.settings.format == "parquet"
+    settings = dataset.settings
+    labels = LabelStore.open(settings.labels) if settings.labels else None
+    cut = FoundCut(ScoreStore.open(dataset.scores), settings.cut, labels, settings.exclude)
+    is_parquet = settings.format == "parquet"
     for group in groups:
         schema = _source_schema(dataset, group) if is_parquet and dataset.kind in TYPED else None
         dataset.write("rows", group, _rows(dataset, group, cut, bad_rows), schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ class DatasetSettings:
         reading: how rows of the corpus are read.
         labels: the label store whose strata, or whose mixture, are cut; None for the corpus as a whole.
         repeat: whether a document that is kept several times has as many rows, instead of a row with its count.
+        exclude: score stores whose worse scores leave a document out, each as `FoundCut` takes it.
 
     Raises:
         WinnowError: a setting holds a credential.
@@ -65,6 +66,7 @@ class DatasetSettings:
     reading: Reading = USUAL
     labels: str | None = None
     repeat: bool = False
+    exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         refuse_credentials(asdict(self), "winnow select")
@@ -92,7 +94,7 @@ class DatasetSettings:
     def made(self) -> dict[str, Any]:
         """Return all settings as JSON types, without those that were added later and are at their defaults."""
         made = json_types(asdict(self) | {"cut": self.cut.made()})
-        return {name: value for name, value in made.items() if value or name not in ("labels", "repeat")}
+        return {name: value for name, value in made.items() if value or name not in ("labels", "repeat", "exclude")}
 
     def made_from(self, files: CorpusFiles) -> dict[str, Any]:
         """Return what decides the dataset, as JSON types: two datasets of the same have the same files."""
@@ -117,6 +119,7 @@ class DatasetSettings:
             "scores": self.scores,
             **self.cut.made(),
             "labels": self.labels,
+            "exclude": list(self.exclude) or None,
             "repeat": self.repeat or None,
             "score_column": self.score_column,
             "format": self.format,
@@ -130,6 +133,8 @@ def _words(value: Any) -> list[str]:
     """Return what follows a flag."""
     if isinstance(value, dict):
         return [f"{name}={one}" for name, one in value.items()]
+    if isinstance(value, list):
+        return value
     return [] if value is True else [str(value)]
 
 

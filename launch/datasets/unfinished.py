@@ -223,7 +223,8 @@ def begin(settings: DatasetSettings, scores: str, work: Path) -> None:
     """
     files = list_corpus(settings.corpus, settings.reading.glob)
     begun, store = check_begun(settings, work, files), ScoreStore.open(scores)
-    chosen = select(store, settings.cut, LabelStore.open(settings.labels) if settings.labels else None)
+    labels = LabelStore.open(settings.labels) if settings.labels else None
+    chosen = select(store, settings.cut, labels, settings.exclude)
     if not chosen.documents:
         raise InvalidCut(f"this cut keeps none of {chosen.counts.size:,} documents: give a larger amount")
     rows = chosen.copies if settings.repeat else chosen.documents

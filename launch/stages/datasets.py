@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from launch.stages.base import Stage
 from launch.stages.corpora import Files
-from launch.stages.scores import GivenScores, Scores
+from launch.stages.scores import Contaminated, GivenScores, Scores, check_exclusions
 from pipeline_steps.errors import StoreDamaged, StoreIncomplete
 from pipeline_steps.stores.artefact import json_types
 from pipeline_steps.stores.files import digest, read_json, write_json
@@ -77,6 +77,12 @@ class DatasetCut(DatasetStage):
     step = "cut"
     scores: Scores | GivenScores
     text: Files
+    contaminated: Contaminated | None = None  # among what the settings exclude
+
+    @override
+    def check_start(self, output: str) -> None:
+        own = self.contaminated and self.contaminated.exclusion(output)
+        check_exclusions([one for one in self.settings.exclude if one != own])
 
     @override
     def run_task(self, output: str, task: int) -> None:
@@ -174,9 +180,16 @@ class Dataset(DatasetStage):
             self._receive(output, record)
 
 
-def dataset_of(
-    study: Study, asked: AskedDataset, sampler: StudySampler, mode: str, scores: Scores | GivenScores, text: Files
-) -> Dataset:
+@dataclass(frozen=True)
+class DatasetBefore:
+    """What a dataset is made from: scores of a text, and what the study never keeps."""
+
+    scores: Scores | GivenScores
+    text: Files
+    contaminated: Contaminated | None = None
+
+
+def dataset_of(study: Study, asked: AskedDataset, sampler: StudySampler, mode: str, before: DatasetBefore) -> Dataset:
     """Return the last stage of a dataset that a study asks for, of a sampler's scores of a text.
 
     The mode is that of the cut unless the study says otherwise.
@@ -186,6 +199,10 @@ def dataset_of(
 
     embeds = sampler.stands_on in ("density", "clusters", "similarities") and not sampler.scores
     shaping = asked.shaping() or sampler.shaping
+    exclude = asked.exclude or list(sampler.exclude)
+    text, contaminated = before.text, before.contaminated
+    if contaminated is not None:
+        exclude.append(contaminated.exclusion(study.output))
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,
@@ -204,9 +221,11 @@ def dataset_of(
         reading=text.reading,
         labels=asked.labels or (sampler.labels or None if shaping == sampler.shaping else None),
         repeat=asked.repeat,
+        exclude=exclude,
     )
     called = f"{sampler.name}-{digest(asked.output.rstrip('/').encode())[:8]}"
     of: dict[str, Any] = {"called": called, "settings": settings}
     tasks = study.engine.tasks
-    rows = DatasetRows(before=DatasetCut(scores=scores, text=text, **of), tasks=tasks, **of)
+    first = DatasetCut(scores=before.scores, text=text, contaminated=contaminated, **of)
+    rows = DatasetRows(before=first, tasks=tasks, **of)
     return Dataset(parquet=DatasetParquet(before=rows, tasks=tasks, **of), **of)

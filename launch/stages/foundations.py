@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,13 +11,16 @@ from typing_extensions import override
 
 import pipeline_steps
 from launch.stages.base import PipelineStage, open_partials, open_store
-from launch.stages.corpora import Text
-from pipeline_steps.errors import StoreIncomplete, WinnowError
+from launch.stages.corpora import Files, Text
+from pipeline_steps.errors import CorpusError, StoreIncomplete, WinnowError
+from pipeline_steps.readers.reading import USUAL
 from pipeline_steps.stores.files import load_tensors
 
 
 if TYPE_CHECKING:
     from datatrove.pipeline.base import PipelineStep
+
+    from launch.study_file import Study
 
 HASHED_NGRAMS = "hashed-ngrams"  # as `pipeline_steps.embedding.embeddings` has it, which takes a second to import
 
@@ -256,3 +259,57 @@ class QualityModel(Foundation):
     @override
     def check_output(self, output: str, whole: bool) -> None:
         load_tensors(os.path.join(self.folder(output), "classifier.safetensors"))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EvaluationNgrams(Foundation):
+    """The n-grams of evaluation sets' questions.
+
+    Attributes:
+        tasks_asked: tasks or suites of the registry.
+        data_root: folder of their data sets; None for the Hub.
+        texts: further sets by name, of corpora whose texts are questions.
+        words: of an n-gram.
+    """
+
+    kind = "evaluations"
+    tasks_asked: tuple[str, ...]
+    data_root: str | None = None
+    texts: tuple[tuple[str, Files], ...] = ()
+    words: int = 12
+
+    @classmethod
+    def of(cls, study: Study) -> EvaluationNgrams:
+        """Return the stage of the sets that a study names, which it must do."""
+        asked = study.contamination
+        assert asked is not None  # the study file refuses samplers that stand on them then
+        reading = replace(USUAL, text_key=asked.text_key)
+        texts = ((name, Files(path, f"evaluations/{name}", reading=reading)) for name, path in asked.texts.items())
+        data_root = asked.data_root or study.evaluation.data_root
+        return cls(
+            tasks_asked=tuple(asked.tasks),
+            data_root=data_root if asked.tasks else None,
+            texts=tuple(texts),
+            words=asked.words,
+        )
+
+    @override
+    def check_start(self, output: str) -> None:
+        if self.data_root is not None and not os.path.isdir(self.data_root):
+            raise CorpusError(f"{self.data_root}, the data_root of contamination, is no folder: correct it")
+
+    @override
+    def pipeline(self, output: str) -> list[PipelineStep]:
+        from evaluate_suite.items import EvaluationItems, NamedItems
+        from launch.pipelines import Together
+        from pipeline_steps import EvaluationIndex
+
+        named = [NamedItems(name, Together(files.reader(output))) for name, files in self.texts]
+        index = EvaluationIndex(self.folder(output), self.words)
+        return [EvaluationItems(self.tasks_asked, self.data_root), *named, index]
+
+    @override
+    def check_output(self, output: str, whole: bool) -> None:
+        from pipeline_steps.scorers.contamination import load_index
+
+        load_index(self.folder(output))

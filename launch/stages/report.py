@@ -42,6 +42,7 @@ class Report(Stage):
         measured: every measurement.
         samplers: what is known of each sampler.
         text: the corpus, to show documents of.
+        contamination: what the documents share with evaluation sets; None if that was not measured.
         study: the study file, as the command names it.
     """
 
@@ -49,6 +50,7 @@ class Report(Stage):
     measured: tuple[Measurement, ...]
     samplers: tuple[Reported, ...]
     text: Text
+    contamination: Scores | GivenScores | None = None
     study: str = free("")
 
     def settings(self, output: str) -> Any:
@@ -62,6 +64,7 @@ class Report(Stage):
             output=os.path.join(output, "report.html"),
             scores={name: scores.folder(output) for name, scores in scored.items()},
             selections={one.sampler: one.selection.file(output) for one in self.samplers if one.selection},
+            contamination=self.contamination.folder(output) if self.contamination else None,
             corpus=self._shown(output, [scores.folder(output) for scores in scored.values()]),
             reading=self.text.reading if isinstance(self.text, Files) else USUAL,
             partial=True,

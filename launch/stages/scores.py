@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,31 @@ class GivenScores(Stage):
         open_store(self.path, whole)
 
 
+def check_exclusions(exclude: Sequence[str]) -> None:
+    """Open the score stores from outside the study that exclude documents. Raises WinnowError if one is not whole."""
+    from pipeline_steps.filters.cut_settings import Exclusion
+
+    for one in exclude:
+        open_store(Exclusion.of(one).scores, whole=False)
+
+
+@dataclass(frozen=True)
+class Contaminated:
+    """The documents that hold questions of evaluation sets, which no selection of a study keeps.
+
+    Attributes:
+        scores: what they share with the sets.
+        most: the largest score that stays.
+    """
+
+    scores: Scores | GivenScores
+    most: float = 0.0
+
+    def exclusion(self, output: str) -> str:
+        """Return what a cut is told to exclude."""
+        return f"{self.scores.folder(output)}:{self.most!r}"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Selected(PipelineStage):
     """A file of counts: the times that a sampler keeps each document at a rate."""
@@ -154,6 +179,12 @@ class Selected(PipelineStage):
     seed: int = 0
     shaping: Mapping[str, Any] = field(default_factory=dict)  # further arguments of Cut
     labels: str = ""
+    exclude: tuple[str, ...] = ()  # score stores from outside the study
+    contaminated: Contaminated | None = None
+
+    @override
+    def check_start(self, output: str) -> None:
+        check_exclusions(self.exclude)
 
     def file(self, output: str) -> str:
         """Return the file of the selection."""
@@ -164,7 +195,8 @@ class Selected(PipelineStage):
         from pipeline_steps import Cut, ScoreSelector
 
         cut = Cut(self.mode, rate=self.rate, seed=self.seed, **self.shaping)  # type: ignore[arg-type]
-        return [ScoreSelector(self.scores.folder(output), cut, self.labels or None, self.file(output))]
+        exclude = [*self.exclude, *([self.contaminated.exclusion(output)] if self.contaminated else [])]
+        return [ScoreSelector(self.scores.folder(output), cut, self.labels or None, self.file(output), exclude)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.numerics.copies import MOST_COPIES, UpsamplingCurve
 from pipeline_steps.numerics.priority import MODES, Mode
 
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline_steps.stores.score_store import ScoreStore
 
 _TEMPERED = ("ips", "direct")  # modes whose scores are logs of weights, drawn one after the other
 
@@ -145,6 +150,40 @@ class Cut:
             for field in fields(self)
             if field.name in _FIRST or values[field.name] != field.default
         }
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Leaves out the documents whose scores are worse than a threshold.
+
+    Worse is above the threshold where the store calls low scores good, as of contamination, and below it elsewhere.
+
+    Attributes:
+        scores: folder of a finished score store of the corpus.
+        threshold: the worst score that stays; 0 leaves out every document that shares a run of words with an
+            evaluation item.
+    """
+
+    scores: str
+    threshold: float = 0.0
+
+    @classmethod
+    def of(cls, text: str) -> Exclusion:
+        """Return the exclusion that "FOLDER" or "FOLDER:THRESHOLD" says. Raises InvalidCut if there is no folder."""
+        folder, _, last = text.rpartition(":")
+        try:
+            threshold = float(last)
+        except ValueError:  # a part of the path
+            folder, threshold = text, 0.0
+        if not folder or threshold != threshold:
+            raise InvalidCut(f"exclude={text!r} names no score store: give FOLDER or FOLDER:THRESHOLD")
+        return cls(folder.rstrip("/"), threshold)
+
+    def worse(self, store: ScoreStore, source: str) -> np.ndarray:
+        """Return which documents of a source are left out: bool [N]."""
+        score_N = store.read(source, ["score"])["score"]
+        left_out: np.ndarray = score_N > self.threshold if store.lower_is_better else score_N < self.threshold
+        return left_out
 
 
 _FIRST = ("mode", "k", "rate", "token_budget", "seed")

@@ -69,7 +69,7 @@ class FoundCut:
         self.strata = Strata(store, labels, exclude)
         if labels is None and cut.mixture:
             raise InvalidCut("a mixture is of the labels of documents: give the store of MetadataLabels too")
-        made_from = {
+        made_from: dict[str, Any] = {
             "cut": cut.made(),
             "scores": store.fingerprint,
             "labels": labels.fingerprint if labels is not None else None,
@@ -268,9 +268,7 @@ class FoundCut:
             )
 
 
-def select(
-    store: ScoreStore, cut: Cut, labels: LabelStore | None = None, exclude: Sequence[str] = ()
-) -> Selection:
+def select(store: ScoreStore, cut: Cut, labels: LabelStore | None = None, exclude: Sequence[str] = ()) -> Selection:
     """Return how often a cut keeps each document, in corpus order; takes and raises what FoundCut does."""
     found = FoundCut(store, cut, labels, exclude)
     parts = [np.empty(0, np.uint8), *(found.keeps(source)[1] for source in store.sources)]

@@ -33,6 +33,8 @@ from pipeline_steps.stores.source_store import Columns
 
 EVALUATION, ANSWER = "evaluation", "answer"
 """Keys of an item's metadata: the set that it belongs to, and the answer that may follow its question."""
+Overlaps = tuple[np.ndarray, dict[str, np.ndarray]]
+"""Which documents of a corpus share an n-gram with an evaluation item, bool [N]; and by name of each set, bool [N]."""
 USUAL_WORDS = 12  # of a run, as of datatrove's NGramsDecontConfig
 _FILE = "evaluation-ngrams.safetensors"
 _MOST_WORDS = 100  # of a run: questions are shorter
@@ -159,9 +161,7 @@ class ContaminationScorer(BaseScorer):
         pa.field("evaluations", pa.string()),
     )
 
-    def __init__(
-        self, scores: str, index: str, metadata_key: str = "contamination", window_size: int = 4096
-    ) -> None:
+    def __init__(self, scores: str, index: str, metadata_key: str = "contamination", window_size: int = 4096) -> None:
         super().__init__(scores, metadata_key, window_size)
         self.index = str(index).rstrip("/")
 
@@ -203,14 +203,10 @@ class ContaminationScorer(BaseScorer):
         return np.unique(self._loaded.tensors["ngram"])
 
 
-def overlaps(store: ScoreStore) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return which documents of a corpus share an n-gram with an evaluation item, and with one of each set.
+def overlaps(store: ScoreStore) -> Overlaps:
+    """Return which documents overlap evaluation sets, in corpus order.
 
-    Returns:
-        bool [N] in corpus order; and by name of each set bool [N].
-
-    Raises:
-        StoreMismatch: the scores are not ContaminationScorer's.
+    Raises StoreMismatch if the scores are not ContaminationScorer's.
     """
     if store.made.get("scorer") != "ContaminationScorer":
         raise StoreMismatch(

@@ -16,11 +16,12 @@ from conftest import document
 
 from launch.engines import NEVER_STARTED, Task
 from launch.engines.ray import Ray
-from launch.plan import Plan, store_of
+from launch.plan import Plan
 from launch.records import record_file
 from launch.stages.base import Stage
 from launch.stages.runs import Training
 from launch.study_file import open_study, parse_study
+from launch.study_samplers import store_of
 from launch.worker import run_task
 
 

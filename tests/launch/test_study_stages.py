@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from launch.plan import Plan, store_of
+from launch.plan import Plan
 from launch.records import Watched, is_done, record_file, task_state, tasks_left
 from launch.stages.runs import Perplexity, Training, _flags
 from launch.study_file import open_study, parse_study
+from launch.study_samplers import store_of
 from pipeline_steps.samplers import find
 
 

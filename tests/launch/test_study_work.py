@@ -7,10 +7,11 @@ import pytest
 from conftest import document
 from prose import write_prose
 
-from launch.plan import Plan, store_of
+from launch.plan import Plan
 from launch.records import Watched, tasks_left
 from launch.runner import check_access, claim, left_out, note_files
 from launch.study_file import parse_study
+from launch.study_samplers import store_of
 from launch.worker import run_task
 from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
 from pipeline_steps.samplers import find

@@ -122,9 +122,7 @@ def test_the_same_documents_as_datatrove_drops(index, tmp_path):
     from datatrove.utils.hashing import HashConfig, create_hash_func
     from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 
-    config = NGramsDecontConfig(
-        norm_config=TextNormConfig(norm_numbers=False), hash_config=HashConfig(hash_fc="sha1")
-    )
+    config = NGramsDecontConfig(norm_config=TextNormConfig(norm_numbers=False), hash_config=HashConfig(hash_fc="sha1"))
     hashed, hashes = create_hash_func(config.hash_config), set()
     for item in ITEMS:
         question, answer = (

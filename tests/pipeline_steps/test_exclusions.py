@@ -23,7 +23,7 @@ from pipeline_steps import (
     select,
 )
 from pipeline_steps.errors import InvalidCut, StoreIncomplete, StoreMismatch
-from pipeline_steps.filters.strata import Exclusion
+from pipeline_steps.filters.cut_settings import Exclusion
 
 
 def rows():
