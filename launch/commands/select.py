@@ -187,7 +187,7 @@ class Evaluations:
         if not self.evaluations and not texts:
             return {}
         said = {"tasks": self.evaluations, "texts": texts, "data_root": self.data_root, "words": self.words}
-        return {"contamination": {name: value for name, value in said.items() if value}}
+        return {"contamination": {name: value for name, value in said.items() if value not in ([], {}, None)}}
 
 
 def score(
@@ -272,8 +272,7 @@ def select(
           --output upsampled
       winnow select --corpus crawl/ --scores work/scores/ask-llm --token-budget 5000000000 --labels labels/ \\
           --mixture web=0.6 wiki=0.4 --output mixed
-      winnow select --corpus crawl/ --scores work/scores/ask-llm --rate 0.2 --exclude work/scores/contamination \\
-          --output clean
+      winnow select --corpus crawl/ --scores scores/ask-llm --rate 0.2 --exclude scores/contamination --output clean
       winnow select --corpus hf://datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz --sampler random --rate 0.1 \\
           --output hf://datasets/USER/c4-tenth --private
     """
