@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from evaluate_suite.data import Row, load_split
 from evaluate_suite.registry import EvaluationTask, tasks_with_questions
+from pipeline_steps.engines.models import require
 from pipeline_steps.errors import CorpusError, InvalidCut
 from pipeline_steps.scorers.contamination import ANSWER, EVALUATION
 
@@ -160,6 +161,7 @@ def _rows(task: EvaluationTask, part: str, data_root: str | None) -> Any:
     """Return the rows that a task is scored on, of one of its parts; raises as `load_split`."""
     if task.protocol != "few_shot":
         return load_split(task, task.split, data_root)
+    require("lm_eval", "eval")
     import datasets
 
     from evaluate_suite.few_shot import harness_config

@@ -147,7 +147,7 @@ def _perplexity(name: str, model: str, label: str, family: str = _SURPRISED, pap
 
 
 def _rows() -> Iterator[Sampler]:
-    """Yield the paper's samplers and the plain scorers that need a model, family by family."""
+    """Yield the paper's samplers, family by family, and scorers beside them."""
     yield Sampler("random", _KEYS, "random", "", None, _ALONE, "Random", "read", paper=True)
     yield Sampler("density", _DENSITY, "ips", "density", None, _ALONE, "Density", "look-up", paper=True)
     yield Sampler("semdedup", _SEMDEDUP, "bottom", "similarities", None, _ALONE, "SemDeDup", "look-up", paper=True)
@@ -173,7 +173,7 @@ SAMPLERS: dict[str, Sampler] = {one.name: one for one in _rows()}
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     family: tuple(one.name for one in SAMPLERS.values() if one.paper and one.family == family)
-    for family in dict.fromkeys(one.family for one in SAMPLERS.values())
+    for family in dict.fromkeys(one.family for one in SAMPLERS.values() if one.paper)
 }
 """The names of the paper's 22 samplers by family."""
 

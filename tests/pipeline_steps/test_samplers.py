@@ -90,7 +90,7 @@ def test_the_papers_rows():
 
 
 def test_plain_scorers_are_rows_whose_model_must_be_given():
-    assert {name for name, one in SAMPLERS.items() if not one.paper} == {"ask-llm", "perplexity"}
+    assert {name for name, one in SAMPLERS.items() if not one.paper} == {"ask-llm", "perplexity", "contamination"}
     assert find("ask-llm").model == find("perplexity").model == ""
     assert samplers.of_scorer("AskLLMScorer").name == "ask-llm"
     assert samplers.of_scorer("DensityScorer").name == "density"
@@ -130,6 +130,7 @@ def test_options_and_keys_of_some_scorers():
     assert find("ask-llm").options_of()["max_tokens"].default == 512
     assert find("quality-classifier").metadata_key() == "quality"
     assert {one.scorer_name for one in SAMPLERS.values() if one.scorer_class().lower_is_better} == {
+        "ContaminationScorer",
         "DensityScorer",
         "PerplexityScorer",
         "SemDeDupScorer",
