@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from evaluate_suite.data import Row, load_split
 from evaluate_suite.registry import EvaluationTask, tasks_with_questions
+from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
 from pipeline_steps.errors import CorpusError, InvalidCut
 from pipeline_steps.scorers.contamination import ANSWER, EVALUATION
@@ -50,7 +51,7 @@ _QUESTIONS = (  # columns of few-shot data sets that make up the question, the f
 _ANSWERS = ("answer", "Answer", "target", "continuation")  # columns of an answer that is a text
 
 
-class EvaluationItems(PipelineStep):
+class EvaluationItems(NoCredentials, PipelineStep):
     """Yields the items of tasks, as documents that EvaluationIndex takes. Documents of steps before pass through.
 
     Args:

@@ -263,7 +263,7 @@ def contamination_table(selections: Mapping[str, np.ndarray], found: Overlaps | 
         "A document counts if it has as many words in a row in common with a question as the scores of contamination "
         "say; questions that are shorter are not found."
         if found
-        else "Nobody has looked for questions of evaluation sets: a study does with a section contamination."
+        else "The corpus was not searched for questions of evaluation sets; a study's section contamination does so."
     )
     return Table("Documents that hold questions of evaluation sets", columns, tuple(rows), (notes,))
 

@@ -26,7 +26,7 @@ from pipeline_steps.paper import C4_TOKENS
 from pipeline_steps.samplers import FULL
 
 
-SCORING = ("embeddings", "density", "clusters", "ngrams", "dsir", "quality", "scores")
+SCORING = ("embeddings", "density", "clusters", "ngrams", "dsir", "quality", "evaluations", "scores")
 _KINDS = (  # in tables
     "proxies", "corpus", "tokens", "join", *SCORING, "selections", "datasets", "runs", "measured", "report",
 )  # fmt: skip

@@ -144,10 +144,10 @@ class GivenScores(Stage):
 
 def check_exclusions(exclude: Sequence[str]) -> None:
     """Open the score stores from outside the study that exclude documents. Raises WinnowError if one is not whole."""
-    from pipeline_steps.filters.cut_settings import Exclusion
+    from pipeline_steps.filters.cut_settings import exclusions
 
-    for one in exclude:
-        open_store(Exclusion.of(one).scores, whole=False)
+    for one in exclusions(exclude):
+        open_store(one.scores, whole=False)
 
 
 @dataclass(frozen=True)

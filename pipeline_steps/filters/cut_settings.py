@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -184,6 +184,13 @@ class Exclusion:
         score_N = store.read(source, ["score"])["score"]
         left_out: np.ndarray = score_N > self.threshold if store.lower_is_better else score_N < self.threshold
         return left_out
+
+
+def exclusions(given: Sequence[str]) -> list[Exclusion]:
+    """Return exclusions, of which each is a text as `Exclusion.of` takes it; raises as that does."""
+    if isinstance(given, str):
+        raise InvalidCut(f"exclude={given!r} is one text: give a list, such as [{given!r}]")
+    return [Exclusion.of(one) for one in given]
 
 
 _FIRST = ("mode", "k", "rate", "token_budget", "seed")

@@ -16,6 +16,7 @@ from datatrove.utils.logging import logger
 
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.errors import CorpusError, InvalidCut, StoreIncomplete
+from pipeline_steps.filters.cut_settings import exclusions
 from pipeline_steps.filters.cuts import Cut, FoundCut, select
 from pipeline_steps.filters.kept_rows import BY_KEY, Claims, KeptRows
 from pipeline_steps.numerics.copies import UpsamplingCurve
@@ -41,7 +42,7 @@ class ScoreSelector(NoCredentials, PipelineStep):
 
     Raises:
         StoreIncomplete: the store is half written.
-        InvalidCut: the asked amount cannot be selected.
+        InvalidCut: the asked amount cannot be selected, or `exclude` is no list of stores.
     """
 
     type = "✂️ - SELECTOR"
@@ -56,6 +57,7 @@ class ScoreSelector(NoCredentials, PipelineStep):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        exclusions(exclude)
         self.exclude = list(exclude)
         self.scores, self.cut = str(scores), cut
         self.labels = None if labels is None else str(labels)
@@ -131,6 +133,7 @@ class CutFilter(NoCredentials, BaseFilter):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__(exclusion_writer)
+        exclusions(exclude)
         self.exclude = list(exclude)
         self.ranks = ranks
         self.scores, self.cut, self.partial, self.repeat = str(scores), cut, partial, repeat

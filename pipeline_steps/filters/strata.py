@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_steps.errors import InvalidCut
-from pipeline_steps.filters.cut_settings import Exclusion
+from pipeline_steps.filters.cut_settings import exclusions
 from pipeline_steps.scorers.metadata import LabelStore
 from pipeline_steps.stores.score_store import ScoreStore
 
@@ -32,10 +32,8 @@ class Strata:
     """
 
     def __init__(self, store: ScoreStore, labels: LabelStore | None = None, exclude: Sequence[str] = ()) -> None:
-        if isinstance(exclude, str):
-            raise InvalidCut(f"exclude={exclude!r} is one text: give a list, such as [{exclude!r}]")
         self._store, self.labels = store, labels
-        self._exclusions = [Exclusion.of(one) for one in exclude]
+        self._exclusions = exclusions(exclude)
         self._stores = [ScoreStore.open(one.scores) for one in self._exclusions]
         for other in [*self._stores, *([] if labels is None else [labels])]:
             store.check_same_corpus(other)

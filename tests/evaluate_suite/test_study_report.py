@@ -16,6 +16,7 @@ from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import measurements_of
+from evaluate_suite.report.tables import contamination_table
 from evaluate_suite.report.verdicts import coverage, flat, methods, table_rate, verdicts
 
 
@@ -62,6 +63,16 @@ def test_every_section_is_there(page):
     assert "Held-out is not held-out" in page
     assert "winnow-llm test" in page
     assert "41.7" in page
+
+
+def test_the_page_says_what_selections_hold_of_evaluation_sets(study):
+    selections = {EVIL: np.arange(10) < 4}
+    found = np.arange(10) < 1, {EVIL: np.arange(10) < 1}
+    scorers = Scorers(selections=selections, contamination=contamination_table(selections, found))
+    page = render(study, outcomes(study), [], scorers, Words())
+    check_well_formed(page)
+    assert "Documents that hold questions of evaluation sets" in page
+    assert 'data-value="25"' in page
 
 
 def test_ids_are_given_once_and_figures_are_drawn(page):

@@ -12,6 +12,7 @@ from evaluate_suite.report.outcomes import break_even, outcomes, total_hours
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.table_data import Cell, Column, Table, mark_best, number, to_html, to_markdown
 from evaluate_suite.report.tables import (
+    contamination_table,
     cost_table,
     main_table,
     overlap_table,
@@ -142,6 +143,29 @@ def test_overlap_is_symmetric_and_all_with_itself():
     assert np.allclose(np.diag(values), 100)
     assert values[0, 1] == values[1, 0]
     assert abs(values[0, 1] - 30) < 6
+
+
+def test_contaminated_documents_are_counted_once_in_a_suite():
+    def mask(*rows):
+        return np.isin(np.arange(10), rows)
+
+    found = mask(0, 1, 5), {"mine": mask(5), "arc_easy": mask(0, 1), "qa_boolq": mask(1), "anatomy": mask()}
+    selections = {"density": mask(1, 2, 5, 6), "random": mask(7)}
+    table = contamination_table(selections, found)
+    assert [one.text for one in table.columns[4:]] == [
+        "MMLU, documents",
+        "Question answering, documents",
+        "mine, documents",
+    ]
+    assert [[cell.value for cell in row[1:]] for row in table.rows] == [
+        [10, 3, 30.0, 0, 2, 1],
+        [1, 0, 0.0, 0, 0, 0],
+        [4, 2, 50.0, 0, 1, 1],
+    ]
+    assert [row[0].text for row in table.rows] == ["All documents", "Random", "Density"]
+    unknown = contamination_table(selections, None)
+    assert [[cell.text for cell in row[1:]] for row in unknown.rows] == [[n, "–", "–"] for n in ("10", "1", "4")]
+    assert "not searched" in unknown.notes[0]
 
 
 def test_every_task_is_there_with_error_chance_and_number(study):

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 from conftest import document
+from datatrove.data import Document
 from datatrove.pipeline.readers import JsonlReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_steps import (
     Cut,
+    Documents,
     IPSFilter,
     LabelStore,
     MetadataLabels,
@@ -126,6 +128,20 @@ def test_filters_keep_exactly_k_of_what_remains_for_any_number_of_tasks(folder, 
     assert chosen(2) == chosen(5) == chosen(1)
 
 
+def test_documents_of_unknown_files_are_excluded_too(tmp_path):
+    def documents():
+        return Documents([Document(row["text"], row["id"], metadata=row) for row in rows()])
+
+    for rank in range(2):
+        for key in ("quality", "bad"):
+            step = MetadataScorer(str(tmp_path / key), key, lower_is_better=key == "bad")
+            list(step.run(documents().run(None, rank, 2), rank, 2))
+    step = TopKFilter(str(tmp_path / "quality"), k=20, exclude=[f"{tmp_path / 'bad'}:1"])
+    kept = list(step.run(documents().run()))
+    assert len(kept) == 20
+    assert all(doc.metadata["bad"] <= 1 for doc in kept)
+
+
 def test_a_selection_says_what_was_excluded(folder, tmp_path):
     scores, path = str(folder / "whole" / "quality"), str(tmp_path / "s.safetensors")
     cut = Cut("top", k=10)
@@ -168,6 +184,8 @@ def test_what_cannot_be_excluded_is_named(folder, tmp_path):
         select(store, Cut("top", k=3), exclude=[str(tmp_path / "nothing")])
     with pytest.raises(InvalidCut, match="give a list"):
         select(store, Cut("top", k=3), exclude=str(whole / "bad"))
+    with pytest.raises(InvalidCut, match="give a list"):
+        TopKFilter(str(whole / "quality"), k=3, exclude=str(whole / "bad"))
 
 
 def test_a_found_cut_is_published_apart(folder):
