@@ -199,10 +199,9 @@ def dataset_of(study: Study, asked: AskedDataset, sampler: StudySampler, mode: s
 
     embeds = sampler.stands_on in ("density", "clusters", "similarities") and not sampler.scores
     shaping = asked.shaping() or sampler.shaping
-    exclude = asked.exclude or list(sampler.exclude)
     text, contaminated = before.text, before.contaminated
-    if contaminated is not None:
-        exclude.append(contaminated.exclusion(study.output))
+    exclude = [*(asked.exclude or sampler.exclude)]
+    exclude += [contaminated.exclusion(study.output)] if contaminated else []
     targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
     settings = DatasetSettings(
         corpus=text.path,

@@ -134,7 +134,10 @@ def test_a_study_counts_or_excludes(folder, tmp_path):
 
 def test_a_study_s_datasets_leave_out_what_it_excludes(folder, tmp_path):
     rest = f"datasets: [{{output: {tmp_path / 'kept'}, k: 97}}]\n"
-    run(tmp_path, study(folder, tmp_path / "out", ", exclude: 0", rest))
+    text = study(folder, tmp_path / "out", ", exclude: 0", rest)
+    run(tmp_path, text)
+    parsed = parse_study("s.yaml", text)
+    assert Plan.of(parsed).stages == Plan.of(parsed).stages
     texts = load(tmp_path / "kept")["text"]
     assert len(texts) == 97
     assert not any(map(dirty, texts))
