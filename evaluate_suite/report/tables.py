@@ -247,7 +247,7 @@ def contamination_table(selections: Mapping[str, np.ndarray], found: Overlaps | 
         Column("Documents"),
         Column("Contaminated", "documents"),
         Column("Contaminated", "%", "lower"),
-        *(Column(title(suite), "documents") for suite in suites),
+        *(Column((SUITES | EXTRA_SUITES).get(suite, suite), "documents") for suite in suites),
     )
     rows = []
     for name, mask in masks.items():
