@@ -5,9 +5,11 @@ import pytest
 from scipy.stats import norm, ttest_rel
 
 from evaluate_suite.bootstrap import mean_interval
+from evaluate_suite.decide import decisions
 from evaluate_suite.noise import Noise, difference_interval, paired_noise, seed_noise
 from evaluate_suite.noise_levels import LEVELS, RECIPE, _number, find_level
 from evaluate_suite.report.comparisons import compare
+from evaluate_suite.report.decision import sentences
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.scores import Score, differences
 from evaluate_suite.report.verdicts import flat, verdicts
@@ -127,6 +129,20 @@ def test_one_seed_decides_only_with_a_level_of_its_own_settings_and_tokens():
     for other in (said(), said(number + 1), said(number, tokens=2_000_000)):
         assert "no comparison can be made; train with seeds: [0, 1, 2]" in other
         assert "than Random" not in other
+
+
+def test_pairs_of_recipes_are_decided_by_the_same_level():
+    """`winnow evaluate decide` holds pairs against it too; which tasks have a signal takes seeds."""
+    made = [row("random", 0, 5.0), row("ask-llm", 0, 4.4), row("density", 0, 4.9)]
+    (one,) = decisions(made).readings
+    assert (one.noise.source, one.undecided, one.verdict) == ("", 3, "cannot tell")
+    number = float(_number(TINY.settings))
+    costs = [ResultRow(**(vars(one) | {"task": "cost", "metric": RECIPE, "value": number})) for one in made]
+    found = decisions([*made, *costs])
+    (one,) = found.readings
+    assert (one.noise.source, one.noise.sd, one.verdict) == ("level", 0.068, "cannot tell")
+    assert one.undecided == 1
+    assert any("held against the noise between 6 earlier trainings of t5-tiny" in said for said in sentences(found))
 
 
 def test_levels_say_where_they_are_from():
