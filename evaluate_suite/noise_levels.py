@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import xxhash
@@ -35,8 +36,8 @@ class NoiseLevel:
 
     Attributes:
         models: names of the models that it holds for.
-        settings: arguments of training in `resolved.json` that are not the defaults of `train.pretrain`; None if it is
-            taken to hold for any, since no other level is published.
+        settings: arguments of `train.pretrain` that are not its defaults; None if the level is taken to hold for any,
+            since no other is published.
         tokens: least and most encoder tokens of a run.
         sd: by metric; of "perplexity", that of the logarithm. Suites are metrics of their own, in points.
         freedom: degrees of freedom.
@@ -47,7 +48,7 @@ class NoiseLevel:
 
     models: frozenset[str]
     settings: Mapping[str, Any] | None
-    tokens: tuple[float, float] = field(default=(0, math.inf))
+    tokens: tuple[float, float]
     sd: Mapping[str, float]
     freedom: int
     trainings: int
@@ -56,14 +57,23 @@ class NoiseLevel:
 
     def holds(self, model: str, number: int | None, tokens: int) -> bool:
         """Return whether it holds for a run, by its model, the number of its settings and its encoder tokens."""
-        known = self.settings is None or number == _number(self.settings)
-        return model in self.models and known and self.tokens[0] <= tokens <= self.tokens[1]
+        alike = model in self.models and self.tokens[0] <= tokens <= self.tokens[1]
+        return alike and (self.settings is None or number == self.number)
+
+    @cached_property
+    def number(self) -> int:
+        """The number of its settings."""
+        from train.arguments import PretrainArguments
+
+        arguments = PretrainArguments(tokens="", run_dir="", total_tokens=int(self.tokens[0]), **(self.settings or {}))
+        resolved = asdict(arguments) | arguments.schedule_to(arguments.budget).decay_settings
+        return recipe_number(resolved | {"mixed_precision": arguments.mixed_precision or "no"})
 
 
 LEVELS = (
     NoiseLevel(
         models=frozenset({"t5-tiny"}),
-        settings={"preset": "t5-tiny", "warmup_steps": 1000},
+        settings={"preset": "t5-tiny", "batch_size": 16, "input_length": 128, "warmup_steps": 1000},
         tokens=(700_000, 870_000),  # a tenth around the 786,432 that were measured
         # On three texts each; seeds 0, 1, 2 of everything and of a random 10 %: 2 recipes x (3 - 1) seeds
         sd={"perplexity": 0.068},
@@ -94,7 +104,7 @@ def find_level(metric: str, runs: Iterable[tuple[str, int | None, int]]) -> Nois
     """
     runs = set(runs)
     for level in LEVELS:
-        if metric in level.sd and all(level.holds(*run) for run in runs):
+        if runs and metric in level.sd and all(level.holds(*run) for run in runs):
             said = f"{level.trainings} earlier trainings of {level.measured}"
             return Noise(level.sd[metric], level.freedom, "level", said)
     return UNKNOWN
@@ -108,16 +118,11 @@ def recipe_numbers(rows: Iterable[ResultRow]) -> dict[tuple[str, str, float, int
 def recipe_number(resolved: Mapping[str, Any]) -> int:
     """Return the number of the settings of a run, from its `resolved.json`: equal for runs of one recipe.
 
-    It leaves out data, seeds, budget, and settings at their defaults: a new setting does not change older numbers.
+    Data, seeds and budget do not count, nor do settings that came later and are off: older numbers stay.
     """
-    from train.arguments import FREE, PretrainArguments
+    from train.arguments import FREE, NEWER, PretrainArguments
 
-    usual = asdict(PretrainArguments(tokens="", run_dir="", total_tokens=1 << 20)) | {"mixed_precision": "no"}
-    names = {one.name for one in fields(PretrainArguments)} - FREE - _APART
-    changed = {name: resolved[name] for name in names & resolved.keys() if resolved[name] not in (None, usual[name])}
-    averaged = {"averaged": len(resolved["averaged"])} if "averaged" in resolved else {}
-    return _number(changed | averaged | {"preset": resolved["preset"]})
-
-
-def _number(settings: Mapping[str, Any]) -> int:
-    return xxhash.xxh3_64_intdigest(canonical(dict(settings))) >> (64 - _BITS)
+    names, found = {one.name for one in fields(PretrainArguments)} - FREE - _APART, NEWER | dict(resolved)
+    settings = {name: found[name] for name in names if name not in NEWER or found[name] != NEWER[name]}
+    settings |= {"averaged": len(resolved["averaged"])} if "averaged" in resolved else {}
+    return xxhash.xxh3_64_intdigest(canonical(settings)) >> (64 - _BITS)

@@ -88,11 +88,11 @@ def over_seeds(seeds: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
 
 
 def table(scores: Iterable[Score], measure: str) -> np.ndarray:
-    """Return oriented values by recipe and seed, float64 [R, K]."""
-    rows = list(scores)
+    """Return oriented values by recipe and seed, float64 [R, K]; NaN of runs that are not there or have diverged."""
+    rows, metric = list(scores), metric_of(measure)
     seeds = sorted(set().union(*(score.by_seed for score in rows)))
-    metric = metric_of(measure)
-    return np.array([[oriented(s.by_seed[k], metric) if k in s.by_seed else np.nan for k in seeds] for s in rows])
+    value_RK = np.array([[oriented(s.by_seed.get(k, np.nan), metric) for k in seeds] for s in rows])
+    return np.where(np.isfinite(value_RK), value_RK, np.nan)
 
 
 def with_noise(score: Score, measure: str, noise: Noise) -> Score:
@@ -115,7 +115,8 @@ def differences(
 ) -> tuple[dict[str, Difference], Noise]:
     """Compare every score with a baseline's, and say with which noise.
 
-    All intervals hold at once in 95 of 100 studies.
+    All intervals hold at once in 95 of 100 studies. Recipes of which a run has diverged are not compared: the mean of
+    the other seeds is not theirs.
 
     Args:
         scores: by name; the baseline's is among them.
@@ -128,10 +129,13 @@ def differences(
     value_RK = table([*scores.values(), *pooled], measure)
     noise = paired_noise(value_RK)
     noise = noise if noise.decides else scores[baseline].noise
-    means = {name: float(np.mean(row_K[~np.isnan(row_K)])) for name, row_K in zip(scores, value_RK, strict=False)}
+    means = {name: float(np.nansum(row_K)) / scores[name].seeds for name, row_K in zip(scores, value_RK, strict=False)}
+    whole = {
+        name for name, row_K in zip(scores, value_RK, strict=False) if np.isfinite(row_K).sum() == scores[name].seeds
+    }
     other, found = scores[baseline], dict[str, Difference]()
     for name, score in scores.items():
-        if name == baseline:
+        if name == baseline or not {name, baseline} <= whole:
             continue
         gap_N = nll[name] - nll[baseline] if nll else np.zeros(0)
         stderr = float(gap_N.std(ddof=1) / gap_N.size**0.5) if gap_N.size > 1 else 0.0

@@ -1,5 +1,7 @@
 """Verdicts must survive another seed: intervals of differences must hold the truth as often as they say."""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 from scipy.stats import norm, ttest_rel
@@ -7,17 +9,19 @@ from scipy.stats import norm, ttest_rel
 from evaluate_suite.bootstrap import mean_interval
 from evaluate_suite.decide import decisions
 from evaluate_suite.noise import Noise, difference_interval, paired_noise, seed_noise
-from evaluate_suite.noise_levels import LEVELS, RECIPE, _number, find_level
+from evaluate_suite.noise_levels import LEVELS, RECIPE, find_level, recipe_number
 from evaluate_suite.report.comparisons import compare
 from evaluate_suite.report.decision import sentences
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.scores import Score, differences
 from evaluate_suite.report.verdicts import flat, verdicts
 from evaluate_suite.results import ResultRow
+from train.arguments import PretrainArguments
 
 
 SEED_NOISE, WINDOW_NOISE, WINDOWS = 0.05, 0.1, 64  # of ln perplexity; a mean over windows has 0.0125
 TINY = LEVELS[0]
+PINNED = 8998066594725488
 
 
 def row(sampler, seed, loss, tokens=786_432):
@@ -57,6 +61,14 @@ def test_intervals_over_seeds_hold_the_truth(samplers, seeds, shared):
     names = ["random", *(f"s{number}" for number in range(1, samplers))]
     share = covered([measurements_of(simulated(rng, names, seeds, gain, shared)) for _ in range(n)], gain)
     assert 0.95 - bound(0.95, n) <= share <= 0.99
+
+
+def test_a_sampler_of_which_a_run_has_diverged_is_not_compared():
+    made = simulated(np.random.default_rng(4), ("random", "ask-llm", "density", "dsir"), 3)
+    broken = [replace(r, value=np.nan) if (r.sampler, r.seed) == ("density", 1) else r for r in made]
+    compared = compare(measurements_of(broken), "t5-tiny", 0.2, "hq_perplexity")
+    assert set(compared.found) == {"ask-llm", "dsir"}
+    assert all(np.isfinite([one.low, one.gain, one.high]).all() for one in compared.found.values())
 
 
 @pytest.mark.parametrize("windows_sd", [0.05, 0.3, 1.0])
@@ -121,7 +133,7 @@ def test_one_seed_decides_only_with_a_level_of_its_own_settings_and_tokens():
         study = measurements_of(made)
         return " ".join(flat(verdicts(study, {}, "t5-tiny", 0.2)))
 
-    number = _number(TINY.settings)
+    number = TINY.number
     assert "Better than Random, 1 of 1: Ask-LLM −" in said(number)
     assert "taken from 6 earlier trainings of t5-tiny on 22,111 documents of eleven sources" in said(number)
     assert "6.8 % of the perplexity (4 degrees of freedom)" in said(number)
@@ -136,7 +148,7 @@ def test_pairs_of_recipes_are_decided_by_the_same_level():
     made = [row("random", 0, 5.0), row("ask-llm", 0, 4.4), row("density", 0, 4.9)]
     (one,) = decisions(made).readings
     assert (one.noise.source, one.undecided, one.verdict) == ("", 3, "cannot tell")
-    number = float(_number(TINY.settings))
+    number = float(TINY.number)
     costs = [ResultRow(**(vars(one) | {"task": "cost", "metric": RECIPE, "value": number})) for one in made]
     found = decisions([*made, *costs])
     (one,) = found.readings
@@ -145,11 +157,40 @@ def test_pairs_of_recipes_are_decided_by_the_same_level():
     assert any("held against the noise between 6 earlier trainings of t5-tiny" in said for said in sentences(found))
 
 
+def test_a_recipe_is_its_settings_without_data_seeds_and_budget():
+    def number(**changes):
+        arguments = {"tokens": "a", "run_dir": "b", "total_tokens": 786_432, "warmup_steps": 1000, **changes}
+        return recipe_number(
+            asdict(PretrainArguments(**arguments)) | {"mixed_precision": "no", "selected_documents": 9}
+        )
+
+    assert number() == TINY.number == PINNED  # a default that changes makes a level's runs others: measure it anew
+    same = {
+        "seed": 5,
+        "total_tokens": 1 << 19,
+        "save_every": 7,
+        "model_name": "mine",
+        "tokens": "c",
+        "milestones": [3],
+    }
+    assert number(**same) == number()
+    others = [
+        {"batch_size": 32},
+        {"learning_rate": 0.01},
+        {"preset": "t5-mini"},
+        {"schedule": "wsd", "warmup_steps": 9},
+        {"z_loss": 0.0},
+    ]
+    numbers = {number(**one) for one in others}
+    assert len(numbers | {number()}) == 1 + len(others)
+    assert all(float(one).is_integer() and int(float(one)) == one for one in numbers)
+
+
 def test_levels_say_where_they_are_from():
     for level in LEVELS:
         assert level.freedom < level.trainings
         assert all(sd > 0 for sd in level.sd.values())
-    assert find_level("perplexity", []).source == "level"
+    assert not find_level("perplexity", []).decides
     assert find_level("squad", [("t5-large", None, 2**39)]).sd == 0.343  # Raffel et al. 2020, Table 1
     assert not find_level("squad", [("t5-large", None, 2**39), ("t5-tiny", None, 2**39)]).decides
     assert not find_level("squad", [("t5-large", None, 2**20)]).decides
