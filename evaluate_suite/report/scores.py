@@ -102,7 +102,8 @@ def with_noise(score: Score, measure: str, noise: Noise) -> Score:
     factor = is_perplexity(measure)
     stderr = np.nan_to_num(score.stderr / (score.value if factor else 1.0))  # NaN: a single example
     reach = float(half_width(noise, noise.sd / score.seeds**0.5, stderr))
-    low, high = (score.value * np.exp([-reach, reach])) if factor else (score.value - reach, score.value + reach)
+    with np.errstate(over="ignore"):  # two seeds may leave the upper end open
+        low, high = (score.value * np.exp([-reach, reach])) if factor else (score.value - reach, score.value + reach)
     return replace(score, low=float(low), high=float(high), noise=noise)
 
 

@@ -254,7 +254,7 @@ def task_table(study: StudyResults, model: str, rate: float) -> Table:
     rows = []
     for task, metric in sorted(found, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key)):
         rows.append(_task_cells(task, metric, found[task, metric], names))
-    notes = ("°: the 95 % confidence interval holds the score of guessing, or lies below it.",)
+    notes = ("°: the 95 % confidence interval, over examples, holds the score of guessing, or lies below it.",)
     return Table(f"Every task: {model}, {100 * rate:g} % of the documents", tuple(columns), tuple(rows), notes)
 
 

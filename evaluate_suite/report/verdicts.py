@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from evaluate_suite.registry import registry
 from evaluate_suite.report.comparisons import Comparison, compare, noise_in_words, seeds_in_words
 from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
@@ -51,6 +53,7 @@ _INTERVALS_NORMALISED = (
     "the noise of a suite is not known."
 )
 _SPELT_OUT = 3
+_ENDLESS = 1000.0  # percent: an interval of so few seeds says nothing of its upper end
 
 
 def table_rate(study: StudyResults, model: str) -> float | None:
@@ -192,7 +195,9 @@ def _change(difference: Difference, measure: str, digits: int) -> tuple[str, flo
     """Return a difference in the measure's unit, of a perplexity in percent: words, and the ends of its interval."""
     gain, low, high = difference.gain, difference.low, difference.high
     if is_perplexity(measure):
-        value, low, high = (100 * math.expm1(-number) for number in (gain, high, low))
+        with np.errstate(over="ignore"):
+            value, low, high = (float(100 * np.expm1(-number)) for number in (gain, high, low))
+        high = high if high <= _ENDLESS else math.inf
     else:
         value, low, high = (-gain, -high, -low) if measure in BITS else (gain, low, high)
     unit = " %" if is_perplexity(measure) else " bits" if measure in BITS else " points"
@@ -213,7 +218,7 @@ def _noise_of_suites(study: StudyResults, model: str) -> str:
 
 
 def _shown(number: float, digits: int) -> str:
-    return minus(f"{number:,.{digits}f}")
+    return minus(f"{number:,.{digits}f}").replace("inf", "∞")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -157,6 +157,17 @@ def test_pairs_of_recipes_are_decided_by_the_same_level():
     assert any("held against the noise between 6 earlier trainings of t5-tiny" in said for said in sentences(found))
 
 
+def test_two_seeds_of_two_recipes_leave_an_end_open():
+    """One degree of freedom: Student's quantile is 12.7, and noise of a factor of 2 is an interval without an end."""
+    losses = {"random": (4.0, 5.4), "ask-llm": (5.0, 4.1)}
+    made = [row(name, seed, loss) for name, pair in losses.items() for seed, loss in enumerate(pair)]
+    (said, noise) = flat(verdicts(measurements_of(made), {}, "t5-tiny", 0.2))
+    assert said.startswith(
+        "High-quality perplexity. Cannot be told from Random, 1 of 1: Ask-LLM −13.9 % (95 % CI −100.0 to ∞)"
+    )
+    assert noise.endswith("(1 degree of freedom).")
+
+
 def test_a_recipe_is_its_settings_without_data_seeds_and_budget():
     def number(**changes):
         arguments = {"tokens": "a", "run_dir": "b", "total_tokens": 786_432, "warmup_steps": 1000, **changes}

@@ -84,6 +84,7 @@ def test_a_study_of_equal_trainings_has_no_winner(tokens, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_intervals_hold_zero_for_pairs_of_equal_trainings(tokens, tmp_path):
     """36 trainings that differ in their seed: 95 % intervals of pairs hold zero 90 to 99 times in 100."""
     seeds, one = 36, np.array(1)
