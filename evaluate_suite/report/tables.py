@@ -316,12 +316,13 @@ def _notes(study: StudyResults, outcomes: Outcomes, model: str, points: Sequence
 
 def _noise_notes(model: str, compared: Mapping[str, Comparison], bold: bool, headlines: bool) -> list[str]:
     """Write the footnotes on intervals and bold: what they hold, for which measures, and with how many seeds."""
-    notes, said = [], dict[str, list[str]]()
+    said, unknown = dict[str, list[str]](), list[str]()
     for measure, one in compared.items():
-        said.setdefault(noise_in_words(model, one.noise, measure, one.seeds), []).append(title(measure))
-    notes += [f"{', '.join(names)}: {words[0].lower()}{words[1:]}" for words, names in said.items()]
-    if any(not one.noise.decides for one in compared.values()):
-        notes.append("Where the noise between trainings is not known, intervals are over examples only.")
+        words = noise_in_words(model, one.noise, measure, one.seeds)
+        (said.setdefault(words, []) if one.noise.decides else unknown).append(title(measure))
+    notes = [f"{', '.join(names)}: {words[0].lower()}{words[1:]}" for words, names in said.items()]
+    if unknown:
+        notes.append(f"{', '.join(unknown)}: intervals over examples only; the noise between trainings is not known.")
     if bold:
         names = sorted({"everything" if one.baseline == FULL else label(one.baseline) for one in compared.values()})
         of = " (over-scaling and effective size: than everything)" if headlines else ""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluate_suite.registry import registry
-from evaluate_suite.report.comparisons import Comparison, compare, noise_in_words, seeds_in_words
+from evaluate_suite.report.comparisons import compare, noise_in_words, seeds_in_words
 from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
 from evaluate_suite.report.points import (
     HEADLINES,
@@ -50,7 +50,7 @@ _INTERVALS = (
 )
 _INTERVALS_NORMALISED = (
     " Those of over-scaling and effective size draw suites anew, and trainings from that noise; there are none where "
-    "the noise of a suite is not known."
+    "the noise of a suite is not known. Each of them holds alone in 95 of 100 studies."
 )
 _SPELT_OUT = 3
 _ENDLESS = 1000.0  # percent: an interval of so few seeds says nothing of its upper end
@@ -89,17 +89,15 @@ def verdicts(study: StudyResults, outcomes: Outcomes, model: str, rate: float) -
     compared = {measure: one for measure in measures(study, model) if (one := compare(study, model, rate, measure))}
     if not compared:
         return {model: ["There is no run on everything and none on a random choice: nothing to compare with."]}
-    said, unknown = dict[str, list[str]](), list[str]()
+    said, noise = dict[str, list[str]](), dict[str, list[str]]()
     for measure, one in compared.items():
         if one.noise.decides:
             digits = 1 if is_perplexity(measure) else 3 if measure in BITS else 2
             words = {sampler: _change(difference, measure, digits) for sampler, difference in one.found.items()}
-            said[title(measure)] = _sentences(one.found, one.baseline, words, digits) + [_noise(model, measure, one)]
-        else:
-            unknown.append(measure)
-    if unknown:
-        which = ", ".join(map(title, unknown))
-        said[which] = [_noise(model, unknown[0], compared[unknown[0]])]
+            said[title(measure)] = _sentences(one.found, one.baseline, words, digits)
+        noise.setdefault(noise_in_words(model, one.noise, measure, one.seeds), []).append(title(measure))
+    for sentence, names in noise.items():
+        said.setdefault(", ".join(names), []).append(sentence)
     return said
 
 
@@ -202,10 +200,6 @@ def _change(difference: Difference, measure: str, digits: int) -> tuple[str, flo
         value, low, high = (-gain, -high, -low) if measure in BITS else (gain, low, high)
     unit = " %" if is_perplexity(measure) else " bits" if measure in BITS else " points"
     return minus(f"{value:+,.{digits}f}") + unit, low, high
-
-
-def _noise(model: str, measure: str, one: Comparison) -> str:
-    return noise_in_words(model, one.noise, measure, one.seeds)
 
 
 def _noise_of_suites(study: StudyResults, model: str) -> str:
