@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from evaluate_suite.noise_levels import RECIPE, recipe_number
 from evaluate_suite.results import ResultRow
 from pipeline_steps import __version__
 from pipeline_steps.engines.models import load_config, model_identity
@@ -97,7 +98,7 @@ def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
     """Return what a checkpoint has cost and was trained on; no rows for models that `train.pretrain` has not made.
 
     These are accelerator hours up to the checkpoint, from the metrics.jsonl of its run, the documents and tokens of
-    its selection, and its size.
+    its selection, its size, and the number of its settings (`noise_levels.recipe_number`).
     """
     run_dir = Path(checkpoint.model).parent.parent
     if not checkpoint.state or not (run_dir / "metrics.jsonl").exists():
@@ -105,7 +106,8 @@ def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
     rows = [row for row in read_rows(run_dir / "metrics.jsonl") if row["step"] <= checkpoint.state["step"]]
     hours = sum(row["seconds"] * row.get("processes", 1) for row in rows) / 3600
     noted = [name for name in (SELECTED_DOCUMENTS, SELECTED_TOKENS, PARAMETERS) if name in checkpoint.state]
-    found = {TRAINING_HOURS: hours} | {name: checkpoint.state[name] for name in noted}
+    found = {TRAINING_HOURS: hours, RECIPE: recipe_number(read_json(f"{run_dir}/resolved.json"))}
+    found |= {name: checkpoint.state[name] for name in noted}
     return [
         checkpoint.row("cost", metric, (float(value), 0.0, 1), 0, f"winnow-llm {__version__}")
         for metric, value in found.items()

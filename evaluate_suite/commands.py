@@ -381,7 +381,7 @@ def _show(rows: list[ResultRow], output: str) -> None:
 
     from pipeline_steps.terminal import wide
 
-    table = Table("checkpoint", "task", "metric", "value", "95 % interval")
+    table = Table("checkpoint", "task", "metric", "value", "95 % interval over examples")
     for row in rows:
         if _USUAL.get(row.metric) == row.value:
             continue

@@ -30,6 +30,7 @@ from evaluate_suite.noise import (
     expected_accuracy,
     holm,
     least_p,
+    paired_noise,
     permutation_p,
     reliability,
     snr,
@@ -232,7 +233,7 @@ def _read(
     corrected, tests = p.get((task, metric, model), (None, 0))
     if above == 0:
         verdict, why = NONE, f"no recipe is better than guessing, {chance:g}"
-    elif cell.noise.source != "seeds" or corrected is None:
+    elif corrected is None:
         verdict, why = UNKNOWN, "one seed"
     elif corrected <= LEVEL:
         verdict, why = (WEAK, "over half of the variance is noise") if share < WEAK_BELOW else (SIGNAL, "")
@@ -256,7 +257,9 @@ def _read(
         chance=chance,
         above_chance=above,
         p=corrected,
-        better_RR=compare_pairs(mean_R, runs_R, cell.noise),
+        better_RR=compare_pairs(
+            mean_R, runs_R, paired_noise(cell.value_RK) if cell.noise.source == "seeds" else cell.noise
+        ),
         verdict=verdict,
         why=why,
         left_out=cell.left_out,

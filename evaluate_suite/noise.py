@@ -4,9 +4,13 @@ A *recipe* is what a model was trained on: a sampler at a rate. A *run* is one t
 functions are pure; scores are oriented, so that higher is better. Noise is always that *within* recipes: a standard
 deviation over the runs of all recipes together holds the signal too, and makes every task look alike.
 
+`difference_interval` is the project's only way to say whether two recipes differ: reports, tables and figures call
+nothing better or worse without it.
+
 Shapes: R recipes, K seeds (NaN where a recipe lacks one), S checkpoints, N runs, T tests.
 docs/decide.md explains each number. Sources: Heineman et al. 2025, "Signal and Noise" (arXiv 2508.13144); Searle,
-Casella & McCulloch 1992, "Variance Components", Ch. 3; Phipson & Smyth 2010 on p-values of permutations; Holm 1979.
+Casella & McCulloch 1992, "Variance Components", Ch. 3; Montgomery 2017, "Design and Analysis of Experiments", Ch. 4 on
+blocks; Phipson & Smyth 2010 on p-values of permutations; Holm 1979.
 """
 
 from __future__ import annotations
@@ -33,12 +37,30 @@ class Noise:
     Attributes:
         sd: standard deviation of one run, in the score's unit; NaN if it is not known.
         freedom: degrees of freedom that it was estimated from.
-        source: "seeds"; "checkpoints" of single runs, which understate it; "" if neither were measured.
+        source: "seeds" of these runs; "level", a level of `noise_levels`; "checkpoints" of single runs, which
+            understate it; "" if none were measured.
+        measured: what a level was measured on, in words.
     """
 
     sd: float
     freedom: int
     source: str
+    measured: str = ""
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is the noise between trainings, so that differences can be held against it."""
+        return self.source in ("seeds", "level")
+
+    @property
+    def normal_sd(self) -> float:
+        """The standard deviation of the normal distribution that has Student's 95 % interval; NaN if not decisive."""
+        return (
+            self.sd * float(t.ppf(1 - LEVEL / 2, self.freedom) / norm.ppf(1 - LEVEL / 2)) if self.decides else math.nan
+        )
+
+
+UNKNOWN = Noise(math.nan, 0, "")
 
 
 def seed_noise(value_RK: np.ndarray) -> Noise:
@@ -46,10 +68,25 @@ def seed_noise(value_RK: np.ndarray) -> Noise:
     runs_R = np.isfinite(value_RK).sum(axis=1)
     freedom = int((runs_R[runs_R > 0] - 1).sum())
     if not freedom:
-        return Noise(math.nan, 0, "")
+        return UNKNOWN
     repeated_RK = value_RK[runs_R > 1]
     squares = np.nansum((repeated_RK - np.nanmean(repeated_RK, axis=1, keepdims=True)) ** 2)
     return Noise(float((squares / freedom) ** 0.5), freedom, "seeds")
+
+
+def paired_noise(value_RK: np.ndarray) -> Noise:
+    """Return the standard deviation of one run in differences between recipes that were trained with the same seeds.
+
+    It is the residual of recipes x seeds (randomised blocks): what a seed does to all recipes alike falls out of their
+    differences, and what it does to them in opposite directions counts. Of two recipes, `difference_interval` is then
+    the paired t interval. Where a recipe lacks a seed, it is `seed_noise`.
+    """
+    R, K = value_RK.shape
+    if min(R, K) < 2 or not np.isfinite(value_RK).all():
+        return seed_noise(value_RK)
+    rest_RK = value_RK - value_RK.mean(axis=1, keepdims=True) - value_RK.mean(axis=0) + value_RK.mean()
+    freedom = (R - 1) * (K - 1)
+    return Noise(float((np.square(rest_RK).sum() / freedom) ** 0.5), freedom, "seeds")
 
 
 def checkpoint_noise(value_RS: np.ndarray, step_S: np.ndarray) -> Noise:
@@ -60,7 +97,7 @@ def checkpoint_noise(value_RS: np.ndarray, step_S: np.ndarray) -> Noise:
     """
     R, S = value_RS.shape
     if S < 3 or not R:
-        return Noise(math.nan, 0, "")
+        return UNKNOWN
     design_S2 = np.stack([np.ones(S), (step_S - np.mean(step_S)) / np.ptp(step_S)], axis=1)
     rest_SR = value_RS.T - design_S2 @ np.linalg.lstsq(design_S2, value_RS.T, rcond=None)[0]
     freedom = R * (S - 2)
@@ -153,34 +190,50 @@ def holm(p_T: np.ndarray) -> np.ndarray:
 
 
 def difference_interval(
-    difference: np.ndarray, noise: Noise, runs: np.ndarray, other_runs: np.ndarray, stderr: float = 0.0
+    difference: np.ndarray,
+    noise: Noise,
+    runs: np.ndarray,
+    other_runs: np.ndarray,
+    stderr: np.ndarray | float = 0.0,
+    comparisons: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return both ends of the 95 % intervals of differences between recipes' means, for other seeds.
 
     Args:
         difference: float64, of any shape.
-        noise: of one run.
+        noise: of one run, of `paired_noise` or of a level.
         runs: of the first recipes, of a shape that broadcasts.
         other_runs: of the second.
-        stderr: standard error of a difference over questions, paired (`bootstrap.mean_interval` of the differences
-            of two models' answers to each question); 0 asks about these questions and no others.
+        stderr: standard error of a difference over questions or windows, paired if both models met the same ones
+            (`bootstrap.mean_interval` of the differences); 0 asks about these questions and no others.
+        comparisons: intervals that shall all hold at once in 95 of 100 studies (Bonferroni).
 
-    Intervals are endless if the noise is not known. Student's quantile counts how well it is known.
+    Intervals are endless if the noise between trainings is not known.
     """
-    if math.isnan(noise.sd):
+    if not noise.decides:
         return np.full_like(difference, -np.inf), np.full_like(difference, np.inf)
-    error = np.hypot(noise.sd * np.sqrt(1 / runs + 1 / other_runs), stderr)
-    reach = float(t.ppf(1 - LEVEL / 2, noise.freedom)) * error
+    reach = half_width(noise, noise.sd * np.sqrt(1 / runs + 1 / other_runs), stderr, comparisons)
     return difference - reach, difference + reach
+
+
+def half_width(
+    noise: Noise, seeds: np.ndarray | float, stderr: np.ndarray | float, comparisons: int = 1
+) -> np.ndarray | float:
+    """Return half the width of 95 % intervals that hold two errors: over seeds, and over questions or windows.
+
+    The halves of each alone add as squares (MOVER, Zou & Donner 2008). Student's quantile counts how well the noise
+    between trainings is known; questions are many, so that theirs is the normal one.
+    """
+    tail = 1 - LEVEL / (2 * comparisons)
+    both: np.ndarray | float = np.hypot(t.ppf(tail, noise.freedom) * seeds, norm.ppf(tail) * stderr)
+    return both
 
 
 def compare_pairs(mean_R: np.ndarray, runs_R: np.ndarray, noise: Noise) -> np.ndarray:
     """Return int64 [R, R]: 1 where the row's recipe is better than the column's, -1 worse, 0 undecided.
 
-    Noise that is not of seeds decides nothing: that of checkpoints is too small.
+    Noise that is not between trainings decides nothing: that of checkpoints is too small.
     """
-    if noise.source != "seeds":
-        return np.zeros((len(mean_R), len(mean_R)), dtype=np.int64)
     ends = difference_interval(mean_R[:, None] - mean_R, noise, runs_R[:, None], runs_R)
     return (ends[0] > 0).astype(np.int64) - (ends[1] < 0)
 

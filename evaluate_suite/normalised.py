@@ -21,8 +21,6 @@ from pipeline_steps.errors import InvalidCut
 Scores = Mapping[str, float]
 LOWER_IS_BETTER = frozenset({"c4_perplexity", "hq_perplexity"})
 _BEYOND = 4.0  # a size is extrapolated to a quarter of the smallest reference and four times the largest
-# Standard deviations over ten trainings of T5's baseline, Raffel et al. 2020, Table 1; points of each suite
-RUN_NOISE = {"glue": 0.235, "superglue": 0.416, "cnn_dailymail": 0.065, "squad": 0.343}
 
 
 @dataclass(frozen=True)
@@ -170,10 +168,14 @@ def _invert(
 
 
 def _interval(terms: Mapping[str, float], spread: Mapping[str, float], seed: int) -> tuple[float, float]:
-    """95 % interval of the mean: trainings drawn anew from their noise, suites with replacement."""
+    """Return the 95 % interval of the mean: trainings drawn anew from their noise, suites with replacement.
+
+    Each draw of a training shifts all suites alike: a training's luck in one suite may be its luck in every other, and
+    independent draws would average it away.
+    """
     rng = np.random.default_rng(seed)
     values, sd = np.array(list(terms.values())), np.array([spread[suite] for suite in terms])
-    drawn = values + sd * rng.standard_normal((RESAMPLES, len(values)))
+    drawn = values + sd * rng.standard_normal((RESAMPLES, 1))
     chosen = rng.integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.quantile(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1), [0.025, 0.975])
     return float(low), float(high)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -17,6 +17,7 @@ import numpy as np
 
 from evaluate_suite.metrics import METRICS
 from evaluate_suite.noise import LINE, Noise, checkpoint_noise, seed_noise
+from evaluate_suite.noise_levels import find_level, recipe_numbers
 from evaluate_suite.registry import all_tasks, asked_for_a_further_suite, by_suite, extra_suites, registry
 from evaluate_suite.results import DOMAIN, MACRO, ResultRow
 from pipeline_steps.errors import StoreMismatch
@@ -40,7 +41,7 @@ class RecipeScores:
         recipes: sampler and rate, sorted.
         value_RK: float64 [R, K], oriented scores by seed.
         stderr_R: float64 [R], standard error over questions, mean over seeds, 0 where it is not known.
-        noise: of one run.
+        noise: of one run, within recipes: over seeds or, of one seed, a level that was measured before or checkpoints.
         left_out: runs that do not count: they have not reached the last step, their score is not finite, or it was
             measured on fewer or more units than that of most.
     """
@@ -56,15 +57,17 @@ def recipe_scores(rows: Iterable[ResultRow], checkpoints: int = 1) -> dict[tuple
     """Return the scores of all recipes by task, metric and model, where there are two or more.
 
     Args:
-        rows: in any order; those that do not say how good a model is are passed over.
+        rows: in any order; those that do not say how good a model is are passed over, but for the costs of runs, by
+            which levels of noise are found.
         checkpoints: last checkpoints of each run that are averaged.
 
     Raises:
         StoreMismatch: one number was measured twice with different outcomes.
     """
-    kept = _without_repetitions(row for row in rows if is_quality(row.task, row.metric))
+    rows = list(rows)
+    kept, numbers = _without_repetitions(row for row in rows if is_quality(row.task, row.metric)), recipe_numbers(rows)
     groups = groupby(sorted([*kept, *suite_means(kept)], key=_of_scores), key=_of_scores)
-    found = {key: _scores(list(group), checkpoints) for key, group in groups}
+    found = {key: _scores(list(group), checkpoints, numbers) for key, group in groups}
     return {key: scores for key, scores in found.items() if scores is not None}
 
 
@@ -89,6 +92,27 @@ def oriented(value: float, metric: str) -> float:
     if metric == "perplexity":
         return -math.log(value)
     return -value if lower_is_better(metric) else value
+
+
+def training_noise(
+    value_RK: np.ndarray,
+    metric: str,
+    last: Iterable[ResultRow],
+    numbers: Mapping[tuple[str, str, float, int], int],
+) -> Noise:
+    """Return the noise between trainings: within these recipes over seeds, else a level that holds for all of them.
+
+    Args:
+        value_RK: float64 [R, K], oriented.
+        metric: of the values, or a suite.
+        last: a row of each run's last checkpoint.
+        numbers: of the runs' settings, of `recipe_numbers`.
+    """
+    noise = seed_noise(value_RK)
+    if noise.decides:
+        return noise
+    keys = [((row.model, row.sampler, row.rate, row.seed), row.encoder_tokens) for row in last]
+    return find_level(metric, [(key[0], numbers.get(key), tokens) for key, tokens in keys])
 
 
 def suite_means(rows: Sequence[ResultRow]) -> list[ResultRow]:
@@ -130,7 +154,9 @@ def chance_of(task: str, metric: str) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(found) else None
 
 
-def _scores(rows: Sequence[ResultRow], checkpoints: int) -> RecipeScores | None:
+def _scores(
+    rows: Sequence[ResultRow], checkpoints: int, numbers: Mapping[tuple[str, str, float, int], int]
+) -> RecipeScores | None:
     """Bring the rows of one task, metric and model into recipes and seeds; None below two recipes.
 
     Only runs that reach the last step count: others were trained on fewer tokens, or have diverged. Of their scores
@@ -155,8 +181,9 @@ def _scores(rows: Sequence[ResultRow], checkpoints: int) -> RecipeScores | None:
         at = recipes.index(recipe), seeds.index(seed)
         value_RK[at] = np.mean([oriented(row.value, row.metric) for row in found[-checkpoints:]])
         stderr_RK[at] = found[-1].stderr
-    noise = seed_noise(value_RK)
-    if not noise.source:
+    last = [found[-1] for found in runs.values()]
+    noise = training_noise(value_RK, rows[0].metric, last, numbers)
+    if not noise.decides:
         finite = [{row.step for row in found if math.isfinite(row.value)} for found in runs.values()]
         steps = sorted(set.intersection(*finite))[-LINE:]
         scores = [[oriented(r.value, r.metric) for r in runs[key] if r.step in steps] for key in sorted(runs)]

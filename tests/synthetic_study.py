@@ -39,8 +39,12 @@ def rows(
     steps=(200_000, 400_000, 600_000, 800_000, 1_000_000),
     seeds=(0,),
     jitter=0.0,
+    error=None,
 ):
-    """Everything at the last step, perplexities at the others."""
+    """Everything at the last step, perplexities at the others.
+
+    Scores differ from seed to seed by up to `jitter`; `error` is their standard error over examples.
+    """
     wanted = [task for task in registry().values() if task.scored and (tasks is None or task.name in tasks)]
     runs = [(s, r, m) for m in models for s in samplers for r in rates] + [(FULL, 1.0, m) for m in models]
     runs += [(FULL, 1.0, model) for model in references]
@@ -53,9 +57,8 @@ def rows(
                 for number, task in enumerate(wanted):
                     if step == steps[-1] or task.direction == "lower":
                         value = score(task, grown) + jitter * math.sin(97 * seed + 13 * number + 7 * len(sampler))
-                        made += [
-                            _row(sampler, rate, model, seed, step, task, metric, value) for metric in task.metrics
-                        ]
+                        run = sampler, rate, model, seed, step
+                        made += [_row(*run, task, metric, value, error) for metric in task.metrics]
     return made
 
 
@@ -69,8 +72,8 @@ def costs(scoring, training):
     ]
 
 
-def _row(sampler, rate, model, seed, step, task, metric, value):
-    error = 0.02 * value if task.direction == "lower" else 0.8
+def _row(sampler, rate, model, seed, step, task, metric, value, error):
+    error = error or (0.02 * value if task.direction == "lower" else 0.8)
     return ResultRow(
         sampler=sampler,
         rate=rate,

@@ -1,6 +1,8 @@
 """The report of a study, large or small: tables, figures and documents from what its runs have written.
 
 points           results.jsonl, one or many -> checkpoints, a score per measure, over seeds
+scores           a measure over seeds, and its difference from another's
+comparisons      every sampler against one baseline, with the noise between trainings
 outcomes         over-scaling and effective model size of each
 decision         which tasks tell recipes apart, and which sizes agree
 tables           Table 1, its terms, costs, ranks, overlaps, tasks; `table_data` renders them

@@ -79,12 +79,15 @@ def _missing(found: Decisions) -> list[str]:
     """Say what the experiment lacks for an answer."""
     said = []
     if not any(one.noise.source == "seeds" for one in found.readings):
+        earlier = sorted({one.noise.measured for one in found.readings if one.noise.source == "level"})
         one_size = " and one model size" if len(found.models) == 1 else ""
         said.append(
             f"Every run has one seed{one_size}. That says what these very models scored, and not how much of a "
             "difference between two of them is luck: another seed may turn their order around. Three seeds of every "
             "run (seeds: [0, 1, 2]) are enough for a first answer."
         )
+        if earlier:
+            said.append(f"Until then, pairs of recipes are held against the noise between {'; '.join(earlier)}.")
     if not found.transfers:
         lack = "The size of a model is not known" if found.unordered else "There is one model size"
         several = "There are no two sizes of one family that were trained on the same recipes"
@@ -212,7 +215,8 @@ def _noise(one: TaskReading) -> Cell:
     small = one.metric != "perplexity" and lower_is_better(one.metric)
     text = f"{value:.4f}" if small else f"{value:.2f}"
     unit = " %" if one.metric == "perplexity" else ""
-    return Cell(f"{text}{unit}{' (checkpoints only)' if one.noise.source == 'checkpoints' else ''}", value)
+    of = {"checkpoints": " (checkpoints only)", "level": " (earlier trainings)"}.get(one.noise.source, "")
+    return Cell(f"{text}{unit}{of}", value)
 
 
 def _finite(value: float, digits: int) -> Cell:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluate_suite.agreement import speed_up
+from evaluate_suite.report.comparisons import better_than_everything
 from evaluate_suite.report.outcomes import Outcomes, estimate
 from evaluate_suite.report.points import (
     HEADLINES,
@@ -168,7 +169,8 @@ def efficiency(
     """Draw a line per group of samplers: mean over its samplers and over rates, at the steps that all of them share.
 
     A tick on the horizontal line marks where a group is as good as everything is at its end, and the legend the
-    share of the tokens it has saved by then. None if there is nothing to draw.
+    share of the tokens it has saved by then, if all of its runs end better than everything by an interval that holds
+    the noise between trainings. None if there is nothing to draw.
 
     Args:
         study: what was measured.
@@ -185,6 +187,7 @@ def efficiency(
     if not shown:
         return None
     kept = [[rate] for rate in shown] if each_rate else [shown]
+    better = better_than_everything(study, outcomes, model, measure)
     alone = (4.9, 3.3) if max(map(len, lines)) < _SHORT else (5.4, 3.4)
     figure, axes = panels(len(kept), 3, PANEL if each_rate else alone)
     handles: list[Any] = []
@@ -193,7 +196,9 @@ def efficiency(
             line: mean_curve([run for (name, rate), run in runs.items() if name in names and rate in at])
             for line, names in lines.items()
         }
-        handles += _curves(one, curves, _everything(runs), measure, not each_rate)
+        groups = {line: {key for key in runs if key[0] in names and key[1] in at} for line, names in lines.items()}
+        ahead = {line for line, those in groups.items() if those <= better}
+        handles += _curves(one, curves, _everything(runs), measure, ahead, not each_rate)
         rate = f", {100 * at[0]:g} % kept" if each_rate else ""
         say(one, (heading or title(measure)) + rate, "encoder tokens", axis(measure))
     narrow = max(len(handle.get_label()) for handle in handles) >= _WIDE
@@ -276,6 +281,7 @@ def _curves(
     curves: Mapping[str, Sequence[tuple[int, float]]],
     everything: Sequence[tuple[int, float]],
     measure: str,
+    ahead: Collection[str],
     say_saved: bool,
 ) -> list[Any]:
     handles: list[Any] = []
@@ -283,7 +289,7 @@ def _curves(
     for number, (name, curve) in enumerate(curves.items()):
         if not curve:
             continue
-        share = saved(curve, everything, measure)
+        share = saved(curve, everything, measure) if name in ahead else None
         reached = share is not None and share > 0
         text = f"{name}: {share:.0%} saved" if reached and say_saved else name
         handles += axes.plot(*zip(*curve, strict=True), label=text, **series(number))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from evaluate_suite.model_sizes import family, one_token_rule
-from evaluate_suite.normalised import RUN_NOISE, Normalised, effective_model_size, over_scaling
+from evaluate_suite.normalised import Normalised, effective_model_size, over_scaling
 from evaluate_suite.registry import SUITES
 from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, lower_is_better, references
+from evaluate_suite.report.scores import is_perplexity
 from evaluate_suite.results import BITS
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL
@@ -60,7 +60,8 @@ def outcome(study: StudyResults, point: Point, noise: Mapping[str, float]) -> Ou
     Args:
         study: with the references.
         point: the checkpoint.
-        noise: standard deviation of each measure between trainings.
+        noise: standard deviation of each measure between trainings. Without that of one of its suites, a number has no
+            interval.
     """
     trained = references(study)
     sizes = {
@@ -93,7 +94,7 @@ def outcome(study: StudyResults, point: Point, noise: Mapping[str, float]) -> Ou
             missing["effective_size"] = str(error)
     else:
         missing["effective_size"] = f"it takes runs of two sizes on everything{rule}"
-    return Outcome(scaled, sized, larger, missing)
+    return Outcome(_honest(scaled, noise), _honest(sized, noise), larger, missing)
 
 
 def estimate(point: Point, outcomes: Outcomes, measure: str) -> tuple[float, float, float] | None:
@@ -130,13 +131,25 @@ def break_even(scoring: float, training: float, runs: int = 1) -> float:
 
 
 def run_noise(study: StudyResults, model: str) -> dict[str, float]:
-    """Return each measure's standard deviation between trainings: over this study's seeds and runs, else T5's own."""
-    variances: dict[str, list[float]] = {}
-    for point in finals(study, model):
-        for measure, score in point.scores.items():
-            if score.sd is not None and _counts(measure):
-                variances.setdefault(measure, []).append(score.sd**2)
-    return RUN_NOISE | {suite: float(np.sqrt(np.mean(found))) for suite, found in variances.items()}
+    """Return each measure's standard deviation between trainings where it is known, of means over this study's seeds.
+
+    It is that of a normal distribution with Student's 95 % interval, since normal numbers are drawn from it, in the
+    measure's unit: of a perplexity, at the mean of the runs.
+    """
+    ends, found = finals(study, model), {}
+    known = {measure for point in ends for measure, score in point.scores.items() if score.noise.decides}
+    for measure in filter(_counts, known):
+        scores = [point.scores[measure] for point in ends if measure in point.scores]
+        unit = sum(score.value for score in scores) / len(scores) if is_perplexity(measure) else 1.0
+        found[measure] = unit * scores[0].noise.normal_sd / math.sqrt(min(score.seeds for score in scores))
+    return found
+
+
+def _honest(number: Normalised | None, noise: Mapping[str, float]) -> Normalised | None:
+    """Take the interval from a number that counts a suite whose noise between trainings is not known."""
+    if number is None or number.terms.keys() <= noise.keys():
+        return number
+    return replace(number, low=math.nan, high=math.nan)
 
 
 def _values(point: Point) -> dict[str, float]:

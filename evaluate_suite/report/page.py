@@ -29,7 +29,16 @@ from evaluate_suite.report.tables import (
     task_table,
     terms_table,
 )
-from evaluate_suite.report.verdicts import coverage, facts, flat, has_one_seed, lead, methods, table_rate, verdicts
+from evaluate_suite.report.verdicts import (
+    coverage,
+    facts,
+    flat,
+    intervals_in_words,
+    lead,
+    methods,
+    table_rate,
+    verdicts,
+)
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
@@ -65,12 +74,10 @@ class Words:
     Attributes:
         facts: command, versions, settings: name -> value.
         notes: paragraphs on how this was made.
-        evaluations: folders of the units that `winnow evaluate` measured.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    evaluations: Sequence[str] = ()
 
 
 def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], scorers: Scorers, words: Words) -> str:
@@ -96,10 +103,10 @@ def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], sc
     return environment.get_template("report.html.jinja").render(
         lead=lead(study),
         coverage=coverage(study),
-        models=[_of_model(study, outcomes, model, words) for model in _compared(study)],
+        models=[_of_model(study, outcomes, model) for model in _compared(study)],
         decision=_decision(study),
+        intervals=intervals_in_words(study),
         one_rate=len(rates(study)) == 1,
-        one_seed=has_one_seed(study),
         figures=_sections(figures),
         cost=Markup(to_html(_costs(study))) if _costs(study).rows else "",
         ranks=[Markup(to_html(table)) for table in _ranks(study)],
@@ -121,7 +128,7 @@ def markdown(study: StudyResults, outcomes: Outcomes, words: Words, contaminatio
         rate = table_rate(study, model)
         if rate is not None:
             parts.append(to_markdown(main_table(study, outcomes, model, rate)))
-            said = flat(verdicts(study, outcomes, model, rate, words.evaluations))
+            said = flat(verdicts(study, outcomes, model, rate))
             parts.append("".join(f"- {escaped(sentence)}\n" for sentence in said))
     parts.append("### Can this experiment decide?\n")
     parts.append("".join(f"- {escaped(sentence)}\n" for sentence in sentences(study.decisions)))
@@ -143,7 +150,7 @@ def _compared(study: StudyResults) -> list[str]:
     return [model for model in models(study) if model in trained or not trained]
 
 
-def _of_model(study: StudyResults, outcomes: Outcomes, model: str, words: Words) -> dict[str, Any]:
+def _of_model(study: StudyResults, outcomes: Outcomes, model: str) -> dict[str, Any]:
     from markupsafe import Markup
 
     rate = table_rate(study, model)
@@ -155,7 +162,7 @@ def _of_model(study: StudyResults, outcomes: Outcomes, model: str, words: Words)
     others = [main_table(study, outcomes, model, other) for other in rates(study, model) if other != chosen]
     return {
         "name": model,
-        "verdicts": {} if rate is None else verdicts(study, outcomes, model, chosen, words.evaluations),
+        "verdicts": {} if rate is None else verdicts(study, outcomes, model, chosen),
         "table": Markup(to_html(joined(table, amounts) if few else table)),
         "amounts": "" if few else Markup(to_html(amounts)),
         "others": [Markup(to_html(one)) for one in others],

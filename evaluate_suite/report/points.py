@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import TypeVar
@@ -23,7 +23,9 @@ from evaluate_suite.averages import suite_scores
 from evaluate_suite.checkpoint import SCORING_HOURS, TRAINING_HOURS
 from evaluate_suite.decide import Decisions, decisions
 from evaluate_suite.model_sizes import sizes
+from evaluate_suite.noise_levels import recipe_numbers
 from evaluate_suite.normalised import LOWER_IS_BETTER
+from evaluate_suite.recipe_scores import training_noise
 from evaluate_suite.registry import (
     EXTRA_SUITES,
     SUITES,
@@ -32,6 +34,7 @@ from evaluate_suite.registry import (
     by_suite,
     registry,
 )
+from evaluate_suite.report.scores import Z95, Score, metric_of, over_seeds, table, with_noise
 from evaluate_suite.results import BITS, DOMAIN, MACRO, ResultRow, read_results
 from pipeline_steps.errors import CorpusError, StoreIncomplete, StoreMismatch
 from pipeline_steps.samplers import FULL
@@ -39,34 +42,12 @@ from pipeline_steps.samplers import FULL
 
 Run = tuple[str, str, float]  # model, sampler, rate
 Key = TypeVar("Key")
-Z95 = 1.959964  # 97.5 % quantile of the normal distribution
 HEADLINES = {"over_scaling": "Over-scaling", "effective_size": "Effective model size"}
 UNITS = {"over_scaling": "%", "effective_size": "M parameters"}
 _COSTS = "costs.jsonl"  # beside the results: hours differ from run to run
 _TITLES = {"in_distribution": "In-distribution perplexity", "high_quality": "High-quality perplexity"}
 _TITLES |= {"core_v1": "CORE, older baselines"}
 _TITLES |= {metric: f"{name}, mean over domains" for metric, name in BITS.items()}
-
-
-@dataclass(frozen=True)
-class Score:
-    """One measure of one checkpoint.
-
-    Attributes:
-        value: mean over seeds.
-        stderr: standard error over the examples measured on and, with two seeds or more, over seeds.
-        low: lower end of the 95 % confidence interval.
-        high: upper end.
-        sd: standard deviation between seeds; None with fewer than two.
-        seeds: how many seeds there are.
-    """
-
-    value: float
-    stderr: float
-    low: float
-    high: float
-    sd: float | None
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +89,7 @@ class StudyResults:
         dropped: suites that are not averaged at all, and why.
         scoring_hours: accelerator hours of scoring the corpus, by sampler.
         training_hours: accelerator hours of training on everything, by model.
+        evaluations: folders of the units that `winnow evaluate` measured, which hold the losses of single windows.
     """
 
     rows: tuple[ResultRow, ...]
@@ -116,6 +98,7 @@ class StudyResults:
     dropped: Mapping[str, str]
     scoring_hours: Mapping[str, float]
     training_hours: Mapping[str, float]
+    evaluations: tuple[str, ...] = ()
 
     def costs(self, metric: str) -> dict[Run, float]:
         """Return a metric of the rows of costs by run, mean over seeds."""
@@ -207,7 +190,7 @@ def measurements_of(rows: Iterable[ResultRow], partial: bool = False) -> StudyRe
     there = {suite: sum(registry()[name].suite == suite for name in common or ()) for suite in SUITES}
     return StudyResults(
         rows=rows,
-        checkpoints=tuple(checkpoints),
+        checkpoints=tuple(_with_noise(checkpoints, measured, rows)),
         partial={s: (there[s], scored[s]) for s in SUITES if 0 < there[s] < scored[s]},
         dropped=dropped,
         scoring_hours=_costs(rows, SCORING_HOURS, lambda row: row.sampler),
@@ -306,22 +289,36 @@ def scores_of_seed(rows: Sequence[ResultRow], common: set[str] | None) -> dict[s
         only = found[tasks[0].name][tasks[0].metrics[0]]
         stderr = _stderr(tasks, found)
         ends = (only.ci95_low, only.ci95_high) if len(tasks) == len(tasks[0].metrics) == 1 else _ends(value, stderr)
-        scores[suite] = Score(value, stderr, *ends, None, 1)
+        scores[suite] = Score(value, stderr, *ends, {rows[0].seed: value})
     for row in kept:
         if row.task not in registry() and row.metric == "perplexity":
-            scores[row.task] = Score(row.value, row.stderr, row.ci95_low, row.ci95_high, None, 1)
+            scores[row.task] = _of_row(row)
         elif row.task == f"{DOMAIN}{MACRO}" and row.metric in BITS:
-            scores[row.metric] = Score(row.value, row.stderr, row.ci95_low, row.ci95_high, None, 1)
+            scores[row.metric] = _of_row(row)
     return scores
 
 
-def over_seeds(seeds: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
-    """Average over seeds each measure that at least one of them has."""
-    pooled = {}
-    for measure in sorted(set().union(*seeds)):
-        scores = [one[measure] for one in seeds if measure in one]
-        pooled[measure] = scores[0] if len(scores) == 1 else _pool(scores)
-    return pooled
+def _with_noise(checkpoints: Sequence[Point], measured: Sequence[ResultRow], rows: Sequence[ResultRow]) -> list[Point]:
+    """Put the noise between trainings into the scores of each run's last checkpoint, model by model."""
+    numbers, places = recipe_numbers(rows), {point.run: place for place, point in enumerate(checkpoints)}
+    last_rows = {_of_seed(row)[:4]: row for row in measured}
+    found = list(checkpoints)
+    for model in {point.model for point in checkpoints}:
+        ends = [checkpoints[place] for run, place in places.items() if run[0] == model]
+        noise = {}
+        for measure in set().union(*(point.scores for point in ends)):
+            those = [point for point in ends if measure in point.scores]
+            last = [last_rows[*point.run, seed] for point in those for seed in point.scores[measure].by_seed]
+            value_RK = table((point.scores[measure] for point in those), measure)
+            noise[measure] = training_noise(value_RK, metric_of(measure), last, numbers)
+        for point in ends:
+            scores = {name: with_noise(score, name, noise[name]) for name, score in point.scores.items()}
+            found[places[point.run]] = replace(point, scores=scores)
+    return found
+
+
+def _of_row(row: ResultRow) -> Score:
+    return Score(row.value, row.stderr, row.ci95_low, row.ci95_high, {row.seed: row.value})
 
 
 def _complete(rows: Iterable[ResultRow]) -> set[str]:
@@ -339,14 +336,6 @@ def _stderr(tasks: Sequence[EvaluationTask], found: Mapping[str, Mapping[str, Re
     for task in tasks:
         groups[task.group].append(float(np.mean([found[task.name][metric].stderr for metric in task.metrics])))
     return float(np.sqrt(sum(np.square(errors).sum() / len(errors) ** 2 for errors in groups.values())) / len(groups))
-
-
-def _pool(scores: Sequence[Score]) -> Score:
-    """Average seeds. They share the examples, so the error over examples does not shrink with their number."""
-    values = [score.value for score in scores]
-    value, sd = float(np.mean(values)), float(np.std(values, ddof=1))
-    stderr = float(np.hypot(np.mean([score.stderr for score in scores]), sd / len(scores) ** 0.5))
-    return Score(value, stderr, *_ends(value, stderr), sd, len(scores))
 
 
 def _ends(value: float, stderr: float) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 
@@ -43,7 +43,7 @@ class Cell:
         low: lower end of the 95 % confidence interval; None if there is none.
         high: upper end.
         digits: after the point, of the interval's ends.
-        best: whether it is the best of its column.
+        best: whether it is better than the table's baseline by an interval that holds the noise between trainings.
         shade: 0 to 1, how strongly its background is tinted.
         dot: number of the series whose colour stands before the text, -1 for ink; None for no dot.
     """
@@ -107,24 +107,8 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def mark_best(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> tuple[tuple[Cell, ...], ...]:
-    """Mark the best cell of every column that has a direction; equal ones are all marked."""
-    best = []
-    for number, column in enumerate(columns):
-        values = [v for row in rows if (v := row[number].value) is not None and math.isfinite(v)]
-        choose = {"higher": max, "lower": min}.get(column.direction)
-        best.append(choose(values) if choose and values else None)
-    return tuple(
-        tuple(
-            replace(cell, best=True) if at is not None and cell.value == at else cell
-            for cell, at in zip(row, best, strict=True)
-        )
-        for row in rows
-    )
-
-
 def to_markdown(table: Table, intervals: bool = True) -> str:
-    """Write a GitHub table with its title and footnotes; the best of a column is in bold."""
+    """Write a GitHub table with its title and footnotes; cells that are `best` are in bold."""
     header = [escaped(column.text) for column in table.columns]
     lines = [[_cell(cell, intervals) for cell in row] for row in table.rows]
     widths = [max(3, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]

@@ -13,8 +13,9 @@ from evaluate_suite.agreement import overlap, rank_change
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, SELECTED_TOKENS, TRAINING_HOURS
 from evaluate_suite.model_sizes import family
 from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks
+from evaluate_suite.report.comparisons import Comparison, compare, noise_in_words
 from evaluate_suite.report.figures_runs import dot_of
-from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, total_hours
+from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, full_value, total_hours
 from evaluate_suite.report.points import (
     HEADLINES,
     UNITS,
@@ -28,7 +29,7 @@ from evaluate_suite.report.points import (
     title,
     unit,
 )
-from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, mark_best, number, time_unit
+from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, number, time_unit
 from evaluate_suite.results import BITS, DOMAIN, ResultRow
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
@@ -42,7 +43,11 @@ AMORTISED = 10  # runs that share the scores: the paper trains 5 rates x 2 model
 
 
 def main_table(study: StudyResults, outcomes: Outcomes, model: str, rate: float) -> Table:
-    """Make Table 1: a row per sampler at one rate and everything; both normalised numbers and all measures."""
+    """Make Table 1: a row per sampler at one rate and everything; both normalised numbers and all measures.
+
+    Bold is what is better than a baseline (everything for the normalised numbers, else that of `comparisons.compare`)
+    by an interval that holds the noise between trainings. Nothing is bold for being the largest of a column.
+    """
     points = _sorted(finals(study, model, rate))
     there = [m for m in measures(study, model) if any(m in point.scores for point in points)]
     headlines = [name for name in HEADLINES if any(estimate(point, outcomes, name) for point in points)]
@@ -52,6 +57,8 @@ def main_table(study: StudyResults, outcomes: Outcomes, model: str, rate: float)
     columns = (Column("Sampler"), *(Column(n, unit(m), d) for n, m, d in zip(names, shown, directions, strict=True)))
     used = {id(point): _suites(outcomes, point) for point in points}
     most = max(used.values(), default=0)
+    compared = {measure: one for measure in there if (one := compare(study, model, rate, measure))}
+    better = {measure: one.better() for measure, one in compared.items()}
     rows = []
     for point in points:
         few = f" ({used[id(point)]} of {most} suites)" if 0 < used[id(point)] < most else ""
@@ -60,10 +67,14 @@ def main_table(study: StudyResults, outcomes: Outcomes, model: str, rate: float)
             found = estimate(point, outcomes, measure)
             exact = measure in HEADLINES and point.sampler == FULL  # by definition
             digits = 1 if measure in HEADLINES or (found and found[0] >= _LARGE) else 3 if measure in BITS else 2
-            cells.append(number(found[0], digits, *(() if exact else found[1:])) if found else NOTHING)
-        rows.append(cells)
+            cell = number(found[0], digits, *(() if exact else found[1:])) if found else NOTHING
+            ahead = measure in HEADLINES and not exact and found and found[1] > full_value(study, measure, model)
+            cells.append(replace(cell, best=bool(ahead) or point.sampler in better.get(measure, ())))
+        rows.append(tuple(cells))
     heading = f"{model}, {100 * rate:g} % of the documents"
-    return Table(heading, columns, mark_best(columns, rows), tuple(_notes(study, outcomes, model, points)))
+    bold = any(cell.best for row in rows for cell in row)
+    notes = [*_notes(study, outcomes, model, points), *_noise_notes(model, compared, bold, bool(headlines))]
+    return Table(heading, columns, tuple(rows), tuple(notes))
 
 
 def amounts_table(study: StudyResults, model: str, rate: float, scoring: Mapping[str, float]) -> Table:
@@ -128,14 +139,14 @@ def terms_table(outcomes: Outcomes, model: str, rate: float, name: str) -> Table
             cell = number(scale * one.terms[suite]) if suite in one.terms else NOTHING
             side = {"above": "≥ ", "below": "≤ "}.get(one.censored.get(suite, ""), "")
             cells.append(Cell(side + cell.text, cell.value))
-        rows.append([*cells, number(scale * one.value, 1, scale * one.low, scale * one.high)])
+        rows.append((*cells, number(scale * one.value, 1, scale * one.low, scale * one.high)))
     notes = [
         "≥ and ≤: beyond what the references can tell, cut off there: at the smallest and the largest of them for a"
         " decoder's accuracies, else at a quarter of the smallest and four times the largest."
     ]
     cut = name == "effective_size" and any(one.censored for one in found.values())
     heading = f"{HEADLINES[name]} by suite: {model}, {100 * rate:g} % of the documents"
-    return Table(heading, columns, mark_best(columns, rows), tuple(notes if cut else ()))
+    return Table(heading, columns, tuple(rows), tuple(notes if cut else ()))
 
 
 def cost_table(scoring: Mapping[str, float], training: Mapping[str, float], runs: int = AMORTISED) -> Table:
@@ -204,8 +215,9 @@ def rank_table(changes: Mapping[str, float], smaller: str, larger: str) -> Table
     """Show Figure 6 as numbers."""
     columns = (Column("Sampler"), Column("Ranks gained", direction="higher"))
     names = sorted(changes, key=lambda name: -changes[name])
-    rows = [[Cell(label(name)), number(changes[name], 2)] for name in names]
-    return Table(f"Change of rank from {smaller} to {larger}", columns, mark_best(columns, rows))
+    rows = tuple((Cell(label(name)), number(changes[name], 2)) for name in names)
+    notes = ("Ranks are of means over seeds, without an interval: other seeds may change them.",)
+    return Table(f"Change of rank from {smaller} to {larger}", columns, rows, notes)
 
 
 def overlap_table(selections: Mapping[str, np.ndarray]) -> Table:
@@ -293,7 +305,7 @@ def task_table(study: StudyResults, model: str, rate: float) -> Table:
     rows = []
     for task, metric in sorted(found, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key)):
         rows.append(_task_cells(task, metric, found[task, metric], names))
-    notes = ("°: the 95 % confidence interval holds the score of guessing, or lies below it.",)
+    notes = ("°: the 95 % confidence interval, over examples, holds the score of guessing, or lies below it.",)
     return Table(f"Every task: {model}, {100 * rate:g} % of the documents", tuple(columns), tuple(rows), notes)
 
 
@@ -336,7 +348,7 @@ def _suites(outcomes: Outcomes, point: Point) -> int:
 
 
 def _notes(study: StudyResults, outcomes: Outcomes, model: str, points: Sequence[Point]) -> list[str]:
-    """Write the footnotes: what 100 % is, which suites were left out and why, what is missing, how many seeds."""
+    """Write the footnotes: what 100 % is, which suites were left out and why, what is missing."""
     mine: list[Outcome] = [found for p in points if p.sampler != FULL and (found := outcomes.get((*p.run, p.step)))]
     notes = []
     for larger in sorted({one.larger for one in mine if one.over_scaling}):
@@ -350,16 +362,27 @@ def _notes(study: StudyResults, outcomes: Outcomes, model: str, points: Sequence
     if absent and not all(map(lower_is_better, measures(study, model))):
         notes.append(f"Not measured: {', '.join(absent)}.")
     notes += [f"{SUITES[suite]} is not shown: {why}." for suite, why in study.dropped.items()]
-    seeds = {score.seeds for point in points for score in point.scores.values()}
-    if max(seeds, default=1) > 1:
-        spread = {
-            measure: max(s.sd for p in points if (s := p.scores.get(measure)) and s.sd is not None)
-            for measure in measures(study, model)
-            if any((s := p.scores.get(measure)) and s.sd is not None for p in points)
-        }
-        said = ", ".join(f"{title(measure)} {sd:.2f}" for measure, sd in spread.items())
-        many = f"{max(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
-        notes.append(f"Means over {many} seeds; largest standard deviation between them: {said}.")
+    return notes
+
+
+def _noise_notes(model: str, compared: Mapping[str, Comparison], bold: bool, headlines: bool) -> list[str]:
+    """Write the footnotes on intervals and bold: what they hold, for which measures, and with how many seeds."""
+    said, unknown = dict[str, list[str]](), list[str]()
+    for measure, one in compared.items():
+        words = noise_in_words(model, one.noise, measure, one.seeds)
+        (said.setdefault(words, []) if one.noise.decides else unknown).append(title(measure))
+    notes = [f"{', '.join(names)}: {words[0].lower()}{words[1:]}" for words, names in said.items()]
+    if unknown:
+        notes.append(f"{', '.join(unknown)}: intervals over examples only; the noise between trainings is not known.")
+    if bold:
+        names = sorted({"everything" if one.baseline == FULL else label(one.baseline) for one in compared.values()})
+        of = " (over-scaling and effective size: than everything)" if headlines else ""
+        notes.append(
+            f"Bold: better than {' or '.join(names) or 'everything'}{of} by a 95 % interval of the difference, which "
+            "holds the noise between trainings."
+        )
+    elif any(one.noise.decides for one in compared.values()):
+        notes.append("Nothing is bold: no sampler can be told to be better than the baseline.")
     return notes
 
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from evaluate_suite.comparison import verdicts as paired_verdicts
-from evaluate_suite.registry import SUITES, by_suite, registry
-from evaluate_suite.report.figures_runs import colours
+from evaluate_suite.registry import registry
+from evaluate_suite.report.comparisons import compare, noise_in_words, seeds_in_words
 from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
 from evaluate_suite.report.points import (
     HEADLINES,
-    Z95,
-    Point,
     StudyResults,
     finals,
-    lower_is_better,
     measures,
     models,
     rates,
     references,
     title,
 )
+from evaluate_suite.report.scores import Difference, is_perplexity
 from evaluate_suite.report.table_data import minus
-from pipeline_steps.errors import StoreDamaged
+from evaluate_suite.results import BITS
 from pipeline_steps.samplers import FULL, label, ordered
-from pipeline_steps.stores.files import read_json
 
 
 # Tasks of the four few-shot suites are in part of the mixture that models are instruction-tuned on before: FLAN 2022
@@ -46,17 +42,18 @@ _NORMALISED = (
     "mean over suites of the size at which training on everything would do as well."
 )
 _INTERVALS = (
-    "Intervals are 95 %. Those of scores are over examples, and over training seeds where there are two or more."
+    "Intervals are 95 %. Where the noise between trainings is known, from the seeds of this study or from earlier "
+    "trainings of the same settings and as many tokens, they hold it beside the noise between examples "
+    "(docs/decide.md). Elsewhere they are over examples only, say nothing of another training, and nothing is called "
+    "better or worse. Differences from a baseline are for other trainings on these examples, and for other windows "
+    "too where the loss of each window is at hand. They hold all at once: of 20 such lists, one is wrong somewhere."
 )
 _INTERVALS_NORMALISED = (
-    " Those of over-scaling and effective size draw suites anew, and trainings from the standard deviation between "
-    "this study's seeds or, where there is one seed, between trainings of T5 (Raffel et al. 2020, Table 1)."
-)
-_ONE_SEED = (
-    "Every run has one seed. Its intervals do not say what another training seed would give, which can differ by more "
-    "than they are wide, for small models above all."
+    " Those of over-scaling and effective size draw suites anew, and trainings from that noise; there are none where "
+    "the noise of a suite is not known. Each of them holds alone in 95 of 100 studies."
 )
 _SPELT_OUT = 3
+_ENDLESS = 1000.0  # percent: an interval of so few seeds says nothing of its upper end
 
 
 def table_rate(study: StudyResults, model: str) -> float | None:
@@ -66,71 +63,57 @@ def table_rate(study: StudyResults, model: str) -> float | None:
     return most[len(most) // 2] if most else None
 
 
-def verdicts(
-    study: StudyResults, outcomes: Outcomes, model: str, rate: float, evaluations: Sequence[str] = ()
-) -> dict[str, list[str]]:
-    """Say who does better than everything, who cannot be told from it, and who does worse: sentences by measure.
+def verdicts(study: StudyResults, outcomes: Outcomes, model: str, rate: float) -> dict[str, list[str]]:
+    """Say which samplers are better than a baseline, cannot be told from it, or are worse: sentences by measure.
 
-    The sentences are about over-scaling, else effective model size, else each perplexity that was measured. Where
-    the losses of single trainings by window are at hand, they are compared with Random's, window by window.
+    The sentences are about over-scaling, else effective model size, against everything; where these have no interval,
+    about each measure against Random, or against everything where there is no Random. Each measure says how many seeds
+    there are and what the noise between trainings is; where that is not known, nothing is compared.
 
     Args:
         study: what was measured.
         outcomes: of `evaluate_suite.report.outcomes.outcomes`.
         model: whose runs.
         rate: at which samplers are compared.
-        evaluations: folders of the units that `winnow evaluate` measured.
     """
     points = [point for point in finals(study, model, rate) if point.sampler != FULL]
     for name in HEADLINES:
         found = {point.sampler: known for point in points if (known := estimate(point, outcomes, name))}
-        if found:
-            unit = " %" if name == "over_scaling" else "M parameters"
+        if found and all(math.isfinite(low) for _, low, _ in found.values()):
+            unit, full = " %" if name == "over_scaling" else "M parameters", full_value(study, name, model)
             words = {sampler: (_shown(known[0], 1) + unit, known[1], known[2]) for sampler, known in found.items()}
-            return {HEADLINES[name]: _sentences(found, full_value(study, name, model), words, 1)}
-    said, everything = dict[str, list[str]](), references(study).get(model)
-    for measure in filter(lower_is_better, measures(study, model)):
-        losses = window_losses(study, model, rate, measure, evaluations)
-        if "random" in losses and len(losses) > 1:
-            named = {label(name): losses[name] for name in ordered(losses)}
-            said[title(measure)] = [f"{one}." for one in paired_verdicts(named, label("random"))]
-        elif everything is not None and measure in everything.scores:
-            said[title(measure)] = _against(points, everything, measure)
-    if everything is None and not said:
-        return {model: ["There is no run on everything: nothing to compare with."]}
+            gains = {
+                sampler: Difference(one[0] - full, one[1] - full, one[2] - full) for sampler, one in found.items()
+            }
+            return {HEADLINES[name]: [*_sentences(gains, FULL, words, 1), _noise_of_suites(study, model)]}
+    compared = {measure: one for measure in measures(study, model) if (one := compare(study, model, rate, measure))}
+    if not compared:
+        return {model: ["There is no run on everything and none on a random choice: nothing to compare with."]}
+    said, noise = dict[str, list[str]](), dict[str, list[str]]()
+    for measure, one in compared.items():
+        if one.noise.decides:
+            digits = 1 if is_perplexity(measure) else 3 if measure in BITS else 2
+            words = {sampler: _change(difference, measure, digits) for sampler, difference in one.found.items()}
+            said[title(measure)] = _sentences(one.found, one.baseline, words, digits)
+        noise.setdefault(noise_in_words(model, one.noise, measure, one.seeds), []).append(title(measure))
+    for sentence, names in noise.items():
+        said.setdefault(", ".join(names), []).append(sentence)
     return said
+
+
+def intervals_in_words(study: StudyResults) -> str:
+    """Say what the intervals beside single numbers hold: another training, or these trainings alone."""
+    scores = {measure: score for point in finals(study) for measure, score in point.scores.items()}
+    alone = [title(measure) for measure in measures(study) if not scores[measure].noise.decides]
+    if not alone:
+        return "Intervals are 95 %, over examples and trainings."
+    which = "" if len(alone) == len(scores) else f" for {_listed(alone)}"
+    return f"Intervals are 95 %,{which} over examples only: they say nothing of another training."
 
 
 def flat(said: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the sentences of `verdicts`, each with its measure."""
     return [f"{measure}. {sentence}" for measure, sentences in said.items() for sentence in sentences]
-
-
-def window_losses(
-    study: StudyResults, model: str, rate: float, measure: str, evaluations: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Return the mean loss of each held-out window, float64 [N], by sampler; nothing if one sampler's are not at hand.
-
-    A unit is that of a checkpoint if the perplexity of its losses is, to the last digits, the checkpoint's.
-    """
-    tasks = [task.name for task in by_suite()[measure]] if measure in SUITES else [measure]
-    points = [point for point in finals(study, model, rate) if measure in point.scores]
-    if len(tasks) > 1 or not colours(study) or any(point.scores[measure].seeds > 1 for point in points):
-        return {}
-    found = {}
-    for point in points:
-        name = f"step-{point.step:08d}/{tasks[0].replace('/', '-')}.json"
-        for file in [file for folder in evaluations for file in sorted(Path(folder).rglob(name))]:
-            if file.parent.parent.name != point.sampler:
-                continue
-            try:
-                nll_N = np.array(read_json(str(file))["found"]["nll"])
-            except (StoreDamaged, KeyError, TypeError):
-                continue
-            if np.isclose(np.exp(nll_N.mean()), point.scores[measure].value, rtol=1e-12):
-                found[point.sampler] = nll_N
-    same = len({nll_N.size for nll_N in found.values()}) == 1
-    return found if same and len(found) == len(points) else {}
 
 
 def coverage(study: StudyResults) -> str:
@@ -161,20 +144,12 @@ def methods(study: StudyResults) -> list[str]:
     normalised = len(references(study)) > 1
     said = [_NORMALISED] if normalised else []
     said.append(_INTERVALS + (_INTERVALS_NORMALISED if normalised else ""))
-    if has_one_seed(study):
-        said.append(_ONE_SEED)
     if any(row.task in few_shot for row in study.rows):
         said.append(_SEEN)
     if study.partial:
         parts = ", ".join(f"{title(suite)} {k} of {n}" for suite, (k, n) in study.partial.items())
         said.append(f"Incomplete suites, averaged over the tasks that every run has: {parts}. They are not the suite.")
     return said
-
-
-def has_one_seed(study: StudyResults) -> bool:
-    """Return whether no run was trained twice."""
-    runs = {(row.model, row.sampler, row.rate, row.seed) for row in study.rows if row.task != "cost"}
-    return len({run[:3] for run in runs}) == len(runs)
 
 
 def facts(study: StudyResults) -> dict[str, str]:
@@ -191,48 +166,53 @@ def facts(study: StudyResults) -> dict[str, str]:
     }
 
 
-def _against(points: Sequence[Point], everything: Point, measure: str) -> list[str]:
-    """Compare perplexities with everything's, by the interval of a difference of independent numbers."""
-    full, found, words = everything.scores[measure], {}, {}
-    for point in points:
-        if score := point.scores.get(measure):
-            gain, error = full.value - score.value, Z95 * (full.stderr**2 + score.stderr**2) ** 0.5
-            found[point.sampler] = gain, gain - error, gain + error
-            number = f"{_shown(abs(gain), 2)} {'lower' if gain > 0 else 'higher'}"  # the interval is of that word
-            words[point.sampler] = number, abs(gain) - error, abs(gain) + error
-    return _sentences(found, 0.0, words, 2)
-
-
 def _sentences(
-    found: Mapping[str, tuple[float, float, float]],
-    full: float,
-    words: Mapping[str, tuple[str, float, float]],
-    digits: int,
+    found: Mapping[str, Difference], baseline: str, words: Mapping[str, tuple[str, float, float]], digits: int
 ) -> list[str]:
-    """Group samplers into better than, like and worse than everything, the best first.
+    """Group samplers into better than, like and worse than a baseline, the best first.
 
     Args:
-        found: value and interval by sampler, higher is better.
-        full: what everything is worth.
+        found: by sampler.
+        baseline: its name.
         words: what is said: a number and the ends of its interval, which the first three of a sentence have.
         digits: of the ends after the point.
     """
     groups: dict[str, list[str]] = {"Better than": [], "Cannot be told from": [], "Worse than": []}
-    for sampler in sorted(found, key=lambda one: -found[one][0]):
-        _, low, high = found[sampler]
-        said = groups["Better than" if low > full else "Worse than" if high < full else "Cannot be told from"]
+    for sampler in sorted(found, key=lambda one: -found[one].gain):
+        said = groups[("Cannot be told from", "Better than", "Worse than")[found[sampler].sign]]
         number, *ends = words[sampler]
         interval = f" (95 % CI {' to '.join(_shown(end, digits) for end in ends)})" if len(said) < _SPELT_OUT else ""
         said.append(f"{label(sampler)} {number}{interval}")
+    name = "everything" if baseline == FULL else label(baseline)
     return [
-        f"{group} everything, {len(said)} of {len(found)}: {'; '.join(said)}."
-        for group, said in groups.items()
-        if said
+        f"{group} {name}, {len(said)} of {len(found)}: {'; '.join(said)}." for group, said in groups.items() if said
     ]
 
 
+def _change(difference: Difference, measure: str, digits: int) -> tuple[str, float, float]:
+    """Return a difference in the measure's unit, of a perplexity in percent: words, and the ends of its interval."""
+    gain, low, high = difference.gain, difference.low, difference.high
+    if is_perplexity(measure):
+        with np.errstate(over="ignore"):
+            value, low, high = (float(100 * np.expm1(-number)) for number in (gain, high, low))
+        high = high if high <= _ENDLESS else math.inf
+    else:
+        value, low, high = (-gain, -high, -low) if measure in BITS else (gain, low, high)
+    unit = " %" if is_perplexity(measure) else " bits" if measure in BITS else " points"
+    return minus(f"{value:+,.{digits}f}") + unit, low, high
+
+
+def _noise_of_suites(study: StudyResults, model: str) -> str:
+    """Say whose noise the intervals of over-scaling and effective size hold."""
+    scores = [score for point in finals(study, model) for score in point.scores.values() if score.noise.decides]
+    seeds = seeds_in_words(min(score.seeds for score in scores), max(score.seeds for score in scores))
+    others = sorted({score.noise.measured for score in scores if score.noise.source == "level"})
+    own = ["them"] if any(score.noise.source == "seeds" for score in scores) else []
+    return f"{seeds}; intervals hold the noise between {_listed(own + others)}."
+
+
 def _shown(number: float, digits: int) -> str:
-    return minus(f"{number:,.{digits}f}")
+    return minus(f"{number:,.{digits}f}").replace("inf", "∞")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import (
-    Score,
     StudyResults,
     finals,
     lower_is_better,
@@ -27,10 +26,11 @@ from evaluate_suite.report.points import (
     read_measurements,
     result_files,
 )
+from evaluate_suite.report.scores import Score
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
 from evaluate_suite.report.tables import contamination_table
-from evaluate_suite.report.verdicts import flat, table_rate, verdicts
+from evaluate_suite.report.verdicts import flat, intervals_in_words, table_rate, verdicts
 from evaluate_suite.results import BITS
 from pipeline_steps import __version__
 from pipeline_steps.errors import StoreMismatch
@@ -95,7 +95,8 @@ class ReportSettings:
     def measurements(self) -> StudyResults:
         """What was measured; raises as `read_measurements`."""
         study = read_measurements(self.runs, self.partial)
-        return replace(study, scoring_hours={**study.scoring_hours, **self.scoring_hours})
+        hours = {**study.scoring_hours, **self.scoring_hours}
+        return replace(study, scoring_hours=hours, evaluations=tuple(self.evaluations))
 
     @property
     def evaluations(self) -> list[str]:
@@ -116,7 +117,7 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     selections = _open_selections(settings, stores)
     contamination = contamination_table(selections, _overlaps(settings, selections)) if selections else None
     found = outcomes(study)
-    words = Words(_facts(settings, stores), settings.notes, settings.evaluations)
+    words = Words(_facts(settings, stores), settings.notes)
     scores = {name: store.scores for name, store in stores.items()}
     units = {name: store.made.get("unit", "score") for name, store in stores.items()}
     lower = [name for name, store in stores.items() if _is_lower(settings.lower_is_better, name, store)]
@@ -177,8 +178,8 @@ def terminal_table(settings: ReportSettings) -> Table:
     for model in names:
         if (rate := table_rate(study, model)) is not None:
             said += [f"{model}, {100 * rate:g} %"] if len(names) > 1 else []
-            said += flat(verdicts(study, found, model, rate, settings.evaluations))
-    table.caption, table.caption_justify = "\n".join(said), "left"
+            said += flat(verdicts(study, found, model, rate))
+    table.caption, table.caption_justify = "\n".join([intervals_in_words(study), *said]), "left"
     return table
 
 

@@ -44,7 +44,7 @@ def test_perplexity_by_source(made, run, tmp_path, capsys):  # noqa: F811
     costs = read_results(str(tmp_path / "costs.jsonl"))
     hours = [row.value for row in costs if row.metric == "training_accelerator_hours"]
     assert max(hours) == pytest.approx(sum(seconds) / 3600)
-    amounts = {"selected_documents", "selected_tokens", "parameters"}
+    amounts = {"selected_documents", "selected_tokens", "parameters", "recipe_number"}
     assert {(row.task, row.metric) for row in costs} == {("cost", m) for m in ("training_accelerator_hours", *amounts)}
     assert {row.n for row in rows if row.task == "high_quality"} == {8}
     last = {row.task: row.value for row in rows if row.step == 4}

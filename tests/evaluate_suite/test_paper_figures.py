@@ -107,9 +107,13 @@ def test_a_line_a_sampler_and_everything_as_a_horizontal_one(study):
 
 
 def test_planted_savings_are_marked():
-    study = measurements_of(
-        rows(("ask-llm-xl",), (0.6,), ("t5-large",), tasks=("c4",), steps=tuple(range(10**5, 10**6 + 1, 10**5)))
+    steps = tuple(range(10**5, 10**6 + 1, 10**5))
+    one, study = (
+        measurements_of(rows(("ask-llm-xl",), (0.6,), ("t5-large",), (), ("c4",), steps, seeds, jitter))
+        for seeds, jitter in (((0,), 0.0), ((0, 1, 2), 1e-3))
     )
+    alone = efficiency(one, outcomes(one), "t5-large", groups(["ask-llm-xl"]), "c4_perplexity")
+    assert not [t for t in alone.legends[0].get_texts() if "saved" in t.get_text()]  # another seed may save nothing
     figure = efficiency(study, outcomes(study), "t5-large", groups(["ask-llm-xl"]), "c4_perplexity")
     (said,) = [t.get_text() for t in figure.legends[0].get_texts() if "saved" in t.get_text()]
     # A run is worth size x (step / last)^1.5: it is worth everything where that is 1 / factor

@@ -1,6 +1,7 @@
 """The report of a small study, from its files alone: everything a quickstart shows, safely, with nothing from the
 network."""
 
+import itertools
 import json
 import re
 import shutil
@@ -16,8 +17,8 @@ from rich.console import Console
 
 from evaluate_suite.bootstrap import perplexity_interval
 from evaluate_suite.report import ReportSettings, terminal_table, write_report
+from evaluate_suite.report.comparisons import window_losses
 from evaluate_suite.report.points import finals
-from evaluate_suite.report.verdicts import window_losses
 from evaluate_suite.results import ResultRow, read_results, write_results
 from evaluate_suite.units import unit_file
 from pipeline_steps import Cut, ScoreStore, select
@@ -48,12 +49,35 @@ class HashScorer(BaseScorer):
         return [9.0 - n if n < len(TEXTS) else float(np.random.default_rng([self.seed, n]).normal()) for n in numbers]
 
 
-def losses(sampler, task, step):
-    """Windows that are hard for all, and a sampler's own part: Ask-LLM is better than Random, Density is not."""
+def losses(sampler, task, step, seed=0):
+    """Windows that are hard for all, a sampler's own part, a seed's, and a training's of 0.002.
+
+    Ask-LLM is better than Random, Density is not.
+    """
     hard = np.random.default_rng(0).normal(5.5, 0.5, 128)
     own = {"full": 0.05, "random": 0.0, "density": 0.0, "ask-llm": -0.03}[sampler]
     noise = np.random.default_rng([SAMPLERS.index(sampler), TASKS.index(task), step]).normal(0, 0.01, 128)
-    return hard + own + noise + 100 / step
+    training = np.random.default_rng([SAMPLERS.index(sampler), seed, 77]).normal(0, 0.002) if seed else 0.0
+    return hard + own + noise + 0.1 * seed + training + 100 / step
+
+
+def write_measurements(folder, seeds):
+    """Write results, costs and the losses of single windows of a run per sampler and seed."""
+    results, paid = [], []
+    for sampler, seed, step, task in itertools.product(SAMPLERS, seeds, STEPS, TASKS):
+        rate, nll_N = 1.0 if sampler == "full" else 0.2, losses(sampler, task, step, seed)
+        run = folder / "evaluation" / "t5-tiny" / f"{sampler}-seed{seed}"
+        write_json(
+            str(unit_file(run, sampler, f"step-{step:08d}", task)), {"made": {}, "found": {"nll": nll_N.tolist()}}
+        )
+        found = perplexity_interval(nll_N)
+        of = (sampler, rate, "t5-tiny", seed, step, 4096 * step, 0.5 / rate)
+        ends = found.value, found.stderr, found.low, found.high
+        results.append(ResultRow(*of, task, "perplexity", *ends, 128, 0, "v"))
+        costs = {"training_accelerator_hours": 0.01, "selected_documents": DOCUMENTS * rate, "selected_tokens": 9e3}
+        paid += [ResultRow(*of, "cost", name, value, 0, 0, 0, 128, 0, "v") for name, value in costs.items()]
+    write_results(str(folder / "results.jsonl"), results)
+    write_results(str(folder / "costs.jsonl"), set(paid))
 
 
 @pytest.fixture(scope="module")
@@ -68,46 +92,7 @@ def study(tmp_path_factory):
     for name, mode in {"random": "random", "ask-llm": "top", "density": "ips"}.items():
         store = ScoreStore.open(str(folder / ("ask-llm" if name == "random" else name)))
         select(store, Cut(mode, rate=0.2)).save(str(folder / f"{name}.safetensors"))
-    results, paid = [], []
-    for sampler in SAMPLERS:
-        rate = 1.0 if sampler == "full" else 0.2
-        for step in STEPS:
-            for task in TASKS:
-                nll_N = losses(sampler, task, step)
-                unit = unit_file(
-                    folder / "evaluation" / "t5-tiny" / f"{sampler}-seed0", sampler, f"step-{step:08d}", task
-                )
-                write_json(str(unit), {"made": {}, "found": {"nll": nll_N.tolist()}})
-                found = perplexity_interval(nll_N)
-                of = ResultRow(
-                    sampler,
-                    rate,
-                    "t5-tiny",
-                    0,
-                    step,
-                    4096 * step,
-                    0.5 / rate,
-                    task,
-                    "perplexity",
-                    0,
-                    0,
-                    0,
-                    0,
-                    128,
-                    0,
-                    "v",
-                )
-                results.append(
-                    replace(of, value=found.value, stderr=found.stderr, ci95_low=found.low, ci95_high=found.high)
-                )
-            costs = {
-                "training_accelerator_hours": 0.01,
-                "selected_documents": DOCUMENTS * rate,
-                "selected_tokens": 9e3,
-            }
-            paid += [replace(of, task="cost", metric=metric, value=value) for metric, value in costs.items()]
-    write_results(str(folder / "results.jsonl"), results)
-    write_results(str(folder / "costs.jsonl"), paid)
+    write_measurements(folder, (0,))
     return ReportSettings(
         runs=[str(folder)],
         output=str(folder / "report.html"),
@@ -167,26 +152,55 @@ def test_every_number_of_the_table_is_there(page):
     assert "all &lt;of&gt; them" in page
 
 
-def test_samplers_are_compared_window_by_window(study, page):
-    """The hard windows spread perplexities by 4 %; pairs differ by 0.1 %."""
-    assert re.search(
-        r"(?s)In-distribution perplexity</p>.*?Ask-LLM is 3\.\d % lower than Random \(95 % CI −3\.\d to −2\.\d %\)",
-        page,
+def test_one_seed_of_unknown_noise_is_compared_with_nothing(study, page):
+    """The windows' own intervals would call Ask-LLM better, and another training might turn that around."""
+    said = re.search(r'<ul class="verdicts">.*?</ul>', page, flags=re.DOTALL)[0]
+    assert (
+        "One seed of each run, and the noise between trainings of t5-tiny with these settings and tokens is not"
+        in said
     )
-    assert re.search(r"(?s)In-distribution perplexity</p>.*?Density cannot be told from Random", page)
-    assert re.search(r"(?s)High-quality perplexity</p>.*?Full data is 5\.\d % higher than Random", page)
-    assert "less" not in re.search(r'<ul class="verdicts">.*?</ul>', page, flags=re.DOTALL)[0]
-    found = window_losses(study.measurements, "t5-tiny", 0.2, "hq_perplexity", study.evaluations)
+    assert "no comparison can be made; train with seeds: [0, 1, 2]." in said
+    assert "High-quality perplexity, In-distribution perplexity</p>" in page
+    assert "<strong>" not in page
+    for words in ("Better than Random", "Worse than Random", "% saved"):
+        assert words not in page
+    assert "over examples only: they say nothing of another training" in page
+
+
+def test_samplers_are_compared_seed_by_seed_and_window_by_window(study, tmp_path):
+    """Seeds spread perplexities by 10 % and hard windows by 4 %; pairs differ by 0.3 % from training to training."""
+    write_measurements(tmp_path, (0, 1, 2))
+    seeds = replace(study, runs=[str(tmp_path)], output=str(tmp_path / "report.html"))
+    list(write_report(seeds))
+    page = Path(seeds.output).read_text()
+    better = r"Better than Random, 1 of 3: Ask-LLM −[23]\.\d % \(95 % CI −[3-9]\.\d to −\d\.\d\)\."
+    assert re.search(rf"(?s)In-distribution perplexity</p>.*?{better}", page)
+    assert re.search(r"(?s)High-quality perplexity</p>.*?Cannot be told from Random, 1 of 3: Density", page)
+    assert re.search(r"(?s)High-quality perplexity</p>.*?Worse than Random, 1 of 3: Full data \+[45]\.\d %", page)
+    assert re.search(
+        r"3 seeds of each run; the noise between trainings is a standard deviation of 0\.\d % of the", page
+    )
+    found = window_losses(seeds.measurements, "t5-tiny", 0.2, "hq_perplexity")
     assert set(found) == set(SAMPLERS)
-    assert np.array_equal(found["random"], losses("random", "high_quality", 500))
-    assert window_losses(study.measurements, "t5-tiny", 0.2, "hq_perplexity", ["nowhere"]) == {}
+    expected = np.mean([losses("random", "high_quality", 500, seed) for seed in (0, 1, 2)], axis=0)
+    assert found["random"] == pytest.approx(expected, rel=1e-12)
+    apart = replace(seeds.measurements, evaluations=("nowhere",))
+    assert window_losses(apart, "t5-tiny", 0.2, "hq_perplexity") == {}
+    bold = re.findall(r"<strong>([^<]+)</strong>", page)
+    assert len(bold) == 2  # Ask-LLM, in both splits
 
 
-def test_without_the_losses_perplexities_are_compared_with_everything(study, tmp_path):
-    card = replace(study, evaluation=str(tmp_path), output=str(tmp_path / "card.md"), format="markdown")
+def test_without_the_losses_seeds_are_compared_on_these_windows(study, tmp_path):
+    write_measurements(tmp_path, (0, 1, 2))
+    apart = tmp_path / "elsewhere"
+    card = replace(
+        study, runs=[str(tmp_path)], evaluation=str(apart), output=str(apart / "card.md"), format="markdown"
+    )
+    apart.mkdir()
     list(write_report(card))
     text = Path(card.output).read_text()
-    assert re.search(r"perplexity. Cannot be told from everything, 3 of 3: Ask-LLM \d+\.\d\d lower", text)
+    assert re.search(r"perplexity. Better than Random, 1 of 3: Ask-LLM −\d\.\d %", text)
+    assert "for other trainings on these examples" in text
 
 
 def test_figures_take_the_pages_colours_and_none_is_nearly_empty(page):
@@ -228,7 +242,8 @@ def test_terminal_table_has_a_row_per_sampler(study):
     for sampler in SAMPLERS:
         found = perplexity_interval(losses(sampler, "in_distribution", 500))
         assert re.search(rf"{sampler}\W.*2,048,000.*{found.low:.1f}, {found.high:.1f}", text)
-    assert "Ask-LLM is 3." in text
+    assert "no comparison can be made; train with seeds: [0, 1, 2]" in re.sub(r"\s+", " ", text)
+    assert "over examples only: they say nothing of another training" in text
     assert "in-distribution ppl" in text
 
 

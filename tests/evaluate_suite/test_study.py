@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr, t
 from synthetic_study import EVERY_SAMPLER, RATES, costs, factor, rows
 
 from evaluate_suite.checkpoint import Checkpoint
@@ -140,14 +140,27 @@ def test_seeds_are_averaged_and_their_spread_is_known():
     for point in finals(study):
         score = point.scores["squad"]
         assert score.seeds == 3
-        assert score.sd > 0
+        assert score.value == pytest.approx(np.mean(list(score.by_seed.values())))
         assert score.low < score.value < score.high
+    made = [list(p.scores["squad"].by_seed.values()) for p in finals(study, "t5-small")]
+    noise = finals(study, "t5-small")[0].scores["squad"].noise
+    assert (noise.source, noise.freedom) == ("seeds", 2 * len(made))
+    assert noise.sd == pytest.approx(np.sqrt(np.mean(np.var(made, axis=1, ddof=1))))
+    student = t.ppf(0.975, noise.freedom) / norm.ppf(0.975)
+    assert run_noise(study, "t5-small")["squad"] == pytest.approx(student * noise.sd / np.sqrt(3))
+
+
+def test_one_seed_has_a_level_or_no_interval_that_holds_trainings():
     one = measurements_of(rows(FEW, (0.4,), tasks=("c4", "squad"), steps=(1_000_000,)))
-    assert finals(one)[0].scores["squad"].sd is None
-    assert run_noise(one, "t5-small")["squad"] == 0.343  # T5's own, from ten trainings
-    assert run_noise(study, "t5-small")["squad"] == pytest.approx(
-        np.sqrt(np.mean([p.scores["squad"].sd ** 2 for p in finals(study, "t5-small")]))
-    )
+    scores = finals(one)[0].scores
+    assert (scores["squad"].noise.source, scores["squad"].noise.sd) == ("level", 0.343)  # T5's own, ten trainings
+    reach = np.hypot(t.ppf(0.975, 9) * 0.343, norm.ppf(0.975) * scores["squad"].stderr)
+    assert scores["squad"].high - scores["squad"].value == pytest.approx(reach)
+    assert not scores["c4_perplexity"].noise.decides  # and the interval is the windows'
+    assert set(run_noise(one, "t5-small")) == {"squad"}
+    found = outcomes(one)["t5-small", "random", 0.4, 1_000_000].over_scaling
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isfinite(found.value)
 
 
 def test_the_error_of_a_suite_is_that_of_a_mean_of_independent_tasks():
@@ -253,4 +266,4 @@ def test_a_decoders_effective_size_comes_from_bits_of_its_own_token_rule():
 
 
 def exactly(value):
-    return Score(value, 0.0, value, value, None, 1)
+    return Score(value, 0.0, value, value, {0: value})

@@ -1,0 +1,140 @@
+"""Who is better than whom: every sampler of a study against one baseline, with the noise between trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from evaluate_suite.noise import Noise
+from evaluate_suite.registry import SUITES, by_suite
+from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
+from evaluate_suite.report.points import HEADLINES, StudyResults, finals, lower_is_better, rates
+from evaluate_suite.report.scores import Difference, Score, differences, is_perplexity
+from evaluate_suite.report.style import MOST_LINES
+from evaluate_suite.results import BITS
+from pipeline_steps.errors import StoreDamaged
+from pipeline_steps.samplers import FULL
+from pipeline_steps.stores.files import read_json
+
+
+SEEDS = "train with seeds: [0, 1, 2]"
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known of the differences between samplers at one rate and a baseline, in one measure.
+
+    Attributes:
+        baseline: Random, or everything where there is no Random.
+        found: by sampler; endless intervals where the noise is not known.
+        noise: between trainings.
+        seeds: least and most seeds of a run.
+    """
+
+    baseline: str
+    found: Mapping[str, Difference]
+    noise: Noise
+    seeds: tuple[int, int]
+
+    def better(self) -> set[str]:
+        """Return the samplers that are better than the baseline."""
+        return {sampler for sampler, one in self.found.items() if one.sign > 0}
+
+
+def compare(
+    study: StudyResults, model: str, rate: float, measure: str, baseline: str | None = None
+) -> Comparison | None:
+    """Compare the samplers at a rate, and everything, with a baseline; None if there are no two to compare.
+
+    Args:
+        study: what was measured.
+        model: whose runs.
+        rate: at which samplers are compared.
+        measure: a suite, a perplexity or bits.
+        baseline: a sampler; Random unless given, or everything where there is no Random.
+    """
+    scores = {p.sampler: p.scores[measure] for p in finals(study, model, rate) if measure in p.scores}
+    baseline = baseline or (RANDOM if RANDOM in scores else FULL)
+    if baseline not in scores or len(scores) < 2:
+        return None
+    further = [
+        point.scores[measure]
+        for point in finals(study, model)
+        if measure in point.scores and point.sampler != FULL and point.rate != rate
+    ]
+    found = differences(scores, baseline, measure, further, window_losses(study, model, rate, measure))
+    counts = [score.seeds for score in scores.values()]
+    return Comparison(baseline, *found, (min(counts), max(counts)))
+
+
+def better_than_everything(
+    study: StudyResults, outcomes: Outcomes, model: str, measure: str
+) -> set[tuple[str, float]]:
+    """Return the samplers and rates whose last checkpoints are better than everything's."""
+    if measure in HEADLINES:
+        full, ends = full_value(study, measure, model), [p for p in finals(study, model) if p.sampler != FULL]
+        known = {point.run[1:]: found for point in ends if (found := estimate(point, outcomes, measure))}
+        return {run for run, (_, low, _) in known.items() if low > full}
+    compared = {rate: compare(study, model, rate, measure, FULL) for rate in rates(study, model)}
+    return {(sampler, rate) for rate, one in compared.items() if one for sampler in one.better()}
+
+
+def noise_in_words(model: str, noise: Noise, measure: str, seeds: tuple[int, int]) -> str:
+    """Say in a sentence how many seeds there are, what the noise between trainings is, and how well it is known."""
+    runs = seeds_in_words(*seeds)
+    if not noise.decides:
+        return (
+            f"{runs}, and the noise between trainings of {model} with these settings and tokens is not known: no "
+            f"comparison can be made; {SEEDS}."
+        )
+    unit = " bits" if measure in BITS else " points"
+    size = f"{100 * noise.sd:.1f} % of the perplexity" if is_perplexity(measure) else f"{noise.sd:.3g}{unit}"
+    known = f"{noise.freedom} degree{'s' if noise.freedom > 1 else ''} of freedom"
+    taken = f", taken from {noise.measured}," if noise.source == "level" else ""
+    return f"{runs}; the noise between trainings{taken} is a standard deviation of {size} ({known})."
+
+
+def seeds_in_words(few: int, many: int) -> str:
+    """Say how many seeds runs have, from the least to the most."""
+    if few < many:
+        return f"{few} to {many} seeds a run"
+    return "One seed of each run" if many == 1 else f"{many} seeds of each run"
+
+
+@lru_cache(maxsize=64)
+def window_losses(study: StudyResults, model: str, rate: float, measure: str) -> dict[str, np.ndarray]:
+    """Return the mean loss of each held-out window over seeds, float64 [N], by sampler.
+
+    Nothing is returned if one run's losses are not at hand. A unit is that of a run if the perplexity of its losses
+    is, to the last digits, the run's.
+    """
+    tasks = [task.name for task in by_suite()[measure]] if measure in SUITES else [measure]
+    points = [point for point in finals(study, model, rate) if measure in point.scores]
+    if not lower_is_better(measure) or len(tasks) > 1 or len(points) > MOST_LINES + 1:
+        return {}
+    found = dict[str, np.ndarray]()
+    for point in points:
+        name = f"step-{point.step:08d}/{tasks[0].replace('/', '-')}.json"
+        files = [file for folder in study.evaluations for file in sorted(Path(folder).rglob(name))]
+        by_seed = _losses_by_seed([f for f in files if f.parent.parent.name == point.sampler], point.scores[measure])
+        if len(by_seed) == point.scores[measure].seeds and len({nll_N.size for nll_N in by_seed.values()}) == 1:
+            found[point.sampler] = np.mean(list(by_seed.values()), axis=0)
+    same = len({nll_N.size for nll_N in found.values()}) == 1
+    return found if same and len(found) == len(points) else {}
+
+
+def _losses_by_seed(files: list[Path], score: Score) -> dict[int, np.ndarray]:
+    found = dict[int, np.ndarray]()
+    for file in files:
+        try:
+            nll_N = np.array(read_json(str(file))["found"]["nll"])
+        except (StoreDamaged, KeyError, TypeError):
+            continue
+        mine = np.exp(nll_N.mean())
+        found |= {seed: nll_N for seed, value in score.by_seed.items() if np.isclose(mine, value, rtol=1e-12)}
+    return found
