@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from evaluate_suite.report.verdicts import coverage, facts, flat, has_one_seed, 
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _FEW = 3  # measures beside which a table has room for what models were trained on
 
@@ -81,33 +84,42 @@ def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], sc
         scorers: of the corpus.
         words: further facts and paragraphs.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            lead=lead(study),
+            coverage=coverage(study),
+            models=[_of_model(study, outcomes, model, words) for model in _compared(study)],
+            decision=_decision(study),
+            one_rate=len(rates(study)) == 1,
+            one_seed=has_one_seed(study),
+            figures=_sections(figures),
+            cost=Markup(to_html(_costs(study))) if _costs(study).rows else "",
+            ranks=[Markup(to_html(table)) for table in _ranks(study)],
+            kept=sorted(scorers.scores.keys() & scorers.selections.keys()),
+            scored=len(scorers.scores),
+            agreement=_agreement(scorers),
+            overlap=Markup(to_html(overlap_table(scorers.selections))) if len(scorers.selections) > 1 else "",
+            documents=_documents(scorers),
+            methods=[*words.notes, *methods(study)],
+            facts=facts(study) | dict(words.facts),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Return what renders the pages' templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
         loader=PackageLoader("evaluate_suite"),
         autoescape=True,  # documents hold markup of their own, and so may names
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
-        lead=lead(study),
-        coverage=coverage(study),
-        models=[_of_model(study, outcomes, model, words) for model in _compared(study)],
-        decision=_decision(study),
-        one_rate=len(rates(study)) == 1,
-        one_seed=has_one_seed(study),
-        figures=_sections(figures),
-        cost=Markup(to_html(_costs(study))) if _costs(study).rows else "",
-        ranks=[Markup(to_html(table)) for table in _ranks(study)],
-        kept=sorted(scorers.scores.keys() & scorers.selections.keys()),
-        scored=len(scorers.scores),
-        agreement=_agreement(scorers),
-        overlap=Markup(to_html(overlap_table(scorers.selections))) if len(scorers.selections) > 1 else "",
-        documents=_documents(scorers),
-        methods=[*words.notes, *methods(study)],
-        facts=facts(study) | dict(words.facts),
     )
 
 
