@@ -166,7 +166,7 @@ def _agreement_table(of: Agreements) -> Table:
     direction = "longer" if of.longer else "shorter"
     notes = [
         f"{of.chance:g} is chance. Intervals are 95 % bootstrap intervals; differences are of the same documents.",
-        f"At like length: within groups of some {LIKE_LENGTH} documents, next to each other in the order of length.",
+        f"At like length: within groups of {LIKE_LENGTH} or six, next to each other by length.",
         *([f"Length alone puts {direction} documents first, which agrees better here."] if of.length else []),
     ]
     return Table(

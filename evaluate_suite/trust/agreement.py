@@ -22,9 +22,9 @@ from pipeline_steps.numerics.keys import mix
 Array = np.ndarray
 Measure = Callable[[Array, Array, Array, Array], Array]
 LENGTH = "length alone"
-# Documents of a group of like length. The fewer, the less length still says within a group; with 20, a rank test
-# within groups keeps 19/20 of what documents tell
-LIKE_LENGTH = 20
+# Documents of a group of like length. The fewer, the less length still says within a group; with 1 + M, comparisons
+# keep M / (M + 1) of their precision (Ury 1975, of M controls to a case, who finds more than four hardly worth having)
+LIKE_LENGTH = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,19 +158,27 @@ def spearman(score_N: Array, label_N: Array, group_N: Array, weight_BN: Array) -
     Of several groups, ranks are those within the group, from -1 to 1 in each: Spearman's correlation given the group
     (Liu, Li, Wanga & Shepherd 2018, of probability-scale residuals). Arguments are those of `auc`.
     """
-    order = np.lexsort((score_N, group_N))
-    group, weight = group_N[order], weight_BN[:, order].astype(np.float64)
-    starts = _starts(group)
-    size_BN = np.add.reduceat(weight, starts, axis=1)[:, np.cumsum(_begins(group)) - 1]
-    size_BN[size_BN == 0] = 1.0  # nobody is drawn of such a group, so what stands there counts nothing
-    by_score = 2 * _below(score_N[order], group, weight) / size_BN - 1
-    by_label = np.empty_like(by_score)
-    again = np.lexsort((label_N[order], group))
-    by_label[:, again] = 2 * _below(label_N[order][again], group[again], weight[:, again]) / size_BN[:, again] - 1
-    sums = [
-        (weight * a * b).sum(axis=1) for a, b in ((by_score, by_label), (by_score, by_score), (by_label, by_label))
-    ]
-    return _ratio(sums[0], np.sqrt(sums[1] * sums[2]))
+    ranks = [_ranks(value_N, group_N, weight_BN) for value_N in (score_N, label_N)]
+    return _correlation(ranks[0], ranks[1], weight_BN)
+
+
+def partial_spearman(score_N: Array, label_N: Array, group_N: Array, weight_BN: Array) -> Array:
+    """Return float64 [B]: the correlation of ranks among all documents, less their means in each group.
+
+    It is for groups of a few documents, within which ranks are too coarse: the expected rank correlation of n
+    documents is not that of many (Kendall, Rank Correlation Methods, 1948). Arguments are those of `auc`.
+    """
+    whole = np.zeros(group_N.size, dtype=np.intp)
+    order = np.argsort(group_N, kind="stable")
+    weight = weight_BN[:, order].astype(np.float64)
+    starts, run_N = _starts(group_N[order]), np.cumsum(_begins(group_N[order])) - 1
+    size_BG = np.maximum(np.add.reduceat(weight, starts, axis=1), 1.0)
+    centred = []
+    for value_N in (score_N, label_N):
+        rank_BN = _ranks(value_N, whole, weight_BN)[:, order]
+        mean_BG = np.add.reduceat(weight * rank_BN, starts, axis=1) / size_BG
+        centred.append(rank_BN - mean_BG[:, run_N])
+    return _correlation(centred[0], centred[1], weight)
 
 
 def like_lengths(length_N: Array, key_N: Array, size: int = LIKE_LENGTH) -> Array | None:
@@ -178,8 +186,8 @@ def like_lengths(length_N: Array, key_N: Array, size: int = LIKE_LENGTH) -> Arra
 
     Equal lengths stand in an order drawn from the keys. None if there are too few documents for two groups.
 
-    Groups have a size and not a number, so that what length still says within one vanishes faster than the
-    intervals do when documents are added: as size / N against 1 / sqrt(N).
+    Groups have a size and not a number: what length still says within one then vanishes faster than the intervals
+    do when documents are added, as size / N against 1 / sqrt(N).
     """
     groups = length_N.size // size
     if groups < 2:
@@ -246,7 +254,8 @@ def _resampled(
     def add(weight_BN: Array) -> None:
         for name, score_N in columns.items():
             for what, group_N in groups.items():
-                found.setdefault((name, what), []).append(measure(score_N, docs.label_N, group_N, weight_BN))
+                by = partial_spearman if what == "length" and measure is spearman else measure
+                found.setdefault((name, what), []).append(by(score_N, docs.label_N, group_N, weight_BN))
             for stratum, at in places.items():
                 value = _within(measure, score_N[at], docs.label_N[at], weight_BN[:, at])
                 found.setdefault((name, f"={stratum}"), []).append(value)
@@ -322,6 +331,25 @@ def _below(value_N: Array, group_N: Array, weight_BN: Array) -> Array:
     start_N = _starts(group_N)[np.cumsum(_begins(group_N)) - 1]
     below: Array = (total[:, first[run_N]] + total[:, last[run_N]]) / 2 - total[:, start_N]
     return below
+
+
+def _ranks(value_N: Array, group_N: Array, weight_BN: Array) -> Array:
+    """Return float64 [B, N]: ranks within groups, from -1 to 1, their mean 0; ties share the middle of theirs."""
+    order = np.lexsort((value_N, group_N))
+    value, group, weight = value_N[order], group_N[order], weight_BN[:, order].astype(np.float64)
+    size_BG = np.add.reduceat(weight, _starts(group), axis=1)
+    size_BG[size_BG == 0] = 1.0  # nobody is drawn of such a group, so its ranks count nothing
+    ranks = np.empty_like(weight)
+    ranks[:, order] = 2 * _below(value, group, weight) / size_BG[:, np.cumsum(_begins(group)) - 1] - 1
+    return ranks
+
+
+def _correlation(one_BN: Array, other_BN: Array, weight_BN: Array) -> Array:
+    """Return the correlation of values whose weighted means are 0, float64 [B]."""
+    both, one, other = (
+        (weight_BN * a * b).sum(axis=1) for a, b in ((one_BN, other_BN), (one_BN, one_BN), (other_BN, other_BN))
+    )
+    return _ratio(both, np.sqrt(one * other))
 
 
 def _ratio(top_B: Array, bottom_B: Array) -> Array:
