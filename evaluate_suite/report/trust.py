@@ -65,7 +65,8 @@ def _documents(found: Trust) -> str:
     counts = " and ".join(f"{count:,} with {label:g}" for label, count in of.labels.items())
     said = f"{of.documents:,} documents have a label and every score{f' ({counts})' if counts else ''}."
     lost = [f"{missing:,} are not in {name}" for name, missing in matched.missing.items() if missing]
-    return f"{said} Of {matched.labels:,} labels, {', '.join(lost)}." if lost else said
+    said += f" Of {matched.labels:,} labels, {', '.join(lost)}." if lost else ""
+    return f"{said} {matched.unlabelled:,} rows have no label." if matched.unlabelled else said
 
 
 def _overall(of: Agreements, name: str, one: Agreement) -> str:
@@ -132,7 +133,7 @@ def _of_calibration(fits: Calibration, judged: HeldOut) -> list[str]:
 
 def tables(found: Trust) -> list[Table]:
     """Return the tables: agreement, strata, saturation, pairs of scorers and calibrated scores."""
-    made = [_agreement_table(found.agreements)]
+    made = [_agreement_table(found.agreements, found.matched.documents.unit)]
     if found.agreements.strata:
         made.append(_strata_table(found.agreements))
     made.append(_saturation_table(found.matched))
@@ -143,7 +144,7 @@ def tables(found: Trust) -> list[Table]:
     return made
 
 
-def _agreement_table(of: Agreements) -> Table:
+def _agreement_table(of: Agreements, unit: str) -> Table:
     strata = any(one.within_strata for one in of.scores.values())
     columns = [
         Column("Score"),
@@ -167,7 +168,7 @@ def _agreement_table(of: Agreements) -> Table:
     notes = [
         f"{of.chance:g} is chance. Intervals are 95 % bootstrap intervals; differences are of the same documents.",
         f"At like length: within groups of {LIKE_LENGTH} or six, next to each other by length.",
-        *([f"Length alone puts {direction} documents first, which agrees better here."] if of.length else []),
+        *([f"Length, in {unit}: {direction} documents first, which agrees better here."] if of.length else []),
     ]
     return Table(
         "Agreement with the labels",
@@ -333,6 +334,7 @@ def record(found: Trust) -> dict[str, Any]:
         "documents": of.documents,
         "labels": found.matched.labels,
         "unmatched": dict(found.matched.missing),
+        "rows_without_a_label": found.matched.unlabelled,
         "of_each_label": {f"{label:g}": count for label, count in of.labels.items()},
         "length_unit": found.matched.documents.unit or None,
         "longer_is_better": of.longer if of.length else None,

@@ -40,12 +40,14 @@ class Matched:
     Attributes:
         documents: those with a label, and a score in every store.
         labels: labels of the file.
+        unlabelled: rows of the file that have no label.
         missing: labels without a document, by store.
         saturation: of every store, over all of its documents.
     """
 
     documents: LabelledDocuments
     labels: int
+    unlabelled: int
     missing: Mapping[str, int]
     saturation: Mapping[str, Saturation]
 
@@ -108,7 +110,7 @@ def match(labels: Labels, stores: Mapping[str, ScoreStore], strata: LabelStore |
     )
     missing = {name: len(labels.by_name) - len(there) for name, there in found.items()}
     saturated = {name: saturation(signs[name] * store.scores) for name, store in stores.items()}
-    return Matched(documents, len(labels.by_name), missing, saturated)
+    return Matched(documents, len(labels.by_name), labels.unlabelled, missing, saturated)
 
 
 def saturation(score_N: np.ndarray) -> Saturation:

@@ -143,8 +143,6 @@ def _compare(scores: Sequence[str], labelling: Labelling, calibrated: str | None
     matched = match(labels, stores, strata)
     facts = {name: store.path for name, store in stores.items()}
     facts |= {"labels": f"{labels.path}, column {labelling.column}", "command": " ".join(["winnow", *sys.argv[1:]])}
-    if labels.unlabelled:
-        facts["rows without a label"] = f"{labels.unlabelled:,}"
     docs = matched.documents
     if calibrated is None:
         return Trust(matched, agreements(docs), facts=facts)

@@ -33,9 +33,10 @@ def web(tmp_path_factory):
         rows.append(row | {"judge": good + 3 * domain, "length": -words, "domain": ["web", "wiki"][domain]})
         rows[-1]["token_count"] = words
         labels.append({"id": row["id"], "label": int(good + rng.gauss(0, 0.5) > 0), "domain": rows[-1]["domain"]})
+    labels[LABELLED]["label"] = None
     for name, some in {"a": rows[:250], "b": rows[250:]}.items():
         (folder / "corpus" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
-    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels[:LABELLED]))
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels[: LABELLED + 1]))
     steps = [
         MetadataScorer(str(folder / "judge"), "judge"),
         MetadataScorer(str(folder / "length"), "length", lower_is_better=True),
@@ -56,6 +57,8 @@ def test_a_verdict_with_strata_and_a_page(web, tmp_path, capsys):
     assert run(*words, "--html", tmp_path / "trust.html") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "400 documents have a label and every score" in said
+    assert "1 rows have no label" in said
+    assert "Length, in tokens" in said
     assert "It agrees with the labels better than length alone" in said
     assert "length: AUC" in said
     assert "The labels do not show that the score agrees" in said
