@@ -22,8 +22,8 @@ from pipeline_steps.numerics.keys import mix
 Array = np.ndarray
 Measure = Callable[[Array, Array, Array, Array], Array]
 LENGTH = "length alone"
-# Documents of a group of like length. The fewer, the less length still says within a group; with 1 + M, comparisons
-# keep M / (M + 1) of their precision (Ury 1975, of M controls to a case, who finds more than four hardly worth having)
+# Documents of a group of like length. The fewer, the less length still says within a group; of 1 + M, comparisons
+# keep M / (M + 1) of their precision (Ury 1975, of M controls to a case)
 LIKE_LENGTH = 5
 
 
