@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,18 @@ def resampled_ratios(top_N: np.ndarray, bottom_N: np.ndarray, seed: int, resampl
             ratios[start : start + len(draw)] = top_N[draw].sum(axis=1) / bottom_N[draw].sum(axis=1)
     value = top_N.sum() / bottom_N.sum()
     return value + (ratios - value) * (n / (n - 1)) ** 0.5
+
+
+def resampled_counts(n: int, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """Yield int64 [B, n], some resamples at a time: how often each of n units is drawn, as `resampled_means` draws.
+
+    They are for numbers that are no means, such as rank correlations.
+    """
+    at_a_time = max(_DRAWS // n, 1)
+    for start in range(0, resamples, at_a_time):
+        draw = _draws(n, seed, start, min(start + at_a_time, resamples))
+        flat = draw + n * np.arange(len(draw))[:, None]
+        yield np.bincount(flat.ravel(), minlength=draw.size).reshape(draw.shape)
 
 
 def _draws(n: int, seed: int, start: int, stop: int) -> np.ndarray:

@@ -75,6 +75,7 @@ _COMMANDS = {
     _LOOK: {
         "compare": ("look", "two selections, scores or datasets side by side: overlap, rank agreement, documents"),
         "inspect": ("look", "what a score store holds: counts, quantiles, how it was made, what is missing"),
+        "trust": ("trust", "scores beside human labels: agreement, beyond length, in each domain; calibration"),
         "coverage": ("look", "selections side by side: how evenly they cover the corpus, how good they are"),
     },
     _TRAIN: {

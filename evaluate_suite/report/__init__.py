@@ -13,6 +13,7 @@ gallery          every figure that there are numbers for
 documents        what scorers like, agree and disagree on
 verdicts         what the numbers support, in sentences
 page             all of it as one HTML file, or Markdown for a model card
+trust            scores beside labels, a page of its own
 write            the way in: settings, and what they name
 """
 

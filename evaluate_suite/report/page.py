@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,9 @@ from evaluate_suite.report.verdicts import (
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.samplers import FULL, label, ordered
 
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _FEW = 3  # measures beside which a table has room for what models were trained on
 
@@ -90,17 +93,10 @@ def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], sc
         scorers: of the corpus.
         words: further facts and paragraphs.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("evaluate_suite"),
-        autoescape=True,  # documents hold markup of their own, and so may names
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
+    page = environment().get_template("report.html.jinja")
+    return page.render(
         lead=lead(study),
         coverage=coverage(study),
         models=[_of_model(study, outcomes, model) for model in _compared(study)],
@@ -118,6 +114,19 @@ def render(study: StudyResults, outcomes: Outcomes, figures: Sequence[Named], sc
         documents=_documents(scorers),
         methods=[*words.notes, *methods(study)],
         facts=facts(study) | dict(words.facts),
+    )
+
+
+def environment() -> Environment:
+    """Return what renders the pages' templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("evaluate_suite"),
+        autoescape=True,  # documents hold markup of their own, and so may names
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -4,6 +4,7 @@ studies    run, status, plan, report, schema, quickstart
 select     score, select
 join       join
 look       compare, inspect, coverage
+trust      trust
 training   tokenize, materialise, pretrain, verify-resume, evaluate
 arguments  types of flags that several commands have
 mistakes   mistakes in a command line as one sentence

@@ -40,6 +40,20 @@ def _valued(kind: Any, words: Sequence[Token]) -> list[tuple[str, str]]:
     return pairs
 
 
+def _label_scores(kind: Any, words: Sequence[Token]) -> dict[str, float]:
+    """Return the scores of LABEL=SCORE,..."""
+    found: dict[str, float] = {}
+    for part in words[0].value.split(","):
+        label, separator, score = part.rpartition("=")
+        try:
+            if not separator or label in found:
+                raise ValueError
+            found[label] = float(score)
+        except ValueError:
+            raise ValueError(f"{part!r} is not LABEL=SCORE, or its label is there twice; give good=1,bad=0") from None
+    return found
+
+
 PLACE = Parameter(validator=_each(place), metavar="PATH")
 """A file or folder that is opened."""
 MODEL = Parameter(validator=_each(place), metavar="MODEL")
@@ -58,5 +72,7 @@ Rows = Annotated[Reading, Parameter(name="*")]
 """Flags that say how the rows of a corpus are read."""
 NamedValues = Annotated[list[tuple[str, str]], SEVERAL, Parameter(converter=_valued, n_tokens=1, metavar="NAME=VALUE")]
 """Values with names, as in `--mixture web=0.6 wiki=0.4`."""
+LABEL_SCORES = Parameter(converter=_label_scores, n_tokens=1, metavar="LABEL=SCORE,...")
+"""The score of each of some words, as in `--labels good=1,bad=0`."""
 Forwarded = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 """Words that are handed on as they are."""

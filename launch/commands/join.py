@@ -8,22 +8,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
-from launch.commands.arguments import CORES, CORPUS, NAME, NEW_PLACE
+from launch.commands.arguments import CORES, CORPUS, LABEL_SCORES, NAME, NEW_PLACE
 from pipeline_steps.terminal import Terminal
-
-
-def _labels(kind: Any, words: Sequence[Token]) -> dict[str, float]:
-    """Return the scores of LABEL=SCORE,..."""
-    found: dict[str, float] = {}
-    for part in words[0].value.split(","):
-        label, separator, score = part.rpartition("=")
-        try:
-            if not separator or label in found:
-                raise ValueError
-            found[label] = float(score)
-        except ValueError:
-            raise ValueError(f"{part!r} is not LABEL=SCORE, or its label is there twice; give good=1,bad=0") from None
-    return found
 
 
 def _unmatched(kind: Any, words: Sequence[Token]) -> float | None:
@@ -45,7 +31,6 @@ def _unmatched(kind: Any, words: Sequence[Token]) -> float | None:
         raise ValueError(f"{text!r} is neither error nor default=SCORE") from None
 
 
-_LABELS = Parameter(converter=_labels, n_tokens=1, metavar="LABEL=SCORE,...")
 _UNMATCHED = Parameter(converter=_unmatched, n_tokens=1, metavar="error|default=SCORE", show_default=False)
 
 
@@ -71,7 +56,7 @@ class Joining:
     on: Literal["id", "text"] = "id"
     id_key: Annotated[str, NAME] = "id"
     text_key: Annotated[str, NAME] = "text"
-    labels: Annotated[dict[str, float] | None, _LABELS] = None
+    labels: Annotated[dict[str, float] | None, LABEL_SCORES] = None
     unmatched: Annotated[float | None, _UNMATCHED] = None
     duplicates: Literal["error", "max", "first"] = "error"
     lower_is_better: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import xxhash
 from datatrove.data import Document, DocumentsPipeline
+from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseDiskReader
 
@@ -125,7 +126,7 @@ class CorpusReader(BaseDiskReader):
             return no_key(values, self.id_key, "--id-key")
         metadata = {key: value for key, value in values.items() if key not in self._apart}
         if "metadata" in values:
-            metadata = _mapping(values["metadata"]) | metadata
+            metadata = as_mapping(values["metadata"]) | metadata
         if not isinstance(count := metadata.get("token_count"), int | float | None):  # which readers add up
             detail = f"token_count is {one_line(repr(count))[:60]}, which is not a number"
             return BadRow("token_count is no number", detail)
@@ -137,7 +138,7 @@ class CorpusReader(BaseDiskReader):
         return Document(text=text, id=f"{name}/{row}" if id is None else str(id), media=[], metadata=metadata)
 
 
-def _mapping(metadata: Any) -> dict[str, Any]:
+def as_mapping(metadata: Any) -> dict[str, Any]:
     """Return a column of metadata as a mapping; one that is JSON is read, as datatrove does."""
     if isinstance(metadata, str):
         with suppress(ValueError, RecursionError):
@@ -167,6 +168,23 @@ class CorpusFiles:
         """Return the number of files, and a digest of their names, sizes and versions."""
         lines = "".join(f"{name}\n{size}\n{self.versions.get(name, '')}\n" for name, size in self.sizes.items())
         return f"{len(self.sizes)} files {xxhash.xxh3_64_hexdigest(lines.encode())}"
+
+    def rows(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Yield the path of a file, the number of a row from 0, and its values, which need no text in them.
+
+        Raises:
+            CorpusError: a file is damaged, or a row cannot be read.
+        """
+        folder = get_datafolder(self.folder)
+        for name in self.sizes:
+            path = folder.resolve_paths(name)
+            with _named(path):
+                for row, values in ROWS[self.kind](folder, name):
+                    if not isinstance(values, dict):
+                        kind = type(values).__name__
+                        bad = values if isinstance(values, BadRow) else BadRow("", f"the line is {kind}, no object")
+                        raise bad._replace(help="correct the row, or delete it").error(path, row)
+                    yield path, row, values
 
     def reader(
         self,
