@@ -39,7 +39,8 @@ def document(number: int) -> dict:
 @pytest.fixture(autouse=True)
 def a_process_of_its_own(monkeypatch):
     """Commands that run in the process of the tests set this for what they start; what tests start is theirs."""
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    for name in ("PYTHONSAFEPATH", "WINNOW_QUIET"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
