@@ -18,20 +18,7 @@ from evaluate_suite.results import MACRO
 from launch.stages.base import Stage
 from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokenStage, Split, Text, TokenStage
 from launch.stages.datasets import Dataset, dataset_of
-from launch.stages.foundations import (
-    HASHED_NGRAMS,
-    Assignments,
-    Centroids,
-    DSIRModel,
-    Embeddings,
-    Foundation,
-    NgramStage,
-    QualityModel,
-    Similarities,
-    Sketch,
-    SketchParts,
-    Target,
-)
+from launch.stages.foundations import Foundations, Target
 from launch.stages.joins import Joined, JoinKeysStage
 from launch.stages.report import Report, Reported
 from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Measurement, Perplexity, Run, Training
@@ -45,9 +32,6 @@ from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import EMBEDDED, FULL, of_scorer, table
 from train.arguments import FREE, PretrainArguments
 from train.presets import is_causal
-
-
-_SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
 
 
 @dataclass(frozen=True)
@@ -194,35 +178,11 @@ class _Stages:
             return found
         return tuple((name, Files(path, f"domains/{name}", reading=self._beside)) for name, path in asked.items())
 
-    # --------------------------------------------------------------------------------------------------- foundations
-
     @cached_property
-    def _embeddings(self) -> Embeddings:
-        devices = int(self.study.embedder != HASHED_NGRAMS)
-        return Embeddings(text=self.text, embedder=self.study.embedder, tasks=self._over_text, devices=devices)
-
-    @cached_property
-    def _target(self) -> Target:
-        if self.study.target is None:
-            return Target(self.text, prose_only=True)
-        return Target(Files(self.study.target, "target", reading=self._beside))
-
-    def _foundation(self, stands_on: str, options: Mapping[str, Any]) -> Foundation | None:
-        if not stands_on:
-            return None
-        if stands_on == "density":
-            parts = SketchParts(embeddings=self._embeddings, tasks=min(self._tasks, _SKETCHES))
-            return Sketch(parts=parts)
-        if stands_on == "dsir":
-            tasks = self._over_text if self.study.target is None else self._tasks
-            target = NgramStage(part="target", text=self._target, tasks=tasks)
-            return DSIRModel(target=target, raw=NgramStage(part="raw", text=self.text, tasks=self._over_text))
-        if stands_on == "quality-classifier":
-            return QualityModel(target=self._target, text=self.text)
-        assigned = Assignments(centroids=Centroids(embeddings=self._embeddings), tasks=self._tasks)
-        if stands_on == "clusters":
-            return assigned
-        return Similarities(assignments=assigned, keep=options.get("keep", "hard"), tasks=self._tasks)
+    def _foundations(self) -> Foundations:
+        target = None if self.study.target is None else Files(self.study.target, "target", reading=self._beside)
+        own = Target(self.text, prose_only=True) if target is None else Target(target)
+        return Foundations(self.text, own, self.study.embedder, self._tasks, self._over_text)
 
     # -------------------------------------------------------------------------------------------- scores, selections
 
@@ -239,7 +199,7 @@ class _Stages:
             text=self.text,
             row=plainest.name if plainest else sampler.row,
             model=self._judge(sampler.model) if sampler.model is not None else None,
-            stands_on=self._foundation(sampler.stands_on, sampler.options),
+            stands_on=self._foundations.of(sampler),
             options=dict(sampler.options),
             tasks=self._over_text,
             devices=int(asks_model) * int(served.get("tensor-parallel-size", 1)),
@@ -384,11 +344,12 @@ def store_of(sampler: StudySampler) -> str:
         return sampler.name
     if plainest.name == "random":
         return KEYS
-    if not sampler.options and sampler.model in (None, EMBEDDED):
+    own = [sampler.model, dict(sampler.options), *([sampler.foundations] if sampler.foundations else [])]
+    if own in ([None, {}], [EMBEDDED, {}]):
         return plainest.name
     for row in table().values():
-        if row.model and (row.scorer, row.model, dict(row.options)) == sampler.scored_by[:3]:
+        if row.model and row.scorer == sampler.scorer and [row.model, dict(row.options)] == own:
             return row.name
     model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
-    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
+    decides = json.dumps(own, sort_keys=True, default=asdict).encode()
     return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))

@@ -15,11 +15,14 @@ from launch.study_sections import Name, Section, Shaped
 from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
-from pipeline_steps.samplers import Sampler, table
+from pipeline_steps.samplers import Sampler, table, try_step
 from train.arguments import FREE, PretrainArguments
 from train.branches import OF_BRANCH
 from train.presets import preset
 from train.training_plan import TokenBudget
+
+
+_EMBEDDER = ("embeddings", "model")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class StudySampler(Sampler):
         asked_mode: how the study says that the scores are cut; "" if it does not say.
         shaping: further arguments of its Cut.
         labels: a label store whose labels are cut each by itself; "" for none.
+        foundations: options of the steps that make what the scorer stands on, by foundation.
     """
 
     row: str = ""
@@ -39,11 +43,7 @@ class StudySampler(Sampler):
     asked_mode: str = ""
     shaping: Mapping[str, Any] = field(default_factory=dict)
     labels: str = ""
-
-    @property
-    def scored_by(self) -> tuple[Any, ...]:
-        """Return what decides its scores: samplers of the same share a store."""
-        return self.scorer, self.model, dict(self.options), self.scores
+    foundations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class SamplerSettings(Shaped):
@@ -54,6 +54,7 @@ class SamplerSettings(Shaped):
     model: str | None = None
     mode: str | None = None
     options: dict[str, Any] = {}
+    foundations: dict[str, dict[str, Any]] = {}
     scores: str | None = None
 
     def chosen(self) -> StudySampler:
@@ -73,23 +74,41 @@ class SamplerSettings(Shaped):
         if row.model is not None and not model and not self.scores:
             raise refusal(f"{self.name} needs a model: Hub id, folder, or MODEL@STEP of this study", given=self.name)
         values = {field.name: getattr(row, field.name) for field in fields(Sampler)}
-        values |= {"name": self.name, "model": model, "options": {**row.options, **_options(row, self.options)}}
+        options = _options(row.name, row.options_of(), self.options) if self.options else {}
+        values |= {"name": self.name, "model": model, "options": {**row.options, **options}}
         asked = "top" if self.copies and not self.mode else self.mode or ""
         values["cut"] = asked or row.cut
         self.checked(self.likely_mode if self.scores and not asked else values["cut"], rate=0.5)
         values |= {"shaping": self.shaping(), "labels": self.labels or ""}
+        values["foundations"] = _foundations(row, self.foundations) if self.foundations else {}
         return StudySampler(**values, row=row.name, scores=self.scores or "", asked_mode=asked)
 
 
-def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of a scorer as its constructor takes them, or refuse the first that it does not take."""
-    if not given:
-        return {}
+def _foundations(row: Sampler, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return options of what a scorer stands on as the steps take them, or refuse the first that they do not take."""
+    known, taken = row.foundation_options(), dict[str, dict[str, Any]]()
+    for name, options in given.items():
+        if name not in known:
+            stands = f"stands on {', '.join(known)}" if known else "stands on nothing that has options"
+            raise refusal(f"{row.name} {stands}: there is no {name!r} to set", given=name)
+        checked = _options(f"the foundation {name} of {row.name}", known[name], options)
+        try:
+            try_step(name, checked)
+        except (ValueError, WinnowError) as error:
+            raise refusal(f"the foundation {name} of {row.name}: {error}", given=name) from error
+        # Defaults stay out, so that who spells one out shares what others have made; the study has its own embedder
+        usual = {option: one.default for option, one in known[name].items() if (name, option) != _EMBEDDER}
+        if own := {option: value for option, value in checked.items() if (option, value) not in usual.items()}:
+            taken[name] = own
+    return taken
+
+
+def _options(of: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as a constructor takes them, or refuse the first that it does not take."""
     taken: dict[str, Any] = {}
-    known: Mapping[str, inspect.Parameter] = row.options_of()
     for name, value in given.items():
         if name not in known:
-            raise refusal(f"no option {name!r} of {row.name}: {nearest(name, known)}", given=name)
+            raise refusal(f"no option {name!r} of {of}: {nearest(name, known)}", given=name)
         try:
             kind = TypeAdapter(known[name].annotation)
             taken[name] = kind.validate_python(value, strict=not isinstance(value, dict))
@@ -97,7 +116,7 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
             said = error.errors()[0]
             where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
             raise refusal(
-                f"{where} of {row.name} must be {in_words(said['msg'])}, not {short(value)}",
+                f"{where} of {of} must be {in_words(said['msg'])}, not {short(value)}",
                 "options",
                 given=_written(value, name),
             ) from error

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.plan import Plan
+from launch.plan import Plan, store_of
 from launch.proxies import build_proxy
 from launch.stages.runs import Run
 from launch.study_file import open_study, parse_study, schema, shipped
@@ -327,6 +327,56 @@ def test_any_option_of_a_scorer_can_be_set():
     assert any(name.startswith("scores/ask-llm-flan-t5-xl-") for name in Plan.of(study).stages)
     easy = parse_study("s.yaml", edited("ask-llm-xl", "semdedup: {options: {keep: easy}}"))
     assert Plan.of(easy).stages["clusters/similarities-easy"].keep == "easy"
+
+
+FOUNDATIONS = """samplers:
+  - density
+  - paper-density: {scorer: density, foundations: {density: {kernel: p-stable, rows: 200}}}
+  - other: {scorer: density, foundations: {embeddings: {model: some/model, max_tokens: 128}}}
+  - prototypes: {foundations: {clusters: {n_clusters: 5}, embeddings: {model: some/model, max_tokens: 128}}}
+"""
+
+
+def founded(old="", new=""):
+    text = FOUNDATIONS.replace(old, new, 1)
+    return parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl\n", text))
+
+
+def test_any_option_of_what_a_scorer_stands_on_can_be_set():
+    study = founded()
+    stages = Plan.of(study).stages
+    stores = {one.name: stages[f"scores/{store_of(one)}"] for one in study.samplers}
+    plain, paper, other, prototypes = (stores[one.name].stands_on for one in study.samplers)
+    assert (plain.name, plain.parts.options, plain.parts.embeddings.name) == ("density/merge", {}, "embeddings")
+    assert paper.parts.options == {"kernel": "p-stable", "rows": 200}
+    assert paper.parts.embeddings == plain.parts.embeddings  # shared
+    folders = [one.folder("o") for one in (plain, paper, other, prototypes)]
+    assert len(set(folders)) == 4
+    assert paper.parts.folder("o") == folders[1]
+    assert other.parts.embeddings == prototypes.centroids.embeddings != plain.parts.embeddings
+    assert other.parts.embeddings.embedder == "some/model"
+    assert other.parts.embeddings.options == {"max_tokens": 128}
+    assert prototypes.centroids.options == {"n_clusters": 5}
+    # A default that is spelt out is the default
+    assert set(Plan.of(founded("  - density\n", "  - density: {foundations: {density: {seed: 0}}}\n")).stages) == set(
+        stages
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("p-stable", "pstable", "line 4, column 70: kernel of the foundation density of density must be 'angular' or"),
+        ("kernel: p-stable", "width: 2.0", "line 4, .* the angular kernel has no width"),
+        ("rows: 200", "rows: 0", "line 4, .* rows must be above 0, not 0"),
+        ("rows: 200", "row: 9", "line 4, column [0-9]+: no option 'row' of .*: did you mean rows"),
+        ("{clusters:", "{cluster:", "line 6, .* prototypes stands on embeddings, clusters: there is no 'cluster'"),
+        ("- density\n", "- random: {foundations: {density: {}}}\n", "line 3, .* random stands on nothing that has"),
+    ],
+)
+def test_options_of_foundations_that_cannot_be_are_refused(old, new, said):
+    with pytest.raises(InvalidStudy, match=said):
+        founded(old, new)
 
 
 def test_plain_scorers_are_names_of_samplers():
