@@ -20,8 +20,9 @@ from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokenStage, Sp
 from launch.stages.datasets import Dataset, dataset_of
 from launch.stages.foundations import Foundations, Target
 from launch.stages.joins import Joined, JoinKeysStage
+from launch.stages.measurements import BitsPerByte, FewShots, FineTuned, Measurement, Perplexity
 from launch.stages.report import Report, Reported
-from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Measurement, Perplexity, Run, Training
+from launch.stages.runs import Run, Training
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from launch.study_samplers import StudySampler
@@ -274,9 +275,9 @@ class _Stages:
             model, is_checkpoint, step = (sampler.model or "").partition("@")
             if is_checkpoint and self._full(model) == run:
                 wanted.add(int(step))
-        for arguments in self._models.values():
+        for model, arguments in self._models.items():
             if arguments.get("branch_from") == run.model:
-                branch = PretrainArguments(tokens="", run_dir="", **arguments)
+                branch = self._said(model)
                 wanted.add(branch.schedule_to(branch.budget).decay_start)
         return sorted(wanted)
 
@@ -300,15 +301,13 @@ class _Stages:
         return int(of_a_node) * (int(training.get("nodes", 1)) if nodes else 1)
 
     def _measured(self, training: Training) -> Iterator[Measurement]:
-        evaluation = self.study.evaluation
-        model = training.run.model
+        evaluation, model = self.study.evaluation, training.run.model
         is_decoder = is_causal(self._models[model]["preset"])
         held_out = ((t, tuple(self._tokenized(one, model) for one in texts)) for t, texts in self._held_out.items())
         yield Perplexity(training=training, held_out=tuple(held_out), devices=1)
         if evaluation.domains:
-            yield BitsPerByte(training=training, domains=self._domains, devices=1)
+            yield BitsPerByte(domains=self._domains, devices=1, **self._at(training, "domains"))
         tuned: dict[str, Any] = {
-            "training": training,
             "budget": evaluation.budget,
             "data_root": evaluation.data_root,
             "precision": self._precision,
@@ -316,7 +315,7 @@ class _Stages:
             "devices": self._launched_devices(nodes=False),
         }
         for suite in [] if is_decoder else evaluation.suites:
-            yield FineTuned(what=suite, **tuned)
+            yield FineTuned(what=suite, **tuned, **self._at(training, suite))
         if evaluation.few_shot:
             is_tuned = evaluation.instruction_tune and not is_decoder
             tuned["devices"] = tuned["devices"] if is_tuned else 1
@@ -325,7 +324,20 @@ class _Stages:
                 instruction_tune=is_tuned,
                 limit=evaluation.limit,
                 **tuned,
+                **self._at(training, "few_shot"),
             )
+
+    def _at(self, training: Training, measure: str) -> dict[str, Any]:
+        """Return the checkpoints at which a training is measured, as arguments of `AtSteps`: a task for each."""
+        every, said = self.study.evaluation.every_of(measure), self._said(training.run.model)
+        if not every or training.run.model in self.study.references:
+            return {"training": training}
+        begun = said.schedule_to(said.budget).decay_start if said.branch_from else 0  # before, it is the trunk's
+        steps = [step for step in said.budget.grid(said.checkpoints)[::-every][::-1] if step > begun]
+        return {"training": training} | ({"steps": tuple(steps), "tasks": len(steps)} if len(steps) > 1 else {})
+
+    def _said(self, model: str) -> PretrainArguments:
+        return PretrainArguments(tokens="", run_dir="", **self._models[model])
 
     def _reported(self) -> Iterator[Reported]:
         for sampler in self.study.samplers:

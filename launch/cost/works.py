@@ -29,7 +29,8 @@ from launch.stages.foundations import (
     Target,
 )
 from launch.stages.joins import Joined, JoinKeysStage
-from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Perplexity, Training, Tuned
+from launch.stages.measurements import BitsPerByte, FewShots, FineTuned, Perplexity, Tuned
+from launch.stages.runs import Training
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from pipeline_steps.errors import ModelError
@@ -261,7 +262,8 @@ class Works:
     @of.register
     def _bits_per_byte(self, stage: BitsPerByte) -> Work:
         length, row = self._row(stage.training)
-        return Work(flops=DOMAIN_DOCUMENTS * len(stage.domains) * READ_TOKENS / length * row, bytes=0)
+        documents = DOMAIN_DOCUMENTS * len(stage.domains) * max(len(stage.steps), 1)
+        return Work(flops=documents * READ_TOKENS / length * row, bytes=0)
 
     def _row(self, training: Training) -> tuple[int, float]:
         """Return the tokens of a training's row, and the operations of its forward pass."""
@@ -287,8 +289,9 @@ class Works:
 
         config, cost = self._trained(stage.training)
         budget = BUDGETS[stage.budget]
-        rows = budget["steps"] * budget["batch_size"]
-        return Work(flops=rows * training_flops(config, *LENGTHS[suite]), bytes=cost.checkpoint_bytes)
+        tunings = max(len(stage.steps), 1)
+        rows = budget["steps"] * budget["batch_size"] * tunings
+        return Work(flops=rows * training_flops(config, *LENGTHS[suite]), bytes=cost.checkpoint_bytes * tunings)
 
 
 # -------------------------------------------------------------------------------------------- operations of a document

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from launch.stages.base import Stage, free
 from launch.stages.corpora import Files, Split, Text
-from launch.stages.runs import Measurement
+from launch.stages.measurements import Measurement
 from launch.stages.scores import GivenScores, Scores, Selected, with_foundations
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.readers.reading import USUAL
