@@ -1,6 +1,7 @@
 """Results of a study whose truth is known: each run is worth a model of so many parameters trained on everything."""
 
 import math
+from dataclasses import replace
 
 from evaluate_suite.model_sizes import parameters
 from evaluate_suite.registry import registry
@@ -39,8 +40,9 @@ def rows(
     steps=(200_000, 400_000, 600_000, 800_000, 1_000_000),
     seeds=(0,),
     jitter=0.0,
+    along=(),
 ):
-    """Everything at the last step, perplexities at the others."""
+    """Everything at the last step, perplexities and the tasks of some suites at the others."""
     wanted = [task for task in registry().values() if task.scored and (tasks is None or task.name in tasks)]
     runs = [(s, r, m) for m in models for s in samplers for r in rates] + [(FULL, 1.0, m) for m in models]
     runs += [(FULL, 1.0, model) for model in references]
@@ -51,7 +53,7 @@ def rows(
             for step in steps:
                 grown = size * (step / steps[-1]) ** 1.5
                 for number, task in enumerate(wanted):
-                    if step == steps[-1] or task.direction == "lower":
+                    if step == steps[-1] or task.direction == "lower" or task.suite in along:
                         value = score(task, grown) + jitter * math.sin(97 * seed + 13 * number + 7 * len(sampler))
                         made += [
                             _row(sampler, rate, model, seed, step, task, metric, value) for metric in task.metrics
@@ -67,6 +69,12 @@ def costs(scoring, training):
         ResultRow(s, rate, model, 0, 1_000_000, 0, 1.0, "cost", metric, hours, 0.0, hours, hours, 1, 0, "v")
         for s, rate, model, metric, hours in paid
     ]
+
+
+def amounts(made):
+    """Rows of the tokens that each run of some rows was trained on."""
+    last = {(row.sampler, row.rate, row.model, row.seed): row for row in sorted(made)}
+    return [replace(row, task="cost", metric="selected_tokens", value=184e9 * row.rate) for row in last.values()]
 
 
 def _row(sampler, rate, model, seed, step, task, metric, value):

@@ -15,6 +15,7 @@ import numpy as np
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, TRAINING_HOURS
 from evaluate_suite.report.documents import MOST_SCORERS, Document, ends, pick, read_documents
 from evaluate_suite.report.figures_corpus import oriented
+from evaluate_suite.report.figures_schematic import Place, judge, places
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
@@ -38,6 +39,7 @@ from pipeline_steps.samplers import ordered
 from pipeline_steps.stores.files import write_atomically
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
+from pipeline_steps.stores.source_store import SourceStore
 
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class ReportSettings:
         facts: further names and values; "corpus" is what the corpus is called.
         lower_is_better: scorers whose low scores are good, of stores that do not say so themselves.
         evaluation: folder of the units that `winnow evaluate` measured; `evaluation` beside the results unless given.
+        clusters: folder of `KMeansAssign` of that corpus: the coverage of selections.
     """
 
     runs: Sequence[str]
@@ -86,6 +89,7 @@ class ReportSettings:
     facts: Mapping[str, str] = field(default_factory=dict)
     lower_is_better: Sequence[str] = ()
     evaluation: str | None = None
+    clusters: str | None = None
 
     @cached_property
     def measurements(self) -> StudyResults:
@@ -117,7 +121,8 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     lower = [name for name, store in stores.items() if _is_lower(settings.lower_is_better, name, store)]
     page, drawn = settings.format == "html", []
     if page or settings.figures:
-        drawn = list(study_figures(study, found, scores, lower, units, selections))
+        placed = _places(settings, stores, selections)
+        drawn = list(study_figures(study, found, scores, lower, units, selections, placed))
     for one in drawn if settings.figures else []:
         save(one.figure, f"{settings.figures}/{one.name}")
     if settings.figures:
@@ -220,6 +225,25 @@ def _open_selections(settings: ReportSettings, stores: Mapping[str, ScoreStore])
                 f"{path} and {corpus} are of different corpora: give selections made from scores of one corpus"
             )
     return {name: selection.mask for name, selection in loaded.items()}
+
+
+def _places(
+    settings: ReportSettings, stores: Mapping[str, ScoreStore], selections: Mapping[str, np.ndarray]
+) -> tuple[str, dict[str, Place]] | None:
+    """Return the scorer that judges quality, and where selections stand; None without clusters, judge or selections.
+
+    Raises:
+        StoreMismatch: the clusters are of another corpus.
+        StoreIncomplete: they are not finished.
+    """
+    judged_by = judge({name: str(store.made.get("scorer")) for name, store in stores.items()})
+    if settings.clusters is None or judged_by is None or not selections:
+        return None
+    assignments = SourceStore(f"{settings.clusters}/assignments")
+    assignments.check_complete()
+    assignments.check_same_corpus(stores[judged_by])
+    cluster_N = assignments.column("cluster").astype(np.int64)
+    return judged_by, places(selections, cluster_N, stores[judged_by].scores)
 
 
 def _choose_documents(

@@ -158,6 +158,7 @@ class ReportFlags:
             low is good.
         selections: selections, for their overlap.
         corpus: corpus of the scores, to show documents of.
+        clusters: folder KMeansAssign wrote to, to show selections by coverage and quality.
         figures: also write every figure as .svg, .pdf and .png into this folder.
         partial: average incomplete suites over the tasks all runs have, and say so.
         scoring_hours: accelerator hours of scoring.
@@ -169,6 +170,7 @@ class ReportFlags:
     lower_is_better: Annotated[list[str], SEVERAL, NAME] = field(default_factory=list)
     selections: Annotated[NamedPlaces, Parameter(metavar="NAME=FILE")] = field(default_factory=list)
     corpus: Annotated[str | None, CORPUS] = None
+    clusters: Annotated[str | None, PLACE] = None
     reading: Rows = USUAL
     figures: Annotated[str | None, NEW_PLACE] = None
     partial: bool = False

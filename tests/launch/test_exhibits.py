@@ -123,3 +123,19 @@ def test_the_papers_checkpoints_are_those_of_its_figures():
     assert glue.tasks == 5
     assert stages["measured/t5-large/density-0.2-seed0/squad"].steps == ()
     assert stages["measured/t5-xl/full-1-seed0/glue"].steps == ()  # of a reference, the last
+
+
+def test_the_miniature_can_fill_every_table_and_figure():
+    """With a second model, a reference and the suites, in place of hours on this machine."""
+    values = yaml.safe_load(study_text("micro.yaml"))
+    training = values["models"]["t5-tiny"]
+    values["models"] = {"t5-tiny": training, "t5-mini": training}
+    values["references"] = {"t5-small": training}
+    suites, asked = ["glue", "superglue", "cnn_dailymail", "squad"], ["mmlu", "bbh", "reasoning", "qa"]
+    values["evaluation"] = {
+        "suites": suites,
+        "few_shot": asked,
+        "budget": "smoke",
+        "every": {"glue": 1, "superglue": 1},
+    }
+    assert {name: one.lacks for name, one in fed(yaml.safe_dump(values)).items() if one.lacks} == {}
