@@ -115,7 +115,7 @@ class Evaluation(Section):
 
     def every_of(self, measure: str) -> int:
         """Return n, where every n-th checkpoint is to be measured; 0 for the last alone."""
-        asked: Mapping[str, int] = self.every
+        asked: Mapping[str, int] = dict(self.every)  # type: ignore[arg-type]
         return asked.get(measure, asked.get("all", 0))
 
 
