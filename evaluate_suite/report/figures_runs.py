@@ -32,6 +32,7 @@ from evaluate_suite.report.style import (
     series,
 )
 from evaluate_suite.results import BITS
+from pipeline_steps.paper import REPETITIONS
 from pipeline_steps.samplers import FAMILIES, FULL, families, label, ordered
 
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-REPETITIONS = (2, 3, 5, 10, 20, 30)  # the paper's Fig. 17 - 23
 _TICKS = 5
 _NARROW = 21  # characters of a legend's entry, of which one panel is wide enough for two
 _SHORT, _WIDE = 12, 36  # of a line's name for which a narrower figure will do, and of an entry as above

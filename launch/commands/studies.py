@@ -214,6 +214,8 @@ def plan(
         else:
             show_study_plan(study, hardware, Terminal(), paper)
         return 0
+    if paper:
+        raise InvalidStudy(f"{config} is a training: --paper lists what the stages of a study feed, leave it out")
     found = plan_run(config, list(flags), corpus_tokens, hardware)
     if json:
         print_json(found)

@@ -109,6 +109,11 @@ def test_the_plan_lists_them_where_none_is_empty_or_if_it_is_asked_to(capsys, mo
     assert found["Fig. 17"]["lacks"]
 
 
+def test_a_training_feeds_nothing_by_itself(capsys):
+    assert main(["plan", "t5-small-paper.yaml", "--paper"]) == 2
+    assert "t5-small-paper.yaml is a training" in capsys.readouterr().err
+
+
 def test_a_plan_without_anything_for_the_paper_says_nothing_of_it(tmp_path, capsys):
     (tmp_path / "s.yaml").write_text(f"output: {tmp_path}/o\ncorpus: {tmp_path}/c.jsonl\nsamplers: [random]\n")
     (tmp_path / "c.jsonl").write_text('{"text": "a b c"}\n' * 3)
