@@ -53,14 +53,13 @@ _STEPS = {
 }
 """By foundation: the step of `pipeline_steps` that makes it, and how many of its arguments a study does not set."""
 _MADE_BY = {
-    "": (),
     "density": ("embeddings", "density"),
     "clusters": ("embeddings", "clusters"),
     "similarities": ("embeddings", "clusters"),
     "dsir": ("ngrams",),
     "quality-classifier": ("quality",),
 }
-"""The keys of `_STEPS` that have options, by what a scorer stands on."""
+"""The keys of `_STEPS`, by what a scorer stands on; nothing else has options."""
 
 _MOST = 6  # lines of one figure: more cannot be told apart
 
@@ -137,7 +136,7 @@ class Sampler:
         """
         return {
             name: {one.name: one for one in _parameters(_step(name))[_STEPS[name][1] :]}
-            for name in _MADE_BY[self.stands_on]
+            for name in _MADE_BY.get(self.stands_on, ())
         }
 
     def metadata_key(self) -> str | None:
