@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluate_suite.noise_levels import RECIPE, recipe_number
 from evaluate_suite.results import ResultRow
@@ -13,7 +14,7 @@ from pipeline_steps import __version__
 from pipeline_steps.engines.models import load_config, model_identity
 from pipeline_steps.errors import ModelError, StoreIncomplete
 from pipeline_steps.stores.files import read_json
-from train.run_directory import list_checkpoints, read_rows
+from train.run_directory import list_checkpoints, read_rows, step_of
 
 
 _TOKENIZER = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
@@ -22,6 +23,9 @@ _NORMAL_95 = 1.959964  # of the standard normal distribution, the ends of its mi
 # Metrics of rows of the task "cost", in costs.jsonl
 TRAINING_HOURS, SCORING_HOURS = "training_accelerator_hours", "scoring_accelerator_hours"
 SELECTED_DOCUMENTS, SELECTED_TOKENS, PARAMETERS = "selected_documents", "selected_tokens", "parameters"
+
+Steps = Literal["all", "last"] | Collection[int]
+"""Which checkpoints of a training run are meant."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +118,16 @@ def cost_rows(checkpoint: Checkpoint) -> list[ResultRow]:
     ]
 
 
-def find_checkpoints(sampler: str, where: str, every: bool = True) -> list[Checkpoint]:
-    """The checkpoints of a training run, by step; or a single one, or any other model.
+def find_checkpoints(sampler: str, where: str, steps: Steps = "all") -> list[Checkpoint]:
+    """Return the checkpoints of a training run, by step; or a single one, or any other model.
 
     Args:
         sampler: its name in the results.
         where: run directory, checkpoint, model folder, or Hub id with or without @REVISION.
-        every: all of a run's, or only the last.
+        steps: which of a run's checkpoints.
 
     Raises:
-        StoreIncomplete: a run directory without a checkpoint.
+        StoreIncomplete: a run directory has no checkpoint, or none of a step.
         ModelError: there is no such model, or it has no tokenizer.
     """
     folder = Path(where)
@@ -131,8 +135,17 @@ def find_checkpoints(sampler: str, where: str, every: bool = True) -> list[Check
         found = list_checkpoints(folder)
         if not found:
             raise StoreIncomplete(f"{where} has no checkpoint: train it first")
-        return [_open(sampler, str(one)) for one in (found if every else found[-1:])]
+        if not isinstance(steps, str):
+            known = {step_of(one): one for one in found}
+            if missing := sorted(set(steps) - known.keys()):
+                raise StoreIncomplete(f"{where} has no checkpoint of step {missing[0]:,}: it has {_listed(known)}")
+            found = [known[step] for step in sorted(steps)]
+        return [_open(sampler, str(one)) for one in (found[-1:] if steps == "last" else found)]
     return [_open(sampler, where)]
+
+
+def _listed(steps: Collection[int]) -> str:
+    return ", ".join(f"{step:,}" for step in steps)
 
 
 def is_causal(model: str, revision: str | None = None) -> bool:

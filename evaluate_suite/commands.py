@@ -96,7 +96,7 @@ class TuningFlags:
         if self.data_root is not None:
             _usable("--data-root", self.data_root)
         how = FineTuning(self.launch or ONE_PROCESS, self.tuning, self.data_root, self.budget)
-        return {"every_checkpoint": self.every_checkpoint, "how": how}
+        return {"steps": "all" if self.every_checkpoint else "last", "how": how}
 
 
 @Parameter(name="*")
@@ -149,7 +149,7 @@ class DomainFlags:
         return {
             "how": DomainReading(self.by, self.max_documents, reading),
             "windows": Windows(self.window, self.overlap, self.seed),
-            "every_checkpoint": self.every_checkpoint,
+            "steps": "all" if self.every_checkpoint else "last",
         }
 
 

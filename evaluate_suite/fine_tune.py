@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_plan(arguments: SuiteArguments) -> FineTunePlan:
     """Read the data and the tokenizer; whichever process comes first tokenises what is trained on, for all."""
-    (checkpoint,) = find_checkpoints("", arguments.model, every=False)
+    (checkpoint,) = find_checkpoints("", arguments.model, "last")
     model = checkpoint.model
     arguments = replace(arguments, model=model)  # of a run directory its last checkpoint
     run_dir = Path(arguments.run_dir)

@@ -24,7 +24,7 @@ from datatrove.utils.logging import logger
 
 from evaluate_suite.averages import extra_scores
 from evaluate_suite.bits_per_byte import DomainModel, Windows, domain_rows
-from evaluate_suite.checkpoint import Checkpoint, cost_rows, find_checkpoints, is_causal
+from evaluate_suite.checkpoint import Checkpoint, Steps, cost_rows, find_checkpoints, is_causal
 from evaluate_suite.domains import DomainReading, Source, read_domains
 from evaluate_suite.few_shot import FewShot, best_rows, few_shot_rows
 from evaluate_suite.fine_tuning_runs import (
@@ -78,14 +78,14 @@ def fine_tune(
     suites: Sequence[str],
     output: str,
     cache: str | None = None,
-    every_checkpoint: bool = False,
+    steps: Steps = "last",
     how: FineTuning | None = None,
 ) -> list[ResultRow]:
     """Fine-tune checkpoints on suites, and add the rows of each task's best step.
 
     Args:
         suites: glue, superglue, cnn_dailymail, squad.
-        every_checkpoint: measure all checkpoints of a run, not only its last.
+        steps: the checkpoints of a run that are measured.
         how: settings of fine-tuning; the paper's unless given.
 
     Raises:
@@ -93,7 +93,7 @@ def fine_tune(
     """
     how = how or FineTuning()
     measured = _Measured(output, cache, [runs, vars(how)])
-    checkpoints = _checkpoints(runs, every_checkpoint, tuned=True)
+    checkpoints = _checkpoints(runs, steps, tuned=True)
     measured.total = len(checkpoints) * len(suites)
     for checkpoint in checkpoints:
         measured.add_costs(checkpoint)
@@ -109,7 +109,7 @@ def few_shot(
     cache: str | None = None,
     settings: FewShot | None = None,
     instruction_tune: bool = False,
-    every_checkpoint: bool = False,
+    steps: Steps = "last",
     how: FineTuning | None = None,
 ) -> list[ResultRow]:
     """Ask checkpoints few-shot tasks through lm-eval; a further suite that is asked for by name has rows of its own.
@@ -118,7 +118,7 @@ def few_shot(
         tasks: names of tasks or suites.
         settings: how tasks are asked; the paper's way unless given.
         instruction_tune: fine-tune on FLAN first, and report the best of the checkpoints that leaves.
-        every_checkpoint: measure all checkpoints of a run, not only its last.
+        steps: the checkpoints of a run that are measured.
         how: settings of instruction tuning; the paper's unless given.
 
     Raises:
@@ -130,7 +130,7 @@ def few_shot(
         command = {"finetune": "fine-tune"}.get(others[0].protocol, "perplexity")
         raise InvalidCut(f"{others[0].name} is not asked with exemplars: winnow evaluate {command} measures it")
     measured = _Measured(output, cache, [runs, vars(settings), vars(how)])
-    checkpoints = _checkpoints(runs, every_checkpoint, tuned=instruction_tune)
+    checkpoints = _checkpoints(runs, steps, tuned=instruction_tune)
     measured.total = len(checkpoints) * (1 if instruction_tune else len(asked))
     for checkpoint in checkpoints:
         measured.add_costs(checkpoint)
@@ -159,7 +159,7 @@ def bits_per_byte(
     cache: str | None = None,
     how: DomainReading | None = None,
     windows: Windows | None = None,
-    every_checkpoint: bool = False,
+    steps: Steps = "last",
 ) -> list[ResultRow]:
     """Measure the bits per byte of held-out text by domain: of causal models, and per masked byte of T5s.
 
@@ -167,7 +167,7 @@ def bits_per_byte(
         texts: corpora by name.
         how: how the corpora are read as domains.
         windows: how documents are cut.
-        every_checkpoint: measure all checkpoints of a run, not only its last.
+        steps: the checkpoints of a run that are measured.
 
     Raises:
         CorpusError: a corpus cannot be read.
@@ -175,7 +175,7 @@ def bits_per_byte(
     how, windows = how or DomainReading(), windows or Windows()
     paths = [source for source in texts.values() if isinstance(source, str)]
     measured = _Measured(output, cache, [runs, paths, how.by, vars(how.reading)])
-    models = [DomainModel(one, windows) for one in _checkpoints(runs, every_checkpoint, tuned=False)]
+    models = [DomainModel(one, windows) for one in _checkpoints(runs, steps, tuned=False)]
     for metric in sorted({model.metric for model in models}):
         if len(used := sorted({model.window for model in models if model.metric == metric})) > 1:
             shown = " and ".join(f"{length:,}" for length in used)
@@ -241,9 +241,9 @@ def _pairs(runs: Runs) -> list[tuple[str, str]]:
     return [(name, str(run)) for name, run in (runs.items() if isinstance(runs, Mapping) else runs)]
 
 
-def _checkpoints(runs: Runs, every: bool, tuned: bool) -> list[Checkpoint]:
+def _checkpoints(runs: Runs, steps: Steps, tuned: bool) -> list[Checkpoint]:
     """Return the checkpoints to measure. Raises ModelError if they are to be fine-tuned and one cannot be."""
-    checkpoints = [one for name, run in _pairs(runs) for one in find_checkpoints(name, run, every)]
+    checkpoints = [one for name, run in _pairs(runs) for one in find_checkpoints(name, run, steps)]
     for one in checkpoints if tuned else ():
         if is_causal(one.model, one.revision):
             raise ModelError(

@@ -15,24 +15,11 @@ from evaluate_suite.results import MACRO
 from launch.stages.base import Stage
 from launch.stages.corpora import SHARDS, Corpus, Deal, Files, OwnTokenStage, Split, Text, TokenStage
 from launch.stages.datasets import Dataset, DatasetBefore, dataset_of
-from launch.stages.foundations import (
-    HASHED_NGRAMS,
-    Assignments,
-    Centroids,
-    DSIRModel,
-    Embeddings,
-    EvaluationNgrams,
-    Foundation,
-    NgramStage,
-    QualityModel,
-    Similarities,
-    Sketch,
-    SketchParts,
-    Target,
-)
+from launch.stages.foundations import EvaluationNgrams, Foundations, Target
 from launch.stages.joins import Joined, JoinKeysStage
+from launch.stages.measurements import BitsPerByte, FewShots, FineTuned, Measurement, Perplexity
 from launch.stages.report import Report, Reported
-from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Measurement, Perplexity, Run, Training
+from launch.stages.runs import Run, Training
 from launch.stages.scores import Contaminated, GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from launch.study_samplers import SamplerSettings, StudySampler, store_of
@@ -43,9 +30,6 @@ from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import FULL, of_scorer
 from train.arguments import FREE, PretrainArguments
 from train.presets import is_causal
-
-
-_SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
 
 
 @dataclass(frozen=True)
@@ -200,37 +184,12 @@ class _Stages:
             return found
         return tuple((name, Files(path, f"domains/{name}", reading=self._beside)) for name, path in asked.items())
 
-    # --------------------------------------------------------------------------------------------------- foundations
-
     @cached_property
-    def _embeddings(self) -> Embeddings:
-        devices = int(self.study.embedder != HASHED_NGRAMS)
-        return Embeddings(text=self.text, embedder=self.study.embedder, tasks=self._over_text, devices=devices)
-
-    @cached_property
-    def _target(self) -> Target:
-        if self.study.target is None:
-            return Target(self.text, prose_only=True)
-        return Target(Files(self.study.target, "target", reading=self._beside))
-
-    def _foundation(self, stands_on: str, options: Mapping[str, Any]) -> Foundation | None:
-        if not stands_on:
-            return None
-        if stands_on == "density":
-            parts = SketchParts(embeddings=self._embeddings, tasks=min(self._tasks, _SKETCHES))
-            return Sketch(parts=parts)
-        if stands_on == "dsir":
-            tasks = self._over_text if self.study.target is None else self._tasks
-            target = NgramStage(part="target", text=self._target, tasks=tasks)
-            return DSIRModel(target=target, raw=NgramStage(part="raw", text=self.text, tasks=self._over_text))
-        if stands_on == "quality-classifier":
-            return QualityModel(target=self._target, text=self.text)
-        if stands_on == "evaluations":
-            return EvaluationNgrams.of(self.study)
-        assigned = Assignments(centroids=Centroids(embeddings=self._embeddings), tasks=self._tasks)
-        if stands_on == "clusters":
-            return assigned
-        return Similarities(assignments=assigned, keep=options.get("keep", "hard"), tasks=self._tasks)
+    def _foundations(self) -> Foundations:
+        target = None if self.study.target is None else Files(self.study.target, "target", reading=self._beside)
+        own = Target(self.text, prose_only=True) if target is None else Target(target)
+        evaluations = EvaluationNgrams.of(self.study) if self.study.contamination else None
+        return Foundations(self.text, own, self.study.embedder, self._tasks, self._over_text, evaluations)
 
     # -------------------------------------------------------------------------------------------- scores, selections
 
@@ -261,7 +220,7 @@ class _Stages:
             text=self.text,
             row=plainest.name if plainest else sampler.row,
             model=self._judge(sampler.model) if sampler.model is not None else None,
-            stands_on=self._foundation(sampler.stands_on, sampler.options),
+            stands_on=self._foundations.of(sampler),
             options=dict(sampler.options),
             tasks=self._over_text,
             devices=int(asks_model) * int(served.get("tensor-parallel-size", 1)),
@@ -339,9 +298,9 @@ class _Stages:
             model, is_checkpoint, step = (sampler.model or "").partition("@")
             if is_checkpoint and self._full(model) == run:
                 wanted.add(int(step))
-        for arguments in self._models.values():
+        for model, arguments in self._models.items():
             if arguments.get("branch_from") == run.model:
-                branch = PretrainArguments(tokens="", run_dir="", **arguments)
+                branch = self._said(model)
                 wanted.add(branch.schedule_to(branch.budget).decay_start)
         return sorted(wanted)
 
@@ -365,15 +324,13 @@ class _Stages:
         return int(of_a_node) * (int(training.get("nodes", 1)) if nodes else 1)
 
     def _measured(self, training: Training) -> Iterator[Measurement]:
-        evaluation = self.study.evaluation
-        model = training.run.model
+        evaluation, model = self.study.evaluation, training.run.model
         is_decoder = is_causal(self._models[model]["preset"])
         held_out = ((t, tuple(self._tokenized(one, model) for one in texts)) for t, texts in self._held_out.items())
         yield Perplexity(training=training, held_out=tuple(held_out), devices=1)
         if evaluation.domains:
-            yield BitsPerByte(training=training, domains=self._domains, devices=1)
+            yield BitsPerByte(domains=self._domains, devices=1, **self._at(training, "domains"))
         tuned: dict[str, Any] = {
-            "training": training,
             "budget": evaluation.budget,
             "data_root": evaluation.data_root,
             "precision": self._precision,
@@ -381,7 +338,7 @@ class _Stages:
             "devices": self._launched_devices(nodes=False),
         }
         for suite in [] if is_decoder else evaluation.suites:
-            yield FineTuned(what=suite, **tuned)
+            yield FineTuned(what=suite, **tuned, **self._at(training, suite))
         if evaluation.few_shot:
             is_tuned = evaluation.instruction_tune and not is_decoder
             tuned["devices"] = tuned["devices"] if is_tuned else 1
@@ -390,7 +347,20 @@ class _Stages:
                 instruction_tune=is_tuned,
                 limit=evaluation.limit,
                 **tuned,
+                **self._at(training, "few_shot"),
             )
+
+    def _at(self, training: Training, measure: str) -> dict[str, Any]:
+        """Return the checkpoints at which a training is measured, as arguments of `AtSteps`: a task for each."""
+        every, said = self.study.evaluation.every_of(measure), self._said(training.run.model)
+        if not every or training.run.model in self.study.references:
+            return {"training": training}
+        begun = said.schedule_to(said.budget).decay_start if said.branch_from else 0  # before, it is the trunk's
+        steps = [step for step in said.budget.grid(said.checkpoints)[::-every][::-1] if step > begun]
+        return {"training": training} | ({"steps": tuple(steps), "tasks": len(steps)} if len(steps) > 1 else {})
+
+    def _said(self, model: str) -> PretrainArguments:
+        return PretrainArguments(tokens="", run_dir="", **self._models[model])
 
     def _reported(self) -> Iterator[Reported]:
         for sampler in self.study.samplers:

@@ -23,7 +23,7 @@ from launch.progress import StageProgress, Stages
 from launch.records import forget, forgive, has_begun, task_state, tasks_left
 from launch.stages.base import Stage
 from launch.stages.corpora import Files, TokenStage
-from launch.stages.runs import COSTS, RESULTS
+from launch.stages.measurements import COSTS, RESULTS
 from launch.worker import command
 from pipeline_steps.engines.models import model_identity
 from pipeline_steps.errors import InvalidStudy, StageFailed, StoreMismatch, WinnowError

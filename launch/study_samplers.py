@@ -18,11 +18,14 @@ from launch.study_sections import KEYS, Name, Section, Shaped
 from launch.yaml_places import YamlFile, in_words, nearest, read_text, refusal, short
 from pipeline_steps.errors import InvalidStudy, WinnowError
 from pipeline_steps.numerics.priority import MODES
-from pipeline_steps.samplers import EMBEDDED, Sampler, of_scorer, table
+from pipeline_steps.samplers import EMBEDDED, Sampler, of_scorer, table, try_step
 from train.arguments import FREE, PretrainArguments
 from train.branches import OF_BRANCH
 from train.presets import preset
 from train.training_plan import TokenBudget
+
+
+_EMBEDDER = ("embeddings", "model")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class StudySampler(Sampler):
         shaping: further arguments of its Cut.
         labels: a label store whose labels are cut each by itself; "" for none.
         exclude: score stores whose worse scores leave a document out.
+        foundations: options of the steps that make what the scorer stands on, by foundation.
     """
 
     row: str = ""
@@ -44,11 +48,7 @@ class StudySampler(Sampler):
     shaping: Mapping[str, Any] = field(default_factory=dict)
     labels: str = ""
     exclude: tuple[str, ...] = ()
-
-    @property
-    def scored_by(self) -> tuple[Any, ...]:
-        """Return what decides its scores: samplers of the same share a store."""
-        return self.scorer, self.model, dict(self.options), self.scores
+    foundations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class SamplerSettings(Shaped):
@@ -59,6 +59,7 @@ class SamplerSettings(Shaped):
     model: str | None = None
     mode: str | None = None
     options: dict[str, Any] = {}
+    foundations: dict[str, dict[str, Any]] = {}
     scores: str | None = None
 
     def chosen(self) -> StudySampler:
@@ -78,23 +79,41 @@ class SamplerSettings(Shaped):
         if row.model is not None and not model and not self.scores:
             raise refusal(f"{self.name} needs a model: Hub id, folder, or MODEL@STEP of this study", given=self.name)
         values = {field.name: getattr(row, field.name) for field in fields(Sampler)}
-        values |= {"name": self.name, "model": model, "options": {**row.options, **_options(row, self.options)}}
+        options = _options(row.name, row.options_of(), self.options) if self.options else {}
+        values |= {"name": self.name, "model": model, "options": {**row.options, **options}}
         asked = "top" if self.copies and not self.mode else self.mode or ""
         values["cut"] = asked or row.cut
         self.checked(self.likely_mode if self.scores and not asked else values["cut"], rate=0.5)
         values |= {"shaping": self.shaping(), "labels": self.labels or "", "exclude": tuple(self.exclude)}
+        values["foundations"] = _foundations(row, self.foundations) if self.foundations else {}
         return StudySampler(**values, row=row.name, scores=self.scores or "", asked_mode=asked)
 
 
-def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of a scorer as its constructor takes them, or refuse the first that it does not take."""
-    if not given:
-        return {}
+def _foundations(row: Sampler, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return options of what a scorer stands on as the steps take them, or refuse the first that they do not take."""
+    known, taken = row.foundation_options(), dict[str, dict[str, Any]]()
+    for name, options in given.items():
+        if name not in known:
+            stands = f"stands on {', '.join(known)}" if known else "stands on nothing that has options"
+            raise refusal(f"{row.name} {stands}: there is no {name!r} to set", given=name)
+        checked = _options(f"the foundation {name} of {row.name}", known[name], options)
+        try:
+            try_step(name, checked)
+        except (ValueError, WinnowError) as error:
+            raise refusal(f"the foundation {name} of {row.name}: {error}", given=name) from error
+        # Defaults stay out, so that who spells one out shares what others have made; the study has its own embedder
+        usual = {option: one.default for option, one in known[name].items() if (name, option) != _EMBEDDER}
+        if own := {option: value for option, value in checked.items() if (option, value) not in usual.items()}:
+            taken[name] = own
+    return taken
+
+
+def _options(of: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as a constructor takes them, or refuse the first that it does not take."""
     taken: dict[str, Any] = {}
-    known: Mapping[str, inspect.Parameter] = row.options_of()
     for name, value in given.items():
         if name not in known:
-            raise refusal(f"no option {name!r} of {row.name}: {nearest(name, known)}", given=name)
+            raise refusal(f"no option {name!r} of {of}: {nearest(name, known)}", given=name)
         try:
             kind = TypeAdapter(known[name].annotation)
             taken[name] = kind.validate_python(value, strict=not isinstance(value, dict))
@@ -102,7 +121,7 @@ def _options(row: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
             said = error.errors()[0]
             where = ".".join([name, *(str(part) for part in said["loc"] if isinstance(part, int))])
             raise refusal(
-                f"{where} of {row.name} must be {in_words(said['msg'])}, not {short(value)}",
+                f"{where} of {of} must be {in_words(said['msg'])}, not {short(value)}",
                 "options",
                 given=_written(value, name),
             ) from error
@@ -161,13 +180,14 @@ def store_of(sampler: StudySampler) -> str:
         return sampler.name
     if plainest.name == "random":
         return KEYS
-    if not sampler.options and sampler.model in (None, EMBEDDED):
+    own = [sampler.model, dict(sampler.options), *([sampler.foundations] if sampler.foundations else [])]
+    if own in ([None, {}], [EMBEDDED, {}]):
         return plainest.name
     for row in table().values():
-        if row.model and (row.scorer, row.model, dict(row.options)) == sampler.scored_by[:3]:
+        if row.model and row.scorer == sampler.scorer and [row.model, dict(row.options)] == own:
             return row.name
     model = re.sub(r"[^A-Za-z0-9.]+", "-", (sampler.model or "").rpartition("/")[2])
-    decides = json.dumps([sampler.model, dict(sampler.options)], sort_keys=True, default=asdict).encode()
+    decides = json.dumps(own, sort_keys=True, default=asdict).encode()
     return "-".join(filter(None, [plainest.name, model, xxhash.xxh3_64_hexdigest(decides)[:8]]))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from evaluate_suite.registry import all_tasks, tasks_with_questions
 from evaluate_suite.results import MACRO
@@ -68,10 +69,22 @@ def _domains(paths: dict[str, str] | str) -> dict[str, str] | str:
     return paths
 
 
+FineTunedSuite = Literal["glue", "superglue", "cnn_dailymail", "squad"]
+Measure = Literal[FineTunedSuite, "few_shot", "domains", "all"]
+_Nth = Annotated[int, Field(ge=1)]
+Every = Annotated[
+    dict[Measure, _Nth],
+    BeforeValidator(
+        lambda given: given if isinstance(given, dict) else {"all": given},
+        json_schema_input_type=_Nth | dict[Measure, _Nth],
+    ),
+]
+
+
 class Evaluation(Section):
     """What is measured of every run, beside the perplexity of held-out text."""
 
-    suites: list[Literal["glue", "superglue", "cnn_dailymail", "squad"]] = []
+    suites: list[FineTunedSuite] = []
     """Fine-tuned suites, of T5s."""
     few_shot: Annotated[list[str], AfterValidator(_few_shot)] = []
     """Few-shot tasks or suites."""
@@ -85,6 +98,25 @@ class Evaluation(Section):
     """Data sets laid out as on the Hub; if not given, the Hub."""
     limit: Count = 0
     """Questions of each few-shot task; 0: all."""
+    every: Every = {}
+    """Measure every so many-th of a model's evenly spaced checkpoints, counted from the last, not only the last: one
+    number for all measures, or one for each, such as {glue: 4}. Models of `references` are measured at the last."""
+
+    @model_validator(mode="after")
+    def _every(self) -> Evaluation:
+        given = {"few_shot": self.few_shot, "domains": self.domains}
+        there = [*self.suites, *(name for name, asked in given.items() if asked)]
+        if self.every and not there:
+            raise refusal("every is given and only perplexity is measured, which is so at each checkpoint", "every")
+        for name in self.every:
+            if name not in ("all", *there):
+                raise refusal(f"every names {name}, which is not measured: add it to evaluation", "every", given=name)
+        return self
+
+    def every_of(self, measure: str) -> int:
+        """Return n, where every n-th checkpoint is to be measured; 0 for the last alone."""
+        asked: Mapping[str, int] = dict(self.every)  # type: ignore[arg-type]
+        return asked.get(measure, asked.get("all", 0))
 
 
 def _with_questions(names: list[str]) -> list[str]:

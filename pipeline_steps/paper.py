@@ -14,3 +14,4 @@ TRAIN_TOKENS = 524_288_000_000  # Sec. 4.2: "exactly 524B tokens"
 C4_TOKENS = 184_000_000_000  # Sec. 4.1, tokens of C4 under T5's vocabulary
 RATES = (0.1, 0.2, 0.4, 0.6, 0.8)  # Sec. 4.2, fractions of C4 that samplers keep
 MILESTONES = (20_000, 100_000, 300_000, 500_000, 700_000)  # App. B.5, steps whose T5-Large scores perplexity
+REPETITIONS = (2, 3, 5, 10, 20, 30)  # App. D.3, Fig. 17 - 23: "Max ... epochs"

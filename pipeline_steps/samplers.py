@@ -45,6 +45,22 @@ FOUNDATIONS: dict[str, tuple[str, ...]] = {
     "evaluations": ("index",),
 }
 """The folders that a scorer's constructor takes after its own, in order, by what the scorer stands on."""
+_STEPS = {
+    "embeddings": ("Embedder", 1),
+    "density": ("DensitySketch", 2),
+    "clusters": ("KMeansFit", 2),
+    "ngrams": ("NgramCounts", 1),
+    "quality": ("QualityClassifierFit", 3),
+}
+"""By foundation: the step of `pipeline_steps` that makes it, and how many of its arguments a study does not set."""
+_MADE_BY = {
+    "density": ("embeddings", "density"),
+    "clusters": ("embeddings", "clusters"),
+    "similarities": ("embeddings", "clusters"),
+    "dsir": ("ngrams",),
+    "quality-classifier": ("quality",),
+}
+"""The keys of `_STEPS`, by what a scorer stands on; nothing else has options."""
 
 _MOST = 6  # lines of one figure: more cannot be told apart
 
@@ -111,17 +127,39 @@ class Sampler:
 
         These are all but the folders, the model, and the metadata key.
         """
-        after = self._parameters()[1 + len(self.folders) :]
+        after = _parameters(self.scorer_class())[1 + len(self.folders) :]
         return {one.name: one for one in after if one.name not in ("model", "metadata_key")}
+
+    def foundation_options(self) -> dict[str, dict[str, inspect.Parameter]]:
+        """Return the parameters that a study may set of the steps that make what the scorer stands on, by foundation.
+
+        The foundations are in the order in which they are made: embeddings, density, clusters, ngrams, quality.
+        """
+        return {
+            name: {one.name: one for one in _parameters(_step(name))[_STEPS[name][1] :]}
+            for name in _MADE_BY.get(self.stands_on, ())
+        }
 
     def metadata_key(self) -> str | None:
         """Return the metadata key that the scorer writes to by default; None if its constructor takes no such key."""
-        return next((one.default for one in self._parameters() if one.name == "metadata_key"), None)
+        known = _parameters(self.scorer_class())
+        return next((one.default for one in known if one.name == "metadata_key"), None)
 
-    def _parameters(self) -> list[inspect.Parameter]:
-        """List the parameters that the scorer's constructor names, after `self`."""
-        _, *parameters = inspect.signature(self.scorer_class().__init__, eval_str=True).parameters.values()
-        return [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+
+def try_step(foundation: str, options: Mapping[str, Any]) -> None:
+    """Make the step of a foundation with some options and throw it away. Raises ValueError if they contradict."""
+    _step(foundation)(*[""] * _STEPS[foundation][1], **options)
+
+
+def _step(foundation: str) -> Any:
+    """Return the class of the step that makes a foundation."""
+    return getattr(import_module("pipeline_steps"), _STEPS[foundation][0])
+
+
+def _parameters(step: type[Any]) -> list[inspect.Parameter]:
+    """List the parameters that a step's constructor names, after `self`."""
+    _, *parameters = inspect.signature(step.__init__, eval_str=True).parameters.values()
+    return [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
 
 
 _ALONE = "Coverage and baselines"
@@ -259,13 +297,21 @@ def markdown() -> str:
     """Return docs/samplers.md: the table, with what each scorer's class says of itself."""
     rows = table().values()
     samplers = [_cells(row) for row in rows]
-    scorers = {row.scorer: (f"`{row.scorer_name}`", _options(row)) for row in rows}
+    scorers = {row.scorer: (f"`{row.scorer_name}`", _shown(row.options_of())) for row in rows}
+    standing = {row.stands_on: row for row in rows if row.stands_on}
+    foundations = [
+        (stands_on, f"`{name}`", _shown(known))
+        for stands_on, row in standing.items()
+        for name, known in row.foundation_options().items()
+    ]
     return "\n".join(
         [
             _INTRODUCTION,
             *_table(("name", "label", "scorer", "cut", "stands on", "model", "good scores"), samplers),
             _ABOUT_OPTIONS,
             *_table(("scorer", "options and their defaults"), [cells for cells in scorers.values() if cells[1]]),
+            _ABOUT_FOUNDATIONS,
+            *_table(("stands on", "`foundations`", "options and their defaults"), foundations),
             "",
         ]
     )
@@ -285,7 +331,12 @@ Every name below can be given to `winnow score`, `winnow select` and the `sample
 _ABOUT_OPTIONS = """
 ## Options
 
-A study may set these arguments of a sampler's scorer.
+A study may set these arguments of a sampler's scorer: `ask-llm-xl: {options: {max_tokens: 256}}`.
+"""
+_ABOUT_FOUNDATIONS = """
+A study may also set these arguments of the steps that make what the scorer stands on:
+`density: {foundations: {density: {kernel: p-stable}, embeddings: {max_tokens: 128}}}`. Samplers that ask for the same
+share it. The embeddings' `model` is the study's `embedder` unless it is set here.
 """
 
 
@@ -302,11 +353,11 @@ def _cells(row: Sampler) -> tuple[str, ...]:
     )
 
 
-def _options(row: Sampler) -> str:
-    """Say which options a scorer has; only a default that is a plain value is shown."""
+def _shown(known: Mapping[str, inspect.Parameter]) -> str:
+    """Name the options of a step; only a default that is a plain value is shown."""
     shown = [
         f"`{name} = {one.default!r}`" if isinstance(one.default, str | int | float | None) else f"`{name}`"
-        for name, one in row.options_of().items()
+        for name, one in known.items()
     ]
     return ", ".join(shown)
 

@@ -1,6 +1,7 @@
 """Results of a study whose truth is known: each run is worth a model of so many parameters trained on everything."""
 
 import math
+from dataclasses import replace
 
 from evaluate_suite.model_sizes import parameters
 from evaluate_suite.registry import registry
@@ -40,8 +41,9 @@ def rows(
     seeds=(0,),
     jitter=0.0,
     error=None,
+    along=(),
 ):
-    """Everything at the last step, perplexities at the others.
+    """Everything at the last step, perplexities and the tasks of some suites at the others.
 
     Scores differ from seed to seed by up to `jitter`; `error` is their standard error over examples.
     """
@@ -55,7 +57,7 @@ def rows(
             for step in steps:
                 grown = size * (step / steps[-1]) ** 1.5
                 for number, task in enumerate(wanted):
-                    if step == steps[-1] or task.direction == "lower":
+                    if step == steps[-1] or task.direction == "lower" or task.suite in along:
                         value = score(task, grown) + jitter * math.sin(97 * seed + 13 * number + 7 * len(sampler))
                         run = sampler, rate, model, seed, step
                         made += [_row(*run, task, metric, value, error) for metric in task.metrics]
@@ -70,6 +72,12 @@ def costs(scoring, training):
         ResultRow(s, rate, model, 0, 1_000_000, 0, 1.0, "cost", metric, hours, 0.0, hours, hours, 1, 0, "v")
         for s, rate, model, metric, hours in paid
     ]
+
+
+def amounts(made):
+    """Rows of the tokens that each run of some rows was trained on."""
+    last = {(row.sampler, row.rate, row.model, row.seed): row for row in sorted(made)}
+    return [replace(row, task="cost", metric="selected_tokens", value=184e9 * row.rate) for row in last.values()]
 
 
 def _row(sampler, rate, model, seed, step, task, metric, value, error):

@@ -77,7 +77,7 @@ def test_studies_can_be_read():
     from launch.study_file import parse_study
 
     (study,) = [block for block in blocks("yaml") if "samplers:" in block]
-    assert len(parse_study("README.md", study).runs()) == 2 + 4 * 2
+    assert len(parse_study("README.md", study).runs()) == 2 + 5 * 2
     head = "output: o\nsamplers: [random]\nrates: [0.1]\nmodels: {t5-tiny: {total_tokens: 65536}}\n"
     text = (README.parent / "docs" / "slurm.md").read_text()
     engines = re.findall(r"```yaml\n(engine:.*?)```", text, flags=re.DOTALL)

@@ -33,6 +33,7 @@ from evaluate_suite.report.style import (
     series,
 )
 from evaluate_suite.results import BITS
+from pipeline_steps.paper import REPETITIONS
 from pipeline_steps.samplers import FAMILIES, FULL, families, label, ordered
 
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-REPETITIONS = (1, 2, 4, 8)  # the paper's Fig. 17 - 23
 _TICKS = 5
 _NARROW = 21  # characters of a legend's entry, of which one panel is wide enough for two
 _SHORT, _WIDE = 12, 36  # of a line's name for which a narrower figure will do, and of an entry as above
@@ -216,15 +216,18 @@ def repetitions(
 ) -> Figure | None:
     """Draw a panel per limit R: mean over the rates whose selection has been repeated R times at most by that step.
 
-    Under each number of tokens stands n, how many rates are left; where n falls, the mean is over larger selections.
+    Limits above the first that no run exceeds are left out: their panels would be alike. Under each number of tokens
+    stands n, how many rates are left; where n falls, the mean is over larger selections.
     None if there is nothing to draw. Arguments as of `efficiency`.
     """
     runs = {key: run for key, run in _runs(study, outcomes, model, measure).items() if key[0] in samplers}
     if not runs:
         return None
-    figure, axes = panels(len(limits), 2, (5.4, 3.4))
+    most = max(point.epoch for run in runs.values() for point, _ in run)
+    told = [limit for at, limit in enumerate(limits) if at == 0 or limits[at - 1] < most]
+    figure, axes = panels(len(told), 2, (5.4, 3.4))
     handles: list[Any] = []
-    for one, limit in zip(axes, limits, strict=True):
+    for one, limit in zip(axes, told, strict=True):
         left: dict[int, list[int]] = {}
         for number, sampler in enumerate(samplers):
             curve = alive_curve([run for key, run in runs.items() if key[0] == sampler], limit)

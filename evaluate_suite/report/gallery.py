@@ -20,6 +20,7 @@ from evaluate_suite.report.figures_runs import (
     repetitions,
     samplers_at_one_rate,
 )
+from evaluate_suite.report.figures_schematic import Place, coverage_and_quality, epochs
 from evaluate_suite.report.figures_tasks import signal_to_noise
 from evaluate_suite.report.outcomes import Outcomes, estimate
 from evaluate_suite.report.points import (
@@ -74,6 +75,7 @@ def study_figures(
     lower: Collection[str] = (),
     units: Mapping[str, str] | None = None,
     kept: Mapping[str, np.ndarray] | None = None,
+    placed: tuple[str, Mapping[str, Place]] | None = None,
 ) -> Iterator[Named]:
     """Draw all there is to draw.
 
@@ -84,6 +86,7 @@ def study_figures(
         lower: scorers whose low scores are the good ones.
         units: of the scores, by scorer.
         kept: bool [N], what a scorer's sampler keeps, by scorer.
+        placed: the scorer that judges quality, and where each sampler's selection stands by it.
     """
     yield from _decide(study)
     for model in models(study):
@@ -91,9 +94,17 @@ def study_figures(
         by_family = {"": names} if names and colours(study) else families(names)
         for family, members in {"": names}.items() if len(rates(study, model)) == 1 else by_family.items():
             yield from _quality(study, outcomes, model, family, members)
+        if len(rates(study, model)) > 1 and (figure := epochs(study, model)):
+            yield Named(
+                "efficiency", model, _slug("epochs", model), f"Epochs of one token budget: {model}", figure, False
+            )
         yield from _efficiency(study, outcomes, model, by_family)
     yield from _ranks(study)
     yield from _scorers(study, scores, lower, units or {}, kept or {})
+    if placed:
+        judged_by, where = placed
+        drawn = coverage_and_quality(where, judged_by)
+        yield Named("scorers", "", "coverage-and-quality", "Samplers between coverage and quality", drawn, False)
 
 
 def _scorers(

@@ -15,6 +15,7 @@ import numpy as np
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, TRAINING_HOURS
 from evaluate_suite.report.documents import MOST_SCORERS, Document, ends, pick, read_documents
 from evaluate_suite.report.figures_corpus import oriented
+from evaluate_suite.report.figures_schematic import Place, judge, places
 from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
@@ -40,6 +41,7 @@ from pipeline_steps.scorers.contamination import Overlaps, overlaps
 from pipeline_steps.stores.files import write_atomically
 from pipeline_steps.stores.score_store import ScoreStore
 from pipeline_steps.stores.selection import Selection
+from pipeline_steps.stores.source_store import SourceStore
 
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class ReportSettings:
         lower_is_better: scorers whose low scores are good, of stores that do not say so themselves.
         contamination: score store of ContaminationScorer, of that corpus.
         evaluation: folder of the units that `winnow evaluate` measured; `evaluation` beside the results unless given.
+        clusters: folder of `KMeansAssign` of that corpus: the coverage of selections.
     """
 
     runs: Sequence[str]
@@ -90,6 +93,7 @@ class ReportSettings:
     lower_is_better: Sequence[str] = ()
     contamination: str | None = None
     evaluation: str | None = None
+    clusters: str | None = None
 
     @cached_property
     def measurements(self) -> StudyResults:
@@ -123,7 +127,8 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     lower = [name for name, store in stores.items() if _is_lower(settings.lower_is_better, name, store)]
     page, drawn = settings.format == "html", []
     if page or settings.figures:
-        drawn = list(study_figures(study, found, scores, lower, units, selections))
+        placed = _places(settings, stores, selections)
+        drawn = list(study_figures(study, found, scores, lower, units, selections, placed))
     for one in drawn if settings.figures else []:
         save(one.figure, f"{settings.figures}/{one.name}")
     if settings.figures:
@@ -241,6 +246,25 @@ def _overlaps(settings: ReportSettings, selections: Mapping[str, np.ndarray]) ->
     for name in selections:
         Selection.load(settings.selections[name]).check_corpus(store.corpus_digest, store.path)
     return overlaps(store)
+
+
+def _places(
+    settings: ReportSettings, stores: Mapping[str, ScoreStore], selections: Mapping[str, np.ndarray]
+) -> tuple[str, dict[str, Place]] | None:
+    """Return the scorer that judges quality, and where selections stand; None without clusters, judge or selections.
+
+    Raises:
+        StoreMismatch: the clusters are of another corpus.
+        StoreIncomplete: they are not finished.
+    """
+    judged_by = judge({name: str(store.made.get("scorer")) for name, store in stores.items()})
+    if settings.clusters is None or judged_by is None or not selections:
+        return None
+    assignments = SourceStore(f"{settings.clusters}/assignments")
+    assignments.check_complete()
+    assignments.check_same_corpus(stores[judged_by])
+    cluster_N = assignments.column("cluster").astype(np.int64)
+    return judged_by, places(selections, cluster_N, stores[judged_by].scores)
 
 
 def _choose_documents(

@@ -159,6 +159,7 @@ class ReportFlags:
         selections: selections, for their overlap.
         contamination: score store of the sampler contamination, to say what the selections hold of evaluation sets.
         corpus: corpus of the scores, to show documents of.
+        clusters: folder KMeansAssign wrote to, to show selections by coverage and quality.
         figures: also write every figure as .svg, .pdf and .png into this folder.
         partial: average incomplete suites over the tasks all runs have, and say so.
         scoring_hours: accelerator hours of scoring.
@@ -171,6 +172,7 @@ class ReportFlags:
     selections: Annotated[NamedPlaces, Parameter(metavar="NAME=FILE")] = field(default_factory=list)
     contamination: Annotated[str | None, PLACE] = None
     corpus: Annotated[str | None, CORPUS] = None
+    clusters: Annotated[str | None, PLACE] = None
     reading: Rows = USUAL
     figures: Annotated[str | None, NEW_PLACE] = None
     partial: bool = False

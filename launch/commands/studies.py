@@ -182,6 +182,7 @@ def plan(
     corpus_tokens: Amount = None,
     documents: Amount = None,
     hardware: Hardware = USUAL_HARDWARE,
+    paper: bool = False,
     json: bool = False,
 ) -> int:
     """Work out a training run or a study without starting it: tokens, operations, hours, memory, storage.
@@ -193,6 +194,8 @@ def plan(
             that comes with this package: paper.yaml, t5-small-paper.yaml.
         corpus_tokens: tokens of the whole corpus (default: its store's, or C4's 184e9).
         documents: documents of the corpus of a study (default: its store's, or C4's).
+        paper: list the paper's tables and figures: which stages of the study feed each, or what it lacks. A study that
+            lacks nothing is listed so anyway.
         json: print one JSON object instead.
 
     Examples:
@@ -209,8 +212,10 @@ def plan(
         if json:
             print_json(study.as_json() | vars(hardware))
         else:
-            show_study_plan(study, hardware, Terminal())
+            show_study_plan(study, hardware, Terminal(), paper)
         return 0
+    if paper:
+        raise InvalidStudy(f"{config} is a training: --paper lists what the stages of a study feed, leave it out")
     found = plan_run(config, list(flags), corpus_tokens, hardware)
     if json:
         print_json(found)

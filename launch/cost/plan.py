@@ -12,9 +12,11 @@ from launch.cost.corpus_size import CorpusSize, size_of
 from launch.cost.hardware import Hardware
 from launch.cost.works import Work, Works
 from launch.engines.slurm_scripts import job_of
+from launch.exhibits import Fed, exhibits_of
 from launch.plan import Plan
 from launch.stages.base import Stage
-from launch.stages.runs import Measurement, Training
+from launch.stages.measurements import Measurement
+from launch.stages.runs import Training
 from launch.stages.scores import Scores, Selected, with_foundations
 from launch.status import TaskStatus, tasks_of
 from launch.study_file import Study, shipped
@@ -88,6 +90,7 @@ class StudyPlan:
         runs: how many trainings each model has.
         tokens: encoder positions of one training, by model.
         needs: the groups of stages that a group stands on.
+        exhibits: what the study has for each of the paper's tables and figures.
     """
 
     study: str
@@ -100,6 +103,7 @@ class StudyPlan:
     needs: Mapping[str, tuple[str, ...]]
     stages: tuple[StageCost, ...]
     scorers: tuple[BreakEven, ...]
+    exhibits: tuple[Fed, ...]
 
     def groups(self) -> dict[str, list[StageCost]]:
         """Return stages by group, kind after kind; score stores in the order of samplers, runs in that of models."""
@@ -163,6 +167,7 @@ def plan_study(study: Study, speed: float, documents: int | None = None, tokens:
         needs=_needs(plan),
         stages=tuple(costs.values()),
         scorers=tuple(_scorers(plan, costs)),
+        exhibits=exhibits_of(plan),
     )
 
 

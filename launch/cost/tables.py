@@ -14,8 +14,8 @@ from launch.cost.hardware import Hardware
 from launch.cost.plan import SCORING, StageCost, StudyPlan
 
 
-def show_study_plan(plan: StudyPlan, hardware: Hardware, console: Console) -> None:
-    """Print a study's plan."""
+def show_study_plan(plan: StudyPlan, hardware: Hardware, console: Console, paper: bool = False) -> None:
+    """Print a study's plan; `paper` says what it has for the paper's tables and figures even if it lacks some."""
     corpus, accelerator, lines = plan.corpus, hardware.accelerator, []
     factors = " x ".join(f"{n} {name}" for name, n in plan.selected.items() if n > 1)
     stores = sum(one.kind == "scores" for one in plan.stages)
@@ -42,6 +42,13 @@ def show_study_plan(plan: StudyPlan, hardware: Hardware, console: Console) -> No
             "to save.",
             highlight=False,
         )
+    lacking = sum(bool(one.lacks) for one in plan.exhibits)
+    if paper or not lacking:
+        console.print(_table("the paper's tables and figures", ("exhibit", "shows", "is fed by"), _exhibits(plan)))
+    elif lacking < len(plan.exhibits):
+        shown = len(plan.exhibits) - lacking
+        of_all = f"{shown} of the paper's {len(plan.exhibits)} tables and figures"
+        console.print(f"{of_all} can be drawn: --paper lists all, and what is missing", highlight=False)
 
 
 def show_plan(found: dict[str, Any], console: Console) -> None:
@@ -72,7 +79,7 @@ def show_plan(found: dict[str, Any], console: Console) -> None:
     console.print(_table(f"repetitions of a corpus of {found['corpus_tokens']:,} tokens", rates, [repeated]))
 
 
-_LEFT = ("", "stage", "needs", "on", "from", "scores")  # columns of words
+_LEFT = ("", "stage", "needs", "on", "from", "scores", "exhibit", "shows", "is fed by")  # columns of words
 
 
 def _table(
@@ -156,6 +163,12 @@ def _break_even(plan: StudyPlan) -> Table:
         rows.append([one.scores.partition("/")[2], whole, f"{one.runs:,}", each, *cells])
     title = "when scores pay: % of a training to be saved"
     return _table(title, columns, rows, whole=columns, gap=0)  # so that two models fit into 80 columns
+
+
+def _exhibits(plan: StudyPlan) -> Iterator[tuple[str, ...]]:
+    for one in plan.exhibits:
+        fed = ", ".join(f"{count:,} {kind}" for kind, count in one.stages.items())
+        yield one.exhibit, one.about, f"lacks {'; '.join(one.lacks)}" if one.lacks else fed, "dim" if one.lacks else ""
 
 
 def _time(hours: float) -> str:

@@ -29,11 +29,12 @@ from launch.stages.foundations import (
     Target,
 )
 from launch.stages.joins import Joined, JoinKeysStage
-from launch.stages.runs import BitsPerByte, FewShots, FineTuned, Perplexity, Training, Tuned
+from launch.stages.measurements import BitsPerByte, FewShots, FineTuned, Perplexity, Tuned
+from launch.stages.runs import Training
 from launch.stages.scores import GivenScores, Proxy, Scores, ScoringCheckpoint, Selected
 from launch.study_file import Study
 from pipeline_steps.errors import ModelError
-from pipeline_steps.paper import C4_TOKENS, SKETCH_BYTES
+from pipeline_steps.paper import C4_TOKENS, SKETCH_BUCKETS, SKETCH_ROWS
 from pipeline_steps.samplers import find
 from train.arguments import PretrainArguments
 
@@ -148,23 +149,24 @@ class Works:
         size = None if d is None else self._documents * (8 + 2 * d)  # a key, and a vector in float16
         if stage.embedder == HASHED_NGRAMS:
             return Work(core_seconds=self._documents * (READ + HASH_EMBED), bytes=size)
-        tokens = self._size.read(_ENCODED.get(stage.embedder, _USUALLY_ENCODED))
+        usual = _ENCODED.get(stage.embedder, _USUALLY_ENCODED)
+        tokens = self._size.read(stage.options.get("max_tokens") or usual)
         return Work(flops=self._every(lambda: encoder_flops(shape_of(stage.embedder), tokens)), bytes=size)
 
     @of.register
     def _sketch_parts(self, stage: SketchParts) -> Work:
-        return Work(core_seconds=self._documents * SKETCH, bytes=stage.tasks * SKETCH_BYTES)
+        return Work(core_seconds=self._documents * SKETCH, bytes=stage.tasks * _sketch_bytes(stage))
 
     @of.register
     def _sketch(self, stage: Sketch) -> Work:
-        return Work(bytes=SKETCH_BYTES)
+        return Work(bytes=_sketch_bytes(stage.parts))
 
     @of.register
     def _centroids(self, stage: Centroids) -> Work:
         if (d := _dimension(stage.embeddings)) is None:
             return Work()
-        K = clusters_of(self._documents)
-        fit = ITERATIONS * min(PER_CENTROID * K, self._documents) * K * 2 * d
+        K = self._clusters(stage)
+        fit = stage.options.get("iterations", ITERATIONS) * min(PER_CENTROID * K, self._documents) * K * 2 * d
         return Work(core_seconds=fit * FLOP, bytes=4 * K * d)
 
     @of.register
@@ -173,14 +175,14 @@ class Works:
         if d is None:
             return Work()
         # Assignments of 16 bytes, and the embeddings once more with row, cluster and cosine
-        return Work(core_seconds=N * clusters_of(N) * 2 * d * FLOP, bytes=N * (16 + 16 + 8 + 2 * d))
+        return Work(core_seconds=N * self._clusters(stage.centroids) * 2 * d * FLOP, bytes=N * (16 + 16 + 8 + 2 * d))
 
     @of.register
     def _similarities(self, stage: Similarities) -> Work:
         d, N = _dimension(stage.assignments.centroids.embeddings), self._documents
         if d is None:
             return Work()
-        pairs = N * (N / clusters_of(N)) / 2  # of clusters of equal size
+        pairs = N * (N / self._clusters(stage.assignments.centroids)) / 2  # of clusters of equal size
         return Work(core_seconds=pairs * 2 * d * FLOP64, bytes=12 * N)
 
     @of.register
@@ -190,7 +192,10 @@ class Works:
 
     @of.register
     def _quality(self, stage: QualityModel) -> Work:
-        return Work(core_seconds=2 * FITTED * (READ + EPOCHS * CLASSIFY))
+        return Work(core_seconds=2 * stage.options.get("documents", FITTED) * (READ + EPOCHS * CLASSIFY))
+
+    def _clusters(self, stage: Centroids) -> int:
+        return stage.options.get("n_clusters") or clusters_of(self._documents)
 
     def _every(self, flops: Callable[[], int]) -> int | None:
         """Return the operations for all documents; None for a model that is not there, or neither a T5 nor a Llama."""
@@ -258,7 +263,8 @@ class Works:
     @of.register
     def _bits_per_byte(self, stage: BitsPerByte) -> Work:
         length, row = self._row(stage.training)
-        return Work(flops=DOMAIN_DOCUMENTS * len(stage.domains) * READ_TOKENS / length * row, bytes=0)
+        documents = DOMAIN_DOCUMENTS * len(stage.domains) * max(len(stage.steps), 1)
+        return Work(flops=documents * READ_TOKENS / length * row, bytes=0)
 
     def _row(self, training: Training) -> tuple[int, float]:
         """Return the tokens of a training's row, and the operations of its forward pass."""
@@ -284,8 +290,9 @@ class Works:
 
         config, cost = self._trained(stage.training)
         budget = BUDGETS[stage.budget]
-        rows = budget["steps"] * budget["batch_size"]
-        return Work(flops=rows * training_flops(config, *LENGTHS[suite]), bytes=cost.checkpoint_bytes)
+        tunings = max(len(stage.steps), 1)
+        rows = budget["steps"] * budget["batch_size"] * tunings
+        return Work(flops=rows * training_flops(config, *LENGTHS[suite]), bytes=cost.checkpoint_bytes * tunings)
 
 
 # -------------------------------------------------------------------------------------------- operations of a document
@@ -318,6 +325,11 @@ def perplexity_flops(config: Any, tokens: int, objective: str = "span_corruption
     chosen = np.unique(masks)[: 1 if objective == "single_mask" else None]
     examples = [mask_out(np.arange(length), masks == mask, 0, 0) for mask in chosen]
     return windows * sum(forward_flops(config, len(inputs), len(targets)) for inputs, targets in examples)
+
+
+def _sketch_bytes(stage: SketchParts) -> int:
+    """Return the bytes of a sketch: int32 counters."""
+    return 4 * int(stage.options.get("rows", SKETCH_ROWS) * stage.options.get("buckets", SKETCH_BUCKETS))
 
 
 def clusters_of(documents: int) -> int:

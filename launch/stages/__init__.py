@@ -9,6 +9,8 @@ corpora      corpora, dealt or from outside the study, and their tokens
 foundations  what scorers stand on
 scores       score stores and what is selected from them
 joins        a score store of published annotations
-runs         trainings, measurements, the report
+runs         trainings
+measurements what is measured of them
+report       the report
 datasets     the chosen documents as a dataset
 """

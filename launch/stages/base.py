@@ -47,7 +47,7 @@ class Stage:
     kind: ClassVar[str]  # what tables show the stage with
     names: ClassVar[str] = ""  # what its stages are called, with their fields in braces; the kind if not given
     groups: ClassVar[str] = ""  # what tables show several of them as, likewise
-    home: ClassVar[str] = ""  # the folder of its output, if that is not its name
+    home: ClassVar[str] = ""  # the folder of its output, if that is not its name, likewise
     launched: ClassVar[bool] = False  # whether it trains: by engine.launch, on what engine.training asks for
     tasks: int = free(1)
     devices: int = free(0)
@@ -109,7 +109,7 @@ class Stage:
 
     def folder(self, output: str) -> str:
         """Return the folder that the stage writes to."""
-        return os.path.join(output, self.home or self.name)
+        return os.path.join(output, self.home.format(self=self) or self.name)
 
     def check_start(self, output: str) -> None:
         """Refuse, before anything is started, what could only fail at the end. Raises WinnowError."""

@@ -180,6 +180,11 @@ class Dataset(DatasetStage):
             self._receive(output, record)
 
 
+def _under(sampler: StudySampler) -> dict[str, Any]:
+    """Return the options of what the sampler's scorer stands on, where there are any."""
+    return {"foundations": dict(sampler.foundations)} if sampler.foundations else {}
+
+
 @dataclass(frozen=True)
 class DatasetBefore:
     """What a dataset is made from: scores of a text, and what the study never keeps."""
@@ -210,7 +215,7 @@ def dataset_of(study: Study, asked: AskedDataset, sampler: StudySampler, mode: s
         limit=text.limit,
         sampler=None if sampler.scores else sampler.row,
         model=None if sampler.scores else sampler.model or None,
-        options={} if sampler.scores else json_types(dict(sampler.options)),
+        options={} if sampler.scores else json_types(dict(sampler.options) | _under(sampler)),
         embedder=study.embedder if embeds else None,
         target=study.target if targeted else None,
         scores=sampler.scores or None,

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
 import pipeline_steps
-from launch.stages.base import PipelineStage, open_partials, open_store
+from launch.stages.base import PipelineStage, free, open_partials, open_store
 from launch.stages.corpora import Files, Text
 from pipeline_steps.errors import CorpusError, StoreIncomplete, WinnowError
 from pipeline_steps.readers.reading import USUAL
-from pipeline_steps.stores.files import load_tensors
+from pipeline_steps.stores.files import canonical, digest, load_tensors
 
 
 if TYPE_CHECKING:
     from datatrove.pipeline.base import PipelineStep
 
     from launch.study_file import Study
+    from launch.study_samplers import StudySampler
 
+_SKETCHES = 64  # tasks at most: each leaves 80 MB, and counting all of C4 is a core-hour
 HASHED_NGRAMS = "hashed-ngrams"  # as `pipeline_steps.embedding.embeddings` has it, which takes a second to import
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Embeddings(PipelineStage):
+class Made(PipelineStage):
+    """A stage that scorers stand on, or that such a stage stands on.
+
+    Attributes:
+        options: arguments of its step that a sampler sets.
+        variant: what its name ends in, so that the foundations of samplers with other options stand apart; "" for
+            those without options.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = free("")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Embeddings(Made):
     """An embedding of every document."""
 
-    kind = "embeddings"
+    kind, names = "embeddings", "embeddings{self.variant}"
     text: Text
     embedder: str
 
@@ -42,11 +59,11 @@ class Embeddings(PipelineStage):
     def pipeline(self, output: str) -> list[PipelineStep]:
         from pipeline_steps import Embedder
 
-        return [*self.text.reader(output), Embedder(self.folder(output), model=self.embedder)]
+        return [*self.text.reader(output), Embedder(self.folder(output), model=self.embedder, **self.options)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OneStep(PipelineStage):
+class OneStep(Made):
     """A stage of one step that reads no documents."""
 
     step: ClassVar[str]  # its name in pipeline_steps
@@ -57,11 +74,11 @@ class OneStep(PipelineStage):
 
     @override
     def pipeline(self, output: str) -> list[PipelineStep]:
-        return [getattr(pipeline_steps, self.step)(*self.arguments(output))]
+        return [getattr(pipeline_steps, self.step)(*self.arguments(output), **self.options)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Foundation(PipelineStage):
+class Foundation(Made):
     """A stage that scorers stand on."""
 
     def folders(self, output: str) -> list[str]:
@@ -73,7 +90,7 @@ class Foundation(PipelineStage):
 class SketchParts(OneStep):
     """The density sketch of each task's documents."""
 
-    kind, names, home = "density", "density/sketch", "density"
+    kind, names, home = "density", "density{self.variant}/sketch", "density{self.variant}"
     step = "DensitySketch"
     embeddings: Embeddings
 
@@ -91,7 +108,7 @@ class SketchParts(OneStep):
 class Sketch(OneStep, Foundation):
     """The density sketch of the corpus."""
 
-    kind, names, home = "density", "density/merge", "density"
+    kind, names, home = "density", "density{self.variant}/merge", "density{self.variant}"
     step = "DensityMerge"
     parts: SketchParts
 
@@ -114,7 +131,7 @@ class Sketch(OneStep, Foundation):
 class Centroids(OneStep):
     """The centroids of k-means clusters."""
 
-    kind, names, home = "clusters", "clusters/fit", "clusters"
+    kind, names, home = "clusters", "clusters{self.variant}/fit", "clusters{self.variant}"
     step = "KMeansFit"
     embeddings: Embeddings
 
@@ -129,7 +146,7 @@ class Centroids(OneStep):
 class Assignments(OneStep, Foundation):
     """The cluster of every document."""
 
-    kind, names, home = "clusters", "clusters/assign", "clusters"
+    kind, names, home = "clusters", "clusters{self.variant}/assign", "clusters{self.variant}"
     step = "KMeansAssign"
     centroids: Centroids
 
@@ -158,7 +175,7 @@ class Similarities(OneStep, Foundation):
         keep: which of two near-duplicates comes first, as SemDeDupScorer takes it.
     """
 
-    kind, names, home = "clusters", "clusters/similarities", "clusters"
+    kind, names, home = "clusters", "clusters{self.variant}/similarities", "clusters{self.variant}"
     step = "SemDeDupSimilarities"
     assignments: Assignments
     keep: str = "hard"
@@ -166,7 +183,7 @@ class Similarities(OneStep, Foundation):
     @property
     @override
     def name(self) -> str:
-        return self.names if self.keep == "hard" else f"{self.names}-{self.keep}"
+        return super().name if self.keep == "hard" else f"{super().name}-{self.keep}"
 
     @override
     def arguments(self, output: str) -> list[str]:
@@ -208,10 +225,10 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class NgramStage(PipelineStage):
+class NgramStage(Made):
     """The n-grams of a text, counted: of the target, or of the raw corpus."""
 
-    kind, names = "ngrams", "ngrams/{self.part}"
+    kind, names = "ngrams", "ngrams{self.variant}/{self.part}"
     part: str
     text: Text | Target
 
@@ -219,7 +236,7 @@ class NgramStage(PipelineStage):
     def pipeline(self, output: str) -> list[PipelineStep]:
         from pipeline_steps import NgramCounts
 
-        return [*self.text.reader(output), NgramCounts(self.folder(output))]
+        return [*self.text.reader(output), NgramCounts(self.folder(output), **self.options)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -230,7 +247,7 @@ class NgramStage(PipelineStage):
 class DSIRModel(OneStep, Foundation):
     """The importance weights of n-grams."""
 
-    kind = "dsir"
+    kind, names = "dsir", "dsir{self.variant}"
     step = "DSIRFit"
     target: NgramStage
     raw: NgramStage
@@ -244,7 +261,7 @@ class DSIRModel(OneStep, Foundation):
 class QualityModel(Foundation):
     """A linear classifier of target text against the corpus."""
 
-    kind = "quality"
+    kind, names = "quality", "quality{self.variant}"
     target: Target
     text: Text
 
@@ -254,7 +271,7 @@ class QualityModel(Foundation):
         from pipeline_steps import QualityClassifierFit
 
         good, raw = Together(self.target.reader(output)), Together(self.text.reader(output))
-        return [QualityClassifierFit(self.folder(output), good, raw)]
+        return [QualityClassifierFit(self.folder(output), good, raw, **self.options)]
 
     @override
     def check_output(self, output: str, whole: bool) -> None:
@@ -313,3 +330,66 @@ class EvaluationNgrams(Foundation):
         from pipeline_steps.scorers.contamination import load_index
 
         load_index(self.folder(output))
+
+
+@dataclass(frozen=True)
+class Foundations:
+    """What the scorers of a study stand on, made for each sampler as it asks.
+
+    Attributes:
+        text: the corpus.
+        target: the text that DSIR and the quality classifier take for good.
+        embedder: the study's, which samplers have unless they set another model.
+        tasks: of the stages that do not read the corpus.
+        over_text: of those that do.
+        evaluations: the n-grams of evaluation sets, if the study names any.
+    """
+
+    text: Text
+    target: Target
+    embedder: str
+    tasks: int
+    over_text: int
+    evaluations: EvaluationNgrams | None
+
+    def of(self, sampler: StudySampler) -> Foundation | None:
+        """Return what a sampler's scorer stands on; None if that is nothing."""
+        asked, variant = sampler.foundations, _variant(sampler.foundations)
+        if not sampler.stands_on:
+            return None
+        if sampler.stands_on == "evaluations":
+            return self.evaluations
+        if sampler.stands_on == "dsir":
+            counted: dict[str, Any] = {"options": asked.get("ngrams", {}), "variant": variant}
+            tasks = self.over_text if self.target.text == self.text else self.tasks
+            target = NgramStage(part="target", text=self.target, tasks=tasks, **counted)
+            raw = NgramStage(part="raw", text=self.text, tasks=self.over_text, **counted)
+            return DSIRModel(target=target, raw=raw, variant=variant)
+        if sampler.stands_on == "quality-classifier":
+            options = asked.get("quality", {})
+            return QualityModel(target=self.target, text=self.text, options=options, variant=variant)
+        embedded = self._embeddings(asked.get("embeddings", {}))
+        if sampler.stands_on == "density":
+            tasks, options = min(self.tasks, _SKETCHES), asked.get("density", {})
+            parts = SketchParts(embeddings=embedded, tasks=tasks, options=options, variant=variant)
+            return Sketch(parts=parts, variant=variant)
+        centroids = Centroids(embeddings=embedded, options=asked.get("clusters", {}), variant=variant)
+        assigned = Assignments(centroids=centroids, tasks=self.tasks, variant=variant)
+        if sampler.stands_on == "clusters":
+            return assigned
+        keep = sampler.options.get("keep", "hard")
+        return Similarities(assignments=assigned, keep=keep, tasks=self.tasks, variant=variant)
+
+    def _embeddings(self, asked: Mapping[str, Any]) -> Embeddings:
+        options = {name: value for name, value in asked.items() if name != "model"}
+        embedder = asked.get("model", self.embedder)
+        variant = _variant({"embeddings": asked} if asked else {})
+        devices, tasks = int(embedder != HASHED_NGRAMS), self.over_text
+        return Embeddings(
+            text=self.text, embedder=embedder, options=options, variant=variant, tasks=tasks, devices=devices
+        )
+
+
+def _variant(asked: Mapping[str, Any]) -> str:
+    """Return what the names of stages with these options end in."""
+    return f"-{digest(canonical(asked))[:8]}" if asked else ""

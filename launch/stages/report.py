@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from launch.stages.base import Stage, free
 from launch.stages.corpora import Files, Split, Text
-from launch.stages.runs import Measurement
+from launch.stages.foundations import Assignments
+from launch.stages.measurements import Measurement
 from launch.stages.scores import GivenScores, Scores, Selected, with_foundations
 from pipeline_steps.errors import StoreIncomplete
 from pipeline_steps.readers.reading import USUAL
@@ -73,10 +74,17 @@ class Report(Stage):
                 for name, scores in scored.items()
                 if isinstance(scores, Scores)
             },
+            clusters=self._clusters(output),
             command=f"winnow run {self.study}",
             notes=list(self._notes()),
             facts={"corpus": self._corpus(output)},
         )
+
+    def _clusters(self, output: str) -> str | None:
+        """Return the folder of the clusters that the first sampler with any stands on."""
+        stores = [one.scores for one in self.samplers if isinstance(one.scores, Scores)]
+        found = (stage for scores in stores for stage in with_foundations(scores) if isinstance(stage, Assignments))
+        return next((stage.folder(output) for stage in found), None)
 
     def _notes(self) -> Iterator[str]:
         """Yield paragraphs on what a reader of the numbers has to know."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from datatrove.data import Document, DocumentsPipeline
@@ -69,7 +69,7 @@ class DensitySketch(NoCredentials, PipelineStep):
         self,
         embeddings: str,
         sketch: str,
-        kernel: str = "angular",
+        kernel: Literal["angular", "p-stable"] = "angular",
         concatenated: int | None = None,
         width: float | None = None,
         rows: int = SKETCH_ROWS,

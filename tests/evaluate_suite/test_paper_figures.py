@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from synthetic_study import EVERY_SAMPLER, costs, factor, rows
+from synthetic_study import EVERY_SAMPLER, amounts, costs, factor, rows
 
+from evaluate_suite.exhibits import EXHIBITS, LARGER, SMALLER
 from evaluate_suite.report import style
 from evaluate_suite.report.figures_corpus import cost, distributions, oriented, rank_changes, tau_heat_map
 from evaluate_suite.report.figures_runs import (
@@ -21,6 +22,7 @@ from evaluate_suite.report.figures_runs import (
     repetitions,
     saved,
 )
+from evaluate_suite.report.figures_schematic import coverage_and_quality, epochs, judge, places
 from evaluate_suite.report.gallery import SECTIONS, study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.points import measurements_of, measures
@@ -150,9 +152,87 @@ def test_rates_left_are_printed():
     study = measurements_of(rows(("random", "density"), models=("t5-small",), tasks=("c4",)))
     figure = repetitions(study, outcomes(study), "t5-small", ["random", "density"], "c4_perplexity")
     said = [label.get_text() for label in figure.axes[2].get_xticklabels()]
-    assert [text.split("n = ")[1] for text in said] == ["4", "3", "2", "1", "1"]
+    assert [text.split("n = ")[1] for text in said] == ["4", "3", "3", "2", "1"]  # 5 times at most
+    titles = [axes.get_title(loc="left").rpartition(", ")[2] for axes in figure.axes]
+    assert titles == [f"{limit} × at most" for limit in (2, 3, 5, 10, 20, 30)]  # Fig. 17 - 23
+    few = measurements_of(rows(("random",), (0.6, 0.8), ("t5-small",), tasks=("c4",)))  # 5.3 times at most
+    assert len(repetitions(few, outcomes(few), "t5-small", ["random"], "c4_perplexity").axes) == 4
     assert repetitions(study, outcomes(study), "t5-small", ["dsir"], "c4_perplexity") is None
     assert efficiency(study, outcomes(study), "t5-small", groups(["dsir"]), "c4_perplexity", each_rate=True) is None
+
+
+ONE_OF_EACH_SUITE = ("c4", "high_quality", "cola", "boolq", "cnn_dailymail", "squad", "anatomy", "date_understanding")
+ONE_OF_EACH_SUITE += ("gsm8k", "arc_easy")
+
+
+def drawn_of(samplers, models, references=(), scores_of=()):
+    """Names of the figures of a study whose GLUE and SuperGLUE are measured along training."""
+    made = rows(samplers, (0.2, 0.4), models, references, ONE_OF_EACH_SUITE, (500_000, 1_000_000),
+                along=("glue", "superglue"))  # fmt: skip
+    hours = costs(dict.fromkeys(set(scores_of) & set(HOURS), 1.0), dict.fromkeys(models, 24.0))
+    study = measurements_of([*made, *hours, *amounts(made)], partial=True)
+    placed = ("ask-llm-xl", places({name: np.arange(9) < 3 for name in samplers}, np.arange(9) % 3, np.arange(9.0)))
+    return {one.name: one.figure for one in study_figures(study, outcomes(study), scores(scores_of), placed=placed)}
+
+
+def test_downstream_measures_have_figures_along_training():
+    drawn = drawn_of(("random", "ask-llm-small", "ask-llm-xl"), ("t5-small",))
+    for measure in ("hq-perplexity", "glue", "superglue"):
+        for kind in ("efficiency", "each-rate", "repetitions"):
+            check(drawn[f"{kind}-t5-small-{measure}"])
+    assert not [name for name in drawn if name.endswith("-squad")]  # which was measured at the end
+
+
+@pytest.mark.slow
+def test_every_figure_of_the_paper_is_drawn():
+    """Of each exhibit that is drawn, by the names that `evaluate_suite.exhibits` has for its figures."""
+    by_role = {SMALLER: "t5-small", LARGER: "t5-large"}
+    shown = {name for one in EXHIBITS for name in one.scores}
+    drawn = drawn_of(EVERY_SAMPLER, tuple(by_role.values()), ("t5-base", "t5-xl"), shown)
+    for exhibit in EXHIBITS:
+        for name in exhibit.drawn:
+            for model in exhibit.models or [SMALLER]:
+                for measure in exhibit.along or [""]:
+                    slug = name.format(model=by_role[model], measure=measure, **by_role).replace("_", "-")
+                    assert slug in drawn, (exhibit.name, slug)
+
+
+def test_samplers_stand_between_coverage_and_quality():
+    rng = np.random.default_rng(0)
+    cluster_N, quality_N = np.repeat(np.arange(10), 200), rng.normal(size=2000).astype(np.float32)
+    even, good = np.tile(np.arange(200) < 20, 10), quality_N > 1
+    one = np.where(cluster_N == 3, np.arange(2000) % 200 < 200, False)
+    found = places({"density": even, "ask-llm-xl": good, "prototypes": one}, cluster_N, quality_N)
+    assert found["density"].coverage == pytest.approx(1)  # as even as it can be
+    assert found["prototypes"].coverage == 0  # of one cluster
+    assert found["ask-llm-xl"].quality > 90
+    assert found["density"].quality == pytest.approx(50, abs=5)  # chance
+    check(coverage_and_quality(found, "ask-llm-xl"))
+    every = {name: rng.random(2000) < 0.2 for name in EVERY_SAMPLER}
+    check(coverage_and_quality(places(every, cluster_N, quality_N), "ask-llm-xl"))
+
+
+def test_the_largest_proxy_judges_unless_the_papers_is_there():
+    asked = {name: "AskLLMScorer" for name in ("ask-llm-small", "ask-llm-large")} | {"density": "DensityScorer"}
+    assert judge(asked) == "ask-llm-large"
+    assert judge(asked | {"ask-llm-xl": "AskLLMScorer", "ask-llm-xxl": "AskLLMScorer"}) == "ask-llm-xl"
+    assert judge({"density": "DensityScorer"}) is None
+
+
+def test_epochs_are_those_of_the_paper():
+    """Fig. 8, in raw tokens: the same budget reads a tenth of the corpus ten times as often."""
+    made = rows(("random", "density"), models=("t5-small",), tasks=("c4",), steps=(1_000_000,))
+    figure = epochs(measurements_of([*made, *amounts(made)]), "t5-small")
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["10 %: 18.4B × 31.6", "20 %: 36.8B × 15.8", "40 %: 73.6B × 7.9", "60 %: 110B × 5.27",
+                      "80 %: 147B × 3.95", "100 %: 184B × 3.16"]  # fmt: skip
+    ends = {}
+    for bar in figure.axes[0].patches:
+        ends.setdefault(round(bar.get_y(), 3), []).append(bar.get_x() + bar.get_width())
+    assert [len(passes) for _, passes in sorted(ends.items())] == [32, 16, 8, 6, 4, 4]
+    assert [max(passes) for passes in ends.values()] == pytest.approx([581.6e9] * 6, rel=1e-3)
+    check(figure)
+    assert epochs(measurements_of(made), "t5-small") is None
 
 
 def test_lines_of_a_figure_can_be_told_apart():

@@ -84,10 +84,10 @@ def hours(plan, stage):
 def test_the_papers_study_is_the_papers(paper):
     groups = paper.groups()
     runs = [one for one in paper.stages if one.stage.startswith("runs/")]
-    assert len(runs) == 222
-    assert len([one for one in runs if "/full-" in one.stage]) == paper.everything == 2
+    assert len(runs) == 224
+    assert len([one for one in runs if "/full-" in one.stage]) == paper.everything == 4
     assert paper.selected == {"samplers": 22, "rates": 5, "models": 2, "seeds": 1}
-    assert paper.runs == {"t5-small": 111, "t5-large": 111}
+    assert paper.runs == {"t5-small": 111, "t5-large": 111, "t5-base": 1, "t5-xl": 1}
     assert set(paper.tokens.values()) == {TRAIN_TOKENS} == {524_288_000_000}
     assert len([group for group in groups if group.startswith("scores/")]) == 22
     assert len([one for one in paper.stages if one.stage.startswith("scores/")]) == 22 == len(paper.scorers) + 1
@@ -357,11 +357,11 @@ def test_the_command_fits_into_80_columns(capsys, monkeypatch):
     shown = capsys.readouterr().out
     for part in (
         "220 trainings on selections: 22 samplers x 5 rates x 2 models",
-        "2 on everything",
+        "4 on everything",
         "22 score stores",
     ):
         assert part in shown
-    assert shown.count("524,288,000,000") == 2
+    assert shown.count("524,288,000,000") == 4
     assert "days, 64 x H100" in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown

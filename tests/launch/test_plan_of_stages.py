@@ -15,7 +15,8 @@ from launch.records import tasks_left
 from launch.small_studies import score_values
 from launch.stages.base import Stage
 from launch.stages.corpora import Files, TokenStage
-from launch.stages.runs import Perplexity, Run, Training
+from launch.stages.measurements import Perplexity
+from launch.stages.runs import Run, Training
 from launch.study_file import open_study, parse_study
 from launch.worker import run_task
 from pipeline_steps import BaseScorer, ScoreStore, Selection, samplers
@@ -124,9 +125,10 @@ PINNED = {
     "paper.yaml": {
         "scores/perplexity-large-20k": "5e253e790a06868f540e99df6e903cea",
         "runs/t5-small/density-0.2-seed0": "9974dab34e8541ad46418dc7cd476cbf",
-        "measured/t5-small/full-1-seed0/glue": "0e59a1f7917b8fb2c2d3869feb8ae50e",
+        "runs/t5-xl/full-1-seed0": "14cb5b9119ec838306854839420cb32d",
+        "measured/t5-small/full-1-seed0/glue": "9460093e039c798ce5649c27c84a8349",  # at several checkpoints
         "measured/t5-small/full-1-seed0/few-shot": "49339932904cb5a30e5bfed8c99d7a4a",
-        "report": "4cb29230f289e8a851037c8d93fec96e",
+        "report": "dce26f3255f54640a95e0821366a12c1",
     },
     "quickstart.yaml": {
         "corpus": "b60891709c49e2db45c500024986f7d6",

@@ -1,14 +1,16 @@
 """`winnow report`, from files to one file; every mistake is one sentence that names what to mend."""
 
+import json
 import re
 
 import pytest
+from conftest import document
 from datatrove.pipeline.readers import JsonlReader
 from synthetic_study import rows
 
 from evaluate_suite.results import write_results
 from launch.cli import main
-from pipeline_steps import Cut, ScoreStore, select
+from pipeline_steps import Cut, Embedder, KMeansAssign, KMeansFit, ScoreStore, select
 from pipeline_steps.scorers.base import BaseScorer
 
 
@@ -68,6 +70,43 @@ def test_runs_scores_selections_and_documents_in_one_page(results, stores, corpu
     assert drawn == {".svg", ".pdf", ".png"}
     shown = re.search(r"Every scorer likes them.*?<pre>(.*?)</pre>", page, flags=re.DOTALL)[1]
     assert shown.strip()
+
+
+class AskLLMScorer(LengthScorer):
+    """Lengths that pass for the judgement of a proxy."""
+
+    def fingerprint(self):
+        return super().fingerprint() | {"scorer": "AskLLMScorer"}
+
+
+def clustered(folder, corpus):
+    """Clusters of a corpus in a folder."""
+    list(Embedder(f"{folder}/embeddings", "hashed-ngrams").run(JsonlReader(str(corpus)).run()))
+    list(KMeansFit(f"{folder}/embeddings", f"{folder}/clusters", n_clusters=4).run())
+    list(KMeansAssign(f"{folder}/embeddings", f"{folder}/clusters").run())
+    return f"{folder}/clusters"
+
+
+def test_selections_are_shown_by_coverage_and_quality(results, stores, corpus, tmp_path, capsys):
+    list(AskLLMScorer(stores("asked")).run(JsonlReader(str(corpus)).run()))
+    figures, output = tmp_path / "figures", tmp_path / "report.html"
+    command = ["report", results, "--output", str(output), "--figures", str(figures)]
+    command += ["--selections", f"long={stores('long.safetensors')}", f"short={stores('short.safetensors')}"]
+    command += ["--scores", f"ask-llm={stores('asked')}", f"long={stores('long')}"]
+    assert main(command) == 0
+    assert not (figures / "coverage-and-quality.svg").exists()
+    assert main([*command, "--clusters", clustered(tmp_path / "one", corpus)]) == 0
+    drawn = (figures / "coverage-and-quality.svg").read_text()
+    assert "mean percentile by Ask-LLM" in drawn
+    assert 'aria-label="Samplers between coverage and quality"' in output.read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "c.jsonl").write_text("".join(json.dumps(document(number)) + "\n" for number in range(500, 530)))
+    capsys.readouterr()
+    assert "has 0 in the one and 5 in the other" in failed(
+        capsys, *command[1:], "--clusters", clustered(tmp_path / "two", other)
+    )
+    assert "NOWHERE" in failed(capsys, *command[1:], "--clusters", "NOWHERE")
 
 
 def test_markdown_is_for_a_model_card(results, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.plan import Plan
+from launch.plan import Plan, store_of
 from launch.proxies import build_proxy
 from launch.stages.runs import Run
 from launch.study_file import open_study, parse_study, schema, shipped
@@ -37,10 +37,10 @@ def test_the_papers_study_is_the_papers():
     runs = study.runs()
     selected = [run for run in runs if run.sampler != "full"]
     assert len(selected) == 22 * 5 * 2 == 220
-    assert len(runs) - len(selected) == 2
-    assert len({run.name for run in runs}) == 222
+    assert [run.model for run in runs if run.sampler == "full"] == ["t5-small", "t5-large", "t5-base", "t5-xl"]
+    assert len({run.name for run in runs}) == 224
     assert {run.rate for run in selected} == set(RATES)
-    assert all(model["total_tokens"] == TRAIN_TOKENS for model in study.models.values())
+    assert all(one["total_tokens"] == TRAIN_TOKENS for one in [*study.models.values(), *study.references.values()])
     assert {model["preset"] for model in study.models.values()} == {"t5-small", "t5-large"}
     wanted = {int(s.model.split("@")[1]) for s in study.samplers if (s.model or "").startswith("t5-large@")}
     assert wanted == set(MILESTONES) <= set(study.models["t5-large"]["milestones"])
@@ -329,8 +329,115 @@ def test_any_option_of_a_scorer_can_be_set():
     assert Plan.of(easy).stages["clusters/similarities-easy"].keep == "easy"
 
 
+FOUNDATIONS = """samplers:
+  - density
+  - paper-density: {scorer: density, foundations: {density: {kernel: p-stable, rows: 200}}}
+  - other: {scorer: density, foundations: {embeddings: {model: some/model, max_tokens: 128}}}
+  - prototypes: {foundations: {clusters: {n_clusters: 5}, embeddings: {model: some/model, max_tokens: 128}}}
+"""
+
+
+def founded(old="", new=""):
+    text = FOUNDATIONS.replace(old, new, 1)
+    return parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl\n", text))
+
+
+def test_any_option_of_what_a_scorer_stands_on_can_be_set():
+    study = founded()
+    stages = Plan.of(study).stages
+    stores = {one.name: stages[f"scores/{store_of(one)}"] for one in study.samplers}
+    plain, paper, other, prototypes = (stores[one.name].stands_on for one in study.samplers)
+    assert (plain.name, plain.parts.options, plain.parts.embeddings.name) == ("density/merge", {}, "embeddings")
+    assert paper.parts.options == {"kernel": "p-stable", "rows": 200}
+    assert paper.parts.embeddings == plain.parts.embeddings  # shared
+    folders = [one.folder("o") for one in (plain, paper, other, prototypes)]
+    assert len(set(folders)) == 4
+    assert paper.parts.folder("o") == folders[1]
+    assert other.parts.embeddings == prototypes.centroids.embeddings != plain.parts.embeddings
+    assert other.parts.embeddings.embedder == "some/model"
+    assert other.parts.embeddings.options == {"max_tokens": 128}
+    assert prototypes.centroids.options == {"n_clusters": 5}
+    # A default that is spelt out is the default
+    assert set(Plan.of(founded("  - density\n", "  - density: {foundations: {density: {seed: 0}}}\n")).stages) == set(
+        stages
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("p-stable", "pstable", "line 4, column 70: kernel of the foundation density of density must be 'angular' or"),
+        ("kernel: p-stable", "width: 2.0", "line 4, .* the angular kernel has no width"),
+        ("rows: 200", "rows: 0", "line 4, .* rows must be above 0, not 0"),
+        ("rows: 200", "row: 9", "line 4, column [0-9]+: no option 'row' of .*: did you mean rows"),
+        ("{clusters:", "{cluster:", "line 6, .* prototypes stands on embeddings, clusters: there is no 'cluster'"),
+        ("- density\n", "- random: {foundations: {density: {}}}\n", "line 3, .* random stands on nothing that has"),
+    ],
+)
+def test_options_of_foundations_that_cannot_be_are_refused(old, new, said):
+    with pytest.raises(InvalidStudy, match=said):
+        founded(old, new)
+
+
 def test_plain_scorers_are_names_of_samplers():
     text = edited("ask-llm-xl", "ask-llm: {model: embedded}")
     assert parse_study("s.yaml", text).samplers[1].label == "Ask-LLM"
     with pytest.raises(InvalidStudy, match=r"line 4, column 5: ask-llm needs a model"):
         parse_study("s.yaml", edited("ask-llm-xl", "ask-llm"))
+
+
+MEASURED = """output: o
+samplers: [random]
+rates: [0.5]
+models: {t5-tiny: {total_tokens: 65536, checkpoints: 5}}
+references: {t5-mini: {total_tokens: 65536, checkpoints: 5}}
+evaluation: {suites: [glue, squad], few_shot: [mmlu], domains: held_out, every: EVERY}
+"""
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [
+        ("{}", {}),
+        ("2", dict.fromkeys(("glue", "squad", "few-shot", "bits-per-byte"), (6, 19, 32))),
+        ("{glue: 2, few_shot: 1}", {"glue": (6, 19, 32), "few-shot": (6, 12, 19, 25, 32)}),
+        ("{all: 3, glue: 5}", dict.fromkeys(("squad", "few-shot", "bits-per-byte"), (12, 32))),
+        ("99", {}),  # the last alone, as without it
+    ],
+)
+def test_which_checkpoints_are_measured(every, steps):
+    stages = Plan.of(parse_study("s.yaml", MEASURED.replace("EVERY", every))).stages
+    of_run, of_reference = (
+        {name.rpartition("/")[2]: stage for name, stage in stages.items() if name.startswith(f"measured/{run}/")}
+        for run in ("t5-tiny/random-0.5-seed0", "t5-mini/full-1-seed0")
+    )
+    found = {what: stage.steps for what, stage in of_run.items() if what != "perplexity"}  # which is of all
+    assert found == {what: steps.get(what, ()) for what in ("glue", "squad", "few-shot", "bits-per-byte")}
+    assert all(of_run[what].tasks == max(len(asked), 1) for what, asked in found.items())
+    assert not any(stage.steps for what, stage in of_reference.items() if what != "perplexity")
+    without = Plan.of(parse_study("s.yaml", MEASURED.replace(", every: EVERY", ""))).stages
+    for what, asked in found.items():
+        assert (without[of_run[what].name].made == of_run[what].made) is (not asked), what
+
+
+@pytest.mark.parametrize(
+    ("every", "said"),
+    [
+        ("0", "line 6, column 81: evaluation.every must be greater than or equal to 1, not 0"),
+        ("true", "line 6, column 81: evaluation.every must be a whole number"),
+        ("{glue: 0.5}", "line 6, column 88: evaluation.every.glue must be a whole number"),
+        ("{superglue: 2}", "line 6, column 82: every names superglue, which is not measured: add it to evaluation"),
+        ("{glu: 2}", "line 6, column 82: .* did you mean glue"),
+    ],
+)
+def test_checkpoints_that_cannot_be_measured_are_refused(every, said):
+    with pytest.raises(InvalidStudy, match=said):
+        parse_study("s.yaml", MEASURED.replace("EVERY", every))
+
+
+def test_perplexity_is_of_each_checkpoint_anyway():
+    alone = MEASURED.replace(
+        "{suites: [glue, squad], few_shot: [mmlu], domains: held_out, every: EVERY}", "{every: 2}"
+    )
+    with pytest.raises(InvalidStudy, match="every is given and only perplexity is measured"):
+        parse_study("s.yaml", alone)

@@ -6,7 +6,8 @@ import pytest
 
 from launch.plan import Plan
 from launch.records import Watched, is_done, record_file, task_state, tasks_left
-from launch.stages.runs import Perplexity, Training, _flags
+from launch.stages.measurements import Perplexity
+from launch.stages.runs import Training, _flags
 from launch.study_file import open_study, parse_study
 from launch.study_samplers import store_of
 from pipeline_steps.samplers import find
@@ -66,11 +67,11 @@ def test_the_papers_study_shares_its_work():
     study = open_study("paper.yaml")
     stages = stages_of(study)
     kinds = [name.partition("/")[0] for name in stages]
-    assert kinds.count("runs") == 222
+    assert kinds.count("runs") == 224
     assert kinds.count("scores") == 21 + 1  # one store for each scorer and proxy, and keys for chance
     assert kinds.count("selections") == 22 * 5
     assert kinds.count("embeddings") == 1
-    assert kinds.count("measured") == 222 * (1 + 4 + 1)
+    assert kinds.count("measured") == 224 * (1 + 4 + 1)
     assert len([one for one in stages["report"].inputs if one.kind == "measured"]) == kinds.count("measured")
     trained = stages["scores/perplexity-large-20k"].inputs
     assert [stage.name for stage in trained] == ["runs/t5-large/full-1-seed0"]
@@ -134,7 +135,8 @@ def test_held_out_text_is_the_corpus_own_or_given(small):
         "high_quality": ["tokens/high_quality"],
     }
     paper = open_study("paper.yaml")
-    assert splits_of(paper)["high_quality"] == ["tokens/high_quality/wiki40b", "tokens/high_quality/realnewslike"]
+    sources = ("wiki40b", "realnewslike", "openwebtext", "lm1b")  # App. C.2
+    assert splits_of(paper)["high_quality"] == [f"tokens/high_quality/{source}" for source in sources]
     assert "corpus" not in stages_of(paper)
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from conftest import document
 from prose import write_prose
+from scipy.stats import kendalltau
 
 from launch.plan import Plan
 from launch.records import Watched, tasks_left
@@ -13,6 +15,7 @@ from launch.runner import check_access, claim, left_out, note_files
 from launch.study_file import parse_study
 from launch.study_samplers import store_of
 from launch.worker import run_task
+from pipeline_steps import ScoreStore, Selection
 from pipeline_steps.errors import CorpusError, InvalidStudy, ModelError, StoreMismatch
 from pipeline_steps.samplers import find
 from train.token_store import TokenStore
@@ -157,3 +160,26 @@ def test_files_are_listed_once(tmp_path):
     for task in (0, 1):
         assert do(study, "tokens/train", task) == 0
     assert TokenStore.open(str(tmp_path / "out" / "tokens" / "train")).documents == 100
+
+
+def test_the_papers_density_stands_beside_the_default(tmp_path):
+    """App. B.2: "We use the PStable hash"."""
+    study = make(tmp_path)
+    text = TEXT.format(folder=tmp_path, held_out=f"held_out: {{c4: {study.corpus}}}")
+    paper = "{paper-density: {scorer: density, foundations: {density: {kernel: p-stable, rows: 200}}}}"
+    plan = Plan.of(parse_study("s.yaml", text.replace("semdedup, prototypes", paper)))
+    for name, stage in plan.stages.items():
+        if name.startswith(("embeddings", "density", "scores/density", "selections/paper-density")):
+            for task in range(stage.tasks):
+                assert run_task(plan, name, task) == 0
+    default, own = (
+        plan.stages[f"scores/{store_of(one)}"] for one in plan.study.samplers if one.scorer_name == "DensityScorer"
+    )
+    made = [ScoreStore.open(one.folder(plan.output)).made["hash"] for one in (default, own)]
+    assert [one["width"] is None for one in made] == [True, False]
+    assert [one["rows"] for one in made] == [1000, 200]
+    both = [ScoreStore.open(one.folder(plan.output)).scores for one in (default, own)]
+    assert not np.allclose(*both)
+    assert kendalltau(*both).statistic > 0.2  # of the same embeddings
+    kept = Selection.load(plan.stages["selections/paper-density/0.2"].file(plan.output))
+    assert kept.documents == 20

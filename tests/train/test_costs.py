@@ -48,7 +48,10 @@ def test_flops_of_published_sizes(preset, gflops):
     assert training_flops(config, 512, 114) / 1e9 == pytest.approx(gflops, rel=1e-3)
 
 
-@pytest.mark.parametrize("config", ["t5-small-paper.yaml", "t5-large-paper.yaml"])
+SCORING = ("t5-small-paper.yaml", "t5-large-paper.yaml")  # whose early checkpoints score perplexity
+
+
+@pytest.mark.parametrize("config", [f"t5-{size}-paper.yaml" for size in ("small", "base", "large", "xl")])
 def test_the_papers_run(config):
     asked = arguments(config)
     cost = run_cost(asked, paper.C4_TOKENS)
@@ -59,7 +62,7 @@ def test_the_papers_run(config):
     assert {rate: round(epochs, 2) for rate, epochs in cost.epochs.items()} == {
         0.1: 31.61, 0.2: 15.81, 0.4: 7.90, 0.6: 5.27, 0.8: 3.95, 1.0: 3.16
     }  # fmt: skip
-    assert tuple(asked.milestones) == paper.MILESTONES
+    assert tuple(asked.milestones) == (paper.MILESTONES if config in SCORING else ())
     assert cost.hours(1e15) == pytest.approx(cost.flops / 3.6e18)
 
 

@@ -353,7 +353,7 @@ def test_held_out_perplexity_along_the_way(store, tmp_path, monkeypatch):
     assert found[-1]["nll"] < found[0]["nll"] - 0.3
     assert found[-1]["perplexity"] == pytest.approx(math.exp(found[-1]["nll"]))
     split = HeldOut("same", str(store.path), max_windows=40, seed=7)
-    (last,) = find_checkpoints("random", str(tmp_path), every=False)
+    (last,) = find_checkpoints("random", str(tmp_path), "last")
     measured = window_losses(last, split, LENGTH, tmp_path / "cache")
     assert found[-1]["nll"] == pytest.approx(measured.mean(), rel=1e-5)
     events = EventAccumulator(str(tmp_path / "pretrain")).Reload()
@@ -386,7 +386,7 @@ def test_other_models_learn_resume_and_load(
     losses = [row["nll"] for row in rows(tmp_path / "whole")]
     assert losses[-1] < losses[0] - 1
     split = HeldOut("same", str(store.path), max_windows=40, seed=7)
-    (last,) = find_checkpoints("random", str(tmp_path / "whole"), every=False)
+    (last,) = find_checkpoints("random", str(tmp_path / "whole"), "last")
     found = read_rows(tmp_path / "whole" / "held_out.jsonl")[-1]
     assert found["nll"] == pytest.approx(window_losses(last, split, LENGTH, tmp_path / "cache").mean(), rel=1e-5)
     auto = AutoModelForCausalLM if is_causal(preset) else AutoModelForSeq2SeqLM
