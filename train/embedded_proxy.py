@@ -263,7 +263,7 @@ def main() -> None:
     """Run the recipe from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer, model and recipe.json")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps of 16 texts (%(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of 16 texts (%(default)s)")
     parser.add_argument(
         "--public-texts",
         type=Path,

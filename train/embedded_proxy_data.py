@@ -311,7 +311,7 @@ BAD: tuple[tuple[Make, float], ...] = (
     (listing, 1),
     (spam, 1),
     (empty_talk, 9),
-    (cluttered, 3),
+    (cluttered, 6),
     (chat, 3),
     (comments, 1),
     (calendar, 1),
@@ -333,8 +333,8 @@ def example(rng: random.Random, pool: Pool) -> tuple[str, bool]:
     """Draw one text; return it and whether it is good.
 
     What is worth learning from takes some room: lengths of n words have a density of 1/n among good texts, and of 1/n²
-    among bad ones, so that the odds of good grow in proportion to length where both occur. One bad text in twelve is
-    good prose of fewer than 60 words.
+    among bad ones, so that the odds of good grow in proportion to length where both occur. Cluttered pages are as long
+    as good ones. One bad text in twelve is good prose of fewer than 60 words.
     """
     u = rng.random()
     if rng.random() < 0.5:
@@ -346,7 +346,11 @@ def example(rng: random.Random, pool: Pool) -> tuple[str, bool]:
     if rng.random() < 1 / 12:
         return _first_words(good(rng, pool), rng.randint(5, ENOUGH - 1)), False
     (make,) = rng.choices([make for make, _ in BAD], weights=[weight for _, weight in BAD])
-    text, words = make(rng, pool), round(1 / (1 / SHORTEST - u * (1 / SHORTEST - 1 / LONGEST)))
+    if make is cluttered:
+        words = round(SHORTEST * (LONGEST / SHORTEST) ** u)
+    else:
+        words = round(1 / (1 / SHORTEST - u * (1 / SHORTEST - 1 / LONGEST)))
+    text = make(rng, pool)
     while len(text.split()) < words:
         text += rng.choice(["\n", "\n\n", " "]) + make(rng, pool)
     return _first_words(text, words), False
