@@ -84,6 +84,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     tokenizer.train_from_iterator(texts, trainer)
     state = json.loads(tokenizer.to_str())
     pieces = state["model"]["vocab"]
+    pieces[3:] = in_fixed_order(pieces[3:])
     known = {piece for piece, _ in pieces}
     wanted = [f"▁{word}" for word in dict.fromkeys(["yes", "no", *(ASK_LLM.prefix + ASK_LLM.suffix).split()])]
     for place, piece in enumerate(piece for piece in wanted if piece not in known):
@@ -97,6 +98,18 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=sentinels, **names).save_pretrained(
         folder
     )
+
+
+def in_fixed_order(pieces: list[list[Any]]) -> list[list[Any]]:
+    """Return (piece, score) in an order that does not differ from run to run, the likeliest piece first.
+
+    The trainer adds up in any order, so scores agree to ten digits and ties come as they will; and the rarest
+    characters, which it keeps below all other pieces, get steps of 0.0001 in any order.
+    """
+    floor = min(score for piece, score in pieces if len(piece) > 1)
+    least = min(score for _, score in pieces)
+    even = [[piece, round(least if len(piece) == 1 and score < floor else score, 6)] for piece, score in pieces]
+    return sorted(even, key=lambda one: (-one[1], one[0]))
 
 
 def new_model(seed: int) -> T5ForConditionalGeneration:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline_steps import ASK_LLM, EMBEDDED_PROXY
 from pipeline_steps.engines.proxies import load_proxy
 from pipeline_steps.errors import CorpusError
-from train.embedded_proxy import auc, make_proxy
+from train.embedded_proxy import auc, in_fixed_order, make_proxy
 from train.embedded_proxy_data import BAD, Pool, example, is_permissive
 from train.embedded_proxy_texts import FILES, PublicFile, chat_windows, passages, read_public_texts
 from train.tokenizers import TextTokenizer
@@ -114,6 +114,22 @@ def test_longer_examples_are_good_more_often():
     assert share(0, 60) < 0.02
     odds = [share(low, high) / (1 - share(low, high)) for low, high in ((75, 125), (300, 500))]
     assert 2 < odds[1] / odds[0] < 8  # lengths of 100 and 400
+
+
+def test_pieces_come_in_one_order_whatever_the_trainer_s():
+    """Two runs of the trainer: ties swapped, sums rounded otherwise, the rarest characters counted down otherwise."""
+    one = [
+        ["▁the", -3.0],
+        ["ab", -8.5],
+        ["cd", -8.5 - 3e-12],
+        ["e", -9.0],
+        ["ef", -9.5],
+        ["é", -13.0],
+        ["ß", -13.0001],
+    ]
+    other = [["▁the", -3.0], ["cd", -8.5], ["ab", -8.5], ["e", -9.0], ["ef", -9.5], ["ß", -13.0], ["é", -13.0001]]
+    assert in_fixed_order(one) == in_fixed_order(other)
+    assert [piece for piece, _ in in_fixed_order(one)] == ["▁the", "ab", "cd", "e", "ef", "ß", "é"]
 
 
 def test_auc_against_counting_pairs():
