@@ -183,7 +183,8 @@ def _model(row: Sampler, proxy: str | None) -> str | None:
         raise WinnowError(f"{row.name} asks a checkpoint ({row.model}): give its folder as --proxy")
     if row.model == "" and row.name == "ask-llm":
         Terminal(stderr=True).print(
-            "ask-llm asks the embedded proxy, which is for trying out: give --proxy, e.g. google/flan-t5-large",
+            "ask-llm asks the embedded proxy, a T5 of 1M parameters that knows the look of informative prose, not "
+            "facts or harm. It is for trying out: give --proxy, e.g. google/flan-t5-large",
             style="yellow",
             soft_wrap=True,
         )

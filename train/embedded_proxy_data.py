@@ -1,9 +1,10 @@
 """Examples for the embedded Ask-LLM proxy: text worth reading, and the ways web pages fail to be.
 
-Good examples are prose of the installed documentation under permissive licences. Bad ones are made from the same text,
-so that neither topic nor vocabulary gives the answer away: damaged (shuffled, garbled, cut up, repeated), or of a kind
-that crawls are full of and nobody learns from (menus, listings, spam, comments, parameter dumps, tables), from
-templates of our own. Everything is a function of the seed.
+Good examples are prose: of the installed documentation under permissive licences and, where they are given, of
+encyclopaedia articles and novels. Bad ones are made from the same text, so that topic and vocabulary alone do not give
+the answer away: damaged (shuffled, garbled, cut up, repeated), too short, buried in a page's furniture, or of a kind
+that crawls are full of and nobody learns from (advertising, diaries, forums, menus, listings, spam, parameter dumps,
+tables), from templates of our own. Everything is a function of the seed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+
+from train.embedded_proxy_phrases import PAGES
 
 
 PERMISSIVE = re.compile(
@@ -29,18 +32,35 @@ def is_permissive(license: str) -> bool:
 class Pool:
     """Prose documents and what they are made of.
 
-    Attributes:
-        documents: texts.
-        sentences: of all documents, of 5 to 40 words.
-        words: alphabetic words of all documents, repeated as often as they occur.
+    Args:
+        documents: documentation, in an order in which neighbours belong together.
         dumps: documents that are lists of parameters more than prose.
+        articles: passages of an encyclopaedia.
+        novels: passages of novels.
+        chats: windows of chat.
+
+    Attributes:
+        sentences: of all prose, of 5 to 40 words.
+        words: alphabetic words of all prose, repeated as often as they occur.
     """
 
-    def __init__(self, documents: Sequence[str], dumps: Sequence[str]) -> None:
-        self.documents = list(documents)
-        self.dumps = list(dumps)
-        self.sentences = [s for text in documents for s in sentences(text) if 5 <= len(s.split()) <= 40]
-        self.words = [word for text in documents for word in re.findall(r"[A-Za-z]{3,}", text)]
+    def __init__(
+        self,
+        documents: Sequence[str],
+        dumps: Sequence[str],
+        articles: Sequence[str] = (),
+        novels: Sequence[str] = (),
+        chats: Sequence[str] = (),
+    ) -> None:
+        self.documents, self.dumps = list(documents), list(dumps)
+        self.articles, self.novels, self.chats = list(articles), list(novels), list(chats)
+        prose = [*self.documents, *self.articles, *self.novels]
+        self.sentences = [s for text in prose for s in sentences(text) if 5 <= len(s.split()) <= 40]
+        self.words = [word for text in prose for word in re.findall(r"[A-Za-z]{3,}", text)]
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of passages of each kind."""
+        return {name: len(getattr(self, name)) for name in ("documents", "dumps", "articles", "novels", "chats")}
 
 
 def sentences(text: str) -> list[str]:
@@ -55,10 +75,27 @@ def reflow(rng: random.Random, text: str) -> str:
     return "\n".join(paragraphs[start:]) or text
 
 
-def good(rng: random.Random, pool: Pool) -> str:
-    """Return a document, laid out as found or as a web page."""
-    text = rng.choice(pool.documents)
+# How often good text is documentation, an article, a novel: novels are well written but inform less
+_SHARES = (1.0, 1.0, 0.2)
+
+
+def good(rng: random.Random, pool: Pool, words: int = 0) -> str:
+    """Return prose of about `words` words or more, laid out as found or as a web page.
+
+    Documentation that is shorter goes on with what comes next in its package.
+    """
+    shares = [share * bool(texts) for share, texts in zip(_SHARES, _prose(pool), strict=True)]
+    (kind,) = rng.choices(_prose(pool), weights=shares)
+    place = rng.randrange(len(kind))
+    text = kind[place]
+    while kind is pool.documents and len(text.split()) < words and place + 1 < len(kind):
+        place += 1
+        text += "\n\n" + kind[place]
     return reflow(rng, text) if rng.random() < 0.7 else text
+
+
+def _prose(pool: Pool) -> list[list[str]]:
+    return [pool.documents, pool.articles, pool.novels]
 
 
 # -- damage ----------------------------------------------------------------------------------------------------------
@@ -163,19 +200,52 @@ def spam(rng: random.Random, pool: Pool) -> str:
     return rng.choice([" ", ", ", " - "]).join(words)
 
 
-def advert(rng: random.Random, pool: Pool) -> str:
-    """Return sentences around a product that say nothing of the world."""
-    thing = _title(rng, pool, 3)
-    lines = [
-        f"Buy {thing} online now at the {rng.choice(_HYPE)}!",
-        f"We offer the best {thing} with {rng.choice(_HYPE)} and {rng.choice(_HYPE)}.",
-        f"Don't miss out on our {rng.choice(_HYPE)} {thing}.",
-        f"Contact us today for your free {thing} quote, our friendly team is here to help you.",
-        f"Looking for {thing}? You have come to the right place.",
-        f"Call {rng.randint(200, 999)}-{rng.randint(200, 999)}-{rng.randint(1000, 9999)} or visit our store.",
-        f"Thousands of happy customers love {thing}. Order yours today and save {rng.randint(5, 80)}%!",
-    ]
-    return " ".join(rng.sample(lines, rng.randint(3, len(lines))))
+def empty_talk(rng: random.Random, pool: Pool) -> str:
+    """Return advertising, a diary, a forum's posts or the like, sometimes around sentences of prose."""
+    kinds = list(PAGES)
+    phrases = PAGES[rng.choice(kinds)]
+    lines = [_fill(rng, pool, text) for text in rng.sample(phrases, rng.randint(2, min(12, len(phrases))))]
+    if rng.random() < 0.4:
+        lines = [part for line in lines for part in (line, *_perhaps(rng, pool))]
+    if rng.random() < 0.2:
+        lines += [_fill(rng, pool, text) for text in rng.sample(PAGES[rng.choice(kinds)], 2)]
+    return rng.choice([" ", " ", "\n"]).join(lines)
+
+
+def _perhaps(rng: random.Random, pool: Pool) -> list[str]:
+    return [rng.choice(pool.sentences)] if rng.random() < 0.4 else []
+
+
+def _fill(rng: random.Random, pool: Pool, text: str) -> str:
+    """Replace the words in braces."""
+    make: dict[str, Callable[[], str]] = {
+        "thing": lambda: _title(rng, pool, 3),
+        "word": lambda: rng.choice(pool.words).lower(),
+        "name": lambda: rng.choice(_NAMES),
+        "place": lambda: rng.choice(pool.words).capitalize(),
+        "date": lambda: _date(rng),
+        "n": lambda: str(rng.randint(1, 50)),
+        "big": lambda: str(rng.randint(1000, 99999)),
+        "price": lambda: f"{rng.choice('$$€£')}{rng.randint(1, 2000)}{rng.choice(['', '.00', '.99'])}",
+    }
+    return re.sub(r"\{(\w+)\}", lambda slot: make[slot[1]](), text)
+
+
+def cluttered(rng: random.Random, pool: Pool) -> str:
+    """Return a page whose furniture takes more room than its text."""
+    text = " ".join(rng.choices(pool.sentences, k=rng.randint(1, 6)))
+    before = [menu(rng, pool), _cut(rng, listing(rng, pool))]
+    after = [_cut(rng, rng.choice((fragments, calendar, comments, empty_talk))(rng, pool)), notices(rng, pool)]
+    return "\n".join([*before[: rng.randint(1, 2)], text, *after[: rng.randint(1, 2)]])
+
+
+def _cut(rng: random.Random, text: str) -> str:
+    return "\n".join(text.splitlines()[: rng.randint(3, 9)])
+
+
+def chat(rng: random.Random, pool: Pool) -> str:
+    """Return people talking to each other."""
+    return rng.choice(pool.chats) if pool.chats else comments(rng, pool)
 
 
 def comments(rng: random.Random, pool: Pool) -> str:
@@ -227,8 +297,8 @@ def dump(rng: random.Random, pool: Pool) -> str:
 
 def mixture(rng: random.Random, pool: Pool) -> str:
     """Return a page of several kinds, none of them text."""
-    parts = rng.sample([menu, listing, comments, calendar, notices, spam, advert, fragments], 3)
-    return "\n".join("\n".join(make(rng, pool).splitlines()[: rng.randint(3, 9)]) for make in parts)
+    parts = rng.sample([menu, listing, comments, calendar, notices, spam, empty_talk, fragments], 3)
+    return "\n".join(_cut(rng, make(rng, pool)) for make in parts)
 
 
 BAD: tuple[tuple[Make, float], ...] = (
@@ -240,8 +310,10 @@ BAD: tuple[tuple[Make, float], ...] = (
     (menu, 1),
     (listing, 1),
     (spam, 1),
-    (advert, 1.5),
-    (comments, 1.5),
+    (empty_talk, 9),
+    (cluttered, 6),
+    (chat, 3),
+    (comments, 1),
     (calendar, 1),
     (numbers, 0.7),
     (notices, 0.7),
@@ -250,23 +322,38 @@ BAD: tuple[tuple[Make, float], ...] = (
 )
 """Kinds of bad text with their weight in training."""
 
+SHORTEST, ENOUGH, LONGEST = 15, 60, 600
+"""Words of the shortest bad text, of the shortest good one, and of the longest.
+
+Prose of fewer than 60 words is a fragment; 600 words are more than the 512 tokens that a scorer reads by default.
+"""
+
 
 def example(rng: random.Random, pool: Pool) -> tuple[str, bool]:
     """Draw one text; return it and whether it is good.
 
-    Good texts have 60 to 400 words, bad ones 10 to 250: what is worth learning from takes some room, as it does on the
-    web, but long junk and short prose are common enough that length alone does not decide.
+    What is worth learning from takes some room: lengths of n words have a density of 1/n among good texts, and of 1/n²
+    among bad ones, so that the odds of good grow in proportion to length where both occur. Cluttered pages are as long
+    as good ones. One bad text in twelve is good prose of fewer than 60 words.
     """
+    u = rng.random()
     if rng.random() < 0.5:
-        text = good(rng, pool)
+        words = round(ENOUGH * (LONGEST / ENOUGH) ** u)
+        text = good(rng, pool, words)
         if rng.random() < 0.15:  # a good page has some furniture too
             text = "\n".join([*menu(rng, pool).splitlines()[:2], text, *notices(rng, pool).splitlines()[:1]])
-        return _first_words(text, rng.randint(60, 400)), True
+        return _first_words(text, words), True
+    if rng.random() < 1 / 12:
+        return _first_words(good(rng, pool), rng.randint(5, ENOUGH - 1)), False
     (make,) = rng.choices([make for make, _ in BAD], weights=[weight for _, weight in BAD])
-    text, longest = make(rng, pool), rng.randint(10, 250)
-    while len(text.split()) < longest / 2:
+    if make is cluttered:
+        words = round(SHORTEST * (LONGEST / SHORTEST) ** u)
+    else:
+        words = round(1 / (1 / SHORTEST - u * (1 / SHORTEST - 1 / LONGEST)))
+    text = make(rng, pool)
+    while len(text.split()) < words:
         text += rng.choice(["\n", "\n\n", " "]) + make(rng, pool)
-    return _first_words(text, longest), False
+    return _first_words(text, words), False
 
 
 def _first_words(text: str, count: int) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline_steps import __version__
+from pipeline_steps.engines.models import EMBEDDED_PROXY, model_identity
 from pipeline_steps.filters.cut_settings import Cut
 from pipeline_steps.readers.reading import Reading
 from pipeline_steps.samplers import of_scorer
@@ -36,6 +37,11 @@ _PAPER = """\
   journal = {arXiv preprint arXiv:2402.09668},
   year    = {2024}
 }"""
+_EMBEDDED = (
+    "The proxy is the one that ships with winnow-llm: a T5 of 1.1 million parameters that was trained to prefer long, "
+    "informative prose over damaged prose, advertising, chat and the furniture of pages. It knows neither facts nor "
+    "harm."
+)
 _MODES = {
     "top": "the highest scores",
     "bottom": "the lowest scores",
@@ -96,6 +102,8 @@ def write_card(record: Record, command: str, pattern: str, columns: Columns | No
         found = zip(QUANTILES, *record["quantiles"], strict=True)
         rows = {f"{at:.0%}": (f"{there:.6g}", f"{here:.6g}") for at, there, here in found}
         sections.append(f"Scores ({unit}) by quantile:\n\n" + _table(rows, _BOTH))
+    if _asks_embedded_proxy(record):
+        sections.append(_EMBEDDED)
     again = f"```bash\n{command}\n```" if command else "A study file says how: `winnow run` writes this dataset."
     sections += [
         f"What made the scores:\n\n```json\n{json.dumps(record['scores'], indent=2, sort_keys=True)}\n```",
@@ -107,6 +115,11 @@ def write_card(record: Record, command: str, pattern: str, columns: Columns | No
         f"## Cite\n\n```bibtex\n{_PAPER}\n```",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _asks_embedded_proxy(record: Record) -> bool:
+    proxy = record["scores"].get("proxy")
+    return isinstance(proxy, dict) and proxy.get("digest") == model_identity(EMBEDDED_PROXY)["digest"]
 
 
 def _front(record: Record, title: str, pattern: str, columns: Columns | None) -> dict[str, Any]:

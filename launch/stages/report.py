@@ -103,9 +103,10 @@ class Report(Stage):
             )
         if any(isinstance(one.scores, Scores) and one.scores.model == EMBEDDED for one in self.samplers):
             yield (
-                "The embedded Ask-LLM proxy was trained to prefer prose over damaged prose and over the furniture of "
-                "web pages, on documentation like that of the embedded corpus. What it calls good and what the rule "
-                "for high quality calls good are related by that; its model card says what it cannot do."
+                "The embedded Ask-LLM proxy was trained to prefer long, informative prose over damaged prose, "
+                "advertising, chat and the furniture of pages, partly on documentation like that of the embedded "
+                "corpus. What it calls good and what the rule for high quality calls good are related by that. It "
+                "knows neither facts nor harm; its model card says what it cannot do."
             )
 
     def _corpus(self, output: str) -> str:

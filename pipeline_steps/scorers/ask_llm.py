@@ -46,7 +46,7 @@ class AskLLMScorer(BaseScorer):
         max_tokens: of prompt and document together, special tokens included; the document is cut, never the question.
         dtype: "auto" (bfloat16 on CUDA, float32 on the CPU; of a vLLM, the checkpoint's), "float32", "bfloat16", or
             "float8": a T5's encoder in e4m3, for CUDA devices that have it (Hopper and later). Rounds more
-            coarsely than bfloat16 (Spearman with float32 on the embedded proxy 0.992 against 0.995).
+            coarsely than bfloat16 (Spearman with float32 on an earlier embedded proxy 0.992 against 0.995).
         vllm: flags of `vllm serve` without their dashes, e.g. {"tensor-parallel-size": 2}, or {}: decoder-only models
             are then asked through a server that each worker starts, on 127.0.0.1 with a key of its own; needs an
             environment with vLLM. By default the model runs in this process.

@@ -106,6 +106,7 @@ def test_the_card_says_how(folder, scores, tmp_path, quick):
     tokens = f"| tokens | {store.tokens.sum():,} | {store.tokens[mask].sum():,} |"
     said = ("25 of 100 documents", tokens, "askllm-proxy", store.made["proxy"]["digest"], "2402.09668", "--k 25")
     assert all(part in body for part in said)
+    assert "The proxy is the one that ships with winnow-llm" in body
     assert f"| score threshold | `{store.scores[mask].min():.9g}` |" in body
     record = json.loads((tmp_path / "kept" / "winnow.json").read_text())
     assert record["documents"] == [100, 25]
