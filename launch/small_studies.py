@@ -120,7 +120,7 @@ def quickstart_values(output: str, flags: Any) -> dict[str, Any]:
     for model in values["models"].values():
         model["total_tokens"] = flags.train_tokens
     values |= {"output": output, "embedder": flags.embedder, "rates": [flags.rate]}
-    return values | {"selection_seed": flags.seed, "seeds": [flags.seed]}
+    return values | {"selection_seed": flags.seed, "seeds": [flags.seed + seed for seed in values["seeds"]]}
 
 
 def score_values(

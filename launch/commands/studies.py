@@ -250,7 +250,7 @@ class QuickstartFlags:
         embedder: Hub id or folder of a sentence-transformers model; the default needs no weights.
         rate: fraction of documents to keep.
         train_tokens: encoder tokens each model is trained for.
-        seed: of sampling, order and masks.
+        seed: of sampling, and the first of three of order and masks.
     """
 
     corpus: Annotated[str | None, CORPUS] = None
@@ -259,7 +259,7 @@ class QuickstartFlags:
     proxy: Annotated[str | None, MODEL] = None
     embedder: Annotated[str, MODEL] = "hashed-ngrams"
     rate: float = 0.2
-    train_tokens: int = 768_000
+    train_tokens: int = 384_000
     seed: int = 0
 
 
