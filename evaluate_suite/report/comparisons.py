@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from evaluate_suite.noise import Noise
+from evaluate_suite.noise import UNKNOWN, Noise
 from evaluate_suite.registry import SUITES, by_suite
 from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
-from evaluate_suite.report.points import HEADLINES, StudyResults, finals, lower_is_better, rates
+from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, lower_is_better, rates
 from evaluate_suite.report.scores import Difference, Score, differences, is_perplexity
 from evaluate_suite.report.style import MOST_LINES
 from evaluate_suite.results import BITS
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.samplers import FULL
+from pipeline_steps.samplers import FULL, label
 from pipeline_steps.stores.files import read_json
 
 
@@ -34,12 +34,14 @@ class Comparison:
         found: by sampler; endless intervals where the noise is not known.
         noise: between trainings.
         seeds: least and most seeds of a run.
+        left_out: why samplers are not compared, by sampler; if the baseline is among them, nothing is.
     """
 
     baseline: str
     found: Mapping[str, Difference]
     noise: Noise
     seeds: tuple[int, int]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def better(self) -> set[str]:
         """Return the samplers that are better than the baseline."""
@@ -58,18 +60,31 @@ def compare(
         measure: a suite, a perplexity or bits.
         baseline: a sampler; Random unless given, or everything where there is no Random.
     """
-    scores = {p.sampler: p.scores[measure] for p in finals(study, model, rate) if measure in p.scores}
-    baseline = baseline or (RANDOM if RANDOM in scores else FULL)
-    if baseline not in scores or len(scores) < 2:
+    points = {point.sampler: point for point in finals(study, model, rate) if measure in point.scores}
+    baseline = baseline or (RANDOM if RANDOM in points else FULL)
+    if baseline not in points or len(points) < 2:
         return None
+    end = max(point.step for point in points.values())
+    left_out = {name: why for name, point in points.items() if (why := _left_out(point, measure, end))}
+    counts = [point.scores[measure].seeds for point in points.values()]
+    seeds = min(counts), max(counts)
+    if baseline in left_out:
+        return Comparison(baseline, {}, UNKNOWN, seeds, left_out)
     further = [
         point.scores[measure]
         for point in finals(study, model)
-        if measure in point.scores and point.sampler != FULL and point.rate != rate
+        if measure in point.scores and point.sampler != FULL and point.rate != rate and point.step == end
     ]
+    scores = {name: point.scores[measure] for name, point in points.items() if point.step == end}
     found = differences(scores, baseline, measure, further, window_losses(study, model, rate, measure))
-    counts = [score.seeds for score in scores.values()]
-    return Comparison(baseline, *found, (min(counts), max(counts)))
+    return Comparison(baseline, *found, seeds, left_out)
+
+
+def _left_out(point: Point, measure: str, end: int) -> str:
+    """Say why a run is not compared with those that end at a step; "" if it is."""
+    if point.step < end:
+        return f"ends at step {point.step:,} of {end:,}"
+    return "" if np.isfinite(list(point.scores[measure].by_seed.values())).all() else "has a run that diverged"
 
 
 def better_than_everything(
@@ -84,9 +99,26 @@ def better_than_everything(
     return {(sampler, rate) for rate, one in compared.items() if one for sampler in one.better()}
 
 
+def left_out_in_words(compared: Comparison) -> str:
+    """Say in a sentence which samplers are not compared, and why; "" if all are."""
+    if why := compared.left_out.get(compared.baseline):
+        return f"Nothing is compared with {_name(compared.baseline)}, which {why}."
+    said = "; ".join(f"{_name(sampler)}, which {why}" for sampler, why in compared.left_out.items())
+    return f"Not compared: {said}." if said else ""
+
+
+def _name(sampler: str) -> str:
+    return "everything" if sampler == FULL else label(sampler)
+
+
 def noise_in_words(model: str, noise: Noise, measure: str, seeds: tuple[int, int]) -> str:
     """Say in a sentence how many seeds there are, what the noise between trainings is, and how well it is known."""
     runs = seeds_in_words(*seeds)
+    if noise.source == "seeds" and not noise.decides:
+        return (
+            f"{runs}, between which no noise shows: trainings of {model} are copies of each other, or scores are too "
+            "coarse. No comparison can be made."
+        )
     if not noise.decides:
         return (
             f"{runs}, and the noise between trainings of {model} with these settings and tokens is not known: no "

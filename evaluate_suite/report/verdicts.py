@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluate_suite.registry import registry
-from evaluate_suite.report.comparisons import compare, noise_in_words, seeds_in_words
+from evaluate_suite.report.comparisons import compare, left_out_in_words, noise_in_words, seeds_in_words
 from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
 from evaluate_suite.report.points import (
     HEADLINES,
@@ -88,13 +88,17 @@ def verdicts(study: StudyResults, outcomes: Outcomes, model: str, rate: float) -
             return {HEADLINES[name]: [*_sentences(gains, FULL, words, 1), _noise_of_suites(study, model)]}
     compared = {measure: one for measure in measures(study, model) if (one := compare(study, model, rate, measure))}
     if not compared:
-        return {model: ["There is no run on everything and none on a random choice: nothing to compare with."]}
+        return {model: ["There is nothing to compare: no two runs, one of them on everything or on a random choice."]}
     said, noise = dict[str, list[str]](), dict[str, list[str]]()
     for measure, one in compared.items():
         if one.noise.decides:
             digits = 1 if is_perplexity(measure) else 3 if measure in BITS else 2
             words = {sampler: _change(difference, measure, digits) for sampler, difference in one.found.items()}
             said[title(measure)] = _sentences(one.found, one.baseline, words, digits)
+        if left_out := left_out_in_words(one):
+            said.setdefault(title(measure), []).append(left_out)
+        if one.baseline in one.left_out:
+            continue
         noise.setdefault(noise_in_words(model, one.noise, measure, one.seeds), []).append(title(measure))
     for sentence, names in noise.items():
         said.setdefault(", ".join(names), []).append(sentence)

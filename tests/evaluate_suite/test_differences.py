@@ -14,6 +14,7 @@ from evaluate_suite.report.comparisons import compare
 from evaluate_suite.report.decision import sentences
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.scores import Score, differences
+from evaluate_suite.report.tables import main_table
 from evaluate_suite.report.verdicts import flat, verdicts
 from evaluate_suite.results import ResultRow
 from train.arguments import PretrainArguments
@@ -21,6 +22,7 @@ from train.arguments import PretrainArguments
 
 SEED_NOISE, WINDOW_NOISE, WINDOWS = 0.05, 0.1, 64  # of ln perplexity; a mean over windows has 0.0125
 TINY = LEVELS[0]
+NAMES = tuple(enumerate(("random", "ask-llm")))
 PINNED = 8998066594725488
 
 
@@ -69,6 +71,48 @@ def test_a_sampler_of_which_a_run_has_diverged_is_not_compared():
     compared = compare(measurements_of(broken), "t5-tiny", 0.2, "hq_perplexity")
     assert set(compared.found) == {"ask-llm", "dsir"}
     assert all(np.isfinite([one.low, one.gain, one.high]).all() for one in compared.found.values())
+
+
+@pytest.mark.parametrize(
+    ("broken", "change", "said"),
+    [
+        ("density", {"value": np.nan}, "Not compared: Density, which has a run that diverged."),
+        ("random", {"value": np.nan}, "Nothing is compared with Random, which has a run that diverged."),
+        ("density", {"step": 100, "encoder_tokens": 204_800}, "Not compared: Density, which ends at step 100 of 384."),
+        ("random", {"step": 100, "encoder_tokens": 204_800}, "Nothing is compared with Random, which ends at step"),
+    ],
+)
+def test_runs_that_are_not_compared_are_named(broken, change, said):
+    """A run that ended early was trained on fewer tokens: whatever it shows is no work of its sampler."""
+    made = simulated(np.random.default_rng(4), ("random", "ask-llm", "density"), 3, gain=1.0)
+    study = measurements_of([replace(r, **change) if r.sampler == broken else r for r in made])
+    compared = compare(study, "t5-tiny", 0.2, "hq_perplexity")
+    assert set(compared.found) == ({"ask-llm"} if broken == "density" else set())
+    sentences_ = flat(verdicts(study, {}, "t5-tiny", 0.2))
+    assert any(said in sentence for sentence in sentences_)
+    assert all("Density −" not in sentence for sentence in sentences_)
+    notes = main_table(study, {}, "t5-tiny", 0.2).notes
+    assert any(said in note for note in notes)
+    assert broken == "density" or not any("Nothing is bold" in note for note in notes)
+
+
+@pytest.mark.parametrize("of_seed", [0.0, 0.1])
+def test_seeds_between_which_no_noise_shows_decide_nothing(of_seed):
+    """Copies of one training, or scores so coarse that differences are the same with every seed, by luck."""
+    made = [row(name, seed, 5 + of_seed * seed - 0.001 * place) for place, name in NAMES for seed in range(3)]
+    assert paired_noise(np.array([[-5 - of_seed * k + 0.001 * place for k in range(3)] for place, _ in NAMES])).sd == 0
+    (said,) = flat(verdicts(measurements_of(made), {}, "t5-tiny", 0.2))
+    assert "3 seeds of each run, between which no noise shows" in said
+    assert not any(cell.best for line in main_table(measurements_of(made), {}, "t5-tiny", 0.2).rows for cell in line)
+
+
+def test_coarse_scores_of_equal_recipes_are_not_told_apart_by_luck():
+    rng, told, n = np.random.default_rng(9), 0, 2000
+    for value_RK in np.round(rng.normal(50, 1, (n, 2, 2))):  # accuracies of a hundred questions
+        gap = np.array(value_RK[0].mean() - value_RK[1].mean())
+        low, high = difference_interval(gap, paired_noise(value_RK), np.array(2), np.array(2))
+        told += not low <= 0 <= high
+    assert told / n <= 0.05 + bound(0.05, n)
 
 
 @pytest.mark.parametrize("windows_sd", [0.05, 0.3, 1.0])
