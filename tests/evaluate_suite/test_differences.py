@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm, ttest_rel
+from scipy.stats import norm, ttest_1samp, ttest_rel
 
 from evaluate_suite.bootstrap import mean_interval
 from evaluate_suite.decide import decisions
@@ -12,6 +12,7 @@ from evaluate_suite.noise import Noise, difference_interval, paired_noise, seed_
 from evaluate_suite.noise_levels import LEVELS, RECIPE, find_level, recipe_number
 from evaluate_suite.report.comparisons import compare
 from evaluate_suite.report.decision import sentences
+from evaluate_suite.report.outcomes import run_noise
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.scores import Score, differences
 from evaluate_suite.report.tables import main_table
@@ -166,6 +167,24 @@ def test_two_recipes_are_the_paired_t_interval():
     assert seed_noise(value_RK).sd > 2 * paired_noise(value_RK).sd  # what a seed does to both alike falls out
     value_RK[1, 4] = np.nan
     assert paired_noise(value_RK) == seed_noise(value_RK)
+
+
+def test_the_interval_of_one_recipe_is_the_t_interval_of_its_seeds():
+    losses = np.array([4.1, 4.3, 4.0])
+    (point,) = (
+        study := measurements_of([replace(row("random", k, v), stderr=0) for k, v in enumerate(losses)])
+    ).checkpoints
+    score = point.scores["hq_perplexity"]
+    reach = ttest_1samp(losses, 0).confidence_interval(0.95).high - losses.mean()
+    assert np.log([score.low, score.high]) == pytest.approx(np.log(score.value) + np.array([-reach, reach]))
+    assert run_noise(study, "t5-tiny") == {"hq_perplexity": pytest.approx(score.value * reach / norm.ppf(0.975))}
+
+
+def test_noise_is_not_taken_from_runs_of_other_rates_that_ended_early():
+    made = simulated(np.random.default_rng(4), ("random", "ask-llm"), 3)
+    short = [replace(row("dsir", k, 3 + k), rate=0.4, step=100) for k in range(3)]
+    alone, beside = (compare(measurements_of(r), "t5-tiny", 0.2, "hq_perplexity") for r in (made, made + short))
+    assert beside.noise == alone.noise
 
 
 def test_one_seed_decides_only_with_a_level_of_its_own_settings_and_tokens():

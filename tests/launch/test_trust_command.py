@@ -145,6 +145,20 @@ def test_the_verdict_names_strata_without_a_label_and_scores_against_the_labels(
     assert "All labelled documents have the same length" in said
 
 
+def test_low_scores_that_are_good_have_high_calibrated_ones(web, tmp_path, capsys):
+    store = ScoreStore.open(str(web / "length"))
+    middle = np.median(store.tokens)
+    rows = [
+        {"id": i, "label": int(t > middle)} for i, t in zip(store.column("id"), store.tokens.tolist(), strict=True)
+    ]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(web / "length", "--labels", tmp_path / "long.jsonl", "--calibrated", tmp_path / "calibrated") == 0
+    made = ScoreStore.open(str(tmp_path / "calibrated"))
+    assert (np.diff(made.scores[np.argsort(store.scores)]) <= 0).all()
+    assert made.scores.min() == pytest.approx(0, abs=1e-3)
+    assert made.scores.max() == pytest.approx(1, abs=1e-3)
+
+
 def test_a_calibrated_store_of_other_labels_is_refused(web, tmp_path, capsys):
     words = (web / "judge", "--calibrated", tmp_path / "calibrated", "--labels")
     assert run(*words, web / "labels.jsonl") == 0
