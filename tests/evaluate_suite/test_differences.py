@@ -107,6 +107,15 @@ def test_seeds_between_which_no_noise_shows_decide_nothing(of_seed):
     assert not any(cell.best for line in main_table(measurements_of(made), {}, "t5-tiny", 0.2).rows for cell in line)
 
 
+def test_a_task_in_which_seeds_make_no_difference_has_no_signal_to_noise():
+    recipes = enumerate(("random", "ask-llm", "density", "full"))
+    found = decisions([row(name, seed, 5 - 0.01 * place) for place, name in recipes for seed in range(3)])
+    assert sentences(found)[0].startswith("t5-tiny: in 1 of 1 tasks nothing can be told: high_quality (seeds make")
+    (one,) = found.readings
+    assert (one.verdict, one.undecided) == ("cannot tell", one.pairs)
+    assert one.why.startswith("seeds make no difference")
+
+
 def test_coarse_scores_of_equal_recipes_are_not_told_apart_by_luck():
     rng, told, n = np.random.default_rng(9), 0, 2000
     for value_RK in np.round(rng.normal(50, 1, (n, 2, 2))):  # accuracies of a hundred questions
