@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -64,8 +64,13 @@ def compare(
     baseline = baseline or (RANDOM if RANDOM in points else FULL)
     if baseline not in points or len(points) < 2:
         return None
-    end = max(point.step for point in points.values())
-    left_out = {name: why for name, point in points.items() if (why := _left_out(point, measure, end))}
+    end, early = max(point.step for point in points.values()), ended_early(points.values())
+    diverged = {
+        name: "has a run that diverged"
+        for name, point in points.items()
+        if name not in early and not np.isfinite(list(point.scores[measure].by_seed.values())).all()
+    }
+    left_out = early | diverged
     counts = [point.scores[measure].seeds for point in points.values()]
     seeds = min(counts), max(counts)
     if baseline in left_out:
@@ -80,19 +85,14 @@ def compare(
     return Comparison(baseline, *found, seeds, left_out)
 
 
-def _left_out(point: Point, measure: str, end: int) -> str:
-    """Say why a run is not compared with those that end at a step; "" if it is."""
-    if point.step < end:
-        return f"ends at step {point.step:,} of {end:,}"
-    return "" if np.isfinite(list(point.scores[measure].by_seed.values())).all() else "has a run that diverged"
-
-
 def better_than_everything(
     study: StudyResults, outcomes: Outcomes, model: str, measure: str
 ) -> set[tuple[str, float]]:
     """Return the samplers and rates whose last checkpoints are better than everything's."""
     if measure in HEADLINES:
-        full, ends = full_value(study, measure, model), [p for p in finals(study, model) if p.sampler != FULL]
+        full, last = full_value(study, measure, model), finals(study, model)
+        end = max((point.step for point in last), default=0)
+        ends = [point for point in last if point.sampler != FULL and point.step == end]
         known = {point.run[1:]: found for point in ends if (found := estimate(point, outcomes, measure))}
         return {run for run, (_, low, _) in known.items() if low > full}
     compared = {rate: compare(study, model, rate, measure, FULL) for rate in rates(study, model)}
@@ -103,8 +103,20 @@ def left_out_in_words(compared: Comparison) -> str:
     """Say in a sentence which samplers are not compared, and why; "" if all are."""
     if why := compared.left_out.get(compared.baseline):
         return f"Nothing is compared with {_name(compared.baseline)}, which {why}."
-    said = "; ".join(f"{_name(sampler)}, which {why}" for sampler, why in compared.left_out.items())
+    return not_compared(compared.left_out)
+
+
+def not_compared(left_out: Mapping[str, str]) -> str:
+    """Say in a sentence which samplers are not compared, and why each is not; "" if there are none."""
+    said = "; ".join(f"{_name(sampler)}, which {why}" for sampler, why in left_out.items())
     return f"Not compared: {said}." if said else ""
+
+
+def ended_early(points: Iterable[Point]) -> dict[str, str]:
+    """Return the samplers whose runs end at an earlier step than others, and in words where they do."""
+    steps = {point.sampler: point.step for point in points}
+    end = max(steps.values(), default=0)
+    return {name: f"ends at step {step:,} of {end:,}" for name, step in steps.items() if step < end}
 
 
 def _name(sampler: str) -> str:
