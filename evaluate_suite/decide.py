@@ -235,6 +235,8 @@ def _read(
         verdict, why = NONE, f"no recipe is better than guessing, {chance:g}"
     elif corrected is None:
         verdict, why = UNKNOWN, "one seed"
+    elif not cell.noise.decides and np.ptp(mean_R):
+        verdict, why = UNKNOWN, "seeds make no difference: runs are copies, or scores too coarse"
     elif corrected <= LEVEL:
         verdict, why = (WEAK, "over half of the variance is noise") if share < WEAK_BELOW else (SIGNAL, "")
     elif tests * least_p(runs_R) > LEVEL:

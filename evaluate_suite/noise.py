@@ -49,8 +49,11 @@ class Noise:
 
     @property
     def decides(self) -> bool:
-        """Whether it is the noise between trainings, so that differences can be held against it."""
-        return self.source in ("seeds", "level")
+        """Whether it is the noise between trainings, so that differences can be held against it.
+
+        It is not if trainings do not differ at all: they are copies, or scores are too coarse to show the noise.
+        """
+        return self.source in ("seeds", "level") and self.sd > 0
 
     @property
     def normal_sd(self) -> float:
@@ -71,7 +74,7 @@ def seed_noise(value_RK: np.ndarray) -> Noise:
         return UNKNOWN
     repeated_RK = value_RK[runs_R > 1]
     squares = np.nansum((repeated_RK - np.nanmean(repeated_RK, axis=1, keepdims=True)) ** 2)
-    return Noise(float((squares / freedom) ** 0.5), freedom, "seeds")
+    return Noise(_root(squares / freedom, repeated_RK), freedom, "seeds")
 
 
 def paired_noise(value_RK: np.ndarray) -> Noise:
@@ -86,7 +89,13 @@ def paired_noise(value_RK: np.ndarray) -> Noise:
         return seed_noise(value_RK)
     rest_RK = value_RK - value_RK.mean(axis=1, keepdims=True) - value_RK.mean(axis=0) + value_RK.mean()
     freedom = (R - 1) * (K - 1)
-    return Noise(float((np.square(rest_RK).sum() / freedom) ** 0.5), freedom, "seeds")
+    return Noise(_root(np.square(rest_RK).sum() / freedom, value_RK), freedom, "seeds")
+
+
+def _root(variance: float, value_RK: np.ndarray) -> float:
+    """Return a standard deviation, 0 if it is no more than the rounding of the values."""
+    sd = float(variance**0.5)
+    return sd if sd > _ROUNDING * float(np.nanmax(np.abs(value_RK))) else 0.0
 
 
 def checkpoint_noise(value_RS: np.ndarray, step_S: np.ndarray) -> Noise:

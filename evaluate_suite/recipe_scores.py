@@ -109,7 +109,7 @@ def training_noise(
         numbers: of the runs' settings, of `recipe_numbers`.
     """
     noise = seed_noise(value_RK)
-    if noise.decides:
+    if noise.source:
         return noise
     keys = [((row.model, row.sampler, row.rate, row.seed), row.encoder_tokens) for row in last]
     return find_level(metric, [(key[0], numbers.get(key), tokens) for key, tokens in keys])
@@ -183,7 +183,7 @@ def _scores(
         stderr_RK[at] = found[-1].stderr
     last = [found[-1] for found in runs.values()]
     noise = training_noise(value_RK, rows[0].metric, last, numbers)
-    if not noise.decides:
+    if not noise.source:
         finite = [{row.step for row in found if math.isfinite(row.value)} for found in runs.values()]
         steps = sorted(set.intersection(*finite))[-LINE:]
         scores = [[oriented(r.value, r.metric) for r in runs[key] if r.step in steps] for key in sorted(runs)]

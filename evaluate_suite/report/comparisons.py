@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from evaluate_suite.noise import Noise
+from evaluate_suite.noise import UNKNOWN, Noise
 from evaluate_suite.registry import SUITES, by_suite
 from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
-from evaluate_suite.report.points import HEADLINES, StudyResults, finals, lower_is_better, rates
+from evaluate_suite.report.points import HEADLINES, Point, StudyResults, finals, lower_is_better, rates
 from evaluate_suite.report.scores import Difference, Score, differences, is_perplexity
 from evaluate_suite.report.style import MOST_LINES
 from evaluate_suite.results import BITS
 from pipeline_steps.errors import StoreDamaged
-from pipeline_steps.samplers import FULL
+from pipeline_steps.samplers import FULL, label
 from pipeline_steps.stores.files import read_json
 
 
@@ -34,12 +34,14 @@ class Comparison:
         found: by sampler; endless intervals where the noise is not known.
         noise: between trainings.
         seeds: least and most seeds of a run.
+        left_out: why samplers are not compared, by sampler; if the baseline is among them, nothing is.
     """
 
     baseline: str
     found: Mapping[str, Difference]
     noise: Noise
     seeds: tuple[int, int]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def better(self) -> set[str]:
         """Return the samplers that are better than the baseline."""
@@ -58,18 +60,29 @@ def compare(
         measure: a suite, a perplexity or bits.
         baseline: a sampler; Random unless given, or everything where there is no Random.
     """
-    scores = {p.sampler: p.scores[measure] for p in finals(study, model, rate) if measure in p.scores}
-    baseline = baseline or (RANDOM if RANDOM in scores else FULL)
-    if baseline not in scores or len(scores) < 2:
+    points = {point.sampler: point for point in finals(study, model, rate) if measure in point.scores}
+    baseline = baseline or (RANDOM if RANDOM in points else FULL)
+    if baseline not in points or len(points) < 2:
         return None
+    end, early = max(point.step for point in points.values()), ended_early(points.values())
+    diverged = {
+        name: "has a run that diverged"
+        for name, point in points.items()
+        if name not in early and not np.isfinite(list(point.scores[measure].by_seed.values())).all()
+    }
+    left_out = early | diverged
+    counts = [point.scores[measure].seeds for point in points.values()]
+    seeds = min(counts), max(counts)
+    if baseline in left_out:
+        return Comparison(baseline, {}, UNKNOWN, seeds, left_out)
     further = [
         point.scores[measure]
         for point in finals(study, model)
-        if measure in point.scores and point.sampler != FULL and point.rate != rate
+        if measure in point.scores and point.sampler != FULL and point.rate != rate and point.step == end
     ]
+    scores = {name: point.scores[measure] for name, point in points.items() if point.step == end}
     found = differences(scores, baseline, measure, further, window_losses(study, model, rate, measure))
-    counts = [score.seeds for score in scores.values()]
-    return Comparison(baseline, *found, (min(counts), max(counts)))
+    return Comparison(baseline, *found, seeds, left_out)
 
 
 def better_than_everything(
@@ -77,16 +90,47 @@ def better_than_everything(
 ) -> set[tuple[str, float]]:
     """Return the samplers and rates whose last checkpoints are better than everything's."""
     if measure in HEADLINES:
-        full, ends = full_value(study, measure, model), [p for p in finals(study, model) if p.sampler != FULL]
+        full, last = full_value(study, measure, model), finals(study, model)
+        end = max((point.step for point in last), default=0)
+        ends = [point for point in last if point.sampler != FULL and point.step == end]
         known = {point.run[1:]: found for point in ends if (found := estimate(point, outcomes, measure))}
         return {run for run, (_, low, _) in known.items() if low > full}
     compared = {rate: compare(study, model, rate, measure, FULL) for rate in rates(study, model)}
     return {(sampler, rate) for rate, one in compared.items() if one for sampler in one.better()}
 
 
+def left_out_in_words(compared: Comparison) -> str:
+    """Say in a sentence which samplers are not compared, and why; "" if all are."""
+    if why := compared.left_out.get(compared.baseline):
+        return f"Nothing is compared with {_name(compared.baseline)}, which {why}."
+    return not_compared(compared.left_out)
+
+
+def not_compared(left_out: Mapping[str, str]) -> str:
+    """Say in a sentence which samplers are not compared, and why each is not; "" if there are none."""
+    said = "; ".join(f"{_name(sampler)}, which {why}" for sampler, why in left_out.items())
+    return f"Not compared: {said}." if said else ""
+
+
+def ended_early(points: Iterable[Point]) -> dict[str, str]:
+    """Return the samplers whose runs end at an earlier step than others, and in words where they do."""
+    steps = {point.sampler: point.step for point in points}
+    end = max(steps.values(), default=0)
+    return {name: f"ends at step {step:,} of {end:,}" for name, step in steps.items() if step < end}
+
+
+def _name(sampler: str) -> str:
+    return "everything" if sampler == FULL else label(sampler)
+
+
 def noise_in_words(model: str, noise: Noise, measure: str, seeds: tuple[int, int]) -> str:
     """Say in a sentence how many seeds there are, what the noise between trainings is, and how well it is known."""
     runs = seeds_in_words(*seeds)
+    if noise.source == "seeds" and not noise.decides:
+        return (
+            f"{runs}, between which no noise shows: trainings of {model} are copies of each other, or scores are too "
+            "coarse. No comparison can be made."
+        )
     if not noise.decides:
         return (
             f"{runs}, and the noise between trainings of {model} with these settings and tokens is not known: no "

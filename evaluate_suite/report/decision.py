@@ -51,8 +51,8 @@ def sentences(found: Decisions) -> list[str]:
     said = []
     for model in found.models:
         mine = [one for one in readings if one.model == model]
-        if all(one.verdict == UNKNOWN for one in mine):
-            continue
+        if all(one.verdict == UNKNOWN and one.noise.source != "seeds" for one in mine):
+            continue  # `_missing` says that it takes seeds
         for verdict in _ORDER:
             if those := [one for one in mine if one.verdict == verdict]:
                 what = "tasks and means" if any(is_mean(one.task) for one in mine) else "tasks"

@@ -129,7 +129,7 @@ def differences(
     """
     value_RK = table([*scores.values(), *pooled], measure)
     noise = paired_noise(value_RK)
-    noise = noise if noise.decides else scores[baseline].noise
+    noise = noise if noise.source else scores[baseline].noise
     means = {name: float(np.nansum(row_K)) / scores[name].seeds for name, row_K in zip(scores, value_RK, strict=False)}
     whole = {
         name for name, row_K in zip(scores, value_RK, strict=False) if np.isfinite(row_K).sum() == scores[name].seeds

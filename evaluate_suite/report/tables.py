@@ -13,7 +13,7 @@ from evaluate_suite.agreement import overlap, rank_change
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, SELECTED_TOKENS, TRAINING_HOURS
 from evaluate_suite.model_sizes import family
 from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks
-from evaluate_suite.report.comparisons import Comparison, compare, noise_in_words
+from evaluate_suite.report.comparisons import Comparison, compare, ended_early, left_out_in_words, noise_in_words
 from evaluate_suite.report.figures_runs import dot_of
 from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, full_value, total_hours
 from evaluate_suite.report.points import (
@@ -59,7 +59,7 @@ def main_table(study: StudyResults, outcomes: Outcomes, model: str, rate: float)
     most = max(used.values(), default=0)
     compared = {measure: one for measure in there if (one := compare(study, model, rate, measure))}
     better = {measure: one.better() for measure, one in compared.items()}
-    rows = []
+    early, rows = ended_early(points), []
     for point in points:
         few = f" ({used[id(point)]} of {most} suites)" if 0 < used[id(point)] < most else ""
         cells = [Cell(label(point.sampler) + few, dot=dot_of(study, point.sampler))]
@@ -68,7 +68,8 @@ def main_table(study: StudyResults, outcomes: Outcomes, model: str, rate: float)
             exact = measure in HEADLINES and point.sampler == FULL  # by definition
             digits = 1 if measure in HEADLINES or (found and found[0] >= _LARGE) else 3 if measure in BITS else 2
             cell = number(found[0], digits, *(() if exact else found[1:])) if found else NOTHING
-            ahead = measure in HEADLINES and not exact and found and found[1] > full_value(study, measure, model)
+            fair = measure in HEADLINES and not {point.sampler, FULL} & early.keys()
+            ahead = fair and not exact and found and found[1] > full_value(study, measure, model)
             cells.append(replace(cell, best=bool(ahead) or point.sampler in better.get(measure, ())))
         rows.append(tuple(cells))
     heading = f"{model}, {100 * rate:g} % of the documents"
@@ -368,10 +369,16 @@ def _notes(study: StudyResults, outcomes: Outcomes, model: str, points: Sequence
 def _noise_notes(model: str, compared: Mapping[str, Comparison], bold: bool, headlines: bool) -> list[str]:
     """Write the footnotes on intervals and bold: what they hold, for which measures, and with how many seeds."""
     said, unknown = dict[str, list[str]](), list[str]()
+    left_out = dict[str, list[str]]()
     for measure, one in compared.items():
+        if sentence := left_out_in_words(one):
+            left_out.setdefault(sentence, []).append(title(measure))
+        if one.baseline in one.left_out:
+            continue
         words = noise_in_words(model, one.noise, measure, one.seeds)
         (said.setdefault(words, []) if one.noise.decides else unknown).append(title(measure))
     notes = [f"{', '.join(names)}: {words[0].lower()}{words[1:]}" for words, names in said.items()]
+    notes += [f"{', '.join(names)}. {sentence}" for sentence, names in left_out.items()]
     if unknown:
         notes.append(f"{', '.join(unknown)}: intervals over examples only; the noise between trainings is not known.")
     if bold:

@@ -10,7 +10,7 @@ from evaluate_suite.bootstrap import Estimate
 from evaluate_suite.report.page import environment
 from evaluate_suite.report.style import INK, panels, say, series, svg
 from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, minus, number, to_html
-from evaluate_suite.trust.agreement import LENGTH, LIKE_LENGTH, Agreement, Agreements
+from evaluate_suite.trust.agreement import FEWEST, LENGTH, LIKE_LENGTH, Agreement, Agreements
 from evaluate_suite.trust.calibration import Calibration, HeldOut
 from evaluate_suite.trust.documents import Matched
 from pipeline_steps.paper import RATES
@@ -19,6 +19,7 @@ from pipeline_steps.paper import RATES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NAMED = 10  # strata that a sentence names
 MOST_STRATA = 24  # of a table that is read at a glance; JSON has them all
 _SMALLEST_CUT = min(RATES)  # if so many documents have the highest score, the paper's smallest cut draws among them
 
@@ -47,9 +48,9 @@ class Trust:
 def sentences(found: Trust) -> list[str]:
     """Say what the labels show of each score, and of labels without a document."""
     of = found.agreements
-    said = [_documents(found)]
+    said, no_length = [_documents(found)], found.matched.documents.length_N is None
     for name, one in of.scores.items():
-        said.append(" ".join([_overall(of, name, one), *_beyond_length(of, one), *_beyond_strata(of, one)]))
+        said.append(" ".join([_overall(of, name, one), *_beyond_length(of, one, no_length), *_beyond_strata(of, one)]))
         if (saturated := found.matched.saturation.get(name)) and saturated.highest >= _SMALLEST_CUT:
             said.append(
                 f"{name} is saturated: {100 * saturated.highest:.0f} % of all its documents have the highest score, "
@@ -80,10 +81,12 @@ def _overall(of: Agreements, name: str, one: Agreement) -> str:
     return f"{value}. The labels do not show that the score agrees with them ({of.chance:g} is chance)."
 
 
-def _beyond_length(of: Agreements, one: Agreement) -> list[str]:
+def _beyond_length(of: Agreements, one: Agreement, no_length: bool) -> list[str]:
     """Compare a score with length alone, and say what is left of it among documents of like length."""
     if of.length is None or one.above_length is None:
-        return ["The length of documents is not known: length may be all that the score measures."]
+        if no_length:
+            return ["The length of documents is not known: length may be all that the score measures."]
+        return ["All labelled documents have the same length: length is no part of the agreement."]
     gap = f"the difference is {_with_interval(one.above_length, '+')}"
     alone = f"length alone, {'longer' if of.longer else 'shorter'} documents first, {of.length.overall.value:.2f}"
     if one.above_length.low > 0:
@@ -107,8 +110,12 @@ def _beyond_strata(of: Agreements, one: Agreement) -> list[str]:
     if one.within_strata is None or one.between_strata is None:
         return []
     within = _with_interval(one.within_strata)
-    agrees = one.within_strata.low > of.chance
-    said = f"Within strata {'it agrees' if agrees else 'no agreement is shown'}, {within}"
+    if one.within_strata.low > of.chance:
+        said = f"Within strata it agrees, {within}"
+    elif one.within_strata.high < of.chance:
+        said = f"Within strata it orders documents against the labels, {within}"
+    else:
+        said = f"Within strata no agreement is shown, {within}"
     if one.between_strata.low > 0:
         gap = _with_interval(one.between_strata, "+")
         return [f"{said}; it is lower there by {gap}, since part of the agreement is between strata."]
@@ -124,8 +131,10 @@ def _of_calibration(fits: Calibration, judged: HeldOut) -> list[str]:
     if judged.explained.low <= 0:
         said.append("The labels do not show that calibrated scores say more of a document than the mean label does.")
     if fits.too_few:
-        few = ", ".join(f"{name} ({labels:,})" for name, labels in fits.too_few.items())
-        said.append(f"Strata with too few labels have the fit of all documents: {few}.")
+        few = sorted(fits.too_few.items(), key=lambda one: (-one[1], one[0]))
+        named = ", ".join(f"{name} ({labels:,})" for name, labels in few[:_NAMED])
+        more = f" and {len(few) - _NAMED:,} more" if len(few) > _NAMED else ""
+        said.append(f"Strata with too few labels have the fit of all documents: {named}{more}.")
     if level := [name or "all documents" for name, fit in fits.fits.items() if fit.is_level]:
         said.append(f"The fit is level, since higher scores do not have higher labels: {', '.join(level)}.")
     return [minus(one) for one in said]
@@ -188,7 +197,7 @@ def _strata_table(of: Agreements) -> Table:
         for name in chosen
     ]
     more = len(of.strata) - len(chosen)
-    notes = ["A dash: all labels of the stratum are the same, or all scores."]
+    notes = [f"A dash: fewer than {FEWEST} labels differ from the stratum's commonest, or all scores are the same."]
     notes += [f"{more} strata with fewer labels are left out; --json has them."] if more else []
     return Table("In each stratum", tuple(columns), tuple(map(tuple, cells)), tuple(notes))
 

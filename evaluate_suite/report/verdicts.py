@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluate_suite.registry import registry
-from evaluate_suite.report.comparisons import compare, noise_in_words, seeds_in_words
+from evaluate_suite.report.comparisons import (
+    compare,
+    ended_early,
+    left_out_in_words,
+    noise_in_words,
+    not_compared,
+    seeds_in_words,
+)
 from evaluate_suite.report.outcomes import Outcomes, estimate, full_value
 from evaluate_suite.report.points import (
     HEADLINES,
@@ -76,29 +83,35 @@ def verdicts(study: StudyResults, outcomes: Outcomes, model: str, rate: float) -
         model: whose runs.
         rate: at which samplers are compared.
     """
-    points = [point for point in finals(study, model, rate) if point.sampler != FULL]
+    early = ended_early(finals(study, model, rate))
+    points = [point for point in finals(study, model, rate) if point.sampler not in (FULL, *early)]
     for name in HEADLINES:
         found = {point.sampler: known for point in points if (known := estimate(point, outcomes, name))}
-        if found and all(math.isfinite(low) for _, low, _ in found.values()):
+        if found and FULL not in early and all(math.isfinite(low) for _, low, _ in found.values()):
             unit, full = " %" if name == "over_scaling" else "M parameters", full_value(study, name, model)
             words = {sampler: (_shown(known[0], 1) + unit, known[1], known[2]) for sampler, known in found.items()}
             gains = {
                 sampler: Difference(one[0] - full, one[1] - full, one[2] - full) for sampler, one in found.items()
             }
-            return {HEADLINES[name]: [*_sentences(gains, FULL, words, 1), _noise_of_suites(study, model)]}
+            said = [*_sentences(gains, FULL, words, 1), not_compared(early), _noise_of_suites(study, model)]
+            return {HEADLINES[name]: [sentence for sentence in said if sentence]}
     compared = {measure: one for measure in measures(study, model) if (one := compare(study, model, rate, measure))}
     if not compared:
-        return {model: ["There is no run on everything and none on a random choice: nothing to compare with."]}
-    said, noise = dict[str, list[str]](), dict[str, list[str]]()
+        return {model: ["There is nothing to compare: no two runs, one of them on everything or on a random choice."]}
+    by_measure, noise = dict[str, list[str]](), dict[str, list[str]]()
     for measure, one in compared.items():
         if one.noise.decides:
             digits = 1 if is_perplexity(measure) else 3 if measure in BITS else 2
             words = {sampler: _change(difference, measure, digits) for sampler, difference in one.found.items()}
-            said[title(measure)] = _sentences(one.found, one.baseline, words, digits)
+            by_measure[title(measure)] = _sentences(one.found, one.baseline, words, digits)
+        if left_out := left_out_in_words(one):
+            by_measure.setdefault(title(measure), []).append(left_out)
+        if one.baseline in one.left_out:
+            continue
         noise.setdefault(noise_in_words(model, one.noise, measure, one.seeds), []).append(title(measure))
     for sentence, names in noise.items():
-        said.setdefault(", ".join(names), []).append(sentence)
-    return said
+        by_measure.setdefault(", ".join(names), []).append(sentence)
+    return by_measure
 
 
 def intervals_in_words(study: StudyResults) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -46,11 +47,13 @@ def _label_scores(kind: Any, words: Sequence[Token]) -> dict[str, float]:
     for part in words[0].value.split(","):
         label, separator, score = part.rpartition("=")
         try:
-            if not separator or label in found:
+            if not separator or label in found or not math.isfinite(float(score)):
                 raise ValueError
             found[label] = float(score)
         except ValueError:
-            raise ValueError(f"{part!r} is not LABEL=SCORE, or its label is there twice; give good=1,bad=0") from None
+            raise ValueError(
+                f"{part!r} is not LABEL=SCORE with a finite score, or its label is there twice; give good=1,bad=0"
+            ) from None
     return found
 
 

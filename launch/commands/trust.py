@@ -147,7 +147,8 @@ def _compare(scores: Sequence[str], labelling: Labelling, calibrated: str | None
     if calibrated is None:
         return Trust(matched, agreements(docs), facts=facts)
     ((name, store),) = stores.items()
-    fits, judged = calibrate(docs, name, min_labels), held_out(docs, name, min_labels)
+    names = set().union(*(strata.categories(source, "label")[0] for source in strata.sources)) if strata else set()
+    fits, judged = calibrate(docs, name, min_labels, names), held_out(docs, name, min_labels)
     both = f"{name}, calibrated"
     found = agreements(replace(docs, scores={**docs.scores, both: judged.score_N}))
     about = {

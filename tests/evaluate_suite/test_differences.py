@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm, ttest_rel
+from scipy.stats import norm, ttest_1samp, ttest_rel
 
 from evaluate_suite.bootstrap import mean_interval
 from evaluate_suite.decide import decisions
@@ -12,8 +12,10 @@ from evaluate_suite.noise import Noise, difference_interval, paired_noise, seed_
 from evaluate_suite.noise_levels import LEVELS, RECIPE, find_level, recipe_number
 from evaluate_suite.report.comparisons import compare
 from evaluate_suite.report.decision import sentences
+from evaluate_suite.report.outcomes import run_noise
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.scores import Score, differences
+from evaluate_suite.report.tables import main_table
 from evaluate_suite.report.verdicts import flat, verdicts
 from evaluate_suite.results import ResultRow
 from train.arguments import PretrainArguments
@@ -21,6 +23,7 @@ from train.arguments import PretrainArguments
 
 SEED_NOISE, WINDOW_NOISE, WINDOWS = 0.05, 0.1, 64  # of ln perplexity; a mean over windows has 0.0125
 TINY = LEVELS[0]
+NAMES = tuple(enumerate(("random", "ask-llm")))
 PINNED = 8998066594725488
 
 
@@ -69,6 +72,57 @@ def test_a_sampler_of_which_a_run_has_diverged_is_not_compared():
     compared = compare(measurements_of(broken), "t5-tiny", 0.2, "hq_perplexity")
     assert set(compared.found) == {"ask-llm", "dsir"}
     assert all(np.isfinite([one.low, one.gain, one.high]).all() for one in compared.found.values())
+
+
+@pytest.mark.parametrize(
+    ("broken", "change", "said"),
+    [
+        ("density", {"value": np.nan}, "Not compared: Density, which has a run that diverged."),
+        ("random", {"value": np.nan}, "Nothing is compared with Random, which has a run that diverged."),
+        ("density", {"step": 100, "encoder_tokens": 204_800}, "Not compared: Density, which ends at step 100 of 384."),
+        ("random", {"step": 100, "encoder_tokens": 204_800}, "Nothing is compared with Random, which ends at step"),
+    ],
+)
+def test_runs_that_are_not_compared_are_named(broken, change, said):
+    """A run that ended early was trained on fewer tokens: whatever it shows is no work of its sampler."""
+    made = simulated(np.random.default_rng(4), ("random", "ask-llm", "density"), 3, gain=1.0)
+    study = measurements_of([replace(r, **change) if r.sampler == broken else r for r in made])
+    compared = compare(study, "t5-tiny", 0.2, "hq_perplexity")
+    assert set(compared.found) == ({"ask-llm"} if broken == "density" else set())
+    sentences_ = flat(verdicts(study, {}, "t5-tiny", 0.2))
+    assert any(said in sentence for sentence in sentences_)
+    assert all("Density −" not in sentence for sentence in sentences_)
+    notes = main_table(study, {}, "t5-tiny", 0.2).notes
+    assert any(said in note for note in notes)
+    assert broken == "density" or not any("Nothing is bold" in note for note in notes)
+
+
+@pytest.mark.parametrize("of_seed", [0.0, 0.1])
+def test_seeds_between_which_no_noise_shows_decide_nothing(of_seed):
+    """Copies of one training, or scores so coarse that differences are the same with every seed, by luck."""
+    made = [row(name, seed, 5 + of_seed * seed - 0.001 * place) for place, name in NAMES for seed in range(3)]
+    assert paired_noise(np.array([[-5 - of_seed * k + 0.001 * place for k in range(3)] for place, _ in NAMES])).sd == 0
+    (said,) = flat(verdicts(measurements_of(made), {}, "t5-tiny", 0.2))
+    assert "3 seeds of each run, between which no noise shows" in said
+    assert not any(cell.best for line in main_table(measurements_of(made), {}, "t5-tiny", 0.2).rows for cell in line)
+
+
+def test_a_task_in_which_seeds_make_no_difference_has_no_signal_to_noise():
+    recipes = enumerate(("random", "ask-llm", "density", "full"))
+    found = decisions([row(name, seed, 5 - 0.01 * place) for place, name in recipes for seed in range(3)])
+    assert sentences(found)[0].startswith("t5-tiny: in 1 of 1 tasks nothing can be told: high_quality (seeds make")
+    (one,) = found.readings
+    assert (one.verdict, one.undecided) == ("cannot tell", one.pairs)
+    assert one.why.startswith("seeds make no difference")
+
+
+def test_coarse_scores_of_equal_recipes_are_not_told_apart_by_luck():
+    rng, told, n = np.random.default_rng(9), 0, 2000
+    for value_RK in np.round(rng.normal(50, 1, (n, 2, 2))):  # accuracies of a hundred questions
+        gap = np.array(value_RK[0].mean() - value_RK[1].mean())
+        low, high = difference_interval(gap, paired_noise(value_RK), np.array(2), np.array(2))
+        told += not low <= 0 <= high
+    assert told / n <= 0.05 + bound(0.05, n)
 
 
 @pytest.mark.parametrize("windows_sd", [0.05, 0.3, 1.0])
@@ -122,6 +176,24 @@ def test_two_recipes_are_the_paired_t_interval():
     assert seed_noise(value_RK).sd > 2 * paired_noise(value_RK).sd  # what a seed does to both alike falls out
     value_RK[1, 4] = np.nan
     assert paired_noise(value_RK) == seed_noise(value_RK)
+
+
+def test_the_interval_of_one_recipe_is_the_t_interval_of_its_seeds():
+    losses = np.array([4.1, 4.3, 4.0])
+    (point,) = (
+        study := measurements_of([replace(row("random", k, v), stderr=0) for k, v in enumerate(losses)])
+    ).checkpoints
+    score = point.scores["hq_perplexity"]
+    reach = ttest_1samp(losses, 0).confidence_interval(0.95).high - losses.mean()
+    assert np.log([score.low, score.high]) == pytest.approx(np.log(score.value) + np.array([-reach, reach]))
+    assert run_noise(study, "t5-tiny") == {"hq_perplexity": pytest.approx(score.value * reach / norm.ppf(0.975))}
+
+
+def test_noise_is_not_taken_from_runs_of_other_rates_that_ended_early():
+    made = simulated(np.random.default_rng(4), ("random", "ask-llm"), 3)
+    short = [replace(row("dsir", k, 3 + k), rate=0.4, step=100) for k in range(3)]
+    alone, beside = (compare(measurements_of(r), "t5-tiny", 0.2, "hq_perplexity") for r in (made, made + short))
+    assert beside.noise == alone.noise
 
 
 def test_one_seed_decides_only_with_a_level_of_its_own_settings_and_tokens():

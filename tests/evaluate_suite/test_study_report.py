@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import measurements_of
-from evaluate_suite.report.tables import contamination_table
+from evaluate_suite.report.tables import contamination_table, main_table
 from evaluate_suite.report.verdicts import coverage, flat, methods, table_rate, verdicts
 
 
@@ -172,3 +173,16 @@ def test_opens_in_a_browser_without_a_word_and_sorts(page):
     values = [float(value) for value in re.findall(r'<tr><th[^>]*>.*?<td data-value="([^"]+)"', table)]
     assert values == sorted(values, reverse=True)
     assert len(values) == 5
+
+
+def test_over_scaling_of_a_run_that_ended_early_is_not_compared(seeded):
+    """At a rate of 0.4 it would be better than everything, had it not been trained on other amounts."""
+    early = [replace(r, step=900_000) if (r.sampler, r.model) == (NAMES[2], "t5-small") else r for r in seeded.rows]
+    for study, compared in ((seeded, True), (measurements_of(early), False)):
+        (said,) = verdicts(study, outcomes(study), "t5-small", 0.4).values()
+        sentence = "Not compared: Ask-LLM (XL), which ends at step 900,000 of 1,000,000."
+        assert (sentence in said) is not compared
+        assert any(one.startswith(("Better", "Cannot", "Worse")) and "(XL)" in one for one in said) is compared
+        lines = main_table(study, outcomes(study), "t5-small", 0.4).rows
+        (line,) = (line for line in lines if line[0].text == "Ask-LLM (XL)")
+        assert compared or not any(cell.best for cell in line)

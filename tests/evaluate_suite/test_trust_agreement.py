@@ -161,9 +161,13 @@ def test_a_score_that_knows_only_the_domain_is_no_more_than_chance_within_it():
 
 
 def test_a_stratum_of_one_label_has_no_agreement():
-    found = agreements(documents([0, 1, 0, 1, 1, 1], stratum=[0, 0, 0, 0, 1, 1], score=[1, 2, 2, 3, 1, 2]))
-    assert found.scores["score"].strata["s1"] is None
+    label = [*[0, 1, 0, 1] * 6, 1, 1, *[0] * 20, *[1] * 9]
+    score = [*[1, 2, 2, 3] * 6, 1, 2, *range(29)]
+    stratum = [*[0] * 24, *[1] * 2, *[2] * 29]
+    found = agreements(documents(label, stratum=stratum, score=score))
     assert found.scores["score"].strata["s0"].value == pytest.approx(3.5 / 4)
+    assert found.scores["score"].strata["s1"] is None
+    assert found.scores["score"].strata["s2"] is None  # nine good ones of 29, which no interval can be made from
 
 
 def test_pairs_of_scorers():
@@ -231,14 +235,32 @@ def test_what_cannot_be_compared_is_refused():
         documents([1, 1, 1], score=[1, 2, 3])
     with pytest.raises(InvalidScore, match="no scores"):
         documents([0, 1, 1])
-    with pytest.raises(InvalidCut, match="flat: all 3 labelled documents have the same score 2"):
-        agreements(documents([0, 1, 1], flat=[2, 2, 2]))
+    with pytest.raises(InvalidCut, match="flat: all 20 labelled documents have the same score 2"):
+        agreements(documents([0, 1] * 10, flat=[2] * 20))
+    with pytest.raises(InvalidScore, match="cannot be called 'length alone'"):
+        agreements(documents([0, 1] * 10, **{"length alone": range(20)}))
+
+
+@pytest.mark.parametrize("label", [[0, 1, 1], [0] * 91 + [1] * 9, [0] * 91 + [1, 2, 3] * 3])
+def test_so_few_labels_that_a_score_agrees_by_luck_are_refused(label):
+    with pytest.raises(InvalidCut, match="labelled documents have another label than most, and intervals need 10"):
+        agreements(documents(label, score=range(len(label))))
+
+
+def test_scores_that_know_nothing_seldom_leave_chance_out_with_the_fewest_labels():
+    rng, apart = np.random.default_rng(8), 0
+    for _ in range(100):
+        (one,) = agreements(documents([0] * 90 + [1] * 10, score=rng.normal(size=100))).scores.values()
+        apart += not one.overall.low <= 0.5 <= one.overall.high
+    assert apart <= 5 + 4 * (100 * 0.05 * 0.95) ** 0.5
 
 
 def test_without_a_length_nothing_is_said_of_it():
-    found = agreements(documents([0, 1, 1, 0], score=[1, 2, 3, 0]))
+    found = agreements(documents([0, 1, 1, 0] * 5, score=[1, 2, 3, 0] * 5))
     assert (found.length, found.scores["score"].above_length, found.scores["score"].length_fixed) == (None, None, None)
-    assert found.labels == {0.0: 2, 1.0: 2}
+    assert found.labels == {0.0: 10, 1.0: 10}
+    found = agreements(documents([0, 1, 1, 0] * 5, length=[7] * 20, score=[1, 2, 3, 0] * 5))
+    assert (found.length, found.scores["score"].length_fixed) == (None, None)
 
 
 def test_saturation_counts_documents_that_cannot_be_told_apart():

@@ -129,6 +129,36 @@ def test_calibrated_scores_compare_across_domains_and_are_cut(web, tmp_path, cap
     assert "calibrate, mean label" in capsys.readouterr().out
 
 
+def test_the_verdict_names_strata_without_a_label_and_scores_against_the_labels(web, tmp_path, capsys):
+    rows = [json.loads(line) for line in (web / "labels.jsonl").read_text().splitlines()]
+    turned = [row | {"label": 1 - row["label"], "length": 9} for row in rows if row["label"] is not None]
+    some = [row for row in turned if row["domain"] == "web"]
+    for name, kept in {"turned": turned, "web": some}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    words = ("--strata", web / "domains", "--calibrated", tmp_path / "calibrated")
+    assert run(web / "judge", "--labels", tmp_path / "web.jsonl", *words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Strata with too few labels have the fit of all documents: wiki (0)." in said
+    assert run(web / "judge", "--labels", tmp_path / "turned.jsonl", "--stratum", "domain", "--length", "length") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Within strata it orders documents against the labels, 0." in said
+    assert "All labelled documents have the same length" in said
+
+
+def test_low_scores_that_are_good_have_high_calibrated_ones(web, tmp_path, capsys):
+    store = ScoreStore.open(str(web / "length"))
+    middle = np.median(store.tokens)
+    rows = [
+        {"id": i, "label": int(t > middle)} for i, t in zip(store.column("id"), store.tokens.tolist(), strict=True)
+    ]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(web / "length", "--labels", tmp_path / "long.jsonl", "--calibrated", tmp_path / "calibrated") == 0
+    made = ScoreStore.open(str(tmp_path / "calibrated"))
+    assert (np.diff(made.scores[np.argsort(store.scores)]) <= 0).all()
+    assert made.scores.min() == pytest.approx(0, abs=1e-3)
+    assert made.scores.max() == pytest.approx(1, abs=1e-3)
+
+
 def test_a_calibrated_store_of_other_labels_is_refused(web, tmp_path, capsys):
     words = (web / "judge", "--calibrated", tmp_path / "calibrated", "--labels")
     assert run(*words, web / "labels.jsonl") == 0
@@ -150,6 +180,7 @@ def test_a_calibrated_store_of_other_labels_is_refused(web, tmp_path, capsys):
         (("{web}/judge", "{web}/judge/", "--labels", "{web}/labels.jsonl"), "given twice"),
         (("{web}/judge", "--labels", "{web}/labels.jsonl", "--column", "grade"), "no column 'grade'"),
         (("{web}/judge", "--labels", "{web}/labels.jsonl", "--grades", "good"), "is not LABEL=SCORE"),
+        (("{web}/judge", "--labels", "{web}/labels.jsonl", "--grades", "0=nan,1=1"), "with a finite score"),
         (
             ("{web}/judge", "{web}/length", "--labels", "{web}/labels.jsonl", "--calibrated", "{web}/c"),
             "--calibrated is of one score store, and 2 are given",
