@@ -231,14 +231,19 @@ def score(
 
 
 def _contaminated(store: ScoreStore) -> str:
-    """Say how many documents hold questions of evaluation sets, and of which."""
+    """Say how many documents hold questions of evaluation sets, of which, and how many could be found at all."""
     from pipeline_steps.scorers.contamination import overlaps
 
-    some_N, by_set = overlaps(store)
-    counts = {name: int(own_N.sum()) for name, own_N in by_set.items()}
+    found = overlaps(store)
+    counts = {name: int(own_N.sum()) for name, own_N in found.by_set.items()}
     most = sorted((name for name in counts if counts[name]), key=lambda name: (-counts[name], name))
     said = ", ".join(f"{name} {counts[name]:,}" for name in most)
-    return f"{int(some_N.sum()):,} hold questions of evaluation sets{f': {said}' if said else ''}"
+    items, long = (sum(counts) for counts in zip(*found.items.values(), strict=True))
+    none = ", ".join(name for name, (_, findable) in found.items.items() if not findable)
+    return (
+        f"{int(found.some.sum()):,} hold questions of evaluation sets{f': {said}' if said else ''}\n"
+        f"{long:,} of {items:,} questions are long enough to be found{f', and none of {none}' if none else ''}"
+    )
 
 
 def select(

@@ -56,6 +56,7 @@ def test_from_a_crawl_to_a_dataset_without_questions(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "100 documents scored" in said
     assert "3 hold questions of evaluation sets: owls 3" in said
+    assert "1 of 1 questions are long enough to be found\n" in said
     store = ScoreStore.open(str(work / "scores" / "contamination"))
     select = ["select", "--corpus", folder / "crawl", "--scores", store.path, "--mode", "random", "--exclude"]
     assert main([*map(str, [*select, store.path, "--rate", 0.5, "--output", output])]) == 0
@@ -70,10 +71,12 @@ def test_from_a_crawl_to_a_dataset_without_questions(folder, tmp_path, capsys):
     assert "holds 97 that are not excluded" in capsys.readouterr().err
 
 
-def test_tasks_of_the_registry_are_read_from_the_data_root(folder, tmp_path, data_root):
+def test_tasks_of_the_registry_are_read_from_the_data_root(folder, tmp_path, data_root, capsys):
     options = ("--evaluations", "early_signal", "boolq", "--data-root", data_root, "--words", 8)
     assert score(folder, tmp_path, *options) == 0
     header = load_index(str(tmp_path / "evaluations")).header
+    assert "and none of " in (said := capsys.readouterr().out)
+    assert "mmlu_cloze" in said.rpartition("none of ")[2]
     assert header["words"] == 8
     assert {"boolq", "hellaswag", "arc_easy", "mmlu_cloze"} <= header["evaluations"].keys()
     assert header["evaluations"]["boolq"] == [6, 6]
@@ -202,6 +205,10 @@ def test_the_report_says_what_selections_hold(folder, tmp_path):
     lines = (tmp_path / "b.md").read_text().splitlines()
     (whole,) = (line for line in lines if line.startswith("| All documents"))
     assert [cell.strip() for cell in whole.split("|")[2:-1]] == ["100", "–", "–"]
+    alone = given | {"selections": {}}
+    list(write_report(ReportSettings(output=str(tmp_path / "d.md"), contamination=contamination, **alone)))
+    (whole,) = (line for line in (tmp_path / "d.md").read_text().splitlines() if line.startswith("| All documents"))
+    assert [cell.strip() for cell in whole.split("|")[2:-1]] == ["100", "3", "3.000", "3"]
     keys = str(tmp_path / "scores" / "keys")
     with pytest.raises(StoreMismatch, match="say nothing of evaluation sets"):
         list(write_report(ReportSettings(output=str(tmp_path / "c.md"), contamination=keys, **given)))
