@@ -233,7 +233,8 @@ class FoundCut:
 
     def _whole_amounts(self) -> list[int]:
         """Return what to keep of each stratum, or of the whole corpus, unless a mixture says otherwise."""
-        amounts = [self.cut.asked(size) for size in self.strata.sizes.values()]
+        excludes = self.strata.excludes  # a label whose documents are all excluded is as if it were not there
+        amounts = [0 if excludes and not size else self.cut.asked(size) for size in self.strata.sizes.values()]
         for (name, size), amount in zip(self.strata.sizes.items(), amounts, strict=True):
             if self.cut.k is not None and self.cut.is_plain and amount > size:
                 where = f" of {name!r}" if name else ""

@@ -11,6 +11,7 @@ from synthetic_study import rows as result_rows
 from evaluate_suite.report import ReportSettings, write_report
 from evaluate_suite.results import write_results
 from launch.cli import main
+from launch.commands.select import _spelled_exclusion
 from launch.plan import Plan
 from launch.study_file import parse_study
 from pipeline_steps import ScoreStore, Selection
@@ -90,6 +91,9 @@ def test_tasks_of_the_registry_are_read_from_the_data_root(folder, tmp_path, dat
         (["--evaluations", "mmul"], "did you mean mmlu?"),
         (["--evaluations", "c4_perplexity"], "has no scored questions"),
         (["--evaluation-texts", "owls=nowhere.jsonl"], "nowhere.jsonl"),
+        (["--evaluation-texts", "owls=a.jsonl", "owls=b.jsonl"], "'owls' is there twice"),
+        (["--words", "8"], "give --evaluations or --evaluation-texts"),
+        (["--evaluations", "mmlu", "--evaluation-text-key", "q"], "is of --evaluation-texts"),
         (["--evaluations", "mmlu", "--words", "0"], "words"),
         (["--evaluations", "mmlu", "--data-root", "nowhere"], "nowhere"),
     ],
@@ -99,10 +103,25 @@ def test_what_cannot_be_looked_for_is_refused(folder, tmp_path, capsys, words, s
     assert said in capsys.readouterr().err
 
 
+def test_questions_may_stand_in_a_column_of_another_name(folder, tmp_path, capsys):
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": QUESTION}) + "\n")
+    texts = ("--evaluation-texts", f"owls={tmp_path / 'q.jsonl'}", "--evaluation-text-key", "question")
+    assert score(folder, tmp_path / "work", *texts) == 0
+    assert "owls 3" in capsys.readouterr().out
+
+
+def test_one_exclusion_has_one_spelling(folder):
+    for text in ("s", "s/", "s:0", "s/:0.0", "s:-0.0"):
+        assert _spelled_exclusion(text) == "s:0"
+    assert _spelled_exclusion("s/:0.123456789") == _spelled_exclusion("s:0.123456789") == "s:0.123456789"
+
+
 def test_other_samplers_look_for_no_questions(folder, tmp_path, capsys):
     words = ["score", "--corpus", folder / "crawl", "--sampler", "random", "--output", tmp_path / "new"]
     assert main([*map(str, words), "--evaluations", "mmlu"]) == 2
     assert "random looks for no questions" in capsys.readouterr().err
+    assert main([*map(str, words), "--words", "8"]) == 2
+    assert "--words and --evaluation-text-key are of evaluation sets" in capsys.readouterr().err
 
 
 def study(folder, output, more="", rest=""):

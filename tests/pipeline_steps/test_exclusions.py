@@ -111,6 +111,18 @@ def test_a_cut_that_excludes_nothing_is_the_cut_it_was(folder):
         )
 
 
+@pytest.mark.parametrize("shape", [{}, {"upsample": UpsamplingCurve(0.2, 3)}, {"copies": {0: 1, 3: 2}}])
+def test_a_label_that_is_wholly_excluded_is_as_if_it_were_not_there(tmp_path, shape):
+    """MetadataScorer's scores of wiki are all bad; k is of each label that is left."""
+    whole = [row | {"bad": int(row["label"] == "wiki")} for row in rows()]
+    write(tmp_path / "whole", whole)
+    write(tmp_path / "clean", (row for row in whole if not row["bad"]))
+    cut = Cut("top", k=6, **shape)
+    found = kept(tmp_path, "whole", cut, True, exclude=[str(tmp_path / "whole" / "bad")])
+    assert found == kept(tmp_path, "clean", cut, True)
+    assert sum(found.values()) == 6
+
+
 @pytest.mark.parametrize("filter", [TopKFilter, IPSFilter])
 def test_filters_keep_exactly_k_of_what_remains_for_any_number_of_tasks(folder, filter):
     whole = folder / "whole"
