@@ -193,6 +193,8 @@ def test_studies_without_it_are_what_they_were(folder, tmp_path):
         ("contamination: {}", "needs tasks or texts"),
         ("contamination: {tasks: [mmul]}", "did you mean mmlu"),
         ("contamination: {tasks: [ax]}", "no scored questions"),
+        ("contamination: {texts: {boolq: a.jsonl}}", "boolq is a task or suite of the registry"),
+        ("contamination: {texts: {qa: a.jsonl}}", "qa is a task or suite of the registry"),
         ("contamination: {tasks: [mmlu], words: 0}", "words"),
         ("contamination: {tasks: [mmlu], exclude: -1}", "exclude"),
         ("contamination: {tasks: [mmlu], exclud: 1}", "did you mean exclude"),
