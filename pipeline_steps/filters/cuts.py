@@ -56,6 +56,9 @@ class FoundCut:
         exclude: documents that are left out, each as `Exclusion.of` takes it: "FOLDER" or "FOLDER:THRESHOLD". Every
             amount is of what remains.
 
+    Attributes:
+        digest: of all that decides the cut: its settings, scores, labels and exclusions.
+
     Raises:
         InvalidCut: more asked for than there is, a token budget on a store without token counts, or a mixture
             without labels or of labels that are not there.
@@ -76,7 +79,8 @@ class FoundCut:
         }
         if self.strata.excludes:
             made_from["exclude"] = self.strata.exclusions()
-        self.path = f"{store.path}/cuts/{digest(canonical(made_from))}.json"
+        self.digest = digest(canonical(made_from))
+        self.path = f"{store.path}/cuts/{self.digest}.json"
         found = _read_published(self.path)
         if found is None:
             found = made_from | self._find()
