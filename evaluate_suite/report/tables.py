@@ -272,8 +272,8 @@ def contamination_table(selections: Mapping[str, np.ndarray], found: Overlaps | 
             cells += [number(int((own & mask).sum()), 0) for own in suites.values()]
         rows.append(tuple(cells))
     notes = (
-        "A document counts if it has as many words in a row in common with a question as the scores of contamination "
-        f"say. Shorter questions are not found: {_findable(found.items)}."
+        f"A document counts if it has {found.words} words in a row in common with a question. Of the questions, these "
+        f"are long enough to be found: {_findable(found.items)}."
         if found
         else "The corpus was not searched for questions of evaluation sets; a study's section contamination does so."
     )
@@ -294,7 +294,7 @@ def _findable(items: Mapping[str, tuple[int, int]]) -> str:
     """Say how many questions of each suite are long enough to be found."""
     counts = _by_suite({name: np.array(numbers) for name, numbers in items.items()}, np.add)
     names = SUITES | EXTRA_SUITES
-    return ", ".join(f"{names.get(suite, suite)} has {long:,} of {all_:,}" for suite, (all_, long) in counts.items())
+    return ", ".join(f"{names.get(suite, suite)} {long:,} of {all_:,}" for suite, (all_, long) in counts.items())
 
 
 def task_table(study: StudyResults, model: str, rate: float) -> Table:

@@ -209,11 +209,13 @@ class Overlaps:
         some: whether a document shares an n-gram with any item: bool [N].
         by_set: whether it shares one with an item of each set: bool [N] by name.
         items: how many items each set has, and how many of those are long enough to be found.
+        words: how many words in a row a document shares with an item that it overlaps.
     """
 
     some: np.ndarray
     by_set: Mapping[str, np.ndarray]
     items: Mapping[str, tuple[int, int]]
+    words: int
 
 
 def overlaps(store: ScoreStore) -> Overlaps:
@@ -235,4 +237,5 @@ def overlaps(store: ScoreStore) -> Overlaps:
             for name in value.split():
                 found[name][start : start + size] |= index_N == number
         start += size
-    return Overlaps(store.scores > 0, found, {name: (items, long) for name, (items, long) in counted.items()})
+    items = {name: (number, long) for name, (number, long) in counted.items()}
+    return Overlaps(store.scores > 0, found, items, store.made["words"])

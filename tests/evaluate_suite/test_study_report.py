@@ -75,7 +75,7 @@ def test_every_section_is_there(page):
 
 def test_the_page_says_what_selections_hold_of_evaluation_sets(study):
     selections = {EVIL: np.arange(10) < 4}
-    found = Overlaps(np.arange(10) < 1, {EVIL: np.arange(10) < 1}, {EVIL: (2, 1)})
+    found = Overlaps(np.arange(10) < 1, {EVIL: np.arange(10) < 1}, {EVIL: (2, 1)}, 12)
     scorers = Scorers(selections=selections, contamination=contamination_table(selections, found))
     page = render(study, outcomes(study), [], scorers, Words())
     check_well_formed(page)

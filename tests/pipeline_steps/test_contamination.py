@@ -204,6 +204,7 @@ def test_which_documents_overlap_which_sets(crawl, tmp_path, index):
     assert found.some.tolist() == (store.scores > 0).tolist()
     assert {name: int(mask.sum()) for name, mask in found.by_set.items()} == {"owls": 7, "trolls": 0, "niños": 0}
     assert found.items == {"owls": (1, 1), "trolls": (2, 1), "niños": (1, 1)}
+    assert found.words == 12
     frame = store.to_arrow().to_pandas()
     assert set(frame["evaluations"]) == {"", "owls"}
 
