@@ -18,8 +18,9 @@ from evaluate_suite.data import Row, load_split
 from evaluate_suite.registry import EvaluationTask, tasks_with_questions
 from pipeline_steps.credentials import NoCredentials
 from pipeline_steps.engines.models import require
-from pipeline_steps.errors import CorpusError, InvalidCut
+from pipeline_steps.errors import CorpusError, InvalidCut, WinnowError
 from pipeline_steps.scorers.contamination import ANSWER, EVALUATION
+from pipeline_steps.terminal import one_line
 
 
 Item = tuple[str, str]
@@ -77,7 +78,7 @@ class EvaluationItems(NoCredentials, PipelineStep):
         for task in tasks_with_questions(self.tasks):
             for part in task.parts or (task.config,):
                 for number, row in enumerate(_rows(task, part, self.data_root)):
-                    for place, (question, answer) in enumerate(items_of(task, row)):
+                    for place, (question, answer) in enumerate(_checked_items(task, part, number, row)):
                         name = f"{task.name}/{part}/{number}/{place}"
                         yield Document(question, name, metadata={EVALUATION: task.name, ANSWER: answer})
 
@@ -105,6 +106,20 @@ class NamedItems(PipelineStep):
             yield doc
 
 
+def _checked_items(task: EvaluationTask, part: str, number: int, row: Row) -> list[Item]:
+    """Return the items of a row. Raises CorpusError if it lacks a column, or its label is none of its options."""
+    try:
+        return list(items_of(task, row))
+    except WinnowError:
+        raise
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else one_line(str(error))
+        raise CorpusError(
+            f"{task.name}, {part}, row {number + 1:,}: its question or answer cannot be told ({reason}); its columns "
+            f"are {', '.join(map(str, row))}. Download the data set again, or give another --data-root"
+        ) from error
+
+
 def items_of(task: EvaluationTask, row: Row) -> Iterator[Item]:
     """Yield the questions and answers of a row; InvalidCut names the columns of a row that has no known question."""
     if task.protocol == "finetune":
@@ -121,6 +136,8 @@ def items_of(task: EvaluationTask, row: Row) -> Iterator[Item]:
             (str(text), answer if number == row["gold"] else "") for number, text in enumerate(row[columns[0]])
         )
         return
+    if "option1" in row:  # whose blank, which is no word, stands for the answer
+        yield str(row[columns[0]]).replace("_", answer), ""
     # UnifiedQA writes line breaks out
     yield " ".join(str(row[name]) for name in columns).replace("\\n", "\n"), answer
 
@@ -139,8 +156,10 @@ def _answer(row: Row) -> str:
     if isinstance(choices, dict):
         return str(choices["text"][list(choices["label"]).index(row["answerKey"])])
     if choices:
-        right = next(row[name] for name in ("gold", "answer", "label") if name in row)
-        return str(choices[int(right)])
+        right = int(next((row[name] for name in ("gold", "answer", "label") if name in row), -1))
+        if right < 0:
+            raise IndexError("no option is said to be the right one")
+        return str(choices[right])
     for option in _options(row):
         if option in row:
             return str(row[option])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from evaluate_suite.registry import all_tasks, tasks_with_questions
+from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks, tasks_with_questions
 from evaluate_suite.results import MACRO
 from launch.yaml_places import nearest, refusal, short
 from pipeline_steps.errors import InvalidCut
@@ -148,6 +148,8 @@ class Contamination(Section):
     def _something(self) -> Contamination:
         if not self.tasks and not self.texts:
             raise refusal("contamination needs tasks or texts, to look for their questions: add one", "tasks")
+        if taken := self.texts.keys() & (all_tasks().keys() | SUITES.keys() | EXTRA_SUITES.keys()):
+            raise refusal(f"{min(taken)} is a task or suite of the registry: give the set another name", "texts")
         return self
 
 

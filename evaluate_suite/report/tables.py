@@ -248,13 +248,13 @@ def contamination_table(selections: Mapping[str, np.ndarray], found: Overlaps | 
     """Show how many documents of a corpus and of selections hold questions of evaluation sets, in all and by suite.
 
     Args:
-        selections: bool [N] by name, of one corpus.
+        selections: bool [N] by name, of one corpus; there may be none if `found` is given.
         found: of the corpus, as `pipeline_steps.scorers.contamination.overlaps` returns it; None if nobody looked.
     """
-    size = next(iter(selections.values())).size
+    size = next(iter(selections.values())).size if found is None else found.some.size
     masks = {"All documents": np.ones(size, dtype=bool)}
     masks |= {label(name): selections[name] for name in ordered(selections)}
-    suites = {} if found is None else _by_suite(found[1])
+    suites = {} if found is None else _by_suite(found.by_set)
     columns = (
         Column("Selection"),
         Column("Documents"),
@@ -268,27 +268,34 @@ def contamination_table(selections: Mapping[str, np.ndarray], found: Overlaps | 
         if found is None:
             cells += [NOTHING, NOTHING]
         else:
-            held = int((found[0] & mask).sum())
+            held = int((found.some & mask).sum())
             cells += [number(held, 0), number(100 * held / max(int(mask.sum()), 1), 3)]
             cells += [number(int((own & mask).sum()), 0) for own in suites.values()]
         rows.append(tuple(cells))
     notes = (
-        "A document counts if it has as many words in a row in common with a question as the scores of contamination "
-        "say; questions that are shorter are not found."
+        f"A document counts if it has {found.words} words in a row in common with a question. Of the questions, these "
+        f"are long enough to be found: {_findable(found.items)}."
         if found
         else "The corpus was not searched for questions of evaluation sets; a study's section contamination does so."
     )
     return Table("Documents that hold questions of evaluation sets", columns, tuple(rows), (notes,))
 
 
-def _by_suite(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return which documents overlap any set of a suite, in the suites' order; other sets stand for themselves."""
+def _by_suite(found: Mapping[str, np.ndarray], join: np.ufunc = np.logical_or) -> dict[str, np.ndarray]:
+    """Return the arrays of sets joined by suite, in the suites' order; other sets stand for themselves."""
     tasks, masks = all_tasks(), dict[str, np.ndarray]()
     for name, mask in found.items():
         suite = tasks[name].suite if name in tasks else name
-        masks[suite] = mask | masks[suite] if suite in masks else mask
+        masks[suite] = join(mask, masks[suite]) if suite in masks else mask
     known = [suite for suite in (*SUITES, *EXTRA_SUITES) if suite in masks]
     return {suite: masks[suite] for suite in [*known, *sorted(masks.keys() - set(known))]}
+
+
+def _findable(items: Mapping[str, tuple[int, int]]) -> str:
+    """Say how many questions of each suite are long enough to be found."""
+    counts = _by_suite({name: np.array(numbers) for name, numbers in items.items()}, np.add)
+    names = SUITES | EXTRA_SUITES
+    return ", ".join(f"{names.get(suite, suite)} {long:,} of {all_:,}" for suite, (all_, long) in counts.items())
 
 
 def task_table(study: StudyResults, model: str, rate: float) -> Table:

@@ -119,7 +119,8 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     study = settings.measurements
     stores = _open_stores(settings)
     selections = _open_selections(settings, stores)
-    contamination = contamination_table(selections, _overlaps(settings, selections)) if selections else None
+    overlap = _overlaps(settings, selections)
+    contamination = contamination_table(selections, overlap) if selections or overlap else None
     found = outcomes(study)
     words = Words(_facts(settings, stores), settings.notes)
     scores = {name: store.scores for name, store in stores.items()}

@@ -28,7 +28,11 @@ def _each(check: Callable[[str], object]) -> Callable[[Any, Any], None]:
 
 
 def _named(kind: Any, words: Sequence[Token]) -> list[tuple[str, str]]:
-    return [named_place(word.value) for word in words]
+    pairs = [named_place(word.value) for word in words]
+    names = [name for name, _ in pairs]
+    if twice := [name for at, name in enumerate(names) if name in names[:at]]:
+        raise ValueError(f"{twice[0]!r} is there twice: give each name once")
+    return pairs
 
 
 def _valued(kind: Any, words: Sequence[Token]) -> list[tuple[str, str]]:

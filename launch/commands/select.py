@@ -170,6 +170,7 @@ class Evaluations:
     Attributes:
         evaluations: tasks or suites (winnow evaluate --list) whose questions are looked for.
         evaluation_texts: further sets of questions: files, folders or globs of rows with a text, and an answer if any.
+        evaluation_text_key: column of the questions in these files.
         data_root: folder of the tasks' data sets, laid out as on the Hub; if not given, the Hub.
         words: words in a row that a document must share with a question.
     """
@@ -178,15 +179,27 @@ class Evaluations:
     evaluation_texts: Annotated[NamedPlaces, Parameter(metavar="NAME=PATH"), _EVALUATIONS] = field(
         default_factory=list
     )
+    evaluation_text_key: Annotated[str, NAME, _EVALUATIONS] = "text"
     data_root: Annotated[str | None, PLACE, _EVALUATIONS] = None
     words: Annotated[int, _EVALUATIONS] = 12
 
     def section(self) -> dict[str, Any]:
-        """Return the section of a study file; nothing if no set is named."""
+        """Return the section of a study file; nothing if no set is named.
+
+        Raises WinnowError if other flags are given without a set.
+        """
         texts = dict(self.evaluation_texts)
         if not self.evaluations and not texts:
+            if self != Evaluations():
+                raise WinnowError(
+                    "--data-root, --words and --evaluation-text-key are of evaluation sets: give --evaluations or "
+                    "--evaluation-texts, or leave them out"
+                )
             return {}
+        if not texts and self.evaluation_text_key != "text":
+            raise WinnowError("--evaluation-text-key is of --evaluation-texts: give some, or leave it out")
         said = {"tasks": self.evaluations, "texts": texts, "data_root": self.data_root, "words": self.words}
+        said["text_key"] = self.evaluation_text_key if self.evaluation_text_key != "text" else None
         return {"contamination": {name: value for name, value in said.items() if value not in ([], {}, None)}}
 
 
@@ -231,14 +244,19 @@ def score(
 
 
 def _contaminated(store: ScoreStore) -> str:
-    """Say how many documents hold questions of evaluation sets, and of which."""
+    """Say how many documents hold questions of evaluation sets, of which, and how many could be found at all."""
     from pipeline_steps.scorers.contamination import overlaps
 
-    some_N, by_set = overlaps(store)
-    counts = {name: int(own_N.sum()) for name, own_N in by_set.items()}
+    found = overlaps(store)
+    counts = {name: int(own_N.sum()) for name, own_N in found.by_set.items()}
     most = sorted((name for name in counts if counts[name]), key=lambda name: (-counts[name], name))
     said = ", ".join(f"{name} {counts[name]:,}" for name in most)
-    return f"{int(some_N.sum()):,} hold questions of evaluation sets{f': {said}' if said else ''}"
+    items, long = (sum(counts) for counts in zip(*found.items.values(), strict=True))
+    none = ", ".join(name for name, (_, findable) in found.items.items() if not findable)
+    return (
+        f"{int(found.some.sum()):,} hold questions of evaluation sets{f': {said}' if said else ''}\n"
+        f"{long:,} of {items:,} questions are long enough to be found{f', and none of {none}' if none else ''}"
+    )
 
 
 def select(
@@ -352,7 +370,7 @@ def _spelled_exclusion(text: str) -> str:
     from pipeline_steps.filters.cut_settings import Exclusion
 
     found = Exclusion.of(text)
-    return f"{found.scores}:{found.threshold:g}" if float(f"{found.threshold:g}") == found.threshold else text
+    return f"{found.scores}:{repr(found.threshold + 0.0).removesuffix('.0')}"
 
 
 def _cut(cutting: Cutting, shaping: Shaping, mode: str) -> Cut:

@@ -16,7 +16,7 @@ from launch.datasets.columns import KEEP, Row, unify
 from launch.datasets.parts import read_rows
 from launch.datasets.settings import COUNT
 from launch.datasets.unfinished import Step, Unfinished
-from pipeline_steps.errors import CorpusError
+from pipeline_steps.errors import CorpusError, StoreMismatch
 from pipeline_steps.filters.cuts import FoundCut
 from pipeline_steps.filters.kept_rows import KeptRows
 from pipeline_steps.readers.corpus import ROW, CorpusFiles
@@ -59,6 +59,11 @@ def _write_rows(dataset: Unfinished, groups: Sequence[int], bad_rows: str | None
     settings = dataset.settings
     labels = LabelStore.open(settings.labels) if settings.labels else None
     cut = FoundCut(ScoreStore.open(dataset.scores), settings.cut, labels, settings.exclude)
+    if cut.digest != dataset.fingerprint:  # its selection is of other documents than the rows would be
+        raise StoreMismatch(
+            f"{dataset.scores}, the labels or what is excluded has changed since {dataset.work} was begun: give the "
+            "same command again, which begins anew"
+        )
     is_parquet = settings.format == "parquet"
     for group in groups:
         schema = _source_schema(dataset, group) if is_parquet and dataset.kind in TYPED else None

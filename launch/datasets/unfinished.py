@@ -26,7 +26,7 @@ from launch.datasets.columns import KEEP, Row, unify
 from launch.datasets.parts import LEVEL, SCRATCH_LEVEL, Form, WrittenFile, write_parts
 from launch.datasets.settings import DatasetSettings
 from pipeline_steps.errors import CorpusError, InvalidCut, StoreDamaged, StoreIncomplete, StoreMismatch, WinnowError
-from pipeline_steps.filters.cuts import Cut, select
+from pipeline_steps.filters.cuts import Cut, FoundCut, select
 from pipeline_steps.readers.corpus import CorpusFiles, list_corpus, refuse_changed_files
 from pipeline_steps.readers.reading import Reading
 from pipeline_steps.scorers.metadata import LabelStore
@@ -52,7 +52,7 @@ class Unfinished:
         kind: of those files, as `CorpusFiles` names it.
         groups: names of the files that are written together, in the order they are read.
         scores: the score store.
-        fingerprint: of the score store.
+        fingerprint: digest of the found cut: of its scores, labels and exclusions.
         documents: how many the cut keeps, as rows.
     """
 
@@ -237,11 +237,14 @@ def begin(settings: DatasetSettings, scores: str, work: Path) -> None:
         kind=files.kind,
         groups=list(_groups(files, share)) if settings.limit < 0 else [list(files.sizes)],
         scores=scores,
-        fingerprint=store.fingerprint,
+        fingerprint=FoundCut(store, settings.cut, labels, settings.exclude).digest,
         documents=rows,
     )
     if begun is not None and replace(begun, settings=settings) != plan:
-        raise StoreMismatch(f"{settings.corpus} or {scores} has changed since {work} was begun: delete that folder")
+        raise StoreMismatch(
+            f"{settings.corpus}, {scores}, the labels or what is excluded has changed since {work} was begun: delete "
+            "that folder"
+        )
     chosen.save(f"{work}/selection.safetensors")
     plan.save()
     plan.drop_damaged()

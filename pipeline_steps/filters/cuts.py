@@ -56,6 +56,9 @@ class FoundCut:
         exclude: documents that are left out, each as `Exclusion.of` takes it: "FOLDER" or "FOLDER:THRESHOLD". Every
             amount is of what remains.
 
+    Attributes:
+        digest: of all that decides the cut: its settings, scores, labels and exclusions.
+
     Raises:
         InvalidCut: more asked for than there is, a token budget on a store without token counts, or a mixture
             without labels or of labels that are not there.
@@ -76,7 +79,8 @@ class FoundCut:
         }
         if self.strata.excludes:
             made_from["exclude"] = self.strata.exclusions()
-        self.path = f"{store.path}/cuts/{digest(canonical(made_from))}.json"
+        self.digest = digest(canonical(made_from))
+        self.path = f"{store.path}/cuts/{self.digest}.json"
         found = _read_published(self.path)
         if found is None:
             found = made_from | self._find()
@@ -233,7 +237,8 @@ class FoundCut:
 
     def _whole_amounts(self) -> list[int]:
         """Return what to keep of each stratum, or of the whole corpus, unless a mixture says otherwise."""
-        amounts = [self.cut.asked(size) for size in self.strata.sizes.values()]
+        excludes = self.strata.excludes  # a label whose documents are all excluded is as if it were not there
+        amounts = [0 if excludes and not size else self.cut.asked(size) for size in self.strata.sizes.values()]
         for (name, size), amount in zip(self.strata.sizes.items(), amounts, strict=True):
             if self.cut.k is not None and self.cut.is_plain and amount > size:
                 where = f" of {name!r}" if name else ""

@@ -42,6 +42,7 @@ class KeptRows:
         self._claims, self._is_by_key = claims, found.store.is_by_key
         self.score_name = score_name(found.store.made) if found.cut.mode != "random" else None
         self._scored: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+        self._left_out: dict[str, np.ndarray] = {}
         self._source: str | None = None
         self._scored_as = ""
         self._keys: list[int] = []
@@ -77,6 +78,15 @@ class KeptRows:
             self._scored[source] = score_N, self.found.ranks(source) if ranks else None
         score_N, rank_N = self._scored[source]
         return float(score_N[row]), 0 if rank_N is None else int(rank_N[row])
+
+    def is_excluded(self) -> bool:
+        """Return whether the document that was asked for last was left out before the cut."""
+        source, row = self.place
+        if source not in self._left_out:
+            if source == self._scored_as:  # documents come file by file
+                self._left_out.clear()
+            self._left_out[source] = self.found.strata.left_out(source)
+        return bool(self._left_out[source][row])
 
     def _open(self, source: str) -> None:
         """Load the rows of a file.

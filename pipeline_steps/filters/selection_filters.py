@@ -109,6 +109,7 @@ class CutFilter(NoCredentials, BaseFilter):
             of worse scores than the threshold are left out; the amount is of what remains. A store of
             ContaminationScorer leaves out what shares a run of words with evaluation items.
 
+    The reason of a dropped document is "excluded" if `exclude` leaves it out; else it says which cut did not keep it.
     A kept document has its score in its metadata, under the scorer's own key such as "ask_llm", if nothing is there
     already; and its rank under "ask_llm_rank".
 
@@ -163,7 +164,7 @@ class CutFilter(NoCredentials, BaseFilter):
             self._rows = KeptRows(self._find_cut())
         count = self._rows.keeps(doc)
         if not count:
-            return False, self._reason
+            return False, "excluded" if self._rows.is_excluded() else self._reason
         if self._counts is not None:
             self._counts.append(count)
         if self._rows.score_name is not None:

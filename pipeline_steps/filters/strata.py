@@ -89,6 +89,13 @@ class Strata:
             return None
         return self._strata(source, len(self.sizes))
 
+    def left_out(self, source: str) -> np.ndarray:
+        """Return which documents of a source are left out: bool [N]."""
+        if not self.excludes:
+            return np.zeros(self._store.sources[source], dtype=bool)
+        left_out: np.ndarray = self._strata(source, len(self.sizes)) == len(self.sizes)
+        return left_out
+
     def _strata(self, source: str, last: int) -> np.ndarray:
         if self.labels is None:
             strata = np.zeros(self._store.sources[source], dtype=np.intp)

@@ -12,7 +12,7 @@ once punctuation is gone, which takes a tenth of the time of datatrove's spaCy a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,8 +33,6 @@ from pipeline_steps.stores.source_store import Columns
 
 EVALUATION, ANSWER = "evaluation", "answer"
 """Keys of an item's metadata: the set that it belongs to, and the answer that may follow its question."""
-Overlaps = tuple[np.ndarray, dict[str, np.ndarray]]
-"""Which documents of a corpus share an n-gram with an evaluation item, bool [N]; and by name of each set, bool [N]."""
 USUAL_WORDS = 12  # of a run, as of datatrove's NGramsDecontConfig
 _FILE = "evaluation-ngrams.safetensors"
 _MOST_WORDS = 100  # of a run: questions are shorter
@@ -203,8 +201,25 @@ class ContaminationScorer(BaseScorer):
         return np.unique(self._loaded.tensors["ngram"])
 
 
+@dataclass(frozen=True)
+class Overlaps:
+    """The documents of a corpus that overlap evaluation sets, in corpus order.
+
+    Attributes:
+        some: whether a document shares an n-gram with any item: bool [N].
+        by_set: whether it shares one with an item of each set: bool [N] by name.
+        items: how many items each set has, and how many of those are long enough to be found.
+        words: how many words in a row a document shares with an item that it overlaps.
+    """
+
+    some: np.ndarray
+    by_set: Mapping[str, np.ndarray]
+    items: Mapping[str, tuple[int, int]]
+    words: int
+
+
 def overlaps(store: ScoreStore) -> Overlaps:
-    """Return which documents overlap evaluation sets, in corpus order.
+    """Return which documents overlap evaluation sets.
 
     Raises StoreMismatch if the scores are not ContaminationScorer's.
     """
@@ -222,4 +237,5 @@ def overlaps(store: ScoreStore) -> Overlaps:
             for name in value.split():
                 found[name][start : start + size] |= index_N == number
         start += size
-    return store.scores > 0, found
+    items = {name: (number, long) for name, (number, long) in counted.items()}
+    return Overlaps(store.scores > 0, found, items, store.made["words"])

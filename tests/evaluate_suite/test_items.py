@@ -25,7 +25,10 @@ def test_every_scored_task_has_items(data_root):
         ("a fox slept in a barn for 2 hours (sentence2)", ""),
     ]
     assert found["squad"][0] == ("Who slept?", "a fox")
-    assert found["winogrande"][0] == ("The fox saw the owl 0 times because _ was hungry.", "the fox")
+    assert found["winogrande"][:2] == [
+        ("The fox saw the owl 0 times because the fox was hungry.", ""),
+        ("The fox saw the owl 0 times because _ was hungry.", "the fox"),
+    ]
 
 
 ROWS = {
@@ -87,6 +90,23 @@ def test_rows_that_hold_no_question_are_named(tmp_path):
         list(items_of(all_tasks()["piqa"], {"Goal": "g", "label": 0}))
     with pytest.raises(CorpusError, match="mmlu"):
         list(EvaluationItems(["anatomy"], str(tmp_path)).run())
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("arc_easy", {"question": "q", "choices": {"text": ["x"], "label": ["A"]}, "answerKey": ""}, "not in list"),
+        ("hellaswag", {"ctx_a": "a", "ctx_b": "b", "endings": ["x", "y"], "label": ""}, "invalid literal"),
+        ("hellaswag", {"ctx_a": "a", "ctx_b": "b", "endings": ["x", "y"], "label": "-1"}, "no option is said"),
+        ("hellaswag", {"ctx_a": "a", "ctx_b": "b", "endings": ["x", "y"], "label": "2"}, "out of range"),
+        ("core_copa", {"query": "q", "choices": ["a"]}, "no option is said"),
+        ("boolq", {"passage": "p", "label": 1}, "there is no 'question'"),
+    ],
+)
+def test_rows_whose_answer_cannot_be_told_are_named(monkeypatch, name, row, said):
+    monkeypatch.setattr("evaluate_suite.items._rows", lambda *_: [row])
+    with pytest.raises(CorpusError, match=f"{name}, .*row 1: its question or answer cannot be told.*{said}"):
+        list(EvaluationItems([name]).run())
 
 
 def test_named_items_follow_what_came_before():

@@ -19,6 +19,7 @@ from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.tables import contamination_table, main_table
 from evaluate_suite.report.verdicts import coverage, flat, methods, table_rate, verdicts
+from pipeline_steps.scorers.contamination import Overlaps
 
 
 EVIL = "<script>alert('x')</script>"
@@ -75,7 +76,7 @@ def test_every_section_is_there(page):
 
 def test_the_page_says_what_selections_hold_of_evaluation_sets(study):
     selections = {EVIL: np.arange(10) < 4}
-    found = np.arange(10) < 1, {EVIL: np.arange(10) < 1}
+    found = Overlaps(np.arange(10) < 1, {EVIL: np.arange(10) < 1}, {EVIL: (2, 1)}, 12)
     scorers = Scorers(selections=selections, contamination=contamination_table(selections, found))
     page = render(study, outcomes(study), [], scorers, Words())
     check_well_formed(page)

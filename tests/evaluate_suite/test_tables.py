@@ -23,6 +23,7 @@ from evaluate_suite.report.tables import (
     terms_table,
 )
 from pipeline_steps.errors import InvalidCut
+from pipeline_steps.scorers.contamination import Overlaps
 
 
 FEW = ("random", "density", "ask-llm-xl", "a|b<c>")
@@ -166,7 +167,9 @@ def test_contaminated_documents_are_counted_once_in_a_suite():
     def mask(*rows):
         return np.isin(np.arange(10), rows)
 
-    found = mask(0, 1, 5), {"mine": mask(5), "arc_easy": mask(0, 1), "qa_boolq": mask(1), "anatomy": mask()}
+    by_set = {"mine": mask(5), "arc_easy": mask(0, 1), "qa_boolq": mask(1), "anatomy": mask()}
+    items = {"mine": (3, 2), "arc_easy": (2_000, 1_500), "qa_boolq": (500, 0), "anatomy": (9, 9)}
+    found = Overlaps(mask(0, 1, 5), by_set, items, 13)
     selections = {"density": mask(1, 2, 5, 6), "random": mask(7)}
     table = contamination_table(selections, found)
     assert [one.text for one in table.columns[4:]] == [
@@ -180,6 +183,10 @@ def test_contaminated_documents_are_counted_once_in_a_suite():
         [4, 2, 50.0, 0, 1, 1],
     ]
     assert [row[0].text for row in table.rows] == ["All documents", "Random", "Density"]
+    assert "has 13 words in a row in common" in table.notes[0]
+    assert table.notes[0].endswith(" found: MMLU 9 of 9, Question answering 1,500 of 2,500, mine 2 of 3.")
+    alone = contamination_table({}, found)
+    assert [[cell.value for cell in row[1:]] for row in alone.rows] == [[10, 3, 30.0, 0, 2, 1]]
     unknown = contamination_table(selections, None)
     assert [[cell.text for cell in row[1:]] for row in unknown.rows] == [[n, "–", "–"] for n in ("10", "1", "4")]
     assert "not searched" in unknown.notes[0]

@@ -11,6 +11,7 @@ from synthetic_study import rows as result_rows
 from evaluate_suite.report import ReportSettings, write_report
 from evaluate_suite.results import write_results
 from launch.cli import main
+from launch.commands.select import _spelled_exclusion
 from launch.plan import Plan
 from launch.study_file import parse_study
 from pipeline_steps import ScoreStore, Selection
@@ -56,6 +57,7 @@ def test_from_a_crawl_to_a_dataset_without_questions(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "100 documents scored" in said
     assert "3 hold questions of evaluation sets: owls 3" in said
+    assert "1 of 1 questions are long enough to be found\n" in said
     store = ScoreStore.open(str(work / "scores" / "contamination"))
     select = ["select", "--corpus", folder / "crawl", "--scores", store.path, "--mode", "random", "--exclude"]
     assert main([*map(str, [*select, store.path, "--rate", 0.5, "--output", output])]) == 0
@@ -70,10 +72,12 @@ def test_from_a_crawl_to_a_dataset_without_questions(folder, tmp_path, capsys):
     assert "holds 97 that are not excluded" in capsys.readouterr().err
 
 
-def test_tasks_of_the_registry_are_read_from_the_data_root(folder, tmp_path, data_root):
+def test_tasks_of_the_registry_are_read_from_the_data_root(folder, tmp_path, data_root, capsys):
     options = ("--evaluations", "early_signal", "boolq", "--data-root", data_root, "--words", 8)
     assert score(folder, tmp_path, *options) == 0
     header = load_index(str(tmp_path / "evaluations")).header
+    assert "and none of " in (said := capsys.readouterr().out)
+    assert "mmlu_cloze" in said.rpartition("none of ")[2]
     assert header["words"] == 8
     assert {"boolq", "hellaswag", "arc_easy", "mmlu_cloze"} <= header["evaluations"].keys()
     assert header["evaluations"]["boolq"] == [6, 6]
@@ -87,6 +91,9 @@ def test_tasks_of_the_registry_are_read_from_the_data_root(folder, tmp_path, dat
         (["--evaluations", "mmul"], "did you mean mmlu?"),
         (["--evaluations", "c4_perplexity"], "has no scored questions"),
         (["--evaluation-texts", "owls=nowhere.jsonl"], "nowhere.jsonl"),
+        (["--evaluation-texts", "owls=a.jsonl", "owls=b.jsonl"], "'owls' is there twice"),
+        (["--words", "8"], "give --evaluations or --evaluation-texts"),
+        (["--evaluations", "mmlu", "--evaluation-text-key", "q"], "is of --evaluation-texts"),
         (["--evaluations", "mmlu", "--words", "0"], "words"),
         (["--evaluations", "mmlu", "--data-root", "nowhere"], "nowhere"),
     ],
@@ -96,10 +103,25 @@ def test_what_cannot_be_looked_for_is_refused(folder, tmp_path, capsys, words, s
     assert said in capsys.readouterr().err
 
 
+def test_questions_may_stand_in_a_column_of_another_name(folder, tmp_path, capsys):
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": QUESTION}) + "\n")
+    texts = ("--evaluation-texts", f"owls={tmp_path / 'q.jsonl'}", "--evaluation-text-key", "question")
+    assert score(folder, tmp_path / "work", *texts) == 0
+    assert "owls 3" in capsys.readouterr().out
+
+
+def test_one_exclusion_has_one_spelling(folder):
+    for text in ("s", "s/", "s:0", "s/:0.0", "s:-0.0"):
+        assert _spelled_exclusion(text) == "s:0"
+    assert _spelled_exclusion("s/:0.123456789") == _spelled_exclusion("s:0.123456789") == "s:0.123456789"
+
+
 def test_other_samplers_look_for_no_questions(folder, tmp_path, capsys):
     words = ["score", "--corpus", folder / "crawl", "--sampler", "random", "--output", tmp_path / "new"]
     assert main([*map(str, words), "--evaluations", "mmlu"]) == 2
     assert "random looks for no questions" in capsys.readouterr().err
+    assert main([*map(str, words), "--words", "8"]) == 2
+    assert "--words and --evaluation-text-key are of evaluation sets" in capsys.readouterr().err
 
 
 def study(folder, output, more="", rest=""):
@@ -171,6 +193,8 @@ def test_studies_without_it_are_what_they_were(folder, tmp_path):
         ("contamination: {}", "needs tasks or texts"),
         ("contamination: {tasks: [mmul]}", "did you mean mmlu"),
         ("contamination: {tasks: [ax]}", "no scored questions"),
+        ("contamination: {texts: {boolq: a.jsonl}}", "boolq is a task or suite of the registry"),
+        ("contamination: {texts: {qa: a.jsonl}}", "qa is a task or suite of the registry"),
         ("contamination: {tasks: [mmlu], words: 0}", "words"),
         ("contamination: {tasks: [mmlu], exclude: -1}", "exclude"),
         ("contamination: {tasks: [mmlu], exclud: 1}", "did you mean exclude"),
@@ -202,6 +226,10 @@ def test_the_report_says_what_selections_hold(folder, tmp_path):
     lines = (tmp_path / "b.md").read_text().splitlines()
     (whole,) = (line for line in lines if line.startswith("| All documents"))
     assert [cell.strip() for cell in whole.split("|")[2:-1]] == ["100", "–", "–"]
+    alone = given | {"selections": {}}
+    list(write_report(ReportSettings(output=str(tmp_path / "d.md"), contamination=contamination, **alone)))
+    (whole,) = (line for line in (tmp_path / "d.md").read_text().splitlines() if line.startswith("| All documents"))
+    assert [cell.strip() for cell in whole.split("|")[2:-1]] == ["100", "3", "3.000", "3"]
     keys = str(tmp_path / "scores" / "keys")
     with pytest.raises(StoreMismatch, match="say nothing of evaluation sets"):
         list(write_report(ReportSettings(output=str(tmp_path / "c.md"), contamination=keys, **given)))

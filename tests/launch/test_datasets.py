@@ -1,6 +1,7 @@
 """The writing of datasets, in this process: the same files for any number of tasks, whatever is killed or damaged."""
 
 import json
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -300,3 +301,19 @@ def test_where_datasets_go():
     for wrong in ("hf://me/kept", "hf://datasets/kept", "hf://datasets/me/kept@main"):
         with pytest.raises(WinnowError, match="no dataset on the Hub"):
             destination(wrong)
+
+
+def test_exclusions_that_change_before_the_rows_are_written_begin_the_dataset_anew(folder, tmp_path):
+    corpus, bad = folder / "corpus", tmp_path / "bad"
+    settings = settings_of(corpus, tmp_path / "out", Cut("random", k=30), exclude=[f"{bad}:40"])
+    scored(corpus, str(bad), "n")
+    work = tmp_path / "out.work"
+    begin(settings, str(folder / "scores"), work)
+    shutil.rmtree(bad)
+    reader = list_corpus(str(corpus)).reader(f"{bad}.txt")
+    list(MetadataScorer(str(bad), "n", lower_is_better=True).run(reader[0].run()))
+    with pytest.raises(StoreMismatch, match="what is excluded has changed since .* begins anew"):
+        write_files(work, "rows", 0, 1)
+    written(settings, str(folder / "scores"))
+    assert len(rows := load(tmp_path / "out")["n"]) == 30
+    assert max(rows) <= 40

@@ -200,9 +200,11 @@ def test_a_killed_task_goes_on(crawl, tmp_path, index):
 
 def test_which_documents_overlap_which_sets(crawl, tmp_path, index):
     store = score(crawl, tmp_path / "scores", index)
-    some, by_set = overlaps(store)
-    assert some.tolist() == (store.scores > 0).tolist()
-    assert {name: int(mask.sum()) for name, mask in by_set.items()} == {"owls": 7, "trolls": 0, "niños": 0}
+    found = overlaps(store)
+    assert found.some.tolist() == (store.scores > 0).tolist()
+    assert {name: int(mask.sum()) for name, mask in found.by_set.items()} == {"owls": 7, "trolls": 0, "niños": 0}
+    assert found.items == {"owls": (1, 1), "trolls": (2, 1), "niños": (1, 1)}
+    assert found.words == 12
     frame = store.to_arrow().to_pandas()
     assert set(frame["evaluations"]) == {"", "owls"}
 

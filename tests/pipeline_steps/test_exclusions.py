@@ -7,6 +7,7 @@ import pytest
 from conftest import document
 from datatrove.data import Document
 from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.writers import JsonlWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +112,18 @@ def test_a_cut_that_excludes_nothing_is_the_cut_it_was(folder):
         )
 
 
+@pytest.mark.parametrize("shape", [{}, {"upsample": UpsamplingCurve(0.2, 3)}, {"copies": {0: 1, 3: 2}}])
+def test_a_label_that_is_wholly_excluded_is_as_if_it_were_not_there(tmp_path, shape):
+    """MetadataScorer's scores of wiki are all bad; k is of each label that is left."""
+    whole = [row | {"bad": int(row["label"] == "wiki")} for row in rows()]
+    write(tmp_path / "whole", whole)
+    write(tmp_path / "clean", (row for row in whole if not row["bad"]))
+    cut = Cut("top", k=6, **shape)
+    found = kept(tmp_path, "whole", cut, True, exclude=[str(tmp_path / "whole" / "bad")])
+    assert found == kept(tmp_path, "clean", cut, True)
+    assert sum(found.values()) == 6
+
+
 @pytest.mark.parametrize("filter", [TopKFilter, IPSFilter])
 def test_filters_keep_exactly_k_of_what_remains_for_any_number_of_tasks(folder, filter):
     whole = folder / "whole"
@@ -128,6 +141,18 @@ def test_filters_keep_exactly_k_of_what_remains_for_any_number_of_tasks(folder, 
     assert chosen(2) == chosen(5) == chosen(1)
 
 
+def test_dropped_documents_say_whether_they_were_excluded(folder, tmp_path):
+    whole = folder / "whole"
+    writer = JsonlWriter(str(tmp_path), compression=None)
+    step = TopKFilter(str(whole / "quality"), k=20, exclude=exclude(folder), exclusion_writer=writer)
+    kept = {doc.id for doc in step.run(JsonlReader(str(whole / "corpus")).run())}
+    dropped = [json.loads(line) for line in (tmp_path / "00000.jsonl").read_text().splitlines()]
+    assert len(dropped) + len(kept) == 90
+    for row in dropped:
+        is_clean = row["metadata"]["bad"] <= 1 and row["metadata"]["good"] >= -3
+        assert row["metadata"]["filter_reason"] == ("below_cut" if is_clean else "excluded")
+
+
 def test_documents_of_unknown_files_are_excluded_too(tmp_path):
     def documents():
         return Documents([Document(row["text"], row["id"], metadata=row) for row in rows()])
@@ -136,10 +161,15 @@ def test_documents_of_unknown_files_are_excluded_too(tmp_path):
         for key in ("quality", "bad"):
             step = MetadataScorer(str(tmp_path / key), key, lower_is_better=key == "bad")
             list(step.run(documents().run(None, rank, 2), rank, 2))
-    step = TopKFilter(str(tmp_path / "quality"), k=20, exclude=[f"{tmp_path / 'bad'}:1"])
+    writer = JsonlWriter(str(tmp_path / "dropped"), compression=None)
+    bad = f"{tmp_path / 'bad'}:1"
+    step = TopKFilter(str(tmp_path / "quality"), k=20, exclude=[bad], exclusion_writer=writer)
     kept = list(step.run(documents().run()))
     assert len(kept) == 20
     assert all(doc.metadata["bad"] <= 1 for doc in kept)
+    dropped = map(json.loads, (tmp_path / "dropped" / "00000.jsonl").read_text().splitlines())
+    reasons = [(row["metadata"]["filter_reason"], row["metadata"]["bad"] > 1) for row in dropped]
+    assert set(reasons) == {("excluded", True), ("below_cut", False)}
 
 
 def test_a_selection_says_what_was_excluded(folder, tmp_path):
