@@ -211,7 +211,7 @@ class _Stages:
         """Return the scores that a sampler cuts."""
         if sampler.scores:
             named = sampler.row if sampler.row == sampler.name else ""
-            return GivenScores(store=sampler.name, path=sampler.scores, row=named)
+            return GivenScores(store=store_of(sampler), path=sampler.scores, row=named)
         plainest = of_scorer(sampler.scorer)
         asks_model = sampler.model is not None
         served = sampler.options.get("vllm") or {}

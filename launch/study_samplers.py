@@ -174,8 +174,9 @@ def store_of(sampler: StudySampler) -> str:
 
     The name follows from what decides the scores, so that samplers of the same scorer and model share a store, and
     others can come to a study or go. Chance has a store of keys: its draw must not depend on who scores beside it.
+    A store from outside the study has the sampler's name.
     """
-    plainest = of_scorer(sampler.scorer)
+    plainest = None if sampler.scores else of_scorer(sampler.scorer)
     if plainest is None:
         return sampler.name
     if plainest.name == "random":

@@ -52,7 +52,7 @@ def judge(scorers: Mapping[str, str]) -> str | None:
 
 
 def places(kept: Mapping[str, np.ndarray], cluster_N: np.ndarray, quality_N: np.ndarray) -> dict[str, Place]:
-    """Return where selections stand, by sampler.
+    """Return where selections stand, by sampler; one that keeps no document stands nowhere and is left out.
 
     Args:
         kept: bool [N] by sampler.
@@ -62,6 +62,8 @@ def places(kept: Mapping[str, np.ndarray], cluster_N: np.ndarray, quality_N: np.
     (percentile_N,) = percentiles({"": quality_N}).values()
     size_K, found = np.bincount(cluster_N), dict[str, Place]()
     for name, mask_N in kept.items():
+        if not mask_N.any():
+            continue
         attainable = attainable_entropy(size_K, int(mask_N.sum()))
         own = entropy(np.bincount(cluster_N[mask_N], minlength=len(size_K)))
         evenness = own / attainable if attainable else 1.0

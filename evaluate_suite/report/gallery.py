@@ -101,7 +101,7 @@ def study_figures(
         yield from _efficiency(study, outcomes, model, by_family)
     yield from _ranks(study)
     yield from _scorers(study, scores, lower, units or {}, kept or {})
-    if placed:
+    if placed and placed[1]:
         judged_by, where = placed
         drawn = coverage_and_quality(where, judged_by)
         yield Named("scorers", "", "coverage-and-quality", "Samplers between coverage and quality", drawn, False)

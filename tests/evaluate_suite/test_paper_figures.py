@@ -208,6 +208,7 @@ def test_samplers_stand_between_coverage_and_quality():
     assert found["ask-llm-xl"].quality > 90
     assert found["density"].quality == pytest.approx(50, abs=5)  # chance
     check(coverage_and_quality(found, "ask-llm-xl"))
+    assert places({"density": even, "dsir": even & False}, cluster_N, quality_N).keys() == {"density"}  # of nothing
     every = {name: rng.random(2000) < 0.2 for name in EVERY_SAMPLER}
     check(coverage_and_quality(places(every, cluster_N, quality_N), "ask-llm-xl"))
 

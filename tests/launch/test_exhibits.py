@@ -121,6 +121,19 @@ def test_a_plan_without_anything_for_the_paper_says_nothing_of_it(tmp_path, caps
     assert "the paper's" not in capsys.readouterr().out
 
 
+def test_scores_from_outside_the_study_are_shown_as_well():
+    """Such a store has the name of its sampler, whatever the sampler's model, options or scorer."""
+    given = [
+        {"ask-llm-small": {"scores": "s", "options": {"max_tokens": 100}}},
+        {"ask-llm-base": {"scores": "s", "scorer": "density"}},
+        {"density": {"scores": "s", "mode": "ips", "foundations": {"density": {"rows": 10}}}},
+    ]
+    for one in given:
+        (name,) = one
+        found = fed(yaml.safe_dump({"output": "o", "corpus": "c.jsonl", "samplers": [one]}))
+        assert found["Fig. 9"].stages == {"scores": 1}, name
+
+
 def test_the_papers_checkpoints_are_those_of_its_figures():
     stages = Plan.of(open_study("paper.yaml")).stages
     glue = stages["measured/t5-large/density-0.2-seed0/glue"]
