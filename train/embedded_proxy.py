@@ -217,7 +217,7 @@ def held_out_auc(model: T5ForConditionalGeneration, batches: ProxyExamples, coun
 
 
 def read_pools(public_texts: Path | None) -> tuple[dict[str, Pool], dict[str, list[str]]]:
-    """Return the pools to train and to test on, and the names of the distributions and public texts in each."""
+    """Return the pools to train and to test on, and the names of the distributions in each."""
     documents = read_documents()
     public = read_public_texts(public_texts) if public_texts else {}
     pools, names = {}, {}
