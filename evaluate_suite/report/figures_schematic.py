@@ -107,23 +107,26 @@ def _family(name: str) -> str:
 def epochs(study: StudyResults, model: str) -> Figure | None:
     """Draw a bar per rate: what a run reads in all, cut into its passes over the selection (Fig. 8).
 
-    A bar is the mean over samplers and seeds. None if fewer than two rates are known, everything included.
+    A bar is the mean over samplers and seeds: of the tokens that they keep, and of those that they read. Its epochs
+    are the ratio of the two, so that it ends at the budget. None if fewer than two rates are known, everything
+    included.
     """
     tokens, read = study.costs(SELECTED_TOKENS), dict[float, list[tuple[float, float]]]()
     for point in finals(study, model):
         if point.run in tokens:
             rate = 1.0 if point.sampler == FULL else point.rate
-            read.setdefault(rate, []).append((tokens[point.run], point.epoch))
+            read.setdefault(rate, []).append((tokens[point.run], tokens[point.run] * point.epoch))
     if len(read) < 2:
         return None
     figure, (axes,) = panels(1, size=(5.8, 1.0 + 0.34 * len(read)))
     said, rates = [], sorted(read)
     for row, rate in enumerate(rates):
-        unique, passes = (float(value) for value in np.mean(read[rate], axis=0))
+        unique, total = (float(value) for value in np.mean(read[rate], axis=0))
+        passes = total / unique
         whole = np.arange(min(np.ceil(passes), _SHOWN_EPOCHS))
         starts = unique * whole
-        lengths = np.minimum(unique, unique * passes - starts)
-        lengths[-1] = unique * passes - starts[-1]
+        lengths = np.minimum(unique, total - starts)
+        lengths[-1] = total - starts[-1]
         look: dict[str, Any] = {"height": 0.62, "edgecolor": "white", "linewidth": 0.6}
         axes.barh(
             [row] * len(starts), lengths, left=starts, color=[SERIES[1], *[SERIES[0]] * (len(starts) - 1)], **look
@@ -135,7 +138,7 @@ def epochs(study: StudyResults, model: str) -> Figure | None:
     axes.grid(visible=False, axis="y")
     ends = axes.get_xticks()
     axes.set_xticks([end for end in ends if end >= 0], numbers(end for end in ends if end >= 0))
-    axes.set_xlim(0, 1.02 * max(float(np.prod(np.mean(read[rate], axis=0))) for rate in rates))
+    axes.set_xlim(0, 1.02 * max(float(np.mean(read[rate], axis=0)[1]) for rate in rates))
     say(
         axes,
         f"Epochs of one token budget: {model}",

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -234,6 +235,19 @@ def test_epochs_are_those_of_the_paper():
     assert [max(passes) for passes in ends.values()] == pytest.approx([581.6e9] * 6, rel=1e-3)
     check(figure)
     assert epochs(measurements_of(made), "t5-small") is None
+
+
+def test_samplers_that_keep_other_amounts_read_the_same_budget():
+    """At one rate, a sampler of long documents keeps more tokens, and reads them less often."""
+    made = rows(("random", "density"), models=("t5-small",), tasks=("c4",), steps=(1_000_000,))
+    kept = {row: 4.0 if row.sampler == "density" else 1.0 for row in [*made, *amounts(made)]}
+    skewed = [
+        replace(row, epoch=row.epoch / times, value=row.value * (times if row.metric == "selected_tokens" else 1))
+        for row, times in kept.items()
+    ]
+    bars = epochs(measurements_of(skewed), "t5-small").axes[0].patches
+    ends = {round(bar.get_y(), 3): bar.get_x() + bar.get_width() for bar in bars}
+    assert list(ends.values()) == pytest.approx([581.6e9] * 6, rel=1e-3)
 
 
 def test_lines_of_a_figure_can_be_told_apart():
