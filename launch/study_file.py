@@ -30,7 +30,7 @@ from pipeline_steps.credentials import refuse_credentials
 from pipeline_steps.errors import CorpusError, InvalidStudy
 from pipeline_steps.readers.reading import USUAL, OnBadRow, Reading
 from pipeline_steps.readers.special_files import refuse_unusable_name
-from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER, FULL, table
+from pipeline_steps.samplers import EMBEDDED, EMBEDDED_TOKENIZER, FULL, table, try_step
 from train.arguments import PretrainArguments
 from train.presets import is_causal
 
@@ -241,8 +241,14 @@ class Study(Section):
             raise refusal(
                 f"{sampler.name} needs evaluation sets: add contamination, with tasks or texts", "samplers", at
             )
-        if sampler.stands_on in ("dsir", "quality-classifier") and self.corpus is not None and self.target is None:
+        is_targeted = sampler.stands_on in ("dsir", "quality-classifier") and not sampler.scores
+        if is_targeted and self.corpus is not None and self.target is None:
             raise refusal(f"{sampler.name} needs a target: the corpus of text it is to find more of", "samplers", at)
+        if asked := sampler.foundations.get("embeddings"):
+            try:
+                try_step("embeddings", {"model": self.embedder, **asked})
+            except ValueError as error:
+                raise refusal(f"the foundation embeddings of {sampler.name}: {error}", "samplers", at) from error
 
     def _check_checkpoint(self, sampler: StudySampler, model: str, step: int, at: int) -> None:
         said = PretrainArguments(tokens="", run_dir="", **self.models[model])

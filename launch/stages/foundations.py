@@ -383,7 +383,8 @@ class Foundations:
     def _embeddings(self, asked: Mapping[str, Any]) -> Embeddings:
         options = {name: value for name, value in asked.items() if name != "model"}
         embedder = asked.get("model", self.embedder)
-        variant = _variant({"embeddings": asked} if asked else {})
+        own = options if embedder == self.embedder else asked  # who spells the study's embedder out shares its vectors
+        variant = _variant({"embeddings": own} if own else {})
         devices, tasks = int(embedder != HASHED_NGRAMS), self.over_text
         return Embeddings(
             text=self.text, embedder=embedder, options=options, variant=variant, tasks=tasks, devices=devices

@@ -51,6 +51,7 @@ class Embedder(DocumentColumns):
 
     Raises:
         ModelError: the model cannot be loaded.
+        ValueError: `max_tokens` is below 1, or set, as `unit_norm`, for "hashed-ngrams", which has neither.
         InvalidEmbedding: the model gives NaN or zeros for a document, which is named.
     """
 
@@ -69,6 +70,12 @@ class Embedder(DocumentColumns):
         window_size: int = 4096,
     ) -> None:
         super().__init__(embeddings, window_size)
+        if max_tokens is not None and max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {max_tokens}; None takes the model's limit")
+        if model == HASHED_NGRAMS and (max_tokens is not None or not unit_norm):
+            raise ValueError(
+                f"{HASHED_NGRAMS} reads whole documents and makes unit vectors: it takes no max_tokens or unit_norm"
+            )
         self.model, self.revision = str(model), revision
         self.max_tokens, self.dtype, self.unit_norm = max_tokens, dtype, unit_norm
 

@@ -46,6 +46,7 @@ class KMeansFit(NoCredentials, PipelineStep):
     Raises:
         StoreMismatch: the folder holds centroids that were made otherwise.
         StoreIncomplete: there are fewer documents than clusters.
+        ValueError: `n_clusters` or `iterations` is below 1.
     """
 
     type = "🫧 - CLUSTERS"
@@ -55,6 +56,9 @@ class KMeansFit(NoCredentials, PipelineStep):
         self, embeddings: str, clusters: str, n_clusters: int | None = None, iterations: int = 20, seed: int = 0
     ) -> None:
         super().__init__()
+        for name, value in {"n_clusters": n_clusters, "iterations": iterations}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         self.embeddings, self.clusters = str(embeddings), str(clusters).rstrip("/")
         self.n_clusters, self.iterations, self.seed = n_clusters, iterations, seed
 

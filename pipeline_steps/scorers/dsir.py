@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline_steps.numerics.dsir_ngrams import DSIRNgrams
 
 _AT_ONCE = 1024  # documents featurised together: speed only
+_MOST_BUCKETS = 1 << 18  # as DSIRNgrams takes them
 _FLOOR = 1e-8  # added to probabilities before the log, as the data-selection package does
 
 
@@ -48,6 +49,7 @@ class NgramCounts(NoCredentials, PipelineStep):
 
     Raises:
         StoreMismatch: the folder holds counts of another number of buckets.
+        ValueError: the buckets are none, or too many.
     """
 
     type = "🧮 - COUNTS"
@@ -55,6 +57,8 @@ class NgramCounts(NoCredentials, PipelineStep):
 
     def __init__(self, counts: str, buckets: int = 10_000) -> None:
         super().__init__()
+        if not 1 <= buckets <= _MOST_BUCKETS:
+            raise ValueError(f"{buckets} buckets: choose 1 to {_MOST_BUCKETS}")
         self.counts, self.buckets = str(counts).rstrip("/"), buckets
         self.corpus: PipelineStep | str | None = None
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _BUCKETS = 1 << 20
 _BATCH = 256  # documents a training step
+_FEWEST = 20  # documents of a kind: two of them measure the model
 _EPOCHS = 5  # more do not agree better with held-out scores
 _STEPS = 200  # of training, at least: of a small sample, more epochs
 _HELD_OUT, _SPLIT = 10, 0x4E1D  # one document in ten measures the model; any constant
@@ -55,6 +56,7 @@ class QualityClassifierFit(NoCredentials, PipelineStep):
 
     Raises:
         CorpusError: a reader gives fewer than 20 documents.
+        ValueError: fewer than 20 are to be read.
     """
 
     type = "🧠 - FIT"
@@ -62,6 +64,8 @@ class QualityClassifierFit(NoCredentials, PipelineStep):
 
     def __init__(self, model: str, reference: PipelineStep, other: PipelineStep, documents: int = 50_000) -> None:
         super().__init__()
+        if documents < _FEWEST:
+            raise ValueError(f"documents must be at least {_FEWEST}, not {documents}")
         self.model, self.reference, self.other, self.documents = str(model).rstrip("/"), reference, other, documents
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
@@ -70,8 +74,10 @@ class QualityClassifierFit(NoCredentials, PipelineStep):
             docs, targets = [], []
             for wanted, reader in enumerate((self.other, self.reference)):
                 own = list(islice(reader.run(None, 0, 1), self.documents))
-                if len(own) < 20:
-                    raise CorpusError(f"{reader} gives {len(own)} documents: a classifier needs at least 20 of a kind")
+                if len(own) < _FEWEST:
+                    raise CorpusError(
+                        f"{reader} gives {len(own)} documents: a classifier needs at least {_FEWEST} of a kind"
+                    )
                 docs += own
                 targets += [float(wanted)] * len(own)
             with self.track_time("fit"):

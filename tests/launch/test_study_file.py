@@ -372,11 +372,37 @@ def test_any_option_of_what_a_scorer_stands_on_can_be_set():
         ("rows: 200", "row: 9", "line 4, column [0-9]+: no option 'row' of .*: did you mean rows"),
         ("{clusters:", "{cluster:", "line 6, .* prototypes stands on embeddings, clusters: there is no 'cluster'"),
         ("- density\n", "- random: {foundations: {density: {}}}\n", "line 3, .* random stands on nothing that has"),
+        ("n_clusters: 5", "n_clusters: 0", "line 6, .* n_clusters must be at least 1, not 0"),
+        ("n_clusters: 5", "iterations: 0", "line 6, .* iterations must be at least 1, not 0"),
+        ("max_tokens: 128", "max_tokens: 0", "line 5, .* max_tokens must be at least 1, not 0"),
+        ("- density\n", "- dsir: {foundations: {ngrams: {buckets: 0}}}\n", "line 3, .* 0 buckets: choose 1 to 262144"),
+        (
+            "- density\n",
+            "- quality-classifier: {foundations: {quality: {documents: 9}}}\n",
+            "documents must be at lea",
+        ),
     ],
 )
 def test_options_of_foundations_that_cannot_be_are_refused(old, new, said):
     with pytest.raises(InvalidStudy, match=said):
         founded(old, new)
+
+
+def test_options_of_embeddings_go_with_the_study_s_embedder():
+    hashed = "embedder: hashed-ngrams\nsamplers:\n  - density: {foundations: {embeddings: {unit_norm: false}}}\n"
+    with pytest.raises(InvalidStudy, match=r"line [0-9]+, .* hashed-ngrams reads whole documents"):
+        parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl\n", hashed))
+    # Who spells the study's embedder out shares its vectors
+    same = hashed.replace("unit_norm: false", "model: hashed-ngrams") + "  - prototypes\n"
+    stages = Plan.of(parse_study("s.yaml", edited("samplers:\n  - random\n  - ask-llm-xl\n", same))).stages
+    assert [name for name in stages if name.startswith("embeddings")] == ["embeddings"]
+
+
+@pytest.mark.parametrize("name", ["dsir", "quality-classifier"])
+def test_scores_from_outside_need_no_target(name):
+    with pytest.raises(InvalidStudy, match=f"{name} needs a target"):
+        parse_study("s.yaml", f"output: o\ncorpus: c.jsonl\nsamplers: [{name}]\n")
+    parse_study("s.yaml", f"output: o\ncorpus: c.jsonl\nsamplers: [{name}: {{scores: s}}]\n")
 
 
 def test_plain_scorers_are_names_of_samplers():

@@ -101,7 +101,9 @@ def test_what_cannot_be_learned_from_is_named(corpora, tmp_path):
     with pytest.raises(CorpusError, match="holds 0 of the corpus's documents"):
         list(ScoreDistillation(str(tmp_path / "m"), web, str(tmp_path / "teacher")).run())
     with pytest.raises(CorpusError, match="gives 5 documents"):
-        list(QualityClassifierFit(str(tmp_path / "m"), web, web, documents=5).run())
+        list(QualityClassifierFit(str(tmp_path / "m"), web, JsonlReader(str(corpora / "web"), limit=5)).run())
+    with pytest.raises(ValueError, match="at least 20, not 5"):
+        QualityClassifierFit(str(tmp_path / "m"), web, web, documents=5)
     with pytest.raises(StoreIncomplete, match="holds no classifier"):
         list(QualityClassifierScorer(str(tmp_path / "s"), str(tmp_path / "m")).run(web.run()))
 
