@@ -130,6 +130,8 @@ def write_report(settings: ReportSettings) -> Iterator[str]:
     if page or settings.figures:
         placed = _places(settings, stores, selections)
         drawn = list(study_figures(study, found, scores, lower, units, selections, placed))
+        if settings.clusters and placed is None:
+            yield "Coverage and quality are not drawn: that needs selections, and scores of Ask-LLM."
     for one in drawn if settings.figures else []:
         save(one.figure, f"{settings.figures}/{one.name}")
     if settings.figures:

@@ -99,6 +99,10 @@ def test_selections_are_shown_by_coverage_and_quality(results, stores, corpus, t
     drawn = (figures / "coverage-and-quality.svg").read_text()
     assert "mean percentile by Ask-LLM" in drawn
     assert 'aria-label="Samplers between coverage and quality"' in output.read_text()
+    capsys.readouterr()
+    unjudged = [one for one in command if not one.startswith("ask-llm=")]
+    assert main([*unjudged, "--clusters", f"{tmp_path}/one/clusters"]) == 0
+    assert "Coverage and quality are not drawn" in capsys.readouterr().out
     other = tmp_path / "other"
     other.mkdir()
     (other / "c.jsonl").write_text("".join(json.dumps(document(number)) + "\n" for number in range(500, 530)))
