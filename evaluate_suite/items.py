@@ -188,8 +188,9 @@ def _rows(task: EvaluationTask, part: str, data_root: str | None) -> Any:
 
     config = harness_config(task, part, data_root)  # which knows the files that are not on the Hub
     path, name, options = (config.get(key) for key in ("dataset_path", "dataset_name", "dataset_kwargs"))
+    options = {key: value for key, value in (options or {}).items() if key != "trust_remote_code"}
     try:
-        return datasets.load_dataset(path, name, split=task.split, **{"trust_remote_code": False, **(options or {})})
+        return datasets.load_dataset(path, name, split=task.split, **options, trust_remote_code=False)
     except (ValueError, OSError, TypeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CorpusError(

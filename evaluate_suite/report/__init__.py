@@ -5,7 +5,8 @@ scores            a measure over seeds, and its difference from another's
 comparisons       every sampler against one baseline, with the noise between trainings
 outcomes          over-scaling and effective model size of each
 decision          which tasks tell recipes apart, and which sizes agree
-tables            Table 1, its terms, costs, ranks, overlaps, tasks; `table_data` renders them
+tables            Table 1, its terms, costs, ranks, tasks; `table_data` renders them
+tables_corpus     what selections share, and what they hold of evaluation sets
 figures_runs      a measure against the rate and against tokens
 figures_tasks     signal and noise
 figures_corpus    scores, agreement of scorers, costs; `style` says how all figures look

@@ -22,13 +22,13 @@ from evaluate_suite.report.tables import (
     amounts_table,
     cost_table,
     main_table,
-    overlap_table,
     rank_changes,
     rank_pairs,
     rank_table,
     task_table,
     terms_table,
 )
+from evaluate_suite.report.tables_corpus import overlap_table
 from evaluate_suite.report.verdicts import (
     coverage,
     facts,

@@ -1,4 +1,4 @@
-"""The tables of a report: Table 1, its terms, what models were trained on, costs, ranks, overlaps, tasks."""
+"""The tables of a report: Table 1, its terms, what models were trained on, costs, ranks, tasks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluate_suite.agreement import overlap, rank_change
+from evaluate_suite.agreement import rank_change
 from evaluate_suite.checkpoint import SELECTED_DOCUMENTS, SELECTED_TOKENS, TRAINING_HOURS
 from evaluate_suite.model_sizes import family
-from evaluate_suite.registry import EXTRA_SUITES, SUITES, all_tasks
+from evaluate_suite.registry import SUITES, all_tasks
 from evaluate_suite.report.comparisons import Comparison, compare, ended_early, left_out_in_words, noise_in_words
 from evaluate_suite.report.figures_runs import dot_of
 from evaluate_suite.report.outcomes import Outcome, Outcomes, break_even, estimate, full_value, total_hours
@@ -36,7 +36,7 @@ from pipeline_steps.samplers import FULL, label, ordered
 
 
 if TYPE_CHECKING:
-    from pipeline_steps.scorers.contamination import Overlaps
+    pass
 
 _LARGE = 100.0  # from which two digits after the point are noise
 AMORTISED = 10  # runs that share the scores: the paper trains 5 rates x 2 models on each
@@ -219,83 +219,6 @@ def rank_table(changes: Mapping[str, float], smaller: str, larger: str) -> Table
     rows = tuple((Cell(label(name)), number(changes[name], 2)) for name in names)
     notes = ("Ranks are of means over seeds, without an interval: other seeds may change them.",)
     return Table(f"Change of rank from {smaller} to {larger}", columns, rows, notes)
-
-
-def overlap_table(selections: Mapping[str, np.ndarray]) -> Table:
-    """Show the documents that two selections share, per document of the smaller; masks bool [N] of one corpus.
-
-    Raises:
-        InvalidCut: they are of different corpora, or one is empty.
-    """
-    names = ordered(selections)
-    columns = (Column("Selection"), Column("Kept", "%"), *(Column(label(name), "%") for name in names))
-    rows = [
-        (
-            Cell(label(row)),
-            number(100 * float(selections[row].mean())),
-            *(
-                replace(number(100 * share), shade=0.45 * share)
-                for share in (overlap(selections[row], selections[column]) for column in names)
-            ),
-        )
-        for row in names
-    ]
-    notes = ("Selections that have nothing to do with each other share as much as the larger one keeps.",)
-    return Table("Documents that selections share", columns, tuple(rows), notes)
-
-
-def contamination_table(selections: Mapping[str, np.ndarray], found: Overlaps | None) -> Table:
-    """Show how many documents of a corpus and of selections hold questions of evaluation sets, in all and by suite.
-
-    Args:
-        selections: bool [N] by name, of one corpus; there may be none if `found` is given.
-        found: of the corpus, as `pipeline_steps.scorers.contamination.overlaps` returns it; None if nobody looked.
-    """
-    size = next(iter(selections.values())).size if found is None else found.some.size
-    masks = {"All documents": np.ones(size, dtype=bool)}
-    masks |= {label(name): selections[name] for name in ordered(selections)}
-    suites = {} if found is None else _by_suite(found.by_set)
-    columns = (
-        Column("Selection"),
-        Column("Documents"),
-        Column("Contaminated", "documents"),
-        Column("Contaminated", "%", "lower"),
-        *(Column((SUITES | EXTRA_SUITES).get(suite, suite), "documents") for suite in suites),
-    )
-    rows = []
-    for name, mask in masks.items():
-        cells = [Cell(name), number(int(mask.sum()), 0)]
-        if found is None:
-            cells += [NOTHING, NOTHING]
-        else:
-            held = int((found.some & mask).sum())
-            cells += [number(held, 0), number(100 * held / max(int(mask.sum()), 1), 3)]
-            cells += [number(int((own & mask).sum()), 0) for own in suites.values()]
-        rows.append(tuple(cells))
-    notes = (
-        f"A document counts if it has {found.words} words in a row in common with a question. Of the questions, these "
-        f"are long enough to be found: {_findable(found.items)}."
-        if found
-        else "The corpus was not searched for questions of evaluation sets; a study's section contamination does so."
-    )
-    return Table("Documents that hold questions of evaluation sets", columns, tuple(rows), (notes,))
-
-
-def _by_suite(found: Mapping[str, np.ndarray], join: np.ufunc = np.logical_or) -> dict[str, np.ndarray]:
-    """Return the arrays of sets joined by suite, in the suites' order; other sets stand for themselves."""
-    tasks, masks = all_tasks(), dict[str, np.ndarray]()
-    for name, mask in found.items():
-        suite = tasks[name].suite if name in tasks else name
-        masks[suite] = join(mask, masks[suite]) if suite in masks else mask
-    known = [suite for suite in (*SUITES, *EXTRA_SUITES) if suite in masks]
-    return {suite: masks[suite] for suite in [*known, *sorted(masks.keys() - set(known))]}
-
-
-def _findable(items: Mapping[str, tuple[int, int]]) -> str:
-    """Say how many questions of each suite are long enough to be found."""
-    counts = _by_suite({name: np.array(numbers) for name, numbers in items.items()}, np.add)
-    names = SUITES | EXTRA_SUITES
-    return ", ".join(f"{names.get(suite, suite)} {long:,} of {all_:,}" for suite, (all_, long) in counts.items())
 
 
 def task_table(study: StudyResults, model: str, rate: float) -> Table:

@@ -30,7 +30,7 @@ from evaluate_suite.report.points import (
 from evaluate_suite.report.scores import Score
 from evaluate_suite.report.style import save
 from evaluate_suite.report.table_data import time_unit
-from evaluate_suite.report.tables import contamination_table
+from evaluate_suite.report.tables_corpus import contamination_table
 from evaluate_suite.report.verdicts import flat, intervals_in_words, table_rate, verdicts
 from evaluate_suite.results import BITS
 from pipeline_steps import __version__

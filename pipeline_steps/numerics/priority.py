@@ -316,19 +316,21 @@ def _poisson_thresholds(read: Read, amount_S: Sequence[int], weight: str | None)
     amount, log_c = np.array(amount_S, dtype=np.float64), np.full(strata, -np.inf)
     saturated = np.full(strata, -1.0)
     while True:
-        certain, log_rest = np.zeros(strata), np.full(strata, -np.inf)
+        certain, rest, log_rest = np.zeros(strata), np.zeros(strata), np.full(strata, -np.inf)
         for _, columns in read(names, None):
             score, stratum = columns["score"].astype(np.float64), _stratum(columns)
             units = columns[weight].astype(np.float64) if weight else np.ones(score.size)
             sure = score <= log_c[stratum]
             certain += _sums(sure * units, stratum, strata)
+            rest += _sums(~sure * units, stratum, strata)
             log_rest = np.logaddexp(log_rest, _log_sums(score, units, sure, stratum, strata))
         if (certain <= saturated).all():  # rounding may let a document go again: what has been reached is kept
             return [Threshold(int(order_code(np.array([-c]))[0]), _LAST_TIE, -1) for c in log_c]
         saturated = np.maximum(certain, saturated)
         with np.errstate(divide="ignore", invalid="ignore"):  # nothing open: replaced below
             open_log_c = np.log(np.maximum(amount - certain, 0)) - log_rest
-        log_c = np.maximum(log_c, np.where(log_rest > -np.inf, open_log_c, np.inf))
+        # What takes all of the rest is said without logarithms, whose rounding would leave out the last document
+        log_c = np.maximum(log_c, np.where((log_rest > -np.inf) & (rest > amount - certain), open_log_c, np.inf))
 
 
 def _log_sums(score_N: Array, units_N: Array, without_N: Array, stratum: Array | int, strata: int) -> Array:

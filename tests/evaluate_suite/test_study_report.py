@@ -17,7 +17,8 @@ from evaluate_suite.report.gallery import study_figures
 from evaluate_suite.report.outcomes import outcomes
 from evaluate_suite.report.page import Scorers, Words, markdown, render
 from evaluate_suite.report.points import measurements_of
-from evaluate_suite.report.tables import contamination_table, main_table
+from evaluate_suite.report.tables import main_table
+from evaluate_suite.report.tables_corpus import contamination_table
 from evaluate_suite.report.verdicts import coverage, flat, methods, table_rate, verdicts
 from pipeline_steps.scorers.contamination import Overlaps
 

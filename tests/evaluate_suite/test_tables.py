@@ -12,16 +12,15 @@ from evaluate_suite.report.outcomes import break_even, outcomes, total_hours
 from evaluate_suite.report.points import measurements_of
 from evaluate_suite.report.table_data import Cell, Column, Table, number, to_html, to_markdown
 from evaluate_suite.report.tables import (
-    contamination_table,
     cost_table,
     main_table,
-    overlap_table,
     rank_changes,
     rank_pairs,
     rank_table,
     task_table,
     terms_table,
 )
+from evaluate_suite.report.tables_corpus import contamination_table, overlap_table
 from pipeline_steps.errors import InvalidCut
 from pipeline_steps.scorers.contamination import Overlaps
 

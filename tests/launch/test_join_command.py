@@ -120,7 +120,7 @@ def test_killed_it_goes_on(corpus, tmp_path):
         ("--unmatched", "skip", "a score store covers every document of its corpus"),
         ("--unmatched", "default=x", "'default=x' is neither error nor default=SCORE"),
         ("--labels", "good=1,bad", "'bad' is not LABEL=SCORE"),
-        ("--labels", "a=1,a=2", "'a=2' is not LABEL=SCORE, or its label is there twice"),
+        ("--labels", "a=1,a=2", "'a=2' is not LABEL=SCORE with a finite score, or its label is there twice"),
         ("--memory", "lots", "'lots' is not an amount"),
         ("--limit", "0", "--limit 0 reads nothing"),
     ],

@@ -178,6 +178,15 @@ def test_poisson_takes_nothing_and_everything(corpus, data):
     assert kept(columns, "poisson", [int(columns["tokens"].sum())] * strata, 0, weight).all()
 
 
+def test_poisson_takes_everything_however_far_scores_are_apart():
+    columns = {
+        "score": np.array([-2.5] * 23 + [524_293.0] * 2, np.float32),
+        "key": np.array([0] * 24 + [1081], np.uint64),
+        "tokens": np.array([1] * 24 + [81], np.uint32),
+    }
+    assert kept(columns, "poisson", [105], 0, "tokens").all()
+
+
 @pytest.mark.parametrize("span", [700.0, 2_000.0, 1e30])
 def test_poisson_with_one_document_far_from_the_others(span):
     columns = {"score": np.array([-span] + [0.0] * 100, np.float32), "key": np.arange(101, dtype=np.uint64)}
