@@ -259,7 +259,7 @@ class QuickstartFlags:
     proxy: Annotated[str | None, MODEL] = None
     embedder: Annotated[str, MODEL] = "hashed-ngrams"
     rate: float = 0.2
-    train_tokens: int = 384_000
+    train_tokens: int = 256_000
     seed: int = 0
 
 
