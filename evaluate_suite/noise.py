@@ -49,7 +49,7 @@ class Noise:
 
     @property
     def decides(self) -> bool:
-        """Whether it is the noise between trainings, so that differences can be held against it.
+        """Return whether this is the noise between trainings, against which differences can be held.
 
         It is not if trainings do not differ at all: they are copies, or scores are too coarse to show the noise.
         """

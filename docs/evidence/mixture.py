@@ -2,7 +2,7 @@
 
     python docs/evidence/mixture.py DATA OUTPUT
 
-DATA holds NAME/dev.jsonl.gz of the sources that docs/evidence/README.md lists, rows with `id`, `text` and, where
+DATA holds NAME/dev.jsonl.gz of the sources in DOMAINS, rows with `id`, `text` and, where
 documents belong together, `group`. OUTPUT receives corpus/*.jsonl (one file per source), held-out/*.jsonl (one file
 per domain) and target.jsonl (edited prose that DSIR and the quality classifier find more of). A document's hash, and
 no random number, decides where it goes; documents of one group stay on one side.
@@ -63,7 +63,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
             # Of the pairs in these sources, the corpus has the raw half
-            if row.get("label") not in {"clean"}:
+            if row.get("label") != "clean":
                 yield row
 
 

@@ -1,4 +1,4 @@
-"""Who is better than whom: every sampler of a study against one baseline, with the noise between trainings."""
+"""Compare every sampler of a study with one baseline, by intervals that hold the noise between trainings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of the differences between samplers at one rate and a baseline, in one measure.
+    """The differences between samplers at one rate and a baseline, in one measure.
 
     Attributes:
         baseline: Random, or everything where there is no Random.

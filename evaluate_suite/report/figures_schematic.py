@@ -30,7 +30,7 @@ _SHOWN_EPOCHS = 64  # more passes than this cannot be told apart in a bar
 
 @dataclass(frozen=True)
 class Place:
-    """Where a selection stands between coverage and quality.
+    """The coverage and the quality of a selection.
 
     Attributes:
         coverage: entropy of its documents over the clusters, as a share of what so many documents can have at most.

@@ -49,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a score is than a baseline's, in oriented units: of perplexities in nats, higher is better.
+    """A score minus a baseline's, turned so that higher is better; of perplexities in nats.
 
     Attributes:
         gain: difference of the means over seeds.

@@ -11,7 +11,7 @@ from evaluate_suite.report.page import environment
 from evaluate_suite.report.style import INK, panels, say, series, svg
 from evaluate_suite.report.table_data import NOTHING, Cell, Column, Table, minus, number, to_html
 from evaluate_suite.trust.agreement import FEWEST, LENGTH, LIKE_LENGTH, Agreement, Agreements
-from evaluate_suite.trust.calibration import Calibration, HeldOut
+from evaluate_suite.trust.calibration import Calibration, CrossFitted
 from evaluate_suite.trust.documents import Matched
 from pipeline_steps.paper import RATES
 
@@ -26,7 +26,7 @@ _SMALLEST_CUT = min(RATES)  # if so many documents have the highest score, the p
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of scores and labels.
+    """Everything that a report of scores beside labels shows.
 
     Attributes:
         matched: documents, and what stores hold.
@@ -40,7 +40,7 @@ class Trust:
     matched: Matched
     agreements: Agreements
     calibration: Calibration | None = None
-    held_out: HeldOut | None = None
+    held_out: CrossFitted | None = None
     calibrated: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
 
@@ -122,7 +122,7 @@ def _beyond_strata(of: Agreements, one: Agreement) -> list[str]:
     return [f"{said}."]
 
 
-def _of_calibration(fits: Calibration, judged: HeldOut) -> list[str]:
+def _of_calibration(fits: Calibration, judged: CrossFitted) -> list[str]:
     said = [
         f"Calibrated scores save {100 * judged.explained.value:.0f} % of the squared error of the mean label "
         f"({100 * judged.explained.low:.0f} to {100 * judged.explained.high:.0f} %), on labels that their fits have "
@@ -248,7 +248,7 @@ def _pairs_table(of: Agreements) -> Table:
     return Table("How alike the scores order documents", columns, rows, (note,))
 
 
-def _held_out_table(judged: HeldOut) -> Table:
+def _held_out_table(judged: CrossFitted) -> Table:
     columns = (Column("Tenth by calibrated score"), Column("documents"), Column("calibrated score"), Column("label"))
     rows = tuple(
         (Cell(str(at + 1), at), number(documents, 0), number(score, 3), number(label, 3))
@@ -291,7 +291,7 @@ def _intervals(of: Agreements) -> Figure:
     return figure
 
 
-def _reliability(judged: HeldOut) -> Figure:
+def _reliability(judged: CrossFitted) -> Figure:
     figure, (axes,) = panels(1)
     scores, labels = [one[1] for one in judged.bins], [one[2] for one in judged.bins]
     ends = [min(scores + labels), max(scores + labels)]

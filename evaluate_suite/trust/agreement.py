@@ -1,4 +1,4 @@
-"""How well scores agree with labels: AUC or Spearman's rank correlation, within groups of documents, with intervals.
+"""Measure how well scores agree with labels: AUC or Spearman's rank correlation, within groups of documents, with intervals.
 
 A *group* is a stratum, or a run of documents of like length: only documents of one group are compared. All numbers
 are of the same documents and the same resamples, so differences have intervals of their own.
@@ -68,7 +68,7 @@ class LabelledDocuments:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well one score agrees with the labels; None stands for what cannot be computed.
+    """The agreement of one score with the labels; None stands for a number that cannot be computed.
 
     Attributes:
         overall: AUC or Spearman over all documents.
@@ -89,7 +89,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Pair:
-    """How alike two scores order the labelled documents.
+    """The agreement of two scores about the order of the labelled documents.
 
     Attributes:
         one: a scorer.
@@ -108,7 +108,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Agreements:
-    """What the labels say of scores.
+    """The agreement of several scores with the labels, and with each other.
 
     Attributes:
         measure: "AUC" of two different labels, else "Spearman".
@@ -246,7 +246,7 @@ def agreements(docs: LabelledDocuments, seed: int = 0) -> Agreements:
 
 
 Name = tuple[str, str]
-"""What is measured: a scorer, and "" for all documents, "strata", "length", "=STRATUM", or "~OTHER" for a scorer."""
+"""The key of a number: a scorer, and "" for all documents, "strata", "length", "=STRATUM", or "~OTHER" for a scorer."""
 
 
 def _resampled(

@@ -85,8 +85,8 @@ class Calibration:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
-    """How good calibrated scores are on labels that their fits have not seen.
+class CrossFitted:
+    """The quality of calibrated scores on labels that their fits have not seen.
 
     Attributes:
         score_N: float64 [N], each document's calibrated score from fits to the other folds.
@@ -126,7 +126,7 @@ def calibrate(
     return replace(fits, too_few=dict.fromkeys(sorted(set(strata) - set(docs.strata)), 0) | dict(fits.too_few))
 
 
-def held_out(docs: LabelledDocuments, name: str, min_labels: int = MIN_LABELS, seed: int = 0) -> HeldOut:
+def held_out(docs: LabelledDocuments, name: str, min_labels: int = MIN_LABELS, seed: int = 0) -> CrossFitted:
     """Judge `calibrate` on documents that its fits have not seen: every fold by fits to the others.
 
     Folds are drawn from the documents' keys. Raises as `calibrate` does.
@@ -151,7 +151,7 @@ def held_out(docs: LabelledDocuments, name: str, min_labels: int = MIN_LABELS, s
         shares.append(1 - (count_BN @ error_N) / (count_BN @ usual_N))
     explained = interval(1 - error_N.sum() / usual_N.sum(), np.concatenate(shares))
     bias = interval(float((score_N - docs.label_N).mean()), np.concatenate(biases))
-    return HeldOut(score_N, bias, explained, _bins(score_N, docs.label_N))
+    return CrossFitted(score_N, bias, explained, _bins(score_N, docs.label_N))
 
 
 def share_below(score_M: Array, sorted_N: Array) -> Array:
