@@ -1,4 +1,4 @@
-"""Measure how well scores agree with labels: AUC or Spearman's rank correlation, within groups of documents, with intervals.
+"""Measure how well scores agree with labels: AUC or Spearman's rank correlation, in groups, with intervals.
 
 A *group* is a stratum, or a run of documents of like length: only documents of one group are compared. All numbers
 are of the same documents and the same resamples, so differences have intervals of their own.
@@ -246,7 +246,7 @@ def agreements(docs: LabelledDocuments, seed: int = 0) -> Agreements:
 
 
 Name = tuple[str, str]
-"""The key of a number: a scorer, and "" for all documents, "strata", "length", "=STRATUM", or "~OTHER" for a scorer."""
+"""Key of a number: a scorer, and "" for all documents, "strata", "length", "=STRATUM", or "~OTHER" for a scorer."""
 
 
 def _resampled(
